@@ -85,6 +85,7 @@ fn when_filters_by_user_and_version_but_no_delete_of_a_known_project() {
         one.event == "project-delete" && one.parameter("projectName") == Some("unknown")
     });
     daemon.fence();
+    people.wait_for(4);
     assert_eq!(
         came(&people),
         [

@@ -11,7 +11,7 @@ use crate::{assert_in_order, define, reply, snapshot, standing, tag};
 /// The longest reaction of a daemon that an operator's command has woken, on a busy machine too.
 ///
 /// It reacts within a second. A daemon that is not woken asks the store once a minute.
-const WOKEN: Duration = Duration::from_secs(20);
+const WOKEN: Duration = Duration::from_secs(40);
 
 /// Sets up the webhook `all`, which retries after an hour, and some projects.
 ///

@@ -73,7 +73,7 @@ fn a_second_outage_is_recognised_too() {
     });
     let webhook = Webhook::new("all", &endpoint.url())
         .events("[snapshot-create]")
-        .schedule("[0s, 200ms, 200ms, 200ms, 200ms, 200ms, 200ms, 200ms, 200ms, 1h]");
+        .schedule(&format!("[0s, {}1h]", "200ms, ".repeat(60)));
     let home = Home::new(&Settings::of([webhook]));
     let projects: Vec<String> = (0..12).map(|n| format!("p{n}")).collect();
     projects.iter().for_each(|project| define(&home, project));

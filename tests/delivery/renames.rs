@@ -1,12 +1,11 @@
 //! Projects that are renamed: their pending deliveries and their receivers.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, mpsc};
 
 use project_webhooks::receiver::Received;
 
-use crate::common::{Endpoint, Home, Settings, Webhook, wait_until, xml};
+use crate::common::{Endpoint, Home, PATIENCE, Settings, Webhook, wait_until, xml};
 use crate::{reply, standing, tag};
 
 fn publish(home: &Home, project: &str, version: &str) {
@@ -18,9 +17,11 @@ fn publish(home: &Home, project: &str, version: &str) {
 
 /// A repository with one project, and a webhook for its published copies.
 fn one_project(endpoint: &Endpoint) -> Home {
+    // An answer may come late.
     let webhook = Webhook::new("all", &endpoint.url())
         .events("[project-publish]")
-        .schedule("[0s, 1h, 1h]");
+        .schedule("[0s, 1h, 1h]")
+        .with("timeout: 10m");
     let home = Home::new(&Settings::of([webhook]));
     home.write("sales/orders/project.xml", &xml("orders", "id-orders", ""));
     home
@@ -98,12 +99,14 @@ fn a_redelivered_delivery_holds_back_later_ones_of_its_renamed_project() {
 
 #[test]
 fn a_project_that_is_renamed_while_its_delivery_is_in_flight_sends_it_once() {
-    let endpoint = Endpoint::answering(|one| {
-        let mut answer = reply(200);
+    let (answer, may_answer) = mpsc::channel::<()>();
+    let may_answer = Mutex::new(may_answer);
+    let endpoint = Endpoint::answering(move |one| {
         if tag(one) == "v1" {
-            answer.delay = Duration::from_secs(3);
+            // Until the test says so, or has failed.
+            let _ = may_answer.lock().unwrap().recv_timeout(PATIENCE);
         }
-        answer
+        reply(200)
     });
     let home = one_project(&endpoint);
     let daemon = home.start();
@@ -113,6 +116,7 @@ fn a_project_that_is_renamed_while_its_delivery_is_in_flight_sends_it_once() {
     daemon.fence();
     publish(&home, "renamed", "v2");
     wait_pending(&home, 2);
+    answer.send(()).unwrap();
     wait_pending(&home, 0);
     assert_eq!(tags(&endpoint.all()), ["v1", "v2"]);
 }

@@ -274,7 +274,9 @@ fn a_collector_with_tls_needs_a_certificate_that_the_machine_trusts() {
     });
     let reason = failed.message();
     assert!(reason.contains("UnknownIssuer"), "{reason}");
-    assert!(spans_metric(&home, "failed") > 0.0);
+    wait_until("failed spans", || {
+        (spans_metric(&home, "failed") > 0.0).then_some(())
+    });
     assert!(daemon.terminate().success());
     assert!(collector.spans.lock().unwrap().is_empty());
 
