@@ -26,7 +26,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use common::{Daemon, Endpoint, Home, Postgres, Settings, skip, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Postgres, Settings, Webhook, skip, wait_until, xml};
 use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
 
@@ -76,13 +76,8 @@ fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
     home.replace("sales/orders/project.xml", &xml("Orders", "id-1", "two"));
     daemon.fence();
     home.replace("sales/orders/project.xml", &one);
-    daemon.fence();
-    assert!(
-        endpoint
-            .take()
-            .iter()
-            .any(|came| came.event == "snapshot-restore")
-    );
+    endpoint.wait_for_one("the restore", |came| came.event == "snapshot-restore");
+    endpoint.take();
     home.remove_all("sales/orders");
     let mut events = endpoint.take_events(2);
     events.sort();
@@ -221,7 +216,10 @@ fn a_signal_during_the_end_of_a_lost_lease_ends_the_process() {
         delay: Duration::from_secs(3_600),
         ..Reply::status(StatusCode::OK)
     });
-    let settings = settings(&endpoint, &connection, "2s");
+    let mut settings = settings(&endpoint, &connection, "2s");
+    // The request is under way for as long as the test takes.
+    let webhook = Webhook::new("all", &endpoint.url()).with("timeout: 1h");
+    settings.webhooks = vec![webhook];
     let (home, other) = (Home::new(&settings), Home::new(&settings));
     let config = fs::read_to_string(other.config()).unwrap();
     let root = home.at("").display().to_string();

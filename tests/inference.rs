@@ -640,7 +640,9 @@ fn one_webhook_never_waits_for_another(backend: &str) {
     let good = Endpoint::new();
     let home = Home::new(
         &Settings::of([
-            Webhook::new("hung", &hung.url()).with("concurrency: 1"),
+            Webhook::new("hung", &hung.url())
+                .with("concurrency: 1")
+                .with("timeout: 1h"),
             Webhook::new("good", &good.url()),
         ])
         .watch(backend),
