@@ -169,10 +169,8 @@ fn a_webhook_that_heard_of_a_project_hears_that_it_moved_away() {
     let hook = Webhook::new("exact", &endpoint.url())
         .events(events)
         .projects("[\"sales/orders\"]");
-    let home = Home::new(&Settings::of([
-        hook,
-        Webhook::new("all", &Endpoint::new().url()),
-    ]));
+    let other = Endpoint::new();
+    let home = Home::new(&Settings::of([hook, Webhook::new("all", &other.url())]));
     let daemon = home.start();
     let content = xml("Orders", "e-1", "one");
     home.write("sales/orders/project.xml", &content);

@@ -127,12 +127,16 @@ fn equal_paths_in_two_repositories_are_two_projects_for_one_webhook() {
         text.contains("finance: ") && text.contains("1 project recorded"),
         "{text}"
     );
-    let metrics = get(&home, "/metrics");
+    // An outcome is recorded after its answer.
+    let nothing_pending = "project_webhooks_pending{webhook=\"all\"} 0";
+    let metrics = wait_until("nothing pending", || {
+        let metrics = get(&home, "/metrics");
+        metrics.contains(nothing_pending).then_some(metrics)
+    });
     for line in [
         "project_webhooks_projects{repository=\"models\"} 0",
         "project_webhooks_projects{repository=\"finance\"} 1",
         "project_webhooks_events_total{event=\"project-delete\",origin=\"live\",repository=\"models\"} 1",
-        "project_webhooks_pending{webhook=\"all\"} 0",
     ] {
         assert!(metrics.contains(line), "{line}\n{metrics}");
     }
