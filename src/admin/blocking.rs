@@ -40,6 +40,8 @@ pub(crate) struct Bounded {
     reads: Arc<Semaphore>,
     /// Allows one change at a time. The others wait.
     changes: Arc<Semaphore>,
+    /// Allows one read of the configuration file at a time. Its file system may hang.
+    files: Arc<Semaphore>,
     tests: Arc<Semaphore>,
 }
 
@@ -50,6 +52,7 @@ impl Default for Bounded {
             downloads: Arc::new(Semaphore::new(DOWNLOADS)),
             reads: Arc::new(Semaphore::new(READS)),
             changes: Arc::new(Semaphore::new(1)),
+            files: Arc::new(Semaphore::new(1)),
             tests: Arc::new(Semaphore::new(TESTS)),
         }
     }
@@ -71,6 +74,14 @@ impl Admin {
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
     ) -> Result<T, ApiError> {
         run(&self.bounded.reads, work).await
+    }
+
+    /// Runs work that reads the configuration file.
+    pub(super) async fn read_file<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        run(&self.bounded.files, work).await
     }
 
     /// Changes deliveries or webhooks, and wakes the queues. Finishes even if the client

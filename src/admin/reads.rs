@@ -7,6 +7,7 @@ use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
+use super::Admin;
 use super::error::{Answer, ApiError, Filters, Json, Named};
 use super::pages::{DeliveryPage, EventPage, Listing, Place};
 use super::routes::Server;
@@ -20,6 +21,9 @@ use crate::store::{EventFilter, Listings, Selector, WebhookState};
 
 /// How long a request waits for the counts of deliveries.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
+
+/// How long a request waits for the configuration file.
+const FILE_MAX: Duration = Duration::from_secs(2);
 
 /// How deliveries are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,14 +46,9 @@ pub(super) async fn report(server: &Server, counts: Counts) -> Result<Report, Ap
     let states = states(server, counts).await?;
     let admin = &server.admin;
     let daemon = admin.sources.daemon();
-    let file = admin.sources.config().file.clone();
+    let file = settings_of_file(admin).await;
     let state_dir = admin.state_dir.clone();
     let report = move |listings: &Listings| {
-        // A file with errors differs from the settings that the daemon uses.
-        let file = config::load(&file, &WithoutSecrets).map_or_else(
-            |_| Settings::default(),
-            |loaded| Settings::of(&loaded.config),
-        );
         Ok(Report::gather(
             &file,
             &state_dir,
@@ -59,6 +58,21 @@ pub(super) async fn report(server: &Server, counts: Counts) -> Result<Report, Ap
         )?)
     };
     admin.read(report).await
+}
+
+/// The settings in the configuration file. Those of the daemon if the file does not answer.
+async fn settings_of_file(admin: &Admin) -> Settings {
+    let config = admin.sources.config();
+    let present = Settings::of(&config);
+    let read = move || {
+        // A file with errors differs from the settings that the daemon uses.
+        Ok(config::load(&config.file, &WithoutSecrets).map_or_else(
+            |_| Settings::default(),
+            |loaded| Settings::of(&loaded.config),
+        ))
+    };
+    let read = tokio::time::timeout(FILE_MAX, admin.read_file(read)).await;
+    read.ok().and_then(Result::ok).unwrap_or(present)
 }
 
 /// The states of all webhooks.

@@ -17,12 +17,19 @@ pub trait Environment {
     fn reads_secrets(&self) -> bool {
         true
     }
+
+    /// Whether the paths of repositories are checked on disk.
+    ///
+    /// If not, a repository that hangs delays nothing.
+    fn looks_at_repositories(&self) -> bool {
+        true
+    }
 }
 
-/// The environment of the process, without secrets: for commands that send nothing.
+/// The environment of the process, for commands that neither send nor watch.
 ///
 /// An operator's shell lacks the service's credentials and variables, but `status` must work
-/// there.
+/// there. It must also work while a repository hangs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithoutSecrets;
 
@@ -32,6 +39,10 @@ impl Environment for WithoutSecrets {
     }
 
     fn reads_secrets(&self) -> bool {
+        false
+    }
+
+    fn looks_at_repositories(&self) -> bool {
         false
     }
 }

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use secrecy::ExposeSecret;
 
 use super::environment::Environment;
+use super::looks::Looks;
 use super::problem::{Problem, Problems, arranged, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::repository::Repositories;
@@ -56,6 +57,7 @@ pub(super) fn load(
         file,
         base: absolute.parent().unwrap_or(&absolute).to_owned(),
         environment,
+        looks: Looks::new(environment.looks_at_repositories()),
         world_readable,
         errors: Vec::new(),
         warnings: Vec::new(),

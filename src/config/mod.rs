@@ -14,6 +14,7 @@
 //! - `source` reads values from credentials, the environment and files.
 //! - `load` makes a [`Config`] from the tree. `repository`, `webhook`, `subscription`, `headers`,
 //!   `auth`, `tls` and `network` read its parts.
+//! - `looks` looks at paths that may not answer.
 //! - `again` reads the values of files again.
 //! - `problem` has the type of errors and warnings.
 //! - `fingerprint` hashes the settings of a webhook.
@@ -28,6 +29,7 @@ mod fingerprint;
 pub(crate) mod fixtures;
 mod headers;
 mod load;
+mod looks;
 mod network;
 mod problem;
 mod reader;

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
+use super::looks::Looks;
 use super::problem::{LISTED_MAX, Position, Problem, nearest, one_line};
 use super::settings::{self, DefaultValue, Setting};
 use super::value::Value;
@@ -22,6 +23,8 @@ pub(super) struct Context<'a> {
     /// The absolute path of the directory for relative paths.
     pub base: PathBuf,
     pub environment: &'a dyn Environment,
+    /// The looks at the paths of repositories.
+    pub looks: Looks,
     /// Whether every user of the machine can read the configuration file.
     pub world_readable: bool,
     /// Problems that make the configuration invalid.

@@ -3,10 +3,11 @@
 //! Constraint: the reader inspects these directories, but does not create or change anything. It
 //! requires that neither directory contains the other.
 
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use globset::Glob;
 
+use super::looks::{Found, canonical};
 use super::problem::{Position, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::settings::REPOSITORY_NAME_MAX;
@@ -140,7 +141,8 @@ fn check_different(
         context.error(location, Fault::new(message).allowed("a unique name"));
         return;
     }
-    let (path, earlier) = (canonical(&one.path), canonical(&other.path));
+    let path = context.looks.at(&one.path).canonical;
+    let earlier = context.looks.at(&other.path).canonical;
     if path.starts_with(&earlier) || earlier.starts_with(&path) {
         let message = format!(
             "{} and {} overlap; the same project would be reported twice",
@@ -187,16 +189,16 @@ fn watch_mode(value: &Value<'_>, context: &mut Context<'_>) -> Option<WatchMode>
 
 fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathBuf> {
     let path = value.path(context)?;
-    match std::fs::metadata(&path) {
-        Ok(metadata) if !metadata.is_dir() => {
+    match context.looks.at(&path).found {
+        Found::Directory | Found::Unknown => {}
+        Found::Other => {
             let message = format!("{} is not a directory", path.display());
             context.error(&value.location, message);
             return None;
         }
-        Ok(_) => {}
         // The repository may be mounted later. The daemon waits for it.
-        Err(error) => {
-            let message = format!("{} cannot be read now: {error}", path.display());
+        Found::Unreadable(reason) => {
+            let message = format!("{} cannot be read now: {reason}", path.display());
             context.warning(&value.location, message);
         }
     }
@@ -289,7 +291,7 @@ pub(super) fn check_apart(
     location: &Location,
     context: &mut Context<'_>,
 ) {
-    let (repository, state) = (canonical(repository), canonical(state));
+    let (repository, state) = (context.looks.at(repository).canonical, canonical(state));
     let message = if state == repository {
         "is the repository itself; the daemon would see its own writes as changes"
     } else if state.starts_with(&repository) {
@@ -302,23 +304,4 @@ pub(super) fn check_apart(
     let fault = Fault::new(format!("{} {message}", state.display()))
         .allowed(format!("a directory outside {}", repository.display()));
     context.error(location, fault);
-}
-
-/// Resolves symbolic links and dots in a path. Its last components need not exist.
-fn canonical(path: &Path) -> PathBuf {
-    for ancestor in path.ancestors() {
-        if let Ok(mut whole) = ancestor.canonicalize() {
-            let rest = path.strip_prefix(ancestor).unwrap_or(Path::new(""));
-            for component in rest.components() {
-                match component {
-                    Component::ParentDir => {
-                        whole.pop();
-                    }
-                    other => whole.push(other),
-                }
-            }
-            return whole;
-        }
-    }
-    path.to_owned()
 }
