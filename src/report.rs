@@ -105,9 +105,15 @@ impl Sources {
         self.statuses.is_alive(self.clock.moment(), self.standstill)
     }
 
+    /// The state of all engines.
+    pub(crate) fn snapshot(&self) -> Snapshot {
+        let now = self.clock.moment();
+        self.statuses.snapshot(now, self.standstill)
+    }
+
     /// Collects the figures that are in memory. Does not wait.
     pub(crate) fn daemon(&self) -> DaemonReport {
-        let engine = self.statuses.snapshot();
+        let engine = self.snapshot();
         let mut events = BTreeMap::new();
         for ((event, _), n) in &engine.events {
             *events.entry((*event).to_owned()).or_default() += n;

@@ -10,13 +10,17 @@
 )]
 
 mod common;
+#[path = "repositories/hung.rs"]
+mod hung;
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
-use common::{Daemon, Endpoint, Home, Settings, Webhook, wait_health, wait_until, write, xml};
+use common::{
+    Daemon, Endpoint, Home, Settings, Webhook, succeeds, wait_health, wait_until, write, xml,
+};
 use serde_json::Value;
 
 const DEFINITION: &str = "sales/orders/project.xml";
@@ -55,6 +59,18 @@ fn get(home: &Home, path: &str) -> String {
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     answer
+}
+
+/// Whether the health check of the container succeeds.
+fn is_healthy(home: &Home) -> bool {
+    let config = home.config();
+    let arguments = [
+        "--config",
+        config.to_str().unwrap(),
+        "status",
+        "--exit-code",
+    ];
+    succeeds(env!("CARGO_BIN_EXE_project-webhooks"), &arguments)
 }
 
 /// The values of a field of a listing.
@@ -177,6 +193,7 @@ fn a_missing_root_stops_only_its_own_repository() {
     });
     put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
     endpoint.wait_for(2);
+    assert!(!is_healthy(&home));
     let readiness = get(&home, "/readyz");
     assert!(
         readiness.contains(" 503 ") && readiness.contains("finance: "),
@@ -187,6 +204,14 @@ fn a_missing_root_stops_only_its_own_repository() {
     assert!(metrics.contains("project_webhooks_watching{repository=\"finance\"} 0"));
 
     roots(&home, &["finance"]);
+    wait_health(&home, "/readyz", 200);
+    assert!(is_healthy(&home));
+    // Lost later, it counts too.
+    let (finance, away) = (home.beside("finance"), home.beside("finance.away"));
+    fs::rename(&finance, &away).unwrap();
+    wait_health(&home, "/readyz", 503);
+    assert!(!is_healthy(&home));
+    fs::rename(&away, &finance).unwrap();
     wait_health(&home, "/readyz", 200);
     put(&home, "finance", DEFINITION, &xml("Orders", "e-1", "one"));
     endpoint.wait_for(4);
@@ -202,7 +227,7 @@ fn a_missing_root_stops_only_its_own_repository() {
     for repository in ["models", "finance"] {
         fs::rename(
             home.beside(repository).join("sales"),
-            home.beside(&format!("{repository}.away")),
+            home.beside(&format!("{repository}.gone")),
         )
         .unwrap();
     }
@@ -240,6 +265,15 @@ fn a_reload_adds_and_removes_repositories() {
     put(&home, "finance", DEFINITION, &xml("Orders", "e-1", "one"));
     put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
     endpoint.wait_for(4);
+
+    // A record belongs to a name.
+    let renamed = Settings::of([webhook()])
+        .and_repository("{ path: ./third, name: other, settle: 300ms }")
+        .and_repository("{ path: ./models, name: models, settle: 300ms }")
+        .top(ADMIN);
+    home.configure(&renamed);
+    assert!(!daemon.reload());
+    daemon.wait_message("repositories: third is now named other", 1);
 
     // The removed one is compared with its record when it comes back.
     home.configure(&two([webhook()]));

@@ -152,18 +152,20 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
-/// Passes a request to the supervisor. If the daemon is stopping, the answer is empty.
+/// Passes a request to the supervisor. The answer is empty at a stop, or if it takes too long.
 async fn supervisor<T: Serialize>(
     admin: &Admin,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> serde_json::Result<Vec<u8>> {
-    let (sender, answer) = oneshot::channel();
-    if admin.requests.send(request(sender)).await.is_err() {
-        return Ok(Vec::new());
-    }
-    match answer.await {
-        Ok(answer) => serde_json::to_vec(&answer),
-        Err(_) => Ok(Vec::new()),
+    let answered = async {
+        let (sender, answer) = oneshot::channel();
+        admin.requests.send(request(sender)).await.ok()?;
+        answer.await.ok()
+    };
+    // The command waits no longer, and its place must not stay taken.
+    match tokio::time::timeout(RELOAD_MAX, answered).await {
+        Ok(Some(answer)) => serde_json::to_vec(&answer),
+        Ok(None) | Err(_) => Ok(Vec::new()),
     }
 }
 

@@ -162,7 +162,7 @@ impl Figures {
         self.gauges_of(
             &engines,
             "trouble",
-            "1 while inference waits because of the repository's root, the store, or held removals.",
+            "1 while inference waits because of the repository's root, the store, held removals, or a stuck engine.",
             &["part"],
             |engine| {
                 let trouble = |part| flag(engine.troubles.contains_key(&part));
@@ -170,6 +170,7 @@ impl Figures {
                     (vec!["root"], trouble(Trouble::Root)),
                     (vec!["store"], trouble(Trouble::Store)),
                     (vec!["removals"], trouble(Trouble::Removals)),
+                    (vec!["engine"], trouble(Trouble::Engine)),
                 ]
             },
         )?;

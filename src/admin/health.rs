@@ -26,7 +26,7 @@ pub(super) async fn readyz(
     request: Request,
 ) -> (StatusCode, String) {
     let admin = &server.admin;
-    let snapshot = admin.sources.statuses.snapshot();
+    let snapshot = admin.sources.snapshot();
     let status = if snapshot.is_watching() {
         StatusCode::OK
     } else {

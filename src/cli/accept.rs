@@ -32,6 +32,9 @@ struct AcceptedView<'a> {
     reason: Option<&'a str>,
     projects: Vec<String>,
     released: usize,
+    /// The repositories whose engine does not respond. Their held removals are unknown.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    stuck: &'a [String],
 }
 
 /// Shows the held removals, asks for confirmation, and releases the removals.
@@ -62,14 +65,15 @@ pub(super) fn run(
         reason: held.reason.as_deref(),
         projects,
         released: 0,
+        stuck: &held.stuck,
     };
     let Some(reason) = view.reason else {
         if arguments.json {
             print_json(out, &view)?;
-        } else {
+        } else if view.stuck.is_empty() {
             writeln!(out, "No removals are held.")?;
         }
-        return Ok(DONE);
+        return responded(view.stuck, out);
     };
     let n = counted(view.projects.len() as u64, "project");
     if !arguments.json {
@@ -93,26 +97,50 @@ pub(super) fn run(
     let accepted = admin::control::accept(&config.state_dir, &held.token)
         .with_context(no_answer)?
         .ok_or_else(no_daemon)?;
-    match accepted {
-        Accepted::Released(released) => view.released = released,
-        Accepted::Changed => {
-            return Err(anyhow!(
-                "other removals are held now, so nothing was changed; run `accept` again"
-            ));
-        }
-        Accepted::Failed(reason) => {
-            return Err(anyhow!(
-                "cannot record the decision, so nothing was changed: {reason}"
-            ));
-        }
-    }
+    let refusals;
+    (view.released, refusals) = released(accepted)?;
     if arguments.json {
         print_json(out, &view)?;
-    } else {
+    } else if view.released > 0 {
+        let released = counted(view.released as u64, "project");
         writeln!(
             out,
-            "The removals of {n} are released. Projects that are still missing are deleted now."
+            "The removals of {released} are released. Projects that are still missing are deleted now."
         )?;
     }
-    Ok(DONE)
+    if !refusals.is_empty() {
+        out.flush()?;
+        let refusals = refusals.join("; ");
+        return Err(anyhow!(
+            "not all removals are released; run `accept` again ({refusals})"
+        ));
+    }
+    responded(view.stuck, out)
+}
+
+/// Returns the number of released removals, and why others were not released.
+fn released(accepted: Accepted) -> anyhow::Result<(usize, Vec<String>)> {
+    match accepted {
+        Accepted::Released(released) => Ok((released, Vec::new())),
+        Accepted::Partly { released, reasons } => Ok((released, reasons)),
+        Accepted::Changed => Err(anyhow!(
+            "other removals are held now, so nothing was changed; run `accept` again"
+        )),
+        Accepted::Failed(reason) => Err(anyhow!(
+            "cannot record the decision, so nothing was changed: {reason}"
+        )),
+    }
+}
+
+/// Fails if the engine of a repository did not respond. Its removals may be held too.
+fn responded(stuck: &[String], out: &mut dyn Write) -> anyhow::Result<u8> {
+    if stuck.is_empty() {
+        return Ok(DONE);
+    }
+    out.flush()?;
+    Err(anyhow!(
+        "no answer from the engine of {}, so its held removals are unknown. Is its disk or network \
+         file system stuck? Run `accept` again once it responds",
+        stuck.join(", ")
+    ))
 }

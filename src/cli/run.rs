@@ -146,7 +146,12 @@ async fn wait<'a>(
                 () = &mut again => break,
                 error = failure(sending) => return Err(error),
                 signal = signals.next() => match signal {
-                    SIGHUP => reread(config, sending.as_mut(), rereading),
+                    SIGHUP => {
+                        let read = reread(config, sending.as_mut(), rereading);
+                        let Some(()) = signals.unless_stopped(read).await else {
+                            return Ok(None);
+                        };
+                    }
                     // There is nothing to rescan yet.
                     SIGUSR1 => {}
                     _ => return Ok(None),

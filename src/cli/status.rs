@@ -61,7 +61,9 @@ pub(super) fn run(
         return follow::watch(out, |out| show(out, true, now()).map(|_| ()));
     }
     let report = show(out, false, now())?;
-    let is_watching = report.daemon.is_some_and(|daemon| daemon.engine.ready);
+    let is_watching = report
+        .daemon
+        .is_some_and(|daemon| daemon.engine.is_watching());
     Ok(if is_watching || !arguments.exit_code {
         DONE
     } else {

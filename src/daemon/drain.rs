@@ -4,6 +4,8 @@ use std::ffi::c_int;
 use std::time::Duration;
 
 use futures_util::Stream;
+use futures_util::future::join;
+use tokio::time::timeout;
 use tracing::{info, warn};
 
 use super::{Daemon, Signals};
@@ -65,11 +67,9 @@ impl Daemon<'_> {
         self.stop.cancel();
         let mut engines = Box::pin(self.engines.stop());
         let mut engine_ended = None;
-        let parts = async {
-            engine_ended = Some((&mut engines).await);
-            self.dispatcher.drain().await;
-        };
-        let is_signalled = wait(parts, signals).await;
+        // Requests end also while an engine is stuck.
+        let inference = async { engine_ended = Some((&mut engines).await) };
+        let is_signalled = wait(self.dispatcher.drain(), inference, signals).await;
         if is_signalled {
             let which = match reason {
                 Reason::End => "second ",
@@ -79,7 +79,7 @@ impl Daemon<'_> {
         }
         if engine_ended.is_none() {
             self.store.abandon();
-            engine_ended = tokio::time::timeout(ENGINE, engines).await.ok();
+            engine_ended = timeout(ENGINE, engines).await.ok();
         }
         if engine_ended.is_none() {
             warn!("inference did not stop in time; the next start repeats its last step");
@@ -98,17 +98,22 @@ impl Daemon<'_> {
     }
 }
 
-/// Waits for requests in progress. Returns whether a signal to stop ended that.
+/// Waits for requests in progress and for `others`. Returns whether a signal to stop ended that.
 pub(super) async fn wait(
     requests: impl Future<Output = ()>,
+    others: impl Future<Output = ()>,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
 ) -> bool {
-    tokio::select! {
-        () = requests => false,
-        () = tokio::time::sleep(DRAIN) => {
-            warn!("some requests did not finish within {DRAIN:?}; they are sent again after the next start");
-            false
+    let requests = async {
+        if timeout(DRAIN, requests).await.is_err() {
+            warn!(
+                "some requests did not finish within {DRAIN:?}; they are sent again after the next start"
+            );
         }
+    };
+    let others = timeout(DRAIN, others);
+    tokio::select! {
+        _ = join(requests, others) => false,
         () = signals.stop() => true,
     }
 }

@@ -1,25 +1,33 @@
 //! The engines: one for each repository.
 //!
-//! Constraint: a fault of one repository stops no other engine. An engine that ends unexpectedly ends the
-//! daemon, as every other part does.
+//! Constraint: a fault of one repository stops no other engine, so nothing here waits for an engine
+//! without a limit. Each repository has one engine at most: one that was removed and has not ended keeps
+//! its repository from being added again. An engine that ends unexpectedly ends the daemon, as every other
+//! part does.
 
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
+use std::time::Duration;
 
-use futures_util::future::{join_all, select_all};
+use futures_util::future::{join, join_all, select_all};
 use tokio::sync::{oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::asking::{Asked, Asking};
 use super::{DaemonError, STANDSTILL};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::QueueHandles;
-use crate::engine::held_removals::{Accepted, HeldProjects};
+use crate::domain::settle::Moment;
+use crate::engine::commands::Command;
 use crate::engine::status::{Snapshot, Status};
 use crate::engine::statuses::{OfRepository, Statuses};
-use crate::engine::{Engine, Input, Parts};
+use crate::engine::{Engine, Parts};
 use crate::store::{RepositoryStore, Store};
 use crate::traces::Traces;
+
+/// How long a reload waits for the engines of removed repositories.
+const REMOVED: Duration = Duration::from_secs(5);
 
 /// The parts that all engines share.
 #[derive(Clone)]
@@ -34,17 +42,18 @@ pub(super) struct Common {
 pub(super) struct Running {
     repository: OfRepository,
     engine: Engine,
-    end: oneshot::Receiver<()>,
+    /// Cancelled when the engine's thread has ended.
+    end: CancellationToken,
     changes: watch::Receiver<Snapshot>,
 }
 
 impl Running {
+    /// Starts the threads. They do nothing before [`Engine::begin`].
     fn start(config: &Arc<Config>, common: &Common) -> Result<Self, DaemonError> {
         let repository = OfRepository::new(&config.repository);
-        let (ended, end) = oneshot::channel();
-        let on_end = move || {
-            let _ = ended.send(());
-        };
+        let end = CancellationToken::new();
+        let ended = end.clone();
+        let on_end = move || ended.cancel();
         let parts = Parts {
             config: Arc::clone(config),
             store: RepositoryStore::new(common.store.clone(), repository.name.clone()),
@@ -64,6 +73,20 @@ impl Running {
             end,
         })
     }
+
+    fn is_alive(&self, now: Moment) -> bool {
+        self.repository.is_alive(now, STANDSTILL)
+    }
+
+    fn name(&self) -> &str {
+        self.repository.name.as_deref().unwrap_or_default()
+    }
+
+    /// Waits for the end of the thread. Returns false if it panicked.
+    async fn ended(self) -> bool {
+        self.end.cancelled().await;
+        self.engine.join()
+    }
 }
 
 /// What happened to the engines.
@@ -77,24 +100,45 @@ pub(super) enum Next {
 
 /// The engines that are taking a new configuration or end.
 pub(super) struct Switching {
-    answers: Vec<oneshot::Receiver<()>>,
+    answers: Vec<Answer>,
     removed: Vec<Running>,
 }
 
-impl Switching {
-    /// Waits for the engines. Returns whether every engine took its configuration in time.
-    pub(super) async fn finish(self) -> bool {
-        for removed in self.removed {
-            stop_removed(removed).await;
+/// The answer of an engine that takes a new configuration.
+struct Answer {
+    repository: Option<Arc<str>>,
+    takes: oneshot::Receiver<()>,
+    /// How long to wait for it. A stuck engine takes the configuration later.
+    limit: Duration,
+}
+
+impl Answer {
+    async fn wait(self) {
+        if tokio::time::timeout(self.limit, self.takes).await.is_err() {
+            warn!(
+                repository = self.repository.as_deref().unwrap_or_default(),
+                "the engine has been busy for more than {STANDSTILL:?}; it applies the \
+                 new configuration later. `project-webhooks status` shows its state"
+            );
         }
-        let all = join_all(self.answers);
-        tokio::time::timeout(STANDSTILL, all).await.is_ok()
+    }
+}
+
+impl Switching {
+    /// Waits for all engines at the same time. Returns the removed ones that have not ended.
+    pub(super) async fn finish(self) -> Vec<Running> {
+        let answers = join_all(self.answers.into_iter().map(Answer::wait));
+        let removed = join_all(self.removed.into_iter().map(stop_removed));
+        let (_, removed) = join(answers, removed).await;
+        removed.into_iter().flatten().collect()
     }
 }
 
 /// The running engines, in the order of the configuration.
 pub(super) struct Engines {
     running: Vec<Running>,
+    /// The engines of removed repositories that have not ended.
+    leaving: Vec<Running>,
     common: Common,
     /// The states of the engines, for other threads.
     pub(super) statuses: Arc<Statuses>,
@@ -106,9 +150,13 @@ impl Engines {
         let running = configs.iter().map(|config| Running::start(config, &common));
         let engines = Self {
             running: running.collect::<Result<_, _>>()?,
+            leaving: Vec::new(),
             common,
             statuses: Arc::default(),
         };
+        for one in &engines.running {
+            one.engine.begin();
+        }
         engines.publish();
         Ok(engines)
     }
@@ -136,9 +184,9 @@ impl Engines {
         found.map(|one| one.repository.status.snapshot())
     }
 
-    pub(super) fn send_all(&self, input: impl Fn() -> Input) {
+    pub(super) fn give_all(&self, command: impl Fn() -> Command) {
         for one in &self.running {
-            one.engine.send(input());
+            one.engine.commands().give(command());
         }
     }
 
@@ -147,7 +195,7 @@ impl Engines {
         let (mut changes, mut ends) = (Vec::new(), Vec::new());
         for one in &mut self.running {
             changes.push(Box::pin(one.changes.changed()));
-            ends.push(&mut one.end);
+            ends.push(Box::pin(one.end.cancelled()));
         }
         tokio::select! {
             _ = select_all(ends) => Next::Ended,
@@ -156,26 +204,40 @@ impl Engines {
         }
     }
 
-    /// Starts the engines of added repositories. Without an error, [`Self::apply`] follows.
-    pub(super) fn start_added(&self, configs: &[Arc<Config>]) -> Result<Vec<Running>, DaemonError> {
+    /// Starts the engines of added repositories. They do nothing before [`Self::apply`].
+    ///
+    /// Dropping them ends them.
+    ///
+    /// # Errors
+    ///
+    /// A thread cannot be started, or a former engine of a repository has not ended.
+    pub(super) async fn start_added(
+        &mut self,
+        configs: &[Arc<Config>],
+    ) -> Result<Vec<Running>, DaemonError> {
+        self.leaving.retain(|one| !one.end.is_cancelled());
         let is_added = |config: &&Arc<Config>| self.snapshot_of(config).is_none();
         let mut added = Vec::new();
         for config in configs.iter().filter(is_added) {
-            match Running::start(config, &self.common) {
-                Ok(running) => added.push(running),
-                Err(error) => {
-                    for running in added {
-                        running.engine.begin_stop();
-                    }
-                    return Err(error);
-                }
+            let name = config.repository.name_in_keys();
+            if self.leaving.iter().any(|one| one.repository.name == name) {
+                let repository = config.repository.name();
+                return Err(DaemonError::StillEnding { repository });
             }
+            let mut running = Running::start(config, &self.common)?;
+            let started = running.engine.started().await;
+            started.map_err(|source| DaemonError::System {
+                what: "the watch of a repository",
+                source,
+            })?;
+            added.push(running);
         }
         Ok(added)
     }
 
-    /// Sends the configurations of a reload to the engines. [`Switching::finish`] waits for them.
+    /// Gives the configurations of a reload to the engines. [`Switching::finish`] waits for them.
     pub(super) fn apply(&mut self, configs: &[Arc<Config>], added: Vec<Running>) -> Switching {
+        let now = self.common.clock.moment();
         let mut removed: Vec<Running> = std::mem::take(&mut self.running);
         let mut added = added.into_iter();
         let mut answers = Vec::new();
@@ -186,30 +248,47 @@ impl Engines {
                 // They are in the same order.
                 if let Some(running) = added.next() {
                     info!(repository = %config.repository.name(), "watching an added repository");
+                    running.engine.begin();
                     self.running.push(running);
                 }
                 continue;
             };
             let mut one = removed.swap_remove(known);
             let (taken, takes) = oneshot::channel();
-            one.engine.send(Input::Configure(Arc::clone(config), taken));
+            let command = Command::Configure(Arc::clone(config), taken);
+            one.engine.commands().give(command);
             one.repository.path = config.repository.path.display().to_string();
-            answers.push(takes);
+            answers.push(Answer {
+                repository: one.repository.name.clone(),
+                takes,
+                limit: if one.is_alive(now) {
+                    STANDSTILL
+                } else {
+                    Duration::ZERO
+                },
+            });
             self.running.push(one);
         }
         self.publish();
         Switching { answers, removed }
     }
 
-    pub(super) fn inputs(&self) -> Inputs {
-        let all = self.running.iter();
-        Inputs(
-            all.map(|one| (one.repository.name.clone(), one.engine.inputs()))
-                .collect(),
-        )
+    /// Keeps the removed engines that have not ended.
+    pub(super) fn keep_leaving(&mut self, leaving: Vec<Running>) {
+        self.leaving.extend(leaving);
     }
 
-    /// Makes steps in progress end soon.
+    /// The way to ask all engines.
+    pub(super) fn asking(&self) -> Asking {
+        let asked = |one: &Running| Asked {
+            repository: one.repository.clone(),
+            commands: one.engine.commands().clone(),
+        };
+        let all = self.running.iter().map(asked).collect();
+        Asking::new(all, self.common.clock)
+    }
+
+    /// Makes all engines end soon.
     pub(super) fn begin_stop(&self) {
         for one in &self.running {
             one.engine.begin_stop();
@@ -218,85 +297,30 @@ impl Engines {
 
     /// Stops all engines. Returns whether all ended without a panic.
     pub(super) async fn stop(self) -> bool {
-        let stop = |one: Running| tokio::task::spawn_blocking(move || one.engine.stop());
-        let stopping: Vec<_> = self.running.into_iter().map(stop).collect();
-        let ended = join_all(stopping).await;
-        ended.into_iter().all(|ended| ended.unwrap_or(false))
+        self.begin_stop();
+        let ended = join_all(self.running.into_iter().map(Running::ended)).await;
+        ended.into_iter().all(|is_fine| is_fine)
     }
 }
 
-/// Stops the engine of a repository that was removed from the configuration.
+/// Stops the engine of a removed repository. Returns it if it has not ended in time.
 ///
 /// Its record stays, so that a repository that is added again is compared with it.
-async fn stop_removed(removed: Running) {
-    let name = removed.repository.name.clone().unwrap_or_default();
-    let stop = tokio::task::spawn_blocking(move || removed.engine.stop());
-    if tokio::time::timeout(STANDSTILL, stop).await.is_ok() {
+async fn stop_removed(removed: Running) -> Option<Running> {
+    removed.engine.begin_stop();
+    let end = removed.end.cancelled();
+    let repository = removed.name();
+    if tokio::time::timeout(REMOVED, end).await.is_ok() {
         info!(
-            repository = %name,
+            repository,
             "no longer watching a removed repository; its record and its pending deliveries are kept"
         );
-    } else {
-        warn!(
-            repository = %name,
-            "the engine of a removed repository has been busy for more than {STANDSTILL:?}; it ends later"
-        );
+        return None;
     }
-}
-
-/// The inputs of all engines, for requests whose answer takes a while.
-pub(super) struct Inputs(Vec<(Option<Arc<str>>, SyncSender<Input>)>);
-
-impl Inputs {
-    /// Lists the held removals of all engines.
-    pub(super) async fn list_held(&self) -> HeldProjects {
-        whole(self.held().await)
-    }
-
-    /// The held removals of each engine, in the same order.
-    async fn held(&self) -> Vec<HeldProjects> {
-        let mut held = Vec::new();
-        for (name, inputs) in &self.0 {
-            let (sender, answer) = oneshot::channel();
-            let _ = inputs.send(Input::ListHeld(sender));
-            let mut one = answer.await.unwrap_or_default();
-            if let (Some(name), Some(reason)) = (name, &mut one.reason) {
-                *reason = format!("{name}: {reason}");
-            }
-            held.push(one);
-        }
-        held
-    }
-
-    /// Accepts the held removals of all engines, if they are those that the token identifies.
-    pub(super) async fn accept(&self, token: String) -> Accepted {
-        let held = self.held().await;
-        if whole(held.clone()).token != token {
-            return Accepted::Changed;
-        }
-        let (mut n_released, mut refused) = (0_usize, None);
-        for (one, (_, inputs)) in held.into_iter().zip(&self.0) {
-            if one.reason.is_none() {
-                continue;
-            }
-            let (sender, answer) = oneshot::channel();
-            let _ = inputs.send(Input::Accept(one.token, sender));
-            match answer.await {
-                Ok(Accepted::Released(n)) => n_released = n_released.saturating_add(n),
-                Ok(other) => refused = refused.or(Some(other)),
-                Err(_) => refused = refused.or(Some(Accepted::Changed)),
-            }
-        }
-        match refused {
-            Some(refused) if n_released == 0 => refused,
-            _ => Accepted::Released(n_released),
-        }
-    }
-}
-
-/// Merges the held removals of all engines.
-fn whole(held: Vec<HeldProjects>) -> HeldProjects {
-    let mut held = held.into_iter().filter(|one| one.reason.is_some());
-    let first = held.next().unwrap_or_default();
-    held.fold(first, HeldProjects::and)
+    warn!(
+        repository,
+        "the engine of a removed repository has not ended within {REMOVED:?}. It records nothing more once \
+         its current step ends, and the repository can be added again after that"
+    );
+    Some(removed)
 }

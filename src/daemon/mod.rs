@@ -3,11 +3,13 @@
 //! Constraint: a rejected reload changes nothing. The daemon never runs without one of its parts: if
 //! a part ends or panics, the daemon exits, and systemd restarts it.
 //!
-//! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository.
+//! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository,
+//! and [`asking`] asks them.
 //! [`supervise`] handles signals while they run. [`reload`] changes the configuration. [`drain`] stops
 //! the parts in order. [`health`] keeps the admin server at its address. [`sending`] sends while
 //! another process watches. [`signals`] hears signals during all of that.
 
+mod asking;
 mod drain;
 mod engines;
 mod health;
@@ -72,6 +74,11 @@ pub(crate) enum DaemonError {
         /// Whether the state has several repositories.
         has_several: bool,
     },
+    #[error(
+        "the former engine of the repository {repository} has not ended; is its disk or network file \
+         system stuck? Reload again once it responds, or restart the daemon"
+    )]
+    StillEnding { repository: String },
     #[error("cannot create {what}")]
     System {
         what: &'static str,
@@ -85,7 +92,7 @@ pub(crate) enum DaemonError {
 #[derive(Clone, Copy)]
 pub(crate) struct Rereading<'a> {
     /// The source of environment variables and credentials.
-    pub(crate) environment: &'a dyn Environment,
+    pub(crate) environment: &'static (dyn Environment + Sync),
     /// The logging, whose level and format a reload may change.
     pub(crate) logging: &'a Logging,
     /// Whether the command line sets the log level, so that a reload does not change it.

@@ -1,14 +1,16 @@
 //! Reloads the configuration: prepares everything that can fail, then applies it.
 
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::Daemon;
 use super::engines::Running;
 use super::start::enabled;
-use super::{Daemon, STANDSTILL};
 use crate::admin::{Bound, Reloaded};
-use crate::config::{self, Config};
+use crate::config::{self, Config, Environment, Loaded, Repository};
 use crate::dispatch::{self, Targets};
 use crate::error::chain;
 
@@ -17,12 +19,63 @@ struct Prepared {
     config: Arc<Config>,
     /// The configuration of each engine.
     configs: Vec<Arc<Config>>,
-    /// The engines of added repositories. They run already.
+    /// The engines of added repositories. They have not begun.
     added: Vec<Running>,
     targets: Targets,
     /// The new socket if `admin.listen` changed. `Some(None)` if the setting was removed.
     admin: Option<Option<Bound>>,
     warnings: Vec<String>,
+}
+
+/// How long reading the configuration and the files that it names may take.
+const LOAD_MAX: Duration = Duration::from_secs(20);
+
+/// Reads the configuration on a thread of its own. Returns its errors.
+///
+/// The file system of one of its files may hang, and signals must not wait for it.
+pub(super) async fn load(
+    file: &Path,
+    environment: &'static (dyn Environment + Sync),
+) -> Result<Loaded, Vec<String>> {
+    let path = file.to_owned();
+    let loading = tokio::task::spawn_blocking(move || config::load(&path, environment));
+    match tokio::time::timeout(LOAD_MAX, loading).await {
+        Ok(Ok(loaded)) => loaded.map_err(|problems| {
+            let errors = problems.errors.iter();
+            errors.map(ToString::to_string).collect()
+        }),
+        Ok(Err(_)) => Err(vec![format!("{}: reading it failed", file.display())]),
+        Err(_) => Err(vec![format!(
+            "{}: it, or a file that it names, does not answer within {LOAD_MAX:?}; is its disk or \
+             network file system stuck?",
+            file.display()
+        )]),
+    }
+}
+
+/// Refuses another name for one of several repositories. Its record belongs to the name.
+///
+/// The repository would begin a new record, so that changes that are not recorded yet, and held
+/// removals, would cause no events.
+fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> {
+    let gone = |one: &&Repository| {
+        new.repositories
+            .iter()
+            .all(|other| one.name() != other.name())
+    };
+    for removed in old.repositories.iter().filter(gone) {
+        let mut others = new.repositories.iter();
+        if let Some(renamed) = others.find(|other| other.path == removed.path) {
+            return Err(vec![format!(
+                "repositories: {} is now named {}, and its record belongs to the former name. Keep \
+                 that name. To begin a new record, remove the repository in one reload and add it in \
+                 the next",
+                removed.name(),
+                renamed.name()
+            )]);
+        }
+    }
+    Ok(())
 }
 
 impl Daemon<'_> {
@@ -60,14 +113,7 @@ impl Daemon<'_> {
 
     /// Prepares the parts of a reload that can fail, without changing anything.
     async fn prepare(&mut self) -> Result<Prepared, Vec<String>> {
-        let loaded =
-            config::load(&self.config.file, self.rereading.environment).map_err(|problems| {
-                problems
-                    .errors
-                    .iter()
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-            })?;
+        let loaded = load(&self.config.file, self.rereading.environment).await?;
         for warning in &loaded.warnings {
             warn!("{warning}");
         }
@@ -82,6 +128,7 @@ impl Daemon<'_> {
                 refused.join(", ")
             )]);
         }
+        keep_names(&self.config, &new)?;
         // Under a new layout, the removals of held projects would cause no events.
         let new = Arc::new(new);
         let configs = new.of_each_repository();
@@ -101,8 +148,11 @@ impl Daemon<'_> {
                 )]
             })?)),
         };
-        // Unlike at a start, a failure rejects the reload. The daemon continues with the old
-        // settings, and the operator sees the error.
+        // They do nothing yet, and end if the reload is rejected.
+        let added = self.engines.start_added(&configs).await;
+        let added = added.map_err(|error| vec![chain(&error)])?;
+        // Last, because it changes the state. Unlike at a start, a failure rejects the reload. The
+        // daemon continues with the old settings, and the operator sees the error.
         dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
             .await
             .map_err(|error| {
@@ -111,9 +161,6 @@ impl Daemon<'_> {
                     chain(&error)
                 )]
             })?;
-        // Last, because added engines begin at once.
-        let added = self.engines.start_added(&configs);
-        let added = added.map_err(|error| vec![chain(&error)])?;
         Ok(Prepared {
             config: new,
             configs,
@@ -165,12 +212,8 @@ impl Daemon<'_> {
         self.config = new;
         // The engines answer between two steps. Do not wait longer for a stuck engine: the daemon must
         // handle signals. The watchdog restarts a daemon whose engines stay stuck.
-        if !switching.finish().await {
-            warn!(
-                "the engine has been busy for more than {STANDSTILL:?}; it applies the \
-                 new configuration later. `project-webhooks status` shows its state"
-            );
-        }
+        let leaving = switching.finish().await;
+        self.engines.keep_leaving(leaving);
         info!(
             webhooks = self.config.webhooks.len(),
             "the configuration is applied"

@@ -14,11 +14,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::drain::{DRAIN, close, wait};
+use super::reload::load;
 use super::start::{enabled, first_of, start_traces};
 use super::supervise::{Seen, next_notice};
 use super::{Background, DaemonError, Rereading, Signals};
 use crate::clock::Clock;
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
 use crate::error::chain;
 use crate::metrics::Metrics;
@@ -121,7 +122,8 @@ impl Sending {
     /// Lets requests in progress finish, and releases the claims. A signal to stop ends that.
     pub(crate) async fn stop(self, signals: &mut Signals<impl Stream<Item = c_int> + Unpin>) {
         self.stop.cancel();
-        let is_signalled = wait(self.dispatcher.drain(), signals).await;
+        let nothing_else = std::future::ready(());
+        let is_signalled = wait(self.dispatcher.drain(), nothing_else, signals).await;
         let others = self.background.stop();
         close(self.store, others, is_signalled, signals.stop()).await;
     }
@@ -160,16 +162,17 @@ impl Sending {
 }
 
 /// Reads the configuration again while another process watches. A rejected one changes nothing.
-pub(crate) fn reread(
+pub(crate) async fn reread(
     config: &mut Arc<Config>,
     sending: Option<&mut Sending>,
     rereading: Rereading<'_>,
 ) {
     info!("SIGHUP: reading the configuration");
-    let mut new = match config::load(&config.file, rereading.environment) {
+    let mut new = match load(&config.file, rereading.environment).await {
         Ok(loaded) => loaded.config,
-        Err(problems) => {
-            error!("the configuration is rejected and nothing changed: {problems}");
+        Err(errors) => {
+            let errors = errors.join("\n");
+            error!("the configuration is rejected and nothing changed: {errors}");
             return;
         }
     };

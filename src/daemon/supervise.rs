@@ -18,7 +18,7 @@ use crate::admin::{self, Request};
 use crate::clock::Clock;
 use crate::dispatch::{self, QueueHandles};
 use crate::domain::rescan::RescanReason;
-use crate::engine::Input;
+use crate::engine::commands::Command;
 use crate::engine::statuses::Statuses;
 use crate::os;
 use crate::report::summary;
@@ -87,6 +87,8 @@ impl Daemon<'_> {
                         return part_ended("the log");
                     }
                     self.health.keep(self.config.admin.as_ref()).await;
+                    // A stuck engine changes nothing itself.
+                    self.announce(&mut announced);
                 }
                 signal = signals.next() => match signal {
                     SIGHUP => {
@@ -97,7 +99,7 @@ impl Daemon<'_> {
                     }
                     SIGUSR1 => {
                         info!("SIGUSR1: rescanning everything");
-                        self.engines.send_all(|| Input::Rescan(RescanReason::Signal));
+                        self.engines.give_all(|| Command::Rescan(RescanReason::Signal));
                     }
                     _ => return Ok(()),
                 },
@@ -123,19 +125,9 @@ impl Daemon<'_> {
                 }
                 next = self.engines.next() => match next {
                     Next::Ended => return part_ended("the engine"),
-                    Next::Changed => {
-                        let view = lease.as_ref().map(|lease| lease.borrow().clone());
-                        let statuses = &self.engines.statuses;
-                        let line = statuses.with(|state| summary(state, view.as_ref()));
-                        announced.change(statuses.is_started(), line);
-                    }
+                    Next::Changed => self.announce(&mut announced),
                 },
-                () = next_view(&mut lease) => {
-                    let view = lease.as_ref().map(|lease| lease.borrow().clone());
-                    let statuses = &self.engines.statuses;
-                    let line = statuses.with(|state| summary(state, view.as_ref()));
-                    announced.change(announced.is_started, line);
-                }
+                () = next_view(&mut lease) => self.announce(&mut announced),
             }
         }
     }
@@ -148,16 +140,16 @@ impl Daemon<'_> {
             }
             // The engines answer between two steps, and signals must not wait for them.
             Request::ListHeld(answer) => {
-                let inputs = self.engines.inputs();
+                let asking = self.engines.asking();
                 let list = async move {
-                    let _ = answer.send(inputs.list_held().await);
+                    let _ = answer.send(asking.list_held().await);
                 };
                 self.background.tasks.spawn(list);
             }
             Request::Accept(token, answer) => {
-                let inputs = self.engines.inputs();
+                let asking = self.engines.asking();
                 let accept = async move {
-                    let _ = answer.send(inputs.accept(token).await);
+                    let _ = answer.send(asking.accept(token).await);
                 };
                 self.background.tasks.spawn(accept);
             }
@@ -175,12 +167,26 @@ impl Daemon<'_> {
         }
         let reloaded = self.reload(trigger).await;
         if announced.is_started {
-            let view = self.store.fleet().map(|lease| lease.borrow().clone());
-            let statuses = &self.engines.statuses;
-            announced.line = statuses.with(|state| summary(state, view.as_ref()));
+            announced.line = self.status_line();
             os::notify_ready(&announced.line);
+        } else {
+            // The reload may have removed the repository that delays the start.
+            self.announce(announced);
         }
         reloaded
+    }
+
+    /// Reports the state to systemd if it changed, and once the end of the start.
+    fn announce(&self, announced: &mut Announced) {
+        let statuses = &self.engines.statuses;
+        let is_started = statuses.is_started(self.clock.moment(), STANDSTILL);
+        announced.change(is_started, self.status_line());
+    }
+
+    fn status_line(&self) -> String {
+        let view = self.store.fleet().map(|lease| lease.borrow().clone());
+        let (statuses, now) = (&self.engines.statuses, self.clock.moment());
+        statuses.with(now, STANDSTILL, |state| summary(state, view.as_ref()))
     }
 
     /// Tries again to store the fingerprints of webhooks, if that failed at the start.

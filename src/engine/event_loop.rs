@@ -5,6 +5,7 @@
 //! the record still differs from the disk.
 
 use std::collections::BTreeSet;
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
@@ -12,6 +13,7 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
+use super::commands::{Command, Pending};
 use super::held_removals::wave_times;
 use super::judge::Routes;
 use super::recorder::report;
@@ -38,8 +40,16 @@ const WRITER_DELAY: Duration = Duration::from_millis(25);
 #[derive(Debug)]
 pub(super) struct Inbox {
     pub inputs: Receiver<Input>,
+    pub commands: Arc<Pending>,
     /// Whether a hint was dropped because the channel was full.
     pub has_lost_hints: Arc<AtomicBool>,
+}
+
+/// The inbox and the watch thread that fills it.
+pub(super) struct Watched {
+    // Dropped first, because the watch thread may wait for room in it.
+    pub inbox: Inbox,
+    pub watch: Watch,
 }
 
 /// How long to wait before reading the recorded state again.
@@ -64,16 +74,20 @@ struct NewLayout {
 /// The longest wait of a new layout, in addition to two settle times.
 const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 
+/// Starts the watch thread. Logs a failure.
+pub(super) fn start_watch(parts: &Parts, hints: HintSender) -> io::Result<Watch> {
+    parts.status.beat(parts.clock.moment());
+    Watch::start(watch_settings(&parts.config), hints, parts.clock).inspect_err(|error| {
+        error!(%error, "cannot start the watch thread; has the service reached its task limit (TasksMax=)?");
+    })
+}
+
 impl EventLoop {
-    /// Starts the watch thread and reads the recorded state. Waits while a database is unavailable.
+    /// Reads the recorded state. Waits while a database is unavailable.
     ///
-    /// Returns `None` if one of them fails, and logs the error. Also if the engine is stopped.
-    pub(super) fn new(parts: Parts, inbox: Inbox, hints: HintSender) -> Option<Self> {
-        let settings = watch_settings(&parts.config);
-        let watch = Watch::start(settings, hints, parts.clock).inspect_err(|error| {
-            error!(%error, "cannot start the watch thread; has the service reached its task limit (TasksMax=)?");
-        });
-        let watch = watch.ok()?;
+    /// Returns `None` if that fails, and logs the error. Also if the engine is stopped.
+    pub(super) fn new(parts: Parts, watched: Watched) -> Option<Self> {
+        let Watched { inbox, watch } = watched;
         let worker = loop {
             parts.status.beat(parts.clock.moment());
             match Worker::new(parts.clone()) {
@@ -108,7 +122,7 @@ impl EventLoop {
             self.worker.status.beat(now);
             let timeout = self.worker.timers.until_next(now, self.next_work());
             match self.inbox.inputs.recv_timeout(timeout) {
-                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => return,
                 Ok(input) => self.take(input),
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -116,10 +130,15 @@ impl EventLoop {
             // observation.
             for _ in 0..INPUTS {
                 match self.inbox.inputs.try_recv() {
-                    Ok(Input::Stop) => return,
                     Ok(input) => self.take(input),
                     Err(_) => break,
                 }
+            }
+            if self.worker.status.is_stopping() {
+                return;
+            }
+            for command in self.inbox.commands.take() {
+                self.obey(command);
             }
             self.work();
             if self.has_lost_a_thread() {
@@ -193,16 +212,21 @@ impl EventLoop {
     fn take(&mut self, input: Input) {
         match input {
             Input::Hint(hint) => self.take_hint(*hint),
-            Input::Rescan(reason) => self.watch_again(reason),
-            Input::Configure(config, done) => {
+            Input::Wake => {}
+        }
+    }
+
+    fn obey(&mut self, command: Command) {
+        match command {
+            Command::Rescan(reason) => self.watch_again(reason),
+            Command::Configure(config, done) => {
                 self.reload(config);
                 // The sender may have stopped waiting for the answer.
                 let _ = done.send(());
             }
             // The sender may have stopped waiting for the answer.
-            Input::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
-            Input::Accept(token, answer) => drop(answer.send(self.worker.accept(&token))),
-            Input::Stop => {}
+            Command::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
+            Command::Accept(token, answer) => drop(answer.send(self.worker.accept(&token))),
         }
     }
 

@@ -28,6 +28,8 @@ pub(crate) struct HeldProjects {
     pub projects: Vec<ProjectKey>,
     /// Identifies these projects; see [`HeldProjects::token_of`].
     pub token: String,
+    /// The repositories whose engine does not respond. Their held removals are unknown.
+    pub stuck: Vec<String>,
 }
 
 impl HeldProjects {
@@ -59,6 +61,11 @@ impl HeldProjects {
 pub(crate) enum Accepted {
     /// The removals of this many projects were released.
     Released(usize),
+    /// Some repositories did not release theirs, for these reasons.
+    Partly {
+        released: usize,
+        reasons: Vec<String>,
+    },
     /// Nothing was released, because the held projects changed in the meantime.
     Changed,
     /// Nothing was released, because the store failed for this reason.
@@ -235,6 +242,7 @@ pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
         reason: Some(held.reason),
         token: HeldProjects::token_of(&projects),
         projects,
+        stuck: Vec::new(),
     }
 }
 

@@ -7,6 +7,7 @@
 //! its state:
 //!
 //! - `event_loop`: takes inputs, and runs the other parts when they are due.
+//! - [`commands`]: the commands of the supervisor. Giving one never waits.
 //! - `worker`: runs a step.
 //! - `gather`: observes due projects, and the old directories of projects that may have moved.
 //! - `observation`: the observations of a step. `held_files` judges their held files.
@@ -25,6 +26,7 @@
 //! - [`status`]: the state that other threads may read. [`statuses`] has those of several engines.
 
 mod actors;
+pub(crate) mod commands;
 mod copies;
 mod event_loop;
 mod full_scan;
@@ -59,14 +61,12 @@ use tokio::sync::oneshot;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::QueueHandles;
-use crate::domain::rescan::RescanReason;
 use crate::hint::{Hint, HintSender};
 use crate::store::RepositoryStore;
 use crate::traces::Traces;
 
-use held_removals::{Accepted, HeldProjects};
-
-use event_loop::{EventLoop, Inbox};
+use commands::Commands;
+use event_loop::{EventLoop, Inbox, Watched};
 use status::Status;
 
 /// The capacity of the input channel. A hint that does not fit causes a full scan.
@@ -78,15 +78,8 @@ const INPUTS: usize = 16_384;
 #[derive(Debug)]
 pub(crate) enum Input {
     Hint(Box<Hint>),
-    /// Set all watches again and run a full scan.
-    Rescan(RescanReason),
-    /// List the held removals, and send the list as the answer.
-    ListHeld(oneshot::Sender<HeldProjects>),
-    /// Release the held removals that this token identifies ([`HeldProjects`]).
-    Accept(String, oneshot::Sender<Accepted>),
-    /// Apply this configuration, and notify the sender. A new layout may take effect later.
-    Configure(Arc<Config>, oneshot::Sender<()>),
-    Stop,
+    /// A command is pending, or the engine must stop.
+    Wake,
 }
 
 impl From<Hint> for Input {
@@ -95,12 +88,16 @@ impl From<Hint> for Input {
     }
 }
 
-/// The engine's thread.
+/// The engine's thread. Without [`Engine::begin`], it ends with this value and does nothing.
 #[derive(Debug)]
 pub(crate) struct Engine {
-    inputs: SyncSender<Input>,
+    commands: Commands,
     status: Arc<Status>,
     thread: JoinHandle<()>,
+    /// The result of starting the watch thread.
+    started: Option<oneshot::Receiver<io::Result<()>>>,
+    /// Lets the engine begin.
+    go: SyncSender<()>,
 }
 
 /// The parts of the program that the engine uses.
@@ -117,9 +114,12 @@ pub(crate) struct Parts {
 impl Engine {
     /// Starts the thread. It calls `on_exit` when it ends, even by a panic.
     pub(crate) fn start(parts: Parts, on_exit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
-        let (inputs, receiver) = sync_channel(INPUTS);
+        let (sender, receiver) = sync_channel(INPUTS);
         let has_lost_hints = Arc::new(AtomicBool::new(false));
-        let sender = inputs.clone();
+        let commands = Commands::new(sender.clone());
+        let pending = commands.pending();
+        let (starting, started) = oneshot::channel();
+        let (go, may_begin) = sync_channel(1);
         let status = Arc::clone(&parts.status);
         // With several repositories, each log line names its own.
         let span = match parts.config.repository.name_in_keys() {
@@ -134,39 +134,58 @@ impl Engine {
                 let _entered = span.entered();
                 let inbox = Inbox {
                     inputs: receiver,
+                    commands: pending,
                     has_lost_hints: Arc::clone(&has_lost_hints),
                 };
                 let hints = HintSender::new(sender, has_lost_hints);
-                if let Some(event_loop) = EventLoop::new(parts, inbox, hints) {
+                let watched = match event_loop::start_watch(&parts, hints) {
+                    Ok(watch) => Watched { inbox, watch },
+                    Err(error) => return drop(starting.send(Err(error))),
+                };
+                let _ = starting.send(Ok(()));
+                if may_begin.recv().is_err() {
+                    return;
+                }
+                if let Some(event_loop) = EventLoop::new(parts, watched) {
                     event_loop.run();
                 }
             })?;
         Ok(Self {
-            inputs,
+            commands,
             status,
             thread,
+            started: Some(started),
+            go,
         })
     }
 
-    /// Sends an input. Returns whether the engine is still running.
-    pub(crate) fn send(&self, input: Input) -> bool {
-        self.inputs.send(input).is_ok()
+    /// Waits until the watch thread has started. Does not wait for the repository.
+    pub(crate) async fn started(&mut self) -> io::Result<()> {
+        let ended = || Err(io::Error::other("the thread of the engine ended"));
+        match self.started.take() {
+            Some(started) => started.await.unwrap_or_else(|_| ended()),
+            None => Ok(()),
+        }
     }
 
-    /// A further sender of inputs.
-    pub(crate) fn inputs(&self) -> SyncSender<Input> {
-        self.inputs.clone()
+    /// Lets the engine infer and record.
+    pub(crate) fn begin(&self) {
+        let _ = self.go.try_send(());
     }
 
-    /// Makes a step in progress end after its current portion.
+    /// The way to give commands to this engine.
+    pub(crate) fn commands(&self) -> &Commands {
+        &self.commands
+    }
+
+    /// Makes the engine end soon: after the current portion of a step in progress.
     pub(crate) fn begin_stop(&self) {
         self.status.begin_stop();
+        self.commands.wake();
     }
 
-    /// Stops the engine and waits for its last commit. Returns false if it panicked.
-    pub(crate) fn stop(self) -> bool {
-        self.begin_stop();
-        let _ = self.inputs.send(Input::Stop);
+    /// Waits for the end of the thread. Returns false if it panicked.
+    pub(crate) fn join(self) -> bool {
         self.thread.join().is_ok()
     }
 }

@@ -33,6 +33,8 @@ pub(crate) enum Trouble {
     Store,
     /// Removals are held. Other events are inferred as usual.
     Removals,
+    /// The engine's loop does not run, as while a file system hangs.
+    Engine,
 }
 
 /// The held removals, as `status` shows them.

@@ -7,10 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use super::status::{ActorReport, HeldReport, Snapshot, Status};
+use super::status::{ActorReport, HeldReport, Snapshot, Status, Trouble};
 use crate::config::Repository;
 use crate::domain::settle::Moment;
 use crate::watch::Coverage;
+
+/// The trouble of an engine whose loop does not run.
+const STUCK: &str =
+    "the engine does not respond; is the repository's disk or network file system stuck?";
 
 /// The state of one engine, with its repository.
 #[derive(Clone, Debug)]
@@ -33,6 +37,15 @@ impl OfRepository {
     /// Whether the engine's loop ran within this time.
     pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
         now.saturating_sub(self.status.last_beat()) < standstill
+    }
+
+    /// The state, with the trouble of an engine that does not respond.
+    fn seen(&self, now: Moment, standstill: Duration) -> Snapshot {
+        let mut state = self.status.snapshot();
+        if !self.is_alive(now, standstill) {
+            state.troubles.insert(Trouble::Engine, STUCK.to_owned());
+        }
+        state
     }
 }
 
@@ -85,9 +98,14 @@ impl Statuses {
     }
 
     /// Whether the start of every engine is complete.
-    pub(crate) fn is_started(&self) -> bool {
+    ///
+    /// A stuck engine does not delay the start of the others. If all are stuck, the start goes on.
+    pub(crate) fn is_started(&self, now: Moment, standstill: Duration) -> bool {
         let all = self.lock();
-        all.iter().all(|one| one.status.with(Snapshot::is_started))
+        let is_alive = |one: &OfRepository| one.is_alive(now, standstill);
+        let has_alive = all.iter().any(is_alive);
+        all.iter()
+            .all(|one| one.status.with(Snapshot::is_started) || has_alive && !is_alive(one))
     }
 
     /// The states of the engines, if there are several repositories.
@@ -99,28 +117,35 @@ impl Statuses {
                 name: name.to_string(),
                 path: one.path.clone(),
                 alive: one.is_alive(now, standstill),
-                engine: one.status.snapshot(),
+                engine: one.seen(now, standstill),
             })
             .collect()
     }
 
     /// Reads the state of the whole, without its reloads.
-    pub(crate) fn with<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
+    pub(crate) fn with<T>(
+        &self,
+        now: Moment,
+        standstill: Duration,
+        read: impl FnOnce(&Snapshot) -> T,
+    ) -> T {
         let all = self.lock();
         match all.as_slice() {
-            [only] if only.name.is_none() => only.status.with(read),
+            [only] if only.name.is_none() && only.is_alive(now, standstill) => {
+                only.status.with(read)
+            }
             _ => {
                 drop(all);
-                read(&self.snapshot())
+                read(&self.snapshot(now, standstill))
             }
         }
     }
 
     /// The state of the whole.
-    pub(crate) fn snapshot(&self) -> Snapshot {
+    pub(crate) fn snapshot(&self, now: Moment, standstill: Duration) -> Snapshot {
         let mut whole: Option<Snapshot> = None;
         for one in self.lock().iter() {
-            let mut next = one.status.snapshot();
+            let mut next = one.seen(now, standstill);
             if let Some(name) = &one.name {
                 next = named(next, name);
             }
@@ -236,8 +261,9 @@ fn sums<K: Ord>(mut one: BTreeMap<K, u64>, other: BTreeMap<K, u64>) -> BTreeMap<
 
 #[cfg(test)]
 mod tests {
-    use super::super::status::Trouble;
     use super::*;
+
+    const STANDSTILL: Duration = Duration::from_secs(30);
 
     fn engine(name: &str) -> OfRepository {
         OfRepository {
@@ -249,26 +275,56 @@ mod tests {
 
     #[test]
     fn the_whole_watches_only_while_every_engine_does() {
+        let now = Duration::from_secs(100);
         let (one, other) = (engine("one"), engine("other"));
+        one.status.beat(now);
+        other.status.beat(now);
         let statuses = Statuses::default();
         statuses.replace(vec![one.clone(), other.clone()]);
         one.status.set_ready();
         one.status.set_projects(2);
-        assert!(!statuses.is_started() && !statuses.snapshot().ready);
+        let is_started = || statuses.is_started(now, STANDSTILL);
+        let whole = || statuses.snapshot(now, STANDSTILL);
+        assert!(!is_started() && !whole().ready);
         let trouble = Some("the root is missing".to_owned());
         other.status.set_trouble(Trouble::Root, trouble);
-        assert!(statuses.is_started(), "it waits for the root");
-        let whole = statuses.snapshot();
-        assert!(!whole.is_watching());
-        assert_eq!(whole.projects, 2);
+        assert!(is_started(), "it waits for the root");
+        assert!(!whole().is_watching());
+        assert_eq!(whole().projects, 2);
         assert_eq!(
-            whole.troubles.get(&Trouble::Root).map(String::as_str),
+            whole().troubles.get(&Trouble::Root).map(String::as_str),
             Some("other: the root is missing")
         );
         other.status.set_trouble(Trouble::Root, None);
         other.status.set_ready();
         other.status.set_projects(3);
-        assert!(statuses.snapshot().is_watching());
-        assert_eq!(statuses.snapshot().projects, 5);
+        assert!(whole().is_watching());
+        assert_eq!(whole().projects, 5);
+    }
+
+    #[test]
+    fn a_stuck_engine_is_a_trouble_and_delays_no_start_but_its_own() {
+        let (one, other) = (engine("one"), engine("other"));
+        let statuses = Statuses::default();
+        statuses.replace(vec![one.clone(), other.clone()]);
+        one.status.set_ready();
+        let later = STANDSTILL * 2;
+        one.status.beat(later);
+        assert!(statuses.is_started(later, STANDSTILL));
+        let whole = statuses.snapshot(later, STANDSTILL);
+        let trouble = whole.troubles.get(&Trouble::Engine);
+        assert!(trouble.is_some_and(|text| text.starts_with("other: the engine does not respond")));
+        other.status.set_ready();
+        assert!(!statuses.snapshot(later, STANDSTILL).is_watching());
+        let reports = statuses.reports(later, STANDSTILL);
+        let watching = reports.iter().map(|one| one.engine.is_watching());
+        assert_eq!(watching.collect::<Vec<_>>(), [true, false]);
+        other.status.beat(later);
+        assert!(statuses.snapshot(later, STANDSTILL).is_watching());
+
+        // Without another one, the service manager waits for the file system.
+        let alone = engine("alone");
+        statuses.replace(vec![alone]);
+        assert!(!statuses.is_started(later, STANDSTILL));
     }
 }

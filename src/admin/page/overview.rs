@@ -109,12 +109,6 @@ fn dead_deliveries(n: u64) -> String {
 
 fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
     let mut found = Vec::new();
-    if !daemon.alive {
-        found.push(Advice {
-            problem: "The engine does not respond.".to_owned(),
-            advice: html! { "See the log. If this does not end, restart the daemon." },
-        });
-    }
     for (trouble, text) in &daemon.engine.troubles {
         let advice = match trouble {
             Trouble::Root => {
@@ -125,6 +119,9 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
             }
             Trouble::Removals => {
                 html! { "Restore the projects, or release the removals with " code { "project-webhooks accept" } "." }
+            }
+            Trouble::Engine => {
+                html! { "See the log. If this does not end, restart the daemon." }
             }
         };
         let problem = text.clone();

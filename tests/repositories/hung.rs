@@ -1,0 +1,252 @@
+//! A repository whose file system hangs, beside one that works.
+
+use std::io::{Read, Write};
+use std::os::unix::net::{UnixDatagram, UnixStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::common::{
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, own_mounts, skip, succeeds, wait_health,
+    wait_until, write, xml,
+};
+use super::{ADMIN, DEFINITION, field, is_healthy, put, roots, start, two};
+
+/// A repository that a process serves. It hangs while that process is stopped.
+struct Served {
+    server: Child,
+    at: PathBuf,
+}
+
+impl Served {
+    /// Serves the directory `NAME.backing` at `NAME`. Returns `None` without FUSE.
+    fn new(home: &Home, name: &str, test: &str) -> Option<Self> {
+        if !own_mounts(test) {
+            return None;
+        }
+        if !succeeds("bindfs", &["--version"]) {
+            skip(test, "needs bindfs");
+            return None;
+        }
+        let backing = home.beside(&format!("{name}.backing"));
+        std::fs::create_dir_all(&backing).unwrap();
+        let at = home.beside(name);
+        let server = Command::new("bindfs")
+            .args([
+                "-f",
+                "-o",
+                "entry_timeout=0,attr_timeout=0,negative_timeout=0",
+            ])
+            .args([&backing, &at])
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut served = Self { server, at };
+        wait_until("a served directory", || {
+            let table = std::fs::read_to_string("/proc/thread-self/mountinfo").unwrap();
+            let is_mounted = table.contains(&format!(" {} ", served.at.display()));
+            let ended = served.server.try_wait().unwrap();
+            (is_mounted || ended.is_some()).then_some(())
+        });
+        if served.server.try_wait().unwrap().is_some() {
+            skip(test, "needs FUSE");
+            return None;
+        }
+        Some(served)
+    }
+
+    fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.server.id()).unwrap()).unwrap();
+        kill_process(pid, signal).unwrap();
+    }
+
+    fn hang(&self) {
+        self.signal(Signal::STOP);
+    }
+
+    /// Lets it hang, and waits until an engine waits for it.
+    fn hang_engine_of(&self, daemon: &Daemon<'_>) {
+        self.hang();
+        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
+        wait_until("a stuck engine", || {
+            let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).ok()?;
+            let mut tasks = tasks.filter_map(|task| Some(task.ok()?.path()));
+            tasks.find(|task| {
+                // The function of the kernel in which a thread waits for an answer of FUSE.
+                let waits = read(task.join("wchan")) == "request_wait_answer";
+                waits && read(task.join("comm")).trim() == "engine"
+            })
+        });
+    }
+
+    fn answer(&self) {
+        self.signal(Signal::CONT);
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        // Its end fails all calls that hang.
+        let _ = self.server.kill();
+        let _ = self.server.wait();
+        let _ = succeeds("umount", &["--lazy", &self.at.to_string_lossy()]);
+    }
+}
+
+/// The answer of the admin server. Fails if there is none.
+fn get(home: &Home, path: &str) -> String {
+    let mut stream = UnixStream::connect(home.beside("admin.sock")).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+fn accept(home: &Home) -> (Option<i32>, serde_json::Value, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
+        .arg("--config")
+        .arg(home.config())
+        .args(["accept", "--yes", "--json"])
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let printed = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    (output.status.code(), printed, errors)
+}
+
+#[test]
+fn a_repository_that_hangs_stops_nobody_else() {
+    let test = "hung::a_repository_that_hangs_stops_nobody_else";
+    let (all, later) = (Endpoint::new(), Endpoint::new());
+    let webhook = || Webhook::new("all", &all.url());
+    let home = Home::new(&two([webhook()]));
+    roots(&home, &["models", "finance"]);
+    let Some(finance) = Served::new(&home, "finance", test) else {
+        return;
+    };
+    for project in ["a", "b", "c", "d"] {
+        let path = format!("sales/{project}/project.xml");
+        put(&home, "models", &path, &xml(project, "", "one"));
+    }
+    let daemon = start(&home);
+
+    finance.hang_engine_of(&daemon);
+    // All projects of the other one vanish.
+    let (sales, away) = (home.beside("models/sales"), home.beside("away"));
+    std::fs::rename(sales, away).unwrap();
+    wait_until("held removals", || {
+        (home.json(&["status"])["heldRemovals"]["count"] == 4).then_some(())
+    });
+    let (status, printed, errors) = std::thread::scope(|scope| {
+        // The engine of the hung one is asked, too.
+        let accepting = scope.spawn(|| accept(&home));
+        for _ in 0..20 {
+            let page = get(&home, "/");
+            assert!(page.starts_with("HTTP/1.1 200 "), "{page}");
+        }
+        assert!(get(&home, "/api/v1/status").starts_with("HTTP/1.1 200 "));
+        accepting.join().unwrap()
+    });
+    assert_eq!(status, Some(1), "{errors}");
+    assert_eq!(printed["released"], 4, "{errors}");
+    assert_eq!(printed["stuck"], serde_json::json!(["finance"]));
+    assert!(
+        errors.contains("no answer from the engine of finance"),
+        "{errors}"
+    );
+    all.wait_for(4);
+
+    // A reload takes effect for the others, and does not keep a signal to stop waiting.
+    let more = Webhook::new("later", &later.url());
+    home.reconfigure(&two([webhook(), more]));
+    daemon.signal(Signal::HUP);
+    wait_until("the new webhook", || {
+        let webhooks = home.json(&["status"])["settings"]["webhooks"].clone();
+        webhooks.to_string().contains("later").then_some(())
+    });
+    put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
+    later.wait_for(2);
+    daemon.wait_message("finance cannot be read now: it does not answer", 1);
+    // The requests have ended, so none of them is reported as lost.
+    let before = daemon.n_messages("did not finish within");
+    daemon.signal(Signal::TERM);
+    daemon.wait_message("inference did not stop in time", 1);
+    assert_eq!(daemon.n_messages("did not finish within"), before);
+    let mut daemon = daemon;
+    assert_eq!(daemon.wait_exit().code(), Some(0));
+}
+
+/// The messages to the service manager.
+struct Manager(UnixDatagram);
+
+impl Manager {
+    fn next(&self) -> String {
+        let mut buffer = [0; 4_096];
+        let n = self.0.recv(&mut buffer).expect("a message");
+        String::from_utf8_lossy(&buffer[..n]).into_owned()
+    }
+}
+
+#[test]
+fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
+    let test = "hung::a_repository_that_hangs_at_the_start_can_be_removed_and_added_again";
+    let all = Endpoint::new();
+    let webhook = || Webhook::new("all", &all.url());
+    let home = Home::new(&two([webhook()]));
+    roots(&home, &["models", "finance"]);
+    let Some(finance) = Served::new(&home, "finance", test) else {
+        return;
+    };
+    finance.hang();
+    let socket = UnixDatagram::bind(home.beside("notify")).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    let manager = Manager(socket);
+    let mut command = Daemon::command(&home);
+    command.env("NOTIFY_SOCKET", home.beside("notify"));
+    let daemon = Daemon::launch(&home, command);
+    wait_until("the other repository is watched", || {
+        let status = home.json(&["status"]);
+        (status["repositories"][0]["ready"] == true).then_some(())
+    });
+    put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
+    all.wait_for(2);
+
+    // Without it, the start is complete.
+    let models = "{ path: ./models, name: models, settle: 300ms }";
+    let only = Settings::of([webhook()]).and_repository(models).top(ADMIN);
+    home.reconfigure(&only);
+    assert!(daemon.reload());
+    while !manager.next().lines().any(|line| line == "READY=1") {}
+    wait_health(&home, "/readyz", 200);
+    assert!(is_healthy(&home));
+
+    // It has one engine at a time.
+    home.reconfigure(&two([webhook()]));
+    assert!(!daemon.reload());
+    daemon.wait_message(
+        "the former engine of the repository finance has not ended",
+        1,
+    );
+    finance.answer();
+    wait_until("the end of the former engine", || {
+        daemon.reload().then_some(())
+    });
+    wait_health(&home, "/readyz", 200);
+    let status = home.json(&["status"]);
+    assert_eq!(
+        field(&status["repositories"], "name"),
+        ["models", "finance"]
+    );
+    write(
+        &home.beside("finance.backing").join(DEFINITION),
+        &xml("Orders", "e-2", "one"),
+    );
+    daemon.signal(Signal::USR1);
+    all.wait_for(4);
+    assert!(daemon.terminate().success());
+}
