@@ -51,6 +51,21 @@ fn a_second_daemon_is_told_who_holds_the_state() {
     Store::open(directory.path()).unwrap();
 }
 
+/// A child of a process that closed a store has the lock until it executes its program.
+#[test]
+fn a_lock_that_ends_soon_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let held = fs::File::open(directory.path()).unwrap();
+    held.lock().unwrap();
+    std::thread::scope(|scope| {
+        let opening = scope.spawn(|| Store::open(directory.path()).is_ok());
+        // The child takes its time.
+        std::thread::sleep(std::time::Duration::from_millis(50));
+        drop(held);
+        assert!(opening.join().unwrap());
+    });
+}
+
 #[test]
 fn a_closed_store_leaves_nothing_beside_the_database() {
     let directory = closed_store_with_events();

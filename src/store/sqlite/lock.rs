@@ -8,11 +8,18 @@ use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use crate::store::error::OpenError;
 
 /// The name of the lock file in the state directory.
 const LOCK_FILE: &str = "lock";
+
+/// How often a lock is tried that is held, and the pause before each further try.
+///
+/// A child of a process that gave the lock up has it until it executes its program.
+const TRIES: u32 = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the process that holds the lock on a state directory, if any.
 ///
@@ -74,14 +81,23 @@ impl StateLock {
             path: directory.to_owned(),
             source,
         })?;
-        // Some network file systems cannot lock directories. Then only the file is locked.
-        let is_held = matches!(handle.try_lock(), Err(TryLockError::WouldBlock))
-            || match file.try_lock() {
-                Ok(()) => false,
-                Err(TryLockError::WouldBlock) => true,
-                Err(TryLockError::Error(source)) => return Err(io("take the lock", source)),
-            };
-        if is_held {
+        let is_held = || -> Result<bool, OpenError> {
+            // Some network file systems cannot lock directories. Then only the file is locked.
+            if matches!(handle.try_lock(), Err(TryLockError::WouldBlock)) {
+                return Ok(true);
+            }
+            match file.try_lock() {
+                Ok(()) => Ok(false),
+                Err(TryLockError::WouldBlock) => Ok(true),
+                Err(TryLockError::Error(source)) => Err(io("take the lock", source)),
+            }
+        };
+        let mut more_tries = 1..TRIES;
+        while is_held()? {
+            if more_tries.next().is_some() {
+                std::thread::sleep(PAUSE);
+                continue;
+            }
             let mut text = String::new();
             // The holder may not have written its process id yet, or somebody removed the file.
             let _ = Read::by_ref(&mut file).take(32).read_to_string(&mut text);
