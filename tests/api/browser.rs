@@ -310,7 +310,13 @@ fn work_without_javascript(page: &Page, delivery: &str) {
     page.browser.wait_text(" UTC");
     assert_eq!(page.live(), "");
     page.open(delivery);
+    page.browser.run("window.isSamePage = true");
     page.browser.click("form[action$='/redeliver'] button");
+    // Another page would end the request before it is sent.
+    wait_until("the answer to the form", || {
+        let is_same = page.browser.try_run("return window.isSamePage === true")?;
+        (is_same == json!(false)).then_some(())
+    });
     wait_until("the third attempt", || {
         page.open(delivery);
         page.browser.text().contains("Attempt 3").then_some(())

@@ -348,9 +348,9 @@ fn forms_act_only_for_pages_of_this_server() {
         let mut webhooks = webhooks.as_array().unwrap().iter();
         webhooks.find(|webhook| webhook["name"] == name).unwrap()["standing"].clone()
     };
-    assert_eq!(standing("good"), "off");
+    wait_until("off", || (standing("good") == "off").then_some(()));
     assert_eq!(form(&server, "/webhooks/good/enable", OWN, "").status, 303);
-    assert_eq!(standing("good"), "on");
+    wait_until("on", || (standing("good") == "on").then_some(()));
     let answer = form(&server, "/webhooks/bad%2F%20%3Cb%3E/test", OWN, "");
     assert!(answer.body.contains("not delivered"), "{answer:?}");
     assert!(answer.body.contains("&lt;script&gt;alert(1)"), "{answer:?}");

@@ -1,7 +1,7 @@
 //! The stream: new events and outcomes, once each, also after a reconnect.
 
 use super::client::Message;
-use super::common::{Endpoint, xml};
+use super::common::{Endpoint, wait_until, xml};
 use super::{refusing, with_api};
 
 /// Whether a message has a delivery to the working webhook of this project, delivered.
@@ -16,7 +16,14 @@ fn new_events_and_outcomes_arrive_and_none_is_lost_over_a_reconnect() {
     let (home, server) = with_api(&good, &bad);
     let daemon = home.start();
     home.write("sales/old/project.xml", &xml("Old", "old", ""));
-    good.wait_for(2);
+    // All outcomes, so that none of them comes later.
+    wait_until("the outcomes", || {
+        let n = |state: &str| {
+            let page = server.json(&format!("/api/v1/deliveries?state={state}"));
+            page["items"].as_array().unwrap().len()
+        };
+        (n("delivered") == 2 && n("dead") == 1).then_some(())
+    });
     let mut stream = server.stream(&[]);
     let mut other = server.stream(&[]);
     let first = stream.next().unwrap();
@@ -69,7 +76,7 @@ fn the_number_of_streams_is_bounded() {
     }
     assert_eq!(server.get("/api/v1/stream").status, 503);
     drop(streams);
-    super::common::wait_until("a free place", || {
+    wait_until("a free place", || {
         let answer = server.send(
             "HEAD",
             "/api/v1/stream",

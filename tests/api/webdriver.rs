@@ -50,7 +50,10 @@ impl Browser {
             "--lang=en-GB",
         ];
         let options = json!({ "alwaysMatch": { "goog:chromeOptions": { "args": arguments } } });
-        let session = browser.call("POST", "/session", &json!({ "capabilities": options }));
+        let wanted = json!({ "capabilities": options });
+        // A driver gives up a browser that starts slowly.
+        let mut starts = (0..3).map(|_| browser.try_call("POST", "/session", &wanted));
+        let session = starts.find_map(Result::ok).unwrap();
         browser.session = session["sessionId"].as_str().unwrap().to_owned();
         let patience = u64::try_from(PATIENCE.as_millis()).unwrap();
         browser.post("timeouts", &json!({ "script": patience }));
@@ -104,6 +107,13 @@ impl Browser {
         self.post("execute/sync", &json!({ "script": script, "args": [] }))
     }
 
+    /// Runs a script, and returns its value. `None` if another page is loaded meanwhile.
+    pub fn try_run(&self, script: &str) -> Option<Value> {
+        let path = format!("/session/{}/execute/sync", self.session);
+        let body = json!({ "script": script, "args": [] });
+        self.try_call("POST", &path, &body).ok()
+    }
+
     /// Runs a script that calls its last argument with the value.
     pub fn run_async(&self, script: &str) -> Value {
         self.post("execute/async", &json!({ "script": script, "args": [] }))
@@ -131,16 +141,20 @@ impl Browser {
         });
     }
 
-    /// Types text into an element.
+    /// Waits for an element, and types text into it. A new page may replace it meanwhile.
     pub fn type_into(&self, css: &str, text: &str) {
-        let id = wait_until(css, || self.find(css));
-        self.post(&format!("element/{id}/value"), &json!({ "text": text }));
+        wait_until(&format!("{css} to type into"), || {
+            let id = self.find(css)?;
+            let path = format!("/session/{}/element/{id}/value", self.session);
+            self.try_call("POST", &path, &json!({ "text": text })).ok()
+        });
     }
 
-    /// The visible text of the view.
+    /// The visible text of the view. Empty while another page is loaded.
     pub fn text(&self) -> String {
-        let text = self.run("return document.body ? document.body.innerText : ''");
-        text.as_str().unwrap().to_owned()
+        let text = self.try_run("return document.body ? document.body.innerText : ''");
+        let text = text.unwrap_or_default();
+        text.as_str().unwrap_or_default().to_owned()
     }
 
     /// Waits until the view shows a text.
