@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
 use crate::harness::{
-    REFUSED, SECRET, SHORT, callback, client, hanging, host, now, receiver, send, webhook,
+    PATIENT, REFUSED, SECRET, SHORT, callback, client, hanging, host, now, receiver, send, webhook,
 };
 
 #[tokio::test]
@@ -187,22 +187,25 @@ async fn failures_are_described() {
         listener.local_addr().unwrap()
     };
     let nonsense = hanging(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()).await;
-    for (url, expected) in [
+    for (url, timeout, expected) in [
         (
             format!("http://{closed}/?token=hush"),
+            PATIENT,
             format!("connection refused ({closed})"),
         ),
         (
             silent.clone(),
-            format!("timed out after 2s: no answer from {}", host(&silent)),
+            SHORT,
+            format!("timed out after 5s: no answer from {}", host(&silent)),
         ),
         (
             nonsense.clone(),
+            PATIENT,
             format!("invalid HTTP version parsed ({})", host(&nonsense)),
         ),
     ] {
         let mut webhook = webhook(&url);
-        webhook.timeout = SHORT;
+        webhook.timeout = timeout;
         let attempt = send(&webhook).await;
         assert_eq!(attempt.outcome, Outcome::NO_ANSWER);
         assert_eq!((attempt.status, attempt.answer.len()), (None, 0));
@@ -220,7 +223,7 @@ async fn a_request_that_the_receiver_does_not_read_times_out() {
     webhook.timeout = SHORT;
     let payload = vec![b'x'; 24_000_000];
     let attempt = client(&webhook).send(&callback(&payload), now()).await;
-    let expected = format!("timed out after 2s: no answer from {address}");
+    let expected = format!("timed out after 5s: no answer from {address}");
     assert_eq!(attempt.error, Some(expected));
     drop(accepted.await.unwrap());
 }

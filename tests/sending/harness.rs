@@ -142,4 +142,4 @@ pub(crate) async fn hanging(answer: Vec<u8>) -> String {
 
 /// A timeout that no test reaches, and one that some wait for.
 pub(crate) const PATIENT: Duration = Duration::from_secs(60);
-pub(crate) const SHORT: Duration = Duration::from_secs(2);
+pub(crate) const SHORT: Duration = Duration::from_secs(5);

@@ -123,7 +123,7 @@ async fn a_body_that_trickles_ends_with_the_timeout() {
     .await;
     let attempt = attempt(&url, SHORT).await;
     assert_eq!(attempt.status, Some(500));
-    assert!(attempt.answer.len() < 100);
+    assert!(attempt.answer.len() < 200);
     task.await.unwrap();
 }
 
@@ -145,7 +145,7 @@ async fn interim_answers_are_ignored() {
         let endless = attempt(&url, SHORT).await;
         let error = endless.error.unwrap();
         assert!(
-            error.starts_with("timed out after 2s: no answer"),
+            error.starts_with("timed out after 5s: no answer"),
             "{error}"
         );
         task.await.unwrap();
