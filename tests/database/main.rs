@@ -33,6 +33,8 @@ fn server(test: &str) -> Option<&'static Postgres> {
 }
 
 /// The line of the configuration that puts the state into this database.
+///
+/// The lease is longer than a process waits on a busy machine.
 fn store(connection: &str) -> String {
-    format!("store: {{ postgres: \"{connection}\", lease: 2s }}")
+    format!("store: {{ postgres: \"{connection}\", lease: 10s }}")
 }

@@ -3,7 +3,9 @@
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use super::common::{Daemon, Endpoint, Home, Postgres, Settings, Webhook, sorted, wait_until, xml};
+use super::common::{
+    Daemon, Endpoint, Home, Postgres, Settings, Webhook, in_time, sorted, wait_until, xml,
+};
 use super::{server, store};
 use axum::http::StatusCode;
 use project_webhooks::receiver::{Received, Reply};
@@ -320,85 +322,91 @@ fn a_move_refuses_a_running_daemon_and_another_state() {
 fn a_killed_move_goes_on_and_no_daemon_starts_on_a_part() {
     let test = "a_killed_move_goes_on_and_no_daemon_starts_on_a_part";
     let Some(server) = server(test) else { return };
-    let endpoint = endpoint();
-    let sqlite = Settings::of([Webhook::new("good", &endpoint.url())]).repository("name: models");
-    let database = server.database();
-    let postgres = sqlite.clone().top(&store(&server.connection(&database)));
-    let home = Home::new(&sqlite);
-    let daemon = home.start();
-    for n in 0..150 {
-        let name = format!("p{n}");
-        home.write(
-            &format!("sales/{name}/project.xml"),
-            &xml(&name, &format!("id-{n}"), "first"),
-        );
-    }
-    endpoint.wait_for(300);
-    daemon.fence();
-    assert!(daemon.terminate().success());
-    for (to, from) in [("postgres", &sqlite), ("sqlite", &postgres)] {
-        home.configure(from);
-        let before = listed(&home);
-        home.configure(&postgres);
-        let (mut n_killed, mut n_parts, mut delay) = (0, 0, Duration::from_millis(30));
-        let done = loop {
-            let mut command = start_migration(&home, to).spawn().unwrap();
-            // Later each time, so that the kills hit all steps.
-            std::thread::sleep(delay);
-            delay = delay.mul_f64(1.3);
-            if command.try_wait().unwrap().is_some() {
-                break command.wait_with_output().unwrap();
-            }
-            command.kill().unwrap();
-            command.wait().unwrap();
-            n_killed += 1;
-            let mark = if to == "postgres" {
-                let table = "SELECT to_regclass('meta') IS NOT NULL";
-                let has_table = server.sql(&database, table) == "t";
-                let marks = "SELECT value FROM meta WHERE key = 'transfer'";
-                let mark = has_table.then(|| server.sql(&database, marks));
-                // The killed process has the lease for two more seconds.
-                if has_table {
+    in_time(|| {
+        let endpoint = endpoint();
+        let sqlite =
+            Settings::of([Webhook::new("good", &endpoint.url())]).repository("name: models");
+        let database = server.database();
+        let postgres = sqlite.clone().top(&store(&server.connection(&database)));
+        let home = Home::new(&sqlite);
+        let daemon = home.start();
+        for n in 0..150 {
+            let name = format!("p{n}");
+            home.write(
+                &format!("sales/{name}/project.xml"),
+                &xml(&name, &format!("id-{n}"), "first"),
+            );
+        }
+        endpoint.wait_for(300);
+        daemon.fence();
+        assert!(daemon.terminate().success());
+        for (to, from) in [("postgres", &sqlite), ("sqlite", &postgres)] {
+            home.configure(from);
+            let before = listed(&home);
+            home.configure(&postgres);
+            let (mut n_killed, mut n_parts, mut delay) = (0, 0, Duration::from_millis(30));
+            let done = loop {
+                let mut command = start_migration(&home, to).spawn().unwrap();
+                // Later each time, so that the kills hit all steps.
+                std::thread::sleep(delay);
+                delay = delay.mul_f64(1.3);
+                if command.try_wait().unwrap().is_some() {
+                    break command.wait_with_output().unwrap();
+                }
+                command.kill().unwrap();
+                command.wait().unwrap();
+                n_killed += 1;
+                let mark = if to == "postgres" {
+                    let table = "SELECT to_regclass('meta') IS NOT NULL";
+                    let has_table = server.sql(&database, table) == "t";
+                    let marks = "SELECT value FROM meta WHERE key = 'transfer'";
+                    let mark = has_table.then(|| server.sql(&database, marks));
+                    // The killed process has the lease for ten more seconds.
+                    if has_table {
+                        server.sql(&database, "UPDATE leases SET leased_until = '-infinity'");
+                    }
+                    mark.unwrap_or_default()
+                } else {
+                    server.sql(&database, "UPDATE leases SET leased_until = '-infinity'");
+                    String::new()
+                };
+                if mark.contains("arriving") && n_parts == 0 {
+                    n_parts += 1;
+                    refused(&run(&home), 78, "incomplete copy");
                     server.sql(&database, "UPDATE leases SET leased_until = '-infinity'");
                 }
-                mark.unwrap_or_default()
-            } else {
-                server.sql(&database, "UPDATE leases SET leased_until = '-infinity'");
-                String::new()
             };
-            if mark.contains("arriving") && n_parts == 0 {
-                n_parts += 1;
-                refused(&run(&home), 78, "incomplete copy");
-                server.sql(&database, "UPDATE leases SET leased_until = '-infinity'");
+            let done = moved(&done);
+            if n_killed < 2 || n_parts != i32::from(to == "postgres") {
+                // It ended before the kill of an important step.
+                return false;
             }
-        };
-        let done = moved(&done);
-        assert!(n_killed > 1);
-        assert_eq!(n_parts, i32::from(to == "postgres"));
-        let rows = |name: &str| {
-            let mut tables = done["tables"].as_array().unwrap().iter();
-            tables.find(|table| table["name"] == name).unwrap()["rows"].clone()
-        };
-        assert_eq!(rows("events"), before["events"].as_array().unwrap().len());
-        assert_eq!(
-            rows("deliveries"),
-            before["deliveries"].as_array().unwrap().len()
-        );
-        if to == "sqlite" {
-            home.configure(&sqlite);
+            let rows = |name: &str| {
+                let mut tables = done["tables"].as_array().unwrap().iter();
+                tables.find(|table| table["name"] == name).unwrap()["rows"].clone()
+            };
+            assert_eq!(rows("events"), before["events"].as_array().unwrap().len());
+            assert_eq!(
+                rows("deliveries"),
+                before["deliveries"].as_array().unwrap().len()
+            );
+            if to == "sqlite" {
+                home.configure(&sqlite);
+            }
+            assert_same(&before, &listed(&home));
         }
-        assert_same(&before, &listed(&home));
-    }
-    let n = endpoint.all().len();
-    let daemon = home.start();
-    daemon.fence();
-    assert_eq!(daemon.events(), Vec::<String>::new());
-    assert_eq!(endpoint.all().len(), n);
-    assert!(daemon.terminate().success());
-    assert_eq!(
-        columns_of_postgres(server, &database),
-        columns_of_sqlite(&home)
-    );
+        let n = endpoint.all().len();
+        let daemon = home.start();
+        daemon.fence();
+        assert_eq!(daemon.events(), Vec::<String>::new());
+        assert_eq!(endpoint.all().len(), n);
+        assert!(daemon.terminate().success());
+        assert_eq!(
+            columns_of_postgres(server, &database),
+            columns_of_sqlite(&home)
+        );
+        true
+    });
 }
 
 /// The columns of each table in PostgreSQL, without those that only PostgreSQL has.
