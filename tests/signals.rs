@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, skip, succeeds, wait_health, wait_until,
-    xml,
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, in_time, skip, succeeds, wait_health,
+    wait_until, xml,
 };
 use project_webhooks::receiver::Reply;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -73,8 +73,18 @@ fn signals_that_come_before_the_handlers_are_handled_later() {
         let mode = Mode::RUSR | Mode::WUSR;
         mknodat(CWD, home.config(), FileType::Fifo, mode, 0).unwrap();
         fs::write(&beside, &written).unwrap();
+        // It has a writer before the program begins, or the program would read it as empty.
+        let mut fifo = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open(home.config())
+            .unwrap();
         let daemon = Daemon::launch(&home, Daemon::command(&home));
-        let mut fifo = OpenOptions::new().write(true).open(home.config()).unwrap();
+        wait_until("the program has begun", || {
+            let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).ok()?;
+            let mut open = open.filter_map(|file| fs::read_link(file.ok()?.path()).ok());
+            open.any(|file| file.ends_with("config.yaml")).then_some(())
+        });
         daemon.signal(Signal::HUP);
         daemon.signal(Signal::USR1);
         // A reload reads a file.
@@ -515,48 +525,47 @@ fn the_service_manager_is_notified_of_readiness_reloads_and_the_end() {
 #[test]
 fn a_reload_during_the_first_scan_is_applied_and_loses_nothing() {
     const N: usize = 600;
-    let (endpoint, later) = (Endpoint::new(), Endpoint::new());
-    let all = Webhook::new("all", &endpoint.url()).events("[project-import-any]");
-    let added = Webhook::new("later", &later.url()).events("[snapshot-create]");
-    let of = |webhooks: &[&Webhook]| {
-        let settings = Settings::of(webhooks.iter().copied().cloned());
-        settings.repository("on_first_start: report")
-    };
-    let home = home(&of(&[&all]));
-    for number in 1..N {
-        let (at, id) = (
-            format!("sales/p{number}/project.xml"),
-            format!("e-p{number}"),
-        );
-        home.write(&at, &xml("P", &id, "one"));
-    }
-    let manager = Manager::listen(&home);
-    let daemon = manager.launch(&home, Some(Duration::from_millis(20)));
-    daemon.wait_message("full scan started", 1);
-    home.reconfigure(&of(&[&all, &added]));
-    assert!(daemon.reload());
-    let messages = daemon.entries();
-    let position = |text: &str| {
-        messages
-            .iter()
-            .position(|one| one.message().starts_with(text))
-    };
-    assert!(position("the configuration is applied").is_some());
-    assert_eq!(
-        position("ready: "),
-        None,
-        "the scan ended before the reload"
-    );
-    manager.expect("WATCHDOG=1", &["STOPPING=1"]);
-    daemon.wait_ready();
-    snapshot(&home, "s1");
-    assert_eq!(later.wait_for(1)[0].parameter("versionTag"), Some("s1"));
-    let came = endpoint.wait_for(N);
-    daemon.fence();
-    assert_eq!((endpoint.n(), later.n()), (N, 1));
-    let ids: BTreeSet<&str> = came.iter().map(|one| one.id.as_str()).collect();
-    assert_eq!(ids.len(), N);
-    assert_eq!(daemon.terminate().code(), Some(0));
+    in_time(|| {
+        let (endpoint, later) = (Endpoint::new(), Endpoint::new());
+        let all = Webhook::new("all", &endpoint.url()).events("[project-import-any]");
+        let added = Webhook::new("later", &later.url()).events("[snapshot-create]");
+        let of = |webhooks: &[&Webhook]| {
+            let settings = Settings::of(webhooks.iter().copied().cloned());
+            settings.repository("on_first_start: report")
+        };
+        let home = home(&of(&[&all]));
+        for number in 1..N {
+            let (at, id) = (
+                format!("sales/p{number}/project.xml"),
+                format!("e-p{number}"),
+            );
+            home.write(&at, &xml("P", &id, "one"));
+        }
+        let manager = Manager::listen(&home);
+        let daemon = manager.launch(&home, Some(Duration::from_millis(20)));
+        daemon.wait_message("full scan started", 1);
+        // The scan does not go on before the signal comes.
+        daemon.signal(Signal::STOP);
+        home.reconfigure(&of(&[&all, &added]));
+        daemon.signal(Signal::HUP);
+        daemon.signal(Signal::CONT);
+        daemon.wait_message("the configuration is applied", 1);
+        if daemon.n_messages("ready: ") > 0 {
+            // The scan may have ended before the signal.
+            return false;
+        }
+        manager.expect("WATCHDOG=1", &["STOPPING=1"]);
+        daemon.wait_ready();
+        snapshot(&home, "s1");
+        assert_eq!(later.wait_for(1)[0].parameter("versionTag"), Some("s1"));
+        let came = endpoint.wait_for(N);
+        daemon.fence();
+        assert_eq!((endpoint.n(), later.n()), (N, 1));
+        let ids: BTreeSet<&str> = came.iter().map(|one| one.id.as_str()).collect();
+        assert_eq!(ids.len(), N);
+        assert_eq!(daemon.terminate().code(), Some(0));
+        true
+    });
 }
 
 #[test]
