@@ -141,19 +141,25 @@ impl Daemon<'_> {
             // The engines answer between two steps, and signals must not wait for them.
             Request::ListHeld(answer) => {
                 let asking = self.engines.asking();
-                let list = async move {
+                self.spawn(async move {
                     let _ = answer.send(asking.list_held().await);
-                };
-                self.background.tasks.spawn(list);
+                });
             }
             Request::Accept(token, answer) => {
                 let asking = self.engines.asking();
-                let accept = async move {
+                self.spawn(async move {
                     let _ = answer.send(asking.accept(token).await);
-                };
-                self.background.tasks.spawn(accept);
+                });
             }
         }
+    }
+
+    /// Runs a task that a stop ends, because an engine may not answer.
+    fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.background.stop.clone();
+        self.background.tasks.spawn(async move {
+            stop.run_until_cancelled(task).await;
+        });
     }
 
     /// Reloads. Notifies systemd, unless systemd is still waiting for the end of the start.

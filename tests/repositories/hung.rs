@@ -161,6 +161,12 @@ fn a_repository_that_hangs_stops_nobody_else() {
     );
     all.wait_for(4);
 
+    // As many clients as the control socket serves ask, and leave. Their places become free again.
+    for _ in 0..16 {
+        let mut client = UnixStream::connect(home.beside("state/control.sock")).unwrap();
+        client.write_all(b"list-held\n").unwrap();
+    }
+
     // A reload takes effect for the others, and does not keep a signal to stop waiting.
     let more = Webhook::new("later", &later.url());
     home.reconfigure(&two([webhook(), more]));
