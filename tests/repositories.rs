@@ -19,7 +19,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use common::{
-    Daemon, Endpoint, Home, Settings, Webhook, succeeds, wait_health, wait_until, write, xml,
+    Daemon, Endpoint, Home, Settings, Webhook, skip, succeeds, wait_health, wait_until, write, xml,
 };
 use serde_json::Value;
 
@@ -243,6 +243,71 @@ fn a_missing_root_stops_only_its_own_repository() {
     assert!(daemon.terminate().success());
 }
 
+/// Leaves a daemon this many descriptors, by its limit.
+fn leave_descriptors(daemon: &Daemon<'_>, n: usize) {
+    let open = fs::read_dir(format!("/proc/{}/fd", daemon.pid())).unwrap();
+    let names = open.filter_map(|file| file.ok()?.file_name().into_string().ok());
+    let open: BTreeSet<usize> = names.filter_map(|name| name.parse().ok()).collect();
+    let mut free = (0..).filter(|number| !open.contains(number));
+    let limit = free.nth(n).unwrap();
+    limit_descriptors(daemon, limit);
+}
+
+fn limit_descriptors(daemon: &Daemon<'_>, limit: usize) {
+    let (pid, limit) = (daemon.pid().to_string(), format!("--nofile={limit}:"));
+    assert!(succeeds("prlimit", &["--pid", &pid, &limit]), "{limit}");
+}
+
+#[test]
+fn a_reload_that_cannot_watch_an_added_repository_changes_nothing() {
+    let test = "a_reload_that_cannot_watch_an_added_repository_changes_nothing";
+    if !succeeds("prlimit", &["--version"]) {
+        return skip(test, "needs prlimit");
+    }
+    let endpoint = Endpoint::new();
+    let webhook = || Webhook::new("all", &endpoint.url());
+    let home = Home::new(&two([webhook()]));
+    roots(&home, &["models", "finance", "third", "fourth"]);
+    for added in ["third", "fourth"] {
+        put(&home, added, DEFINITION, &xml("Orders", added, "one"));
+    }
+    let daemon = start(&home);
+    let report = "settle: 300ms, on_first_start: report";
+    let four = two([webhook()])
+        .and_repository(&format!("{{ path: ./third, name: third, {report} }}"))
+        .and_repository(&format!("{{ path: ./fourth, name: fourth, {report} }}"));
+    home.reconfigure(&four);
+    // The watch of the third takes two. If another part takes them first, try again.
+    wait_until("a watch that cannot start", || {
+        leave_descriptors(&daemon, 3);
+        let is_applied = daemon.reload();
+        limit_descriptors(&daemon, 1_024);
+        assert!(!is_applied);
+        (daemon.n_messages("cannot create the watch of a repository") > 0).then_some(())
+    });
+    put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
+    endpoint.wait_for(2);
+    let status = home.json(&["status"]);
+    assert_eq!(
+        field(&status["repositories"], "name"),
+        ["models", "finance"]
+    );
+    // Each has one engine, and those of rejected reloads recorded nothing.
+    assert!(daemon.reload());
+    let came = endpoint.wait_for(6);
+    let origins = came[2..].iter().map(|one| one.header("webhook-origin"));
+    assert_eq!(origins.collect::<Vec<_>>(), [Some("catch-up"); 4]);
+    put(&home, "third", DEFINITION, &xml("Orders", "third", "two"));
+    put(
+        &home,
+        "third",
+        "sales/more/project.xml",
+        &xml("More", "more", "one"),
+    );
+    endpoint.wait_for(8);
+    assert!(daemon.terminate().success());
+}
+
 #[test]
 fn a_reload_adds_and_removes_repositories() {
     let endpoint = Endpoint::new();
@@ -294,6 +359,19 @@ fn a_reload_adds_and_removes_repositories() {
     );
     endpoint.wait_for(8);
     assert!(daemon.terminate().success());
+
+    // A state without the mark gets it before anything else is recorded.
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    let unmark = "DELETE FROM meta WHERE key = 'repositories'; BEGIN IMMEDIATE";
+    database.execute_batch(unmark).unwrap();
+    home.configure(&two([webhook()]));
+    let daemon = Daemon::launch(&home, Daemon::command(&home));
+    daemon.wait_message("another process keeps the database locked", 1);
+    assert_eq!(daemon.n_messages("ready"), 0);
+    database.execute_batch("ROLLBACK").unwrap();
+    wait_health(&home, "/readyz", 200);
+    assert!(daemon.terminate().success());
+    home.configure(&only);
     let mut daemon = Daemon::launch(&home, Daemon::command(&home));
     assert_eq!(daemon.wait_exit().code(), Some(78));
     daemon.wait_message("was recorded with repositories", 1);

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
 
 use super::drain::close;
 use super::engines::{Common, Engines};
@@ -145,10 +145,9 @@ fn check_record(store: &Store, config: &Config, now: Timestamp) -> Result<(), Da
     if is_for_several && !has_several {
         let mut batch = Batch::new(now);
         batch.meta.push((MetaKey::HasRepositories, String::new()));
-        if let Err(error) = store.record(batch) {
-            // As on a full disk. The next start tries again.
-            debug!(%error, "cannot record that the state has several repositories");
-        }
+        // Without it, a later start could take the record for that of one repository. Nothing is
+        // pending yet, so a start that waits, or fails on a full disk, delays nothing.
+        store.record(batch)?;
     }
     Ok(())
 }
