@@ -148,10 +148,14 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
 /// Returns the log filter: this program's lines at `level`, and lines of libraries from `warn` on.
 ///
 /// Lines of libraries below `warn` repeat those of this program, for example when a peer closes a
-/// connection.
+/// connection. So do all lines of the client of PostgreSQL: each operation returns its error.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))
+        .with_targets(
+            ["tokio_postgres", "deadpool", "deadpool_postgres"]
+                .map(|name| (name, LevelFilter::OFF)),
+        )
         .with_target(env!("CARGO_CRATE_NAME"), level)
 }
 
@@ -168,4 +172,25 @@ fn is_journal() -> bool {
     stream
         .to_str()
         .is_some_and(|stream| stream == format!("{}:{}", stat.st_dev, stat.st_ino))
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::Level;
+
+    use super::directives;
+
+    #[test]
+    fn only_this_program_reports_errors_of_postgresql() {
+        let filter = directives(Level::TRACE);
+        for target in [
+            "tokio_postgres::connection",
+            "deadpool_postgres",
+            "deadpool",
+        ] {
+            assert!(!filter.would_enable(target, &Level::ERROR), "{target}");
+        }
+        assert!(filter.would_enable("hyper", &Level::WARN));
+        assert!(filter.would_enable("project_webhooks::store", &Level::TRACE));
+    }
 }
