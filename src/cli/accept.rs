@@ -8,7 +8,7 @@ use std::io::{self, IsTerminal, Write};
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
-use super::deliveries::confirmed;
+use super::deliveries::{Confirmed, confirmed};
 use super::output::{BOLD, Style, counted, print_json, safe};
 use super::{DONE, FAILED, missing_socket, usage};
 use crate::admin;
@@ -89,7 +89,7 @@ pub(super) fn run(
             ));
         }
         let question = format!("Send the deletes of {n}");
-        if !confirmed(&question, arguments.yes, out)? {
+        if confirmed(&question, arguments.yes, out)? == Confirmed::No {
             writeln!(out, "Nothing was changed.")?;
             return Ok(FAILED);
         }

@@ -251,7 +251,7 @@ fn change(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let which = &arguments.which;
-    let selector = kind
+    let mut selector = kind
         .check(which.selector(config, now)?)
         .map_err(|refused| {
             usage(match refused {
@@ -286,9 +286,13 @@ fn change(
     }
     if !arguments.json {
         let question = format!("{} {meant}", kind.verb());
-        if !confirmed(&question, arguments.yes, out)? {
-            writeln!(out, "Nothing was changed.")?;
-            return Ok(FAILED);
+        match confirmed(&question, arguments.yes, out)? {
+            Confirmed::No => {
+                writeln!(out, "Nothing was changed.")?;
+                return Ok(FAILED);
+            }
+            Confirmed::Seen => selector.expected = Some(matched),
+            Confirmed::Unasked => {}
         }
     }
     let mut progress = Progress::new(matched);
@@ -325,20 +329,30 @@ fn nothing(
     Ok(if is_named { FAILED } else { DONE })
 }
 
+/// The operator's answer to a planned change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Confirmed {
+    No,
+    /// The operator saw the number and agreed, so no other number may be changed.
+    Seen,
+    /// Nobody was asked.
+    Unasked,
+}
+
 /// Prints the planned change. On a terminal, asks for confirmation. Returns the answer.
-pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<bool> {
+pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<Confirmed> {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         writeln!(out, "{question}.")?;
-        return Ok(true);
+        return Ok(Confirmed::Unasked);
     }
     write!(out, "{question}? [y/N] ")?;
     out.flush()?;
     let mut answer = String::new();
     io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(
-        answer.trim().to_ascii_lowercase().as_str(),
-        "y" | "yes"
-    ))
+    Ok(match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Confirmed::Seen,
+        _ => Confirmed::No,
+    })
 }
 
 /// Whether the running daemon was notified of a change.

@@ -7,7 +7,7 @@ use std::io::Write;
 
 use jiff::Timestamp;
 
-use super::deliveries::{confirmed, wake};
+use super::deliveries::{Confirmed, confirmed, wake};
 use super::output::{Progress, counted, print_json, safe};
 use super::webhooks::configured;
 use super::{DONE, FAILED, usage};
@@ -61,7 +61,7 @@ pub(super) fn run(
         arguments.project.as_deref(),
     );
     let place = place(repository, project, config).map_err(|error| usage(&error.to_string()))?;
-    let replay = change::replay(webhook, place, since, until)
+    let mut replay = change::replay(webhook, place, since, until)
         .ok_or_else(|| usage("--since must be earlier than --until"))?;
     let mut operations = Operations::of(config)?;
     let matched = operations.count_replay(&replay)?;
@@ -85,9 +85,13 @@ pub(super) fn run(
     }
     if !arguments.json {
         let question = format!("Replay {meant} to {name}");
-        if !confirmed(&question, arguments.yes, out)? {
-            writeln!(out, "Nothing was changed.")?;
-            return Ok(FAILED);
+        match confirmed(&question, arguments.yes, out)? {
+            Confirmed::No => {
+                writeln!(out, "Nothing was changed.")?;
+                return Ok(FAILED);
+            }
+            Confirmed::Seen => replay.expected = Some(matched),
+            Confirmed::Unasked => {}
         }
     }
     let mut progress = Progress::new(matched);

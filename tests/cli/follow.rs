@@ -3,10 +3,9 @@
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use serde_json::Value;
 
-use crate::support::{Place, project, webhook};
+use crate::support::{Place, project, terminal, webhook};
 
 /// A command that goes on until the test ends.
 struct Following {
@@ -87,15 +86,7 @@ fn the_status_is_drawn_again_without_clearing_the_screen() {
     let mut json = Following::start(place.command(&["status", "--watch", "--json"]));
     json.json(|status| status["running"] == false);
 
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let mut terminal = std::fs::File::from(openpt(flags).unwrap());
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap();
-    let side = std::fs::File::options()
-        .read(true)
-        .write(true)
-        .open(name.to_str().unwrap())
-        .unwrap();
+    let (mut terminal, side) = terminal();
     let mut command = place.command(&["status", "--watch"]);
     let mut child = command.stdout(side).spawn().unwrap();
     drop(command);

@@ -19,6 +19,7 @@ mod shells;
 mod support;
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::process::Stdio;
 
 use project_webhooks::config::settings::SETTINGS;
@@ -26,7 +27,7 @@ use project_webhooks::domain::event::EventKind;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use support::{Endpoint, Place, SECRET, program, project, run, wait_for, webhook};
+use support::{Endpoint, Place, SECRET, program, project, run, terminal, wait_for, webhook};
 
 #[test]
 fn before_the_first_start_commands_report_that_nothing_is_recorded() {
@@ -480,4 +481,54 @@ fn a_reader_that_has_enough_is_no_failure() {
     let mut child = program().arg("man").stdout(Stdio::piped()).spawn().unwrap();
     drop(child.stdout.take());
     assert_eq!(child.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn an_operator_changes_only_as_many_deliveries_as_agreed() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let _daemon = place.daemon();
+    let write = |name: &str| {
+        let path = format!("sales/{name}/project.xml");
+        place.write(&path, &project(name));
+        let is_there = |one: &Value| one["project"] == name && one["event"] == "project-import-any";
+        place.deliveries(name, is_there);
+    };
+    write("first");
+    // Agrees to the plan of a command, but something happens before.
+    let agree = |arguments: &[&str], meanwhile: &dyn Fn()| {
+        let (mut terminal, side) = terminal();
+        let mut command = place.command(arguments);
+        let (input, errors) = (side.try_clone().unwrap(), side.try_clone().unwrap());
+        let mut child = command
+            .stdin(input)
+            .stdout(side)
+            .stderr(errors)
+            .spawn()
+            .unwrap();
+        drop(command);
+        let mut printed = String::new();
+        let mut buffer = [0; 4096];
+        while let Ok(n @ 1..) = terminal.read(&mut buffer) {
+            let was_asked = printed.contains("[y/N]");
+            printed.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            if printed.contains("[y/N]") && !was_asked {
+                meanwhile();
+                terminal.write_all(b"y\n").unwrap();
+            }
+        }
+        (child.wait().unwrap().code(), printed)
+    };
+    let replay = ["events", "replay", "--to", "catalog", "--since", "1h"];
+    let cancel = ["deliveries", "cancel", "--webhook", "catalog"];
+    for (arguments, name) in [(&replay[..], "second"), (&cancel[..], "third")] {
+        let (status, printed) = agree(arguments, &|| write(name));
+        assert!(printed.contains("so nothing was changed"), "{printed}");
+        assert_eq!(status, Some(1));
+    }
+    let all = place.deliveries("the deliveries", |_| true);
+    let states: Vec<&Value> = all.iter().map(|one| &one["state"]).collect();
+    assert_eq!(states, vec!["pending"; 3]);
+    let (status, printed) = agree(&cancel, &|| {});
+    assert!(printed.contains("3 deliveries cancelled"), "{printed}");
+    assert_eq!(status, Some(0));
 }

@@ -8,11 +8,10 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc;
 
-use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Place, program, project, wait_for, webhook};
+use crate::support::{PATIENCE, Place, program, project, terminal, wait_for, webhook};
 
 /// Command lines up to the Tab key, and some of the expected completions.
 const OFFERED: [(&str, &[&str]); 9] = [
@@ -274,12 +273,7 @@ struct Terminal {
 
 impl Terminal {
     fn start(mut shell: Command, setup: &str, directory: &Path) -> Self {
-        let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-        let terminal = File::from(openpt(flags).unwrap());
-        unlockpt(&terminal).unwrap();
-        let name = ptsname(&terminal, Vec::new()).unwrap();
-        let name = name.to_str().unwrap();
-        let side = File::options().read(true).write(true).open(name).unwrap();
+        let (terminal, side) = terminal();
         let child = shell
             .current_dir(directory)
             .stdin(side.try_clone().unwrap())
