@@ -29,7 +29,7 @@ use crate::housekeeping::Housekeeping;
 use crate::metrics::Metrics;
 use crate::os;
 use crate::report::Sources;
-use crate::store::{Batch, Fault, MetaKey, RepositoryStore, Store};
+use crate::store::{Batch, Fault, Listings, MetaKey, RepositoryStore, Store, StoreError};
 use crate::traces::{Counter, Exporter, Traces};
 
 /// The maximum number of waiting requests from commands. They are handled one by one.
@@ -131,11 +131,9 @@ pub(crate) async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError
 
 /// Refuses the state of one repository for several, and the other way round: their keys differ.
 fn check_record(store: &Store, config: &Config, now: Timestamp) -> Result<(), DaemonError> {
-    let is_set = |key| store.meta_of(None, key).map(|value| value.is_some());
     let is_for_several = !config.repositories.is_empty();
-    let has_several = is_set(MetaKey::HasRepositories)?;
-    let has_record = has_several || is_set(MetaKey::FirstStart)?;
-    if has_record && has_several != is_for_several {
+    let has_several = store.meta_of(None, MetaKey::HasRepositories)?.is_some();
+    if has_several != is_for_several && has_record(|key| store.meta_of(None, key))? {
         let state_dir = config.state_dir.display().to_string();
         return Err(DaemonError::OtherRecord {
             state_dir,
@@ -161,6 +159,7 @@ pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<bool,
     let clock = Clock::start();
     let (read, of) = (store.clone(), Arc::clone(config));
     let check = move || -> Result<(), DaemonError> {
+        warn_of_unmoved(&read, &of)?;
         check_record(&read, &of, clock.now())?;
         let configs = of.of_each_repository();
         configs
@@ -171,6 +170,34 @@ pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<bool,
         .await
         .map_err(|_| DaemonError::PartEnded { part: "the store" })??;
     note_at_start(store, config, clock).await
+}
+
+/// Warns if the database has no state yet, but the state directory has one.
+fn warn_of_unmoved(store: &Store, config: &Config) -> Result<(), DaemonError> {
+    if config.store.is_none() || has_record(|key| store.meta_of(None, key))? {
+        return Ok(());
+    }
+    // A state that was moved away cannot be opened.
+    let Ok(former) = Listings::open(&config.state_dir) else {
+        return Ok(());
+    };
+    if has_record(|key| former.meta_of(None, key)).unwrap_or_default() {
+        warn!(
+            "the state in {} was never moved to {}: an empty state begins there, and pending \
+             deliveries stay behind. To move it, stop the daemon and run `project-webhooks \
+             migrate-store --to postgres` with an empty database or another repository.name",
+            config.state_dir.display(),
+            store.location()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a daemon has worked with a state.
+fn has_record(
+    meta: impl Fn(MetaKey) -> Result<Option<String>, StoreError>,
+) -> Result<bool, StoreError> {
+    Ok(meta(MetaKey::HasRepositories)?.is_some() || meta(MetaKey::FirstStart)?.is_some())
 }
 
 /// Closes a state with which no daemon started.

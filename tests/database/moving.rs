@@ -164,6 +164,24 @@ fn fill(home: &Home) {
 }
 
 #[test]
+fn a_first_start_beside_a_state_that_was_never_moved_warns() {
+    let test = "a_first_start_beside_a_state_that_was_never_moved_warns";
+    let Some(server) = server(test) else { return };
+    let endpoint = Endpoint::new();
+    let sqlite = Settings::all_to(&endpoint);
+    let home = Home::new(&sqlite);
+    assert!(home.start().terminate().success());
+    home.configure(&sqlite.top(&store(&server.connection(&server.database()))));
+    let daemon = home.start();
+    assert_eq!(daemon.n_messages("migrate-store --to postgres"), 1);
+    assert!(daemon.terminate().success());
+    // The next start has a state.
+    let daemon = home.start();
+    assert_eq!(daemon.n_messages("migrate-store"), 0);
+    assert!(daemon.terminate().success());
+}
+
+#[test]
 fn a_state_goes_to_postgresql_and_back_and_nothing_is_lost_or_sent_twice() {
     let test = "a_state_goes_to_postgresql_and_back_and_nothing_is_lost_or_sent_twice";
     let Some(server) = server(test) else { return };
