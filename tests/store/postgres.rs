@@ -464,6 +464,45 @@ fn an_operator_changes_nothing_of_a_state_that_moved_meanwhile() {
     assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 1);
 }
 
+#[test]
+fn a_sender_that_was_stopped_during_a_move_sends_nothing_of_the_former_state() {
+    let test = "a_sender_that_was_stopped_during_a_move_sends_nothing_of_the_former_state";
+    let Some(server) = server(test) else { return };
+    let settings = settings(server);
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    drop(store);
+    move_to_postgres(directory.path(), &settings, &mut |_, _| {}).unwrap();
+    let relay = Relay::start(server.port);
+    let through = Settings {
+        connection: relay.through(&settings.connection, server),
+        ..settings.clone()
+    };
+    let mut stopped = None;
+    let mut during = |_: &str, _: u64| {
+        if stopped.is_none() {
+            stopped = Some(Store::connect_sender(&through).unwrap());
+            relay.close();
+            let schema = schema(&settings);
+            let sql = format!("UPDATE \"{schema}\".senders SET leased_until = '-infinity'");
+            server.sql("postgres", &sql);
+        }
+    };
+    move_to_sqlite(&settings, directory.path(), &mut during).unwrap();
+    relay.open();
+    let sender = stopped.unwrap();
+    let claim = || wait(sender.claim_due("catalog", at(0), 1, [].into()));
+    let error = wait_until("an error", || match claim() {
+        Ok(claims) => {
+            assert!(claims.ready.is_empty(), "claimed from the former state");
+            None
+        }
+        Err(error) => (!matches!(error.fault(), Fault::Unreachable(_))).then_some(error),
+    });
+    assert!(matches!(error.fault(), Fault::Moved(_)), "{error}");
+}
+
 /// The schema of these settings.
 pub fn schema(settings: &Settings) -> &str {
     let schema = settings.connection.rsplit('=').next().unwrap();

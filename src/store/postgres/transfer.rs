@@ -471,7 +471,11 @@ impl Side for PostgresSide {
                 let is_sent = sender::running(&mut session, repository).await?.is_some();
                 let is_same = super::client::number(&rows)? == version && !is_sent;
                 if is_same {
-                    session.rows(mark).await?;
+                    // A sender that was stopped past its lease may continue. Then it finds the mark.
+                    let claims = statement!("DELETE FROM claims WHERE repository = $1", repository);
+                    let senders =
+                        statement!("DELETE FROM senders WHERE repository = $1", repository);
+                    session.pipeline(vec![claims, senders, mark]).await?;
                 }
                 Ok(is_same)
             }
