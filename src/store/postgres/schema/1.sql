@@ -230,8 +230,8 @@ CREATE INDEX deliveries_due ON deliveries (repository, webhook, due_ms, id) WHER
 -- The order within a webhook and a project.
 CREATE INDEX deliveries_lane ON deliveries (repository, webhook, organization, project, event)
     WHERE state = 'pending';
--- The order across lanes.
-CREATE INDEX deliveries_project_id ON deliveries (repository, webhook, project_id)
+-- The order across lanes. A replay has many deliveries with one project id, and few of them are deletes.
+CREATE INDEX deliveries_project_id ON deliveries (repository, webhook, project_id, is_delete, event)
     WHERE state = 'pending' AND project_id IS NOT NULL;
 -- Moves of projects.
 CREATE INDEX deliveries_undelivered ON deliveries (repository, organization, project)
