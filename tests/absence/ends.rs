@@ -3,9 +3,10 @@
 use std::fs;
 
 use jiff::{SignedDuration, Timestamp};
+use rustix::process::Signal;
 
-use crate::common::{Endpoint, Home, Settings, on_both_backends, wait_until, xml};
-use crate::{events, names, projects, settings, wait_held, wait_not_held};
+use crate::common::{Daemon, Endpoint, Home, Settings, on_both_backends, wait_until, xml};
+use crate::{events, names, projects, settings, vanish, wait_held, wait_not_held};
 
 on_both_backends!(
     a_hold_goes_on_to_its_end_after_a_restart,
@@ -23,7 +24,7 @@ fn a_hold_does_not_end_before_the_repository_is_compared_again() {
     let home = Home::new(&for_time("1h"));
     projects(&home, names(300));
     let daemon = home.start();
-    take_away(&home, names(160));
+    take_away(&home, &daemon, names(160));
     wait_held(&home, 160, "more-than-half");
     fs::rename(home.at(""), home.beside("hidden")).unwrap();
     daemon.wait_message("no events are inferred until it is back", 1);
@@ -51,13 +52,15 @@ fn until(home: &Home) -> Timestamp {
     until.parse().unwrap()
 }
 
-/// Moves projects out of the repository.
-fn take_away(home: &Home, names: impl IntoIterator<Item = String>) {
+/// Moves projects out of the repository while the daemon is stopped. So for it they vanish together.
+fn take_away(home: &Home, daemon: &Daemon<'_>, names: impl IntoIterator<Item = String>) {
     fs::create_dir_all(home.beside("away")).unwrap();
+    daemon.signal(Signal::STOP);
     for name in names {
         let away = home.beside("away").join(&name);
         fs::rename(home.at("sales").join(name), away).unwrap();
     }
+    daemon.signal(Signal::CONT);
 }
 
 fn bring_back(home: &Home, names: impl IntoIterator<Item = String>) {
@@ -77,9 +80,7 @@ fn a_hold_goes_on_to_its_end_after_a_restart(backend: &str) {
         let home = Home::new(&held_for(&endpoint, backend, "1h"));
         projects(&home, names(20));
         let daemon = home.start();
-        for name in names(12) {
-            home.remove_all(&format!("sales/{name}"));
-        }
+        vanish(&home, &daemon, names(12));
         wait_held(&home, 12, "more-than-half");
         let before = until(&home);
         // So many that the removed ones are no longer more than half.
@@ -127,7 +128,7 @@ fn held_projects_that_come_back_slowly_are_not_deleted(backend: &str) {
     let home = Home::new(&held_for(&endpoint, backend, "1h"));
     projects(&home, names(12));
     let daemon = home.start();
-    take_away(&home, names(12));
+    take_away(&home, &daemon, names(12));
     wait_held(&home, 12, "all");
     // After each part, nothing comes back for longer than the settle time.
     for part in [0..7, 7..8, 8..11] {
@@ -153,7 +154,7 @@ fn every_project_that_comes_back_extends_the_hold(backend: &str) {
     let home = Home::new(&held_for(&endpoint, backend, "1h"));
     projects(&home, names(20));
     let daemon = home.start();
-    take_away(&home, names(12));
+    take_away(&home, &daemon, names(12));
     wait_held(&home, 12, "more-than-half");
     for n in 0..2 {
         let before = until(&home);
@@ -170,9 +171,7 @@ fn a_reload_ends_a_hold_sooner(backend: &str) {
     let home = Home::new(&held_for(&endpoint, backend, "1h"));
     projects(&home, names(20));
     let daemon = home.start();
-    for name in names(12) {
-        home.remove_all(&format!("sales/{name}"));
-    }
+    vanish(&home, &daemon, names(12));
     wait_held(&home, 12, "more-than-half");
     let first = until(&home);
     home.reconfigure(&held_for(&endpoint, backend, "2h"));
@@ -198,9 +197,7 @@ fn another_project_in_a_held_directory_is_imported(backend: &str) {
         let home = Home::new(&held_for(&endpoint, backend, "1h"));
         projects(&home, names(n));
         let daemon = home.start();
-        for name in names(n_removed) {
-            home.remove_all(&format!("sales/{name}"));
-        }
+        vanish(&home, &daemon, names(n_removed));
         wait_held(&home, n_removed, cause);
         let new = xml("New", "e-new", "");
         home.write("sales/p000/project.xml", &new);

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use crate::common::{Endpoint, Home, on_both_backends, wait_until, xml};
-use crate::{events, fetch, names, project, projects, run, settings, wait_held, wait_not_held};
+use crate::{
+    events, fetch, names, project, projects, run, settings, vanish, wait_held, wait_not_held,
+};
 
 on_both_backends!(
     all_projects_that_vanish_are_held_until_one_is_back,
@@ -168,9 +170,7 @@ fn more_than_half_of_the_projects_are_held_for_a_time(backend: &str) {
         let home = Home::new(&settings.repository(&format!("mass_delete_after: {hold}")));
         projects(&home, names(20));
         let daemon = home.start();
-        for name in names(n) {
-            home.remove_all(&format!("sales/{name}"));
-        }
+        vanish(&home, &daemon, names(n));
         let text = format!("{n} of 20 projects vanished together");
         if hold == "1h" && is_held {
             let status = wait_held(&home, n, "more-than-half");

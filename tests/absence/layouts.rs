@@ -1,7 +1,7 @@
 //! Held removals and another layout.
 
 use crate::common::{Daemon, Endpoint, Home};
-use crate::{names, projects, settings, wait_held, wait_not_held};
+use crate::{names, projects, settings, vanish, wait_held, wait_not_held};
 
 const OTHER_LAYOUT: &str =
     "layout: { snapshot: \"{organization}/{project}/old/{versionTag}.xml\" }";
@@ -14,9 +14,7 @@ fn a_reload_with_another_layout_is_refused_while_removals_are_held() {
         let home = Home::new(&settings);
         projects(&home, names(n_projects));
         let daemon = home.start();
-        for name in names(n) {
-            home.remove_all(&format!("sales/{name}"));
-        }
+        vanish(&home, &daemon, names(n));
         wait_held(&home, n, cause);
         home.reconfigure(&settings.clone().repository(OTHER_LAYOUT));
         assert!(!daemon.reload(), "{cause}");
@@ -40,9 +38,7 @@ fn a_start_with_another_layout_is_refused_while_removals_are_held() {
         let home = Home::new(&settings);
         projects(&home, names(n_projects));
         let daemon = home.start();
-        for name in names(n) {
-            home.remove_all(&format!("sales/{name}"));
-        }
+        vanish(&home, &daemon, names(n));
         wait_held(&home, n, cause);
         daemon.terminate();
         home.configure(&settings.clone().repository(OTHER_LAYOUT));

@@ -35,7 +35,8 @@ mod waves;
 
 use std::process::{Command, Output, Stdio};
 
-use common::{Endpoint, Home, Settings, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+use rustix::process::Signal;
 
 /// The events that an endpoint received, in order.
 fn events(endpoint: &Endpoint) -> Vec<String> {
@@ -55,6 +56,15 @@ fn projects(home: &Home, names: impl IntoIterator<Item = String>) {
     for name in names {
         project(home, &name);
     }
+}
+
+/// Removes projects while the daemon is stopped. So for it they vanish together, on a busy machine too.
+fn vanish(home: &Home, daemon: &Daemon<'_>, names: impl Iterator<Item = String>) {
+    daemon.signal(Signal::STOP);
+    for name in names {
+        home.remove_all(&format!("sales/{name}"));
+    }
+    daemon.signal(Signal::CONT);
 }
 
 fn names(n: usize) -> impl Iterator<Item = String> + Clone {

@@ -3,9 +3,9 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::common::{Endpoint, Home, Settings, on_both_backends, xml};
+use crate::common::{Endpoint, Home, Settings, in_time, on_both_backends, xml};
 use crate::events;
 
 on_both_backends!(
@@ -51,44 +51,51 @@ fn a_published_copy_that_is_overwritten_and_removed_while_a_replacement_waits_is
 ) {
     let copy = "sales/orders/published/v1/project.xml";
     for in_place in [true, false] {
-        let endpoint = Endpoint::new();
-        // Long enough for all of it to happen while the replacement waits.
-        let home = Home::new(&Settings::all_to(&endpoint).watch(backend).settle("3s"));
-        home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
-        home.write(copy, &xml("Orders", "e-1", "v1"));
-        let daemon = home.start();
-        let v2 = xml("Leads", "e-2", "v2");
-        home.replace("sales/orders/project.xml", &xml("Leads", "e-2", "one"));
-        if in_place {
-            fs::write(home.at(copy), &v2).unwrap();
-        } else {
-            home.replace(copy, &v2);
-        }
-        // A later change is observed, so this one was before it is gone.
-        home.write("sales/other/project.xml", &xml("Other", "e-3", ""));
-        endpoint.wait_for_one("of another project", |one| {
-            one.event == "project-import-any"
+        in_time(|| {
+            let endpoint = Endpoint::new();
+            // Long enough for all of it to happen while the replacement waits.
+            let home = Home::new(&Settings::all_to(&endpoint).watch(backend).settle("3s"));
+            home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+            home.write(copy, &xml("Orders", "e-1", "v1"));
+            let daemon = home.start();
+            let v2 = xml("Leads", "e-2", "v2");
+            let began = Instant::now();
+            home.replace("sales/orders/project.xml", &xml("Leads", "e-2", "one"));
+            if in_place {
+                fs::write(home.at(copy), &v2).unwrap();
+            } else {
+                home.replace(copy, &v2);
+            }
+            // A later change is observed, so this one was before it is gone.
+            home.write("sales/other/project.xml", &xml("Other", "e-3", ""));
+            endpoint.wait_for_one("of another project", |one| {
+                one.event == "project-import-any"
+            });
+            endpoint.take();
+            home.remove(copy);
+            if began.elapsed() > Duration::from_millis(2_500) {
+                return false;
+            }
+            let came = endpoint.wait_for(5);
+            let told: Vec<(&str, bool)> = came
+                .iter()
+                .map(|one| (one.event.as_str(), one.payload == v2.as_bytes()))
+                .collect();
+            assert_eq!(
+                told,
+                [
+                    ("project-delete", false),
+                    ("project-delete-and-unpublish", false),
+                    ("project-import", false),
+                    ("project-import-any", false),
+                    ("project-publish", true),
+                ],
+                "in place: {in_place}"
+            );
+            daemon.fence();
+            assert_eq!(events(&endpoint).len(), 5);
+            true
         });
-        endpoint.take();
-        home.remove(copy);
-        let came = endpoint.wait_for(5);
-        let told: Vec<(&str, bool)> = came
-            .iter()
-            .map(|one| (one.event.as_str(), one.payload == v2.as_bytes()))
-            .collect();
-        assert_eq!(
-            told,
-            [
-                ("project-delete", false),
-                ("project-delete-and-unpublish", false),
-                ("project-import", false),
-                ("project-import-any", false),
-                ("project-publish", true),
-            ],
-            "in place: {in_place}"
-        );
-        daemon.fence();
-        assert_eq!(events(&endpoint).len(), 5);
     }
 }
 
