@@ -19,10 +19,11 @@ use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use common::{
-    Daemon, Endpoint, Home, Settings, Webhook, on_both_backends, sorted, wait_until, xml,
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, in_time, on_both_backends, sorted,
+    wait_until, wait_within, xml,
 };
 
 /// A pause inside a scenario: a writer that takes its time. Nothing is synchronised by it.
@@ -98,7 +99,9 @@ fn a_thousand_directories_made_and_filled_at_once_are_a_thousand_imports(backend
             &content(number),
         );
     }
-    endpoint.wait_for(N);
+    wait_within(3 * PATIENCE, "all imports", || {
+        (endpoint.n() >= N).then_some(())
+    });
     daemon.fence();
     let came = endpoint.all();
     assert_eq!(came.len(), N);
@@ -193,7 +196,9 @@ fn a_burst_of_atomic_replacements_is_seen_one_by_one(backend: &str) {
     for (project, copy) in each() {
         home.replace(&path(project, copy), &content(project, copy, "after"));
     }
-    endpoint.wait_for(PROJECTS * COPIES);
+    wait_within(3 * PATIENCE, "all publishes", || {
+        (endpoint.n() >= PROJECTS * COPIES).then_some(())
+    });
     daemon.fence();
     let came = sorted(endpoint.all().into_iter().map(|one| one.payload.to_vec()));
     let written = sorted(each().map(|(p, c)| content(p, c, "after").into_bytes()));
@@ -201,79 +206,92 @@ fn a_burst_of_atomic_replacements_is_seen_one_by_one(backend: &str) {
 }
 
 fn saving_in_any_way_is_no_event(backend: &str) {
-    let endpoint = Endpoint::new();
-    // The tools below may take longer than the default settle time on a busy machine.
-    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("2s"), 4);
-    let daemon = home.start();
-    let project = home.at("sales/p0");
-    // The metadata alone.
-    run(
-        &project,
-        "touch project.xml snapshots/s1.xml published/v1/project.xml",
-    );
-    run(
-        &project,
-        "chmod 600 project.xml && chmod -R go-w . && touch -d '2001-02-03' snapshots/s1.xml",
-    );
-    // Removed and written again, with the same and with other content.
-    run(
-        &project,
-        "c=$(cat project.xml; echo x); rm project.xml; printf %s \"${c%x}\" >project.xml",
-    );
-    run(
-        &project,
-        "sed s/one/two/ project.xml >../new; rm project.xml; mv ../new project.xml",
-    );
-    run(
-        &project,
-        "c=$(cat published/v1/project.xml; echo x); rm -r published; \
-                   mkdir -p published/v1; printf %s \"${c%x}\" >published/v1/project.xml",
-    );
-    run(&project, "mv snapshots away; mv away snapshots");
-    // sed -i, and what vim, emacs and gedit leave beside the file while they save.
-    run(&project, "sed -i s/two/three/ project.xml");
-    run(
-        &project,
-        "printf x >4913; rm 4913; cp project.xml .project.xml.swp; \
-                   mv project.xml project.xml~; sed s/three/four/ project.xml~ >project.xml; \
-                   rm project.xml~ .project.xml.swp",
-    );
-    run(
-        &project,
-        "ln -s someone@host.1234:5678 .#project.xml; cp project.xml '#project.xml#'; \
-                   cp project.xml project.xml~; sed s/four/five/ project.xml~ >project.xml; \
-                   rm .#project.xml '#project.xml#'",
-    );
-    run(
-        &project,
-        "sed s/five/six/ project.xml >.goutputstream-ABC123; \
-                   mv .goutputstream-ABC123 project.xml",
-    );
-    run(
-        &project.join("snapshots"),
-        "cp s1.xml s1.xml~; cp s1.xml .s1.xml.swp; \
-                   cp s1.xml .goutputstream-XYZ; mv .goutputstream-XYZ s1.xml; rm s1.xml~ .s1.xml.swp",
-    );
-    // Exchanged by another file in one step, as editors on file systems with renameat2 do.
-    let beside = home.beside("beside.xml");
-    fs::write(&beside, xml("P0", "e-0", "seven")).unwrap();
-    rustix::fs::renameat_with(
-        rustix::fs::CWD,
-        &beside,
-        rustix::fs::CWD,
-        home.at("sales/p0/project.xml"),
-        rustix::fs::RenameFlags::EXCHANGE,
-    )
-    .unwrap();
-    daemon.fence();
-    assert_eq!(daemon.events(), [""; 0]);
-    assert_eq!(endpoint.n(), 0);
-    // A removal is still an event.
-    home.remove_all("sales/p0");
-    assert_eq!(
-        endpoint.take_events(2),
-        ["project-delete", "project-delete-and-unpublish"]
-    );
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        // The tools below may take longer than the default settle time on a busy machine.
+        let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("4s"), 4);
+        let daemon = home.start();
+        let project = home.at("sales/p0");
+        // Each command ends what it begins.
+        let mut longest = Duration::ZERO;
+        let mut run = |directory: &Path, command: &str| {
+            let began = Instant::now();
+            run(directory, command);
+            longest = longest.max(began.elapsed());
+        };
+        // The metadata alone.
+        run(
+            &project,
+            "touch project.xml snapshots/s1.xml published/v1/project.xml",
+        );
+        run(
+            &project,
+            "chmod 600 project.xml && chmod -R go-w . && touch -d '2001-02-03' snapshots/s1.xml",
+        );
+        // Removed and written again, with the same and with other content.
+        run(
+            &project,
+            "c=$(cat project.xml; echo x); rm project.xml; printf %s \"${c%x}\" >project.xml",
+        );
+        run(
+            &project,
+            "sed s/one/two/ project.xml >../new; rm project.xml; mv ../new project.xml",
+        );
+        run(
+            &project,
+            "c=$(cat published/v1/project.xml; echo x); rm -r published; \
+                       mkdir -p published/v1; printf %s \"${c%x}\" >published/v1/project.xml",
+        );
+        run(&project, "mv snapshots away; mv away snapshots");
+        // sed -i, and what vim, emacs and gedit leave beside the file while they save.
+        run(&project, "sed -i s/two/three/ project.xml");
+        run(
+            &project,
+            "printf x >4913; rm 4913; cp project.xml .project.xml.swp; \
+                       mv project.xml project.xml~; sed s/three/four/ project.xml~ >project.xml; \
+                       rm project.xml~ .project.xml.swp",
+        );
+        run(
+            &project,
+            "ln -s someone@host.1234:5678 .#project.xml; cp project.xml '#project.xml#'; \
+                       cp project.xml project.xml~; sed s/four/five/ project.xml~ >project.xml; \
+                       rm .#project.xml '#project.xml#'",
+        );
+        run(
+            &project,
+            "sed s/five/six/ project.xml >.goutputstream-ABC123; \
+                       mv .goutputstream-ABC123 project.xml",
+        );
+        run(
+            &project.join("snapshots"),
+            "cp s1.xml s1.xml~; cp s1.xml .s1.xml.swp; \
+                       cp s1.xml .goutputstream-XYZ; mv .goutputstream-XYZ s1.xml; rm s1.xml~ .s1.xml.swp",
+        );
+        // Exchanged by another file in one step, as editors on file systems with renameat2 do.
+        let beside = home.beside("beside.xml");
+        fs::write(&beside, xml("P0", "e-0", "seven")).unwrap();
+        rustix::fs::renameat_with(
+            rustix::fs::CWD,
+            &beside,
+            rustix::fs::CWD,
+            home.at("sales/p0/project.xml"),
+            rustix::fs::RenameFlags::EXCHANGE,
+        )
+        .unwrap();
+        if longest > Duration::from_secs(3) {
+            return false;
+        }
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0]);
+        assert_eq!(endpoint.n(), 0);
+        // A removal is still an event.
+        home.remove_all("sales/p0");
+        assert_eq!(
+            endpoint.take_events(2),
+            ["project-delete", "project-delete-and-unpublish"]
+        );
+        true
+    });
 }
 
 /// The daemon observes in the middle of it. The snapshot comes before its restore all the same.
@@ -339,90 +357,111 @@ fn a_real_editor_saves_without_an_event(backend: &str) {
 }
 
 fn a_checkout_of_another_branch_and_back_is_no_event(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 20);
-    let root = home.at("");
-    run(
-        &root,
-        "git init -q -b main . && git config user.email a@example.com && git config user.name a \
-         && git config gc.auto 0 && git add . && git commit -qm one \
-         && git checkout -qb other && sed -i s/one/another/ sales/*/project.xml \
-         && git mv sales/p5 sales/p55 && git mv sales/p6 sales/p66 \
-         && sed -i s/another/moved/ sales/p66/project.xml \
-         && git rm -rqf sales/p3 sales/p4 && git add . && git commit -qm two \
-         && git checkout -q main",
-    );
-    let daemon = home.start();
-    for _ in 0..3 {
-        run(&root, "git checkout -q other; git checkout -q main");
-    }
-    run(
-        &root,
-        "git stash -q; git reset -q --hard main; touch sales/p1/project.xml; git status >/dev/null",
-    );
-    daemon.fence();
-    assert_eq!(daemon.events(), [""; 0]);
-    assert_eq!(endpoint.n(), 0);
-    // On the other branch two projects are gone.
-    run(&root, "git checkout -q other");
-    endpoint.wait_for(4);
-    daemon.fence();
-    assert_eq!(
-        sorted(daemon.events()),
-        [
-            "Project Delete and Unpublish sales/p3",
-            "Project Delete and Unpublish sales/p4",
-            "Project Delete sales/p3",
-            "Project Delete sales/p4",
-        ]
-    );
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("5s"), 20);
+        let root = home.at("");
+        run(
+            &root,
+            "git init -q -b main . && git config user.email a@example.com && git config user.name a \
+             && git config gc.auto 0 && git add . && git commit -qm one \
+             && git checkout -qb other && sed -i s/one/another/ sales/*/project.xml \
+             && git mv sales/p5 sales/p55 && git mv sales/p6 sales/p66 \
+             && sed -i s/another/moved/ sales/p66/project.xml \
+             && git rm -rqf sales/p3 sales/p4 && git add . && git commit -qm two \
+             && git checkout -q main",
+        );
+        let daemon = home.start();
+        for _ in 0..3 {
+            let began = Instant::now();
+            run(&root, "git checkout -q other; git checkout -q main");
+            if began.elapsed() > Duration::from_secs(4) {
+                return false;
+            }
+        }
+        run(
+            &root,
+            "git stash -q; git reset -q --hard main; touch sales/p1/project.xml; git status >/dev/null",
+        );
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0]);
+        assert_eq!(endpoint.n(), 0);
+        // On the other branch two projects are gone.
+        run(&root, "git checkout -q other");
+        endpoint.wait_for(4);
+        daemon.fence();
+        assert_eq!(
+            sorted(daemon.events()),
+            [
+                "Project Delete and Unpublish sales/p3",
+                "Project Delete and Unpublish sales/p4",
+                "Project Delete sales/p3",
+                "Project Delete sales/p4",
+            ]
+        );
+        true
+    });
 }
 
 fn the_rest_of_a_checkout_that_is_taken_back_is_no_event(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 1);
-    let daemon = home.start();
-    // A checkout and back may leave copies whose definition was removed first.
-    for (path, body) in [
-        ("snapshots/s1.xml", "s1"),
-        ("published/v1/project.xml", "v1"),
-    ] {
-        home.write(&format!("sales/p55/{path}"), &xml("P0", "e-0", body));
-    }
-    // Once a later project is imported, they were observed.
-    home.write("sales/p56/project.xml", &xml("P56", "e-56", ""));
-    let imports = ["Project Import sales/p56", "Project Import - Any sales/p56"];
-    endpoint.wait_for(imports.len());
-    home.remove_all("sales/p55");
-    daemon.fence();
-    assert_eq!(daemon.events(), imports);
-    // A copy that stays causes an event after the settle time.
-    home.write("sales/p55/snapshots/s1.xml", &xml("P0", "e-0", "s1"));
-    endpoint.wait_for(imports.len() + 1);
-    daemon.fence();
-    assert_eq!(daemon.events()[2..], ["Snapshot Create sales/p55"]);
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 1);
+        let daemon = home.start();
+        // A checkout and back may leave copies whose definition was removed first.
+        let began = Instant::now();
+        for (path, body) in [
+            ("snapshots/s1.xml", "s1"),
+            ("published/v1/project.xml", "v1"),
+        ] {
+            home.write(&format!("sales/p55/{path}"), &xml("P0", "e-0", body));
+        }
+        // Once a later project is imported, they were observed.
+        home.write("sales/p56/project.xml", &xml("P56", "e-56", ""));
+        let imports = ["Project Import sales/p56", "Project Import - Any sales/p56"];
+        endpoint.wait_for(imports.len());
+        home.remove_all("sales/p55");
+        if began.elapsed() > Duration::from_millis(2_500) {
+            return false;
+        }
+        daemon.fence();
+        assert_eq!(daemon.events(), imports);
+        // A copy that stays causes an event after the settle time.
+        home.write("sales/p55/snapshots/s1.xml", &xml("P0", "e-0", "s1"));
+        endpoint.wait_for(imports.len() + 1);
+        daemon.fence();
+        assert_eq!(daemon.events()[2..], ["Snapshot Create sales/p55"]);
+        true
+    });
 }
 
 fn an_rsync_that_deletes_before_is_no_event(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 20);
-    run(home.path(), "cp -a repository source");
-    let daemon = home.start();
-    run(
-        home.path(),
-        "sed -i s/one/two/ source/sales/*/project.xml; rsync -a --delete-before source/ repository/; \
-         sed -i s/two/three/ source/sales/*/project.xml; rsync -a --delete-before --inplace source/ repository/; \
-         touch source/sales/*/project.xml source/sales/*/*/*.xml; rsync -a --delete-before source/ repository/; \
-         rsync -a --delete-before --ignore-times --whole-file source/ repository/",
-    );
-    // One that removes everything and brings it back.
-    run(
-        home.path(),
-        "mkdir empty; rsync -a --delete-before empty/ repository/; rsync -a --delete-before source/ repository/",
-    );
-    daemon.fence();
-    assert_eq!(daemon.events(), [""; 0]);
-    assert_eq!(endpoint.n(), 0);
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend).settle("3s"), 20);
+        run(home.path(), "cp -a repository source");
+        let daemon = home.start();
+        run(
+            home.path(),
+            "sed -i s/one/two/ source/sales/*/project.xml; rsync -a --delete-before source/ repository/; \
+             sed -i s/two/three/ source/sales/*/project.xml; rsync -a --delete-before --inplace source/ repository/; \
+             touch source/sales/*/project.xml source/sales/*/*/*.xml; rsync -a --delete-before source/ repository/; \
+             rsync -a --delete-before --ignore-times --whole-file source/ repository/",
+        );
+        // One that removes everything and brings it back.
+        let began = Instant::now();
+        run(
+            home.path(),
+            "mkdir empty; rsync -a --delete-before empty/ repository/; rsync -a --delete-before source/ repository/",
+        );
+        if began.elapsed() > Duration::from_millis(2_500) {
+            return false;
+        }
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0]);
+        assert_eq!(endpoint.n(), 0);
+        true
+    });
 }
 
 fn renaming_a_project_while_files_in_it_change_is_no_import_and_no_delete(backend: &str) {
@@ -525,6 +564,9 @@ fn home_with_two_projects(endpoint: &Endpoint, backend: &str) -> Home {
     home_with_projects(&Settings::all_to(endpoint).watch(backend).settle("5s"), 2)
 }
 
+/// The longest time from the first of their moves to the last one. Then the first is not judged before.
+const WITHIN: Duration = Duration::from_millis(4_500);
+
 /// Waits until the engine has observed all earlier changes. They settle later.
 fn wait_observed(home: &Home, daemon: &Daemon<'_>, mark: &str) {
     let key = format!("fence/{mark}");
@@ -543,77 +585,105 @@ fn swap(home: &Home, one: &str, other: &str) {
 }
 
 fn swapping_two_projects_and_back_is_no_event(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_two_projects(&endpoint, backend);
-    let daemon = home.start();
-    swap(&home, "sales/p0", "sales/p1");
-    wait_observed(&home, &daemon, "swapped");
-    swap(&home, "sales/p0", "sales/p1");
-    daemon.fence();
-    assert_eq!(daemon.events(), [""; 0]);
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = home_with_two_projects(&endpoint, backend);
+        let daemon = home.start();
+        let began = Instant::now();
+        swap(&home, "sales/p0", "sales/p1");
+        wait_observed(&home, &daemon, "swapped");
+        swap(&home, "sales/p0", "sales/p1");
+        if began.elapsed() > WITHIN {
+            return false;
+        }
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0]);
+        true
+    });
 }
 
 /// The former copy has no links after it is replaced, and the new one moves back with its project.
 fn a_publish_during_a_swap_and_back_is_one_event(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_two_projects(&endpoint, backend);
-    let daemon = home.start();
-    swap(&home, "sales/p0", "sales/p1");
-    wait_observed(&home, &daemon, "swapped");
-    let copy = "sales/p0/published/v1/project.xml";
-    home.replace(copy, &xml("P1", "e-1", "v2"));
-    wait_observed(&home, &daemon, "published");
-    swap(&home, "sales/p0", "sales/p1");
-    daemon.fence();
-    assert_eq!(daemon.events(), ["Project Publish sales/p1"]);
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = home_with_two_projects(&endpoint, backend);
+        let daemon = home.start();
+        let began = Instant::now();
+        swap(&home, "sales/p0", "sales/p1");
+        wait_observed(&home, &daemon, "swapped");
+        let copy = "sales/p0/published/v1/project.xml";
+        home.replace(copy, &xml("P1", "e-1", "v2"));
+        wait_observed(&home, &daemon, "published");
+        swap(&home, "sales/p0", "sales/p1");
+        if began.elapsed() > WITHIN {
+            return false;
+        }
+        daemon.fence();
+        assert_eq!(daemon.events(), ["Project Publish sales/p1"]);
+        true
+    });
 }
 
 /// The visitor comes from outside the repository and goes there again.
 fn a_project_that_visits_the_directory_of_another_is_no_event(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_two_projects(&endpoint, backend);
-    let [aside, outside] = ["aside", "outside"].map(|name| home.beside(name));
-    let project = home.at("sales/p0");
-    fs::rename(home.at("sales/p1"), &outside).unwrap();
-    let daemon = home.start();
-    fs::rename(&project, &aside).unwrap();
-    fs::rename(&outside, &project).unwrap();
-    wait_observed(&home, &daemon, "visited");
-    fs::rename(&project, &outside).unwrap();
-    // The directory is observed twice while no project is there.
-    for mark in ["left", "left-again"] {
-        fs::create_dir(&project).unwrap();
-        wait_observed(&home, &daemon, mark);
-        fs::remove_dir(&project).unwrap();
-    }
-    wait_observed(&home, &daemon, "absent");
-    fs::rename(&aside, &project).unwrap();
-    daemon.fence();
-    assert_eq!(daemon.events(), [""; 0]);
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = home_with_two_projects(&endpoint, backend);
+        let [aside, outside] = ["aside", "outside"].map(|name| home.beside(name));
+        let project = home.at("sales/p0");
+        fs::rename(home.at("sales/p1"), &outside).unwrap();
+        let daemon = home.start();
+        let began = Instant::now();
+        fs::rename(&project, &aside).unwrap();
+        fs::rename(&outside, &project).unwrap();
+        wait_observed(&home, &daemon, "visited");
+        fs::rename(&project, &outside).unwrap();
+        // The directory is observed twice while no project is there.
+        for mark in ["left", "left-again"] {
+            fs::create_dir(&project).unwrap();
+            wait_observed(&home, &daemon, mark);
+            fs::remove_dir(&project).unwrap();
+        }
+        wait_observed(&home, &daemon, "absent");
+        fs::rename(&aside, &project).unwrap();
+        if began.elapsed() > WITHIN {
+            return false;
+        }
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0]);
+        true
+    });
 }
 
 fn a_project_that_moves_on_through_the_directory_of_another_moves_once(backend: &str) {
-    let endpoint = Endpoint::new();
-    let home = home_with_two_projects(&endpoint, backend);
-    let aside = home.beside("aside");
-    let daemon = home.start();
-    fs::rename(home.at("sales/p0"), &aside).unwrap();
-    home.rename("sales/p1", "sales/p0");
-    wait_observed(&home, &daemon, "visited");
-    home.rename("sales/p0", "other/p1");
-    fs::rename(&aside, home.at("sales/p0")).unwrap();
-    daemon.fence();
-    assert_eq!(
-        daemon.events(),
-        [
-            "Project Delete sales/p1",
-            "Project Delete and Unpublish sales/p1",
-            "Project Import other/p1",
-            "Project Import - Any other/p1",
-            "Snapshot Create other/p1",
-            "Project Publish other/p1",
-        ]
-    );
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = home_with_two_projects(&endpoint, backend);
+        let aside = home.beside("aside");
+        let daemon = home.start();
+        let began = Instant::now();
+        fs::rename(home.at("sales/p0"), &aside).unwrap();
+        home.rename("sales/p1", "sales/p0");
+        wait_observed(&home, &daemon, "visited");
+        home.rename("sales/p0", "other/p1");
+        fs::rename(&aside, home.at("sales/p0")).unwrap();
+        if began.elapsed() > WITHIN {
+            return false;
+        }
+        daemon.fence();
+        assert_eq!(
+            daemon.events(),
+            [
+                "Project Delete sales/p1",
+                "Project Delete and Unpublish sales/p1",
+                "Project Import other/p1",
+                "Project Import - Any other/p1",
+                "Snapshot Create other/p1",
+                "Project Publish other/p1",
+            ]
+        );
+        true
+    });
 }
 
 fn unreadable_files_are_not_deleted(backend: &str) {
