@@ -7,7 +7,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use axum::http::StatusCode;
 use project_webhooks::receiver::Reply;
 
-use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use super::common::{
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, wait_until, wait_within, xml,
+};
 use super::{is_root, skip, succeeds};
 
 /// More rows than SQLite changes in one statement without a temporary file of 64 KiB.
@@ -81,7 +83,9 @@ fn retention_and_a_reload_need_no_temporary_directory() {
         home.write(&key, &xml("P", &id, "one"));
     }
     let daemon = home.start();
-    good.wait_for(N);
+    wait_within(3 * PATIENCE, "all imports", || {
+        (good.n() >= N).then_some(())
+    });
     wait_until("recorded", || {
         (count(&home, "state = 'delivered'") == N).then_some(())
     });
@@ -104,5 +108,7 @@ fn retention_and_a_reload_need_no_temporary_directory() {
     refuses.store(false, Ordering::SeqCst);
     home.reconfigure(&settings(waiting.with("timeout: 7s")));
     assert!(daemon.reload());
-    bad.wait_for(N);
+    wait_within(3 * PATIENCE, "all imports again", || {
+        (bad.n() >= N).then_some(())
+    });
 }
