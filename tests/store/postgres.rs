@@ -503,6 +503,54 @@ fn a_sender_that_was_stopped_during_a_move_sends_nothing_of_the_former_state() {
     assert!(matches!(error.fault(), Fault::Moved(_)), "{error}");
 }
 
+#[test]
+fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
+    let test = "a_slow_link_delays_batches_and_results_and_does_not_prevent_them";
+    let Some(server) = server(test) else { return };
+    let relay = Relay::start(server.port);
+    let direct = settings(server);
+    let settings = Settings {
+        connection: relay.through(&direct.connection, server),
+        lease: Duration::from_secs(2),
+        ..direct.clone()
+    };
+    let store = Store::connect(&settings).unwrap();
+    // The server waits for 0.5 s within a transaction, in which the link sends 128 KiB.
+    relay.slow_down(256 * 1024);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut random = |n| -> String {
+        std::iter::repeat_with(|| rng.alphanumeric())
+            .take(n)
+            .collect()
+    };
+    let large = random(512 * 1024);
+    store.record(one_event("a", &large, &["other"])).unwrap();
+
+    let mut batch = one_event("b", "one", &[]);
+    batch.changes = (0..400)
+        .map(|number| {
+            let key = key(&format!("b{number}"));
+            let mut new = event(EventKind::SnapshotCreate, &key, "one", &["catalog"]);
+            new.event.explanation.because = random(512);
+            of_event(new, "one").changes.remove(0)
+        })
+        .collect();
+    store.record(batch).unwrap();
+
+    let claims = claims(&store, "catalog", at(0)).ready;
+    let results = claims.iter().take(24).map(|claim| {
+        let mut finish = finish(claim, Verdict::Retry(at(60)));
+        finish.attempt.answer = random(16 * 1024).into();
+        finish
+    });
+    wait(store.finish(results.collect())).unwrap();
+    let listings = Listings::connect(&direct).unwrap();
+    let events = listings.events(&EventFilter::default(), 2_000).unwrap();
+    assert_eq!(events.len(), 401);
+    let (_, _, attempts) = listings.delivery(claims[0].delivery).unwrap().unwrap();
+    assert_eq!(attempts.len(), 1);
+}
+
 /// The schema of these settings.
 pub fn schema(settings: &Settings) -> &str {
     let schema = settings.connection.rsplit('=').next().unwrap();

@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::lanes::Left;
-use super::session::{LOCK_ALONE, LOCK_SHARED, Session, Statement, statement};
+use super::session::{LOCK_ALONE, LOCK_SHARED, Session, Statement, parts, statement};
 use super::{FingerprintKey, row, webhooks};
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::project::ProjectKey;
@@ -239,7 +239,7 @@ impl<'a> Results<'a> {
     fn statements(self, repository: i32) -> Result<Vec<Statement>, Fault> {
         let mut statements = Vec::new();
         if !self.attempts.is_empty() {
-            statements.push(log(repository, &self.attempts)?);
+            statements.extend(log(repository, &self.attempts)?);
         }
         let changed: Vec<(i64, Entry)> = self
             .entries
@@ -351,7 +351,14 @@ fn describe(attempt: &AttemptLog) -> String {
 }
 
 /// Inserts attempts.
-fn log(repository: i32, finished: &[&Finish]) -> Result<Statement, Fault> {
+fn log(repository: i32, finished: &[&Finish]) -> Result<Vec<Statement>, Fault> {
+    let size = |one: &&Finish| one.attempt.answer.len();
+    parts(finished, size)
+        .map(|some| insert_attempts(repository, some))
+        .collect()
+}
+
+fn insert_attempts(repository: i32, finished: &[&Finish]) -> Result<Statement, Fault> {
     fn column<T>(rows: &[&Finish], value: impl Fn(&AttemptLog) -> T) -> Vec<T> {
         rows.iter().map(|one| value(&one.attempt)).collect()
     }

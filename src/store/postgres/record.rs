@@ -145,7 +145,7 @@ struct Writing<'a> {
     payloads: HashMap<ContentHash, &'a Given>,
     /// The ids that are known to be taken or to be free.
     ids: HashMap<EventId, bool>,
-    events: Vec<(&'a NewEvent, EventId, u32, i64)>,
+    events: Vec<write::Numbered<'a>>,
     deliveries: Vec<write::Delivery>,
     /// The new state of files: `None` if the file is removed.
     files: BTreeMap<(ProjectKey, String), Option<&'a FileState>>,

@@ -3,11 +3,12 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use super::client::number;
 use super::record::Recording as Job;
-use super::session::Session;
-use super::{PostgresStore, Shared, guard, record, recorded};
+use super::session::{ANSWER_MAX, Session};
+use super::{PostgresStore, Shared, guard, record, recorded, write};
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use crate::store::batch::{Batch, Change, Committed, MetaKey};
 use crate::store::contract::Recording;
@@ -102,9 +103,12 @@ impl Recording for PostgresStore {
         let payloads = self.prepare(&mut batch)?;
         let replaced: Vec<ContentHash> =
             batch.changes.iter().filter_map(Change::replaced).collect();
-        let committed = self.run_blocking(|shared| commit(shared, batch, payloads))?;
-        guard(&self.shared.garbage).add(replaced);
-        Ok(committed)
+        let sent: Vec<ContentHash> = write::large(&payloads).map(|(one, _)| one.hash()).collect();
+        let committed = self.run_blocking(|shared| commit(shared, batch, payloads));
+        // Nothing may need the payloads that were sent before a transaction that failed.
+        let unneeded = if committed.is_ok() { replaced } else { sent };
+        guard(&self.shared.garbage).add(unneeded);
+        committed
     }
 }
 
@@ -114,6 +118,7 @@ async fn commit(
     batch: Batch,
     payloads: Vec<Given>,
 ) -> Result<Committed, Fault> {
+    send_large(&shared, &payloads).await?;
     let (mut session, repository) = shared.session().await?;
     let job = Job {
         repository,
@@ -139,6 +144,21 @@ async fn commit(
         .statistics
         .changed(batch.changes.len().saturating_add(n_events));
     Ok(committed)
+}
+
+/// The lowest rate at which a large payload is expected to be sent, in bytes per second.
+const RATE_MIN: u64 = 16 * 1024;
+
+/// Sends large payloads before the transaction of their batch, which would keep others waiting.
+async fn send_large(shared: &Shared, payloads: &[Given]) -> Result<(), Fault> {
+    for (given, compressed) in write::large(payloads) {
+        let (session, repository) = shared.session().await?;
+        let longer = Duration::from_secs(compressed.len() as u64 / RATE_MIN);
+        let mut session = session.answers_within(ANSWER_MAX.saturating_add(longer));
+        let insert = write::payload(repository, shared.lease.epoch, given, compressed);
+        session.rows(insert).await?;
+    }
+    Ok(())
 }
 
 impl PostgresStore {

@@ -92,11 +92,30 @@ pub(super) const UNHURRIED: &str = "SET LOCAL synchronous_commit = off";
 /// Begins a transaction whose reads all see one state.
 pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
+/// The size up to which rows are sent with one statement, in bytes.
+///
+/// The server ends a transaction in which it waits for the next statement for longer than a part of the
+/// lease. On a slow link, a larger statement would take longer, and so would each retry.
+pub(super) const PART: usize = 64 * 1024;
+
+/// Splits rows into parts of at most [`PART`] bytes. A single row may be larger.
+pub(super) fn parts<R>(rows: &[R], size: impl Fn(&R) -> usize) -> impl Iterator<Item = &[R]> {
+    let mut total: usize = 0;
+    rows.chunk_by(move |row, next| {
+        total = total.saturating_add(size(row));
+        let is_one_part = total.saturating_add(size(next)) <= PART;
+        if !is_one_part {
+            total = 0;
+        }
+        is_one_part
+    })
+}
+
 /// How long statements that are sent together may take.
 ///
 /// The server ends each statement after half of that. But a server that stopped, or a network that
 /// forwards nothing, sends no answer at all.
-const ANSWER_MAX: Duration = Duration::from_secs(60);
+pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A connection of the pool.
 pub(super) struct Session {

@@ -1,10 +1,12 @@
-//! The statements that write a batch, each for all rows of one table.
+//! The statements that write a batch, each for many rows of one table.
 
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
+use bytes::Bytes;
+
 use super::row;
-use super::session::{Statement, statement};
+use super::session::{PART, Statement, parts, statement};
 use crate::domain::event::EventId;
 use crate::domain::project::{FileState, Problem, ProjectKey, Role};
 use crate::store::batch::{MetaKey, NewEvent};
@@ -29,27 +31,53 @@ fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }
 
+/// The size of a row without its texts, in bytes.
+const ROW: usize = 256;
+
 /// Inserts payloads.
-pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Option<Statement>, Fault> {
-    if given.is_empty() {
-        return Ok(None);
-    }
-    let compressed = given
+pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Vec<Statement>, Fault> {
+    let all = given
         .iter()
         .map(|given| match given.compressed() {
-            Some(compressed) => Ok(compressed.to_vec()),
+            Some(compressed) => Ok((*given, compressed.clone())),
             // The stored payload was removed since the batch was prepared.
-            None => Ok(given.compress_late()?.to_vec()),
+            None => Ok((*given, given.compress_late()?)),
         })
-        .collect::<Result<Vec<Vec<u8>>, Fault>>()?;
-    Ok(Some(statement!(
+        .collect::<Result<Vec<(&Given, Bytes)>, Fault>>()?;
+    let insert = |some: &[(&Given, Bytes)]| {
+        statement!(
+            "INSERT INTO payloads (repository, hash, size, compressed) SELECT $1::int, * \
+             FROM unnest($2::bytea[], $3::bigint[], $4::bytea[]) ON CONFLICT DO NOTHING",
+            repository,
+            column(some, |(given, _)| given.hash().0.to_vec()),
+            column(some, |(given, _)| row::limit(given.bytes().len())),
+            column(some, |(_, compressed)| compressed.to_vec()),
+        )
+    };
+    let size = |(_, compressed): &(&Given, Bytes)| compressed.len();
+    Ok(parts(&all, size).map(insert).collect())
+}
+
+/// The payloads that are too large to be sent within a transaction, with their compressed bytes.
+pub(super) fn large(given: &[Given]) -> impl Iterator<Item = (&Given, &Bytes)> {
+    let new = given
+        .iter()
+        .filter_map(|one| Some((one, one.compressed()?)));
+    new.filter(|(_, compressed)| compressed.len() > PART)
+}
+
+/// Inserts a payload before its batch, if the process still has the lease of this epoch.
+pub(super) fn payload(repository: i32, epoch: i64, given: &Given, compressed: &Bytes) -> Statement {
+    statement!(
         "INSERT INTO payloads (repository, hash, size, compressed) \
-         SELECT $1::int, * FROM unnest($2::bytea[], $3::bigint[], $4::bytea[]) ON CONFLICT DO NOTHING",
+         SELECT id, $3::bytea, $4::bigint, $5::bytea FROM repositories WHERE id = $1 AND epoch = $2 \
+         ON CONFLICT DO NOTHING",
         repository,
-        column(given, |given| given.hash().0.to_vec()),
-        column(given, |given| row::limit(given.bytes().len())),
-        compressed,
-    )))
+        epoch,
+        given.hash().0.to_vec(),
+        row::limit(given.bytes().len()),
+        compressed.to_vec(),
+    )
 }
 
 /// Inserts the rows of webhooks that have none.
@@ -65,24 +93,42 @@ pub(super) fn webhooks(repository: i32, names: &BTreeSet<String>) -> Option<Stat
     })
 }
 
-/// Inserts events, each with its id, its repetition and its sequence.
+/// A new event with its id, its repetition and its sequence.
+pub(super) type Numbered<'a> = (&'a NewEvent, EventId, u32, i64);
+
+/// Inserts events.
 pub(super) fn events(
     repository: i32,
-    events: &[(&NewEvent, EventId, u32, i64)],
+    events: &[Numbered<'_>],
     now: i64,
-) -> Result<Option<Statement>, Fault> {
-    if events.is_empty() {
-        return Ok(None);
-    }
-    let mut parameters = Vec::with_capacity(events.len());
-    let mut explanations = Vec::with_capacity(events.len());
-    for (new, ..) in events {
-        let event = &new.event;
-        // JSON escapes the character 0.
-        parameters.push(row::to_json("the event's parameters", &event.parameters)?);
-        explanations.push(row::to_json("the event's explanation", &event.explanation)?);
-    }
-    Ok(Some(statement!(
+) -> Result<Vec<Statement>, Fault> {
+    let all = events
+        .iter()
+        .map(|numbered| {
+            let event = &numbered.0.event;
+            // JSON escapes the character 0.
+            let parameters = row::to_json("the event's parameters", &event.parameters)?;
+            let explanation = row::to_json("the event's explanation", &event.explanation)?;
+            Ok((numbered, parameters, explanation))
+        })
+        .collect::<Result<Vec<_>, Fault>>()?;
+    let size = |(_, parameters, explanation): &(_, String, String)| {
+        ROW.saturating_add(parameters.len())
+            .saturating_add(explanation.len())
+    };
+    let some = parts(&all, size);
+    Ok(some
+        .map(|some| insert_events(repository, some, now))
+        .collect())
+}
+
+/// Inserts events with their parameters and explanations in JSON.
+fn insert_events(
+    repository: i32,
+    events: &[(&Numbered<'_>, String, String)],
+    now: i64,
+) -> Statement {
+    statement!(
         "INSERT INTO events (repository, sequence, id, repetition, kind, organization, project, \
          origin, occurred_ns, recorded_ms, parameters, explanation, payload) \
          SELECT $1::int, e.sequence, e.id, e.repetition, e.kind, e.organization, e.project, e.origin, \
@@ -93,23 +139,29 @@ pub(super) fn events(
          parameters, explanation, payload)",
         repository,
         now,
-        column(events, |(.., sequence)| *sequence),
-        column(events, |(_, id, ..)| id.0.clone()),
-        column(events, |(_, _, repetition, _)| i64::from(*repetition)),
-        column(events, |(new, ..)| new.event.kind.as_str()),
-        column(events, |(new, ..)| new.event.key.organization.clone()),
-        column(events, |(new, ..)| new.event.key.project.clone()),
-        column(events, |(new, ..)| new.event.origin.as_str()),
-        column(events, |(new, ..)| row::nanoseconds(new.event.occurred_at)),
-        parameters,
-        explanations,
-        column(events, |(new, ..)| new.event.payload.0.to_vec()),
-    )))
+        column(events, |((.., sequence), ..)| *sequence),
+        column(events, |((_, id, ..), ..)| id.0.clone()),
+        column(events, |((_, _, repetition, _), ..)| i64::from(*repetition)),
+        column(events, |((new, ..), ..)| new.event.kind.as_str()),
+        column(events, |((new, ..), ..)| new.event.key.organization.clone()),
+        column(events, |((new, ..), ..)| new.event.key.project.clone()),
+        column(events, |((new, ..), ..)| new.event.origin.as_str()),
+        column(events, |((new, ..), ..)| row::nanoseconds(
+            new.event.occurred_at
+        )),
+        column(events, |(_, parameters, _)| parameters.clone()),
+        column(events, |(.., explanation)| explanation.clone()),
+        column(events, |((new, ..), ..)| new.event.payload.0.to_vec()),
+    )
 }
 
 /// Inserts pending deliveries.
-pub(super) fn deliveries(repository: i32, new: &[Delivery], now: i64) -> Option<Statement> {
-    (!new.is_empty()).then(|| {
+pub(super) fn deliveries(
+    repository: i32,
+    new: &[Delivery],
+    now: i64,
+) -> impl Iterator<Item = Statement> {
+    parts(new, |_| ROW).map(move |new| {
         statement!(
             "INSERT INTO deliveries (repository, id, event, webhook, organization, project, \
              state, is_head, origin, due_ms, created_ms, waiting_ms, is_delete, project_id) \
@@ -166,32 +218,39 @@ pub(super) fn files(
         .iter()
         .filter_map(|((key, _), file)| Some((key, (*file)?)))
         .collect();
-    if !written.is_empty() {
-        let documents = written
-            .iter()
-            .map(|(_, file)| row::to_json("the file's document", &file.document))
-            .collect::<Result<Vec<String>, Fault>>()?;
-        statements.push(statement!(
-            PUT_FILES,
-            repository,
-            column(&written, |(key, _)| key.organization.clone()),
-            column(&written, |(key, _)| key.project.clone()),
-            column(&written, |(_, file)| file.path.clone()),
-            column(&written, |(_, file)| row::indexed(&file.path)),
-            column(&written, |(_, file)| file.role.as_str()),
-            column(&written, |(_, file)| file.tag.clone()),
-            column(&written, |(_, file)| file.stamp.inode.cast_signed()),
-            column(&written, |(_, file)| file.stamp.size.cast_signed()),
-            column(&written, |(_, file)| file.stamp.modified_ns),
-            column(&written, |(_, file)| file.stamp.changed_ns),
-            column(&written, |(_, file)| file.read_ns),
-            column(&written, |(_, file)| file.hash.0.to_vec()),
-            column(&written, |(_, file)| row::storable(&file.owner)),
-            documents,
-            column(&written, |(_, file)| identity_of(file)),
-        ));
-    }
+    let written = written
+        .into_iter()
+        .map(|(key, file)| {
+            let document = row::to_json("the file's document", &file.document)?;
+            Ok((key, file, document))
+        })
+        .collect::<Result<Vec<_>, Fault>>()?;
+    let size = |(.., document): &(_, _, String)| ROW.saturating_add(document.len());
+    statements.extend(parts(&written, size).map(|some| put_files(repository, some)));
     Ok(statements)
+}
+
+/// Writes the rows of files with their documents in JSON.
+fn put_files(repository: i32, files: &[(&ProjectKey, &FileState, String)]) -> Statement {
+    statement!(
+        PUT_FILES,
+        repository,
+        column(files, |(key, ..)| key.organization.clone()),
+        column(files, |(key, ..)| key.project.clone()),
+        column(files, |(_, file, _)| file.path.clone()),
+        column(files, |(_, file, _)| row::indexed(&file.path)),
+        column(files, |(_, file, _)| file.role.as_str()),
+        column(files, |(_, file, _)| file.tag.clone()),
+        column(files, |(_, file, _)| file.stamp.inode.cast_signed()),
+        column(files, |(_, file, _)| file.stamp.size.cast_signed()),
+        column(files, |(_, file, _)| file.stamp.modified_ns),
+        column(files, |(_, file, _)| file.stamp.changed_ns),
+        column(files, |(_, file, _)| file.read_ns),
+        column(files, |(_, file, _)| file.hash.0.to_vec()),
+        column(files, |(_, file, _)| row::storable(&file.owner)),
+        column(files, |(.., document)| document.clone()),
+        column(files, |(_, file, _)| identity_of(file)),
+    )
 }
 
 const PUT_FILES: &str = "INSERT INTO files (repository, organization, project, path, path_hash, \
