@@ -18,7 +18,7 @@ use super::handle::QueueHandle;
 use super::next_of;
 use crate::clock::Reading;
 use crate::domain::project::ProjectKey;
-use crate::store::{Asking, Claim, Claims, Store, StoreError, Unreadable};
+use crate::store::{Alone, Asking, Claim, Claims, Store, StoreError, Unreadable};
 
 /// The number of deliveries to claim in addition to those that can be sent now.
 ///
@@ -111,8 +111,8 @@ pub(super) struct Prefetch {
     /// Others could send these. A claim that failed may have been made, and so may those of an
     /// earlier queue.
     has_others: bool,
-    /// Whether the store was told that only this sender may send.
-    is_alone: bool,
+    /// What the store was told last of sending alone.
+    told: Alone,
 }
 
 impl Prefetch {
@@ -133,7 +133,7 @@ impl Prefetch {
             is_shared,
             claims_last: claims_last.unwrap_or(Duration::MAX),
             has_others: is_shared,
-            is_alone: false,
+            told: Alone::No,
         }
     }
 
@@ -204,8 +204,8 @@ impl Prefetch {
     }
 
     /// Tells other senders what this one needs, although it claims nothing now.
-    pub(super) fn tell(&mut self, store: &Store, webhook: &str, at: Reading, alone: bool) {
-        let is_known = !self.has_others && self.is_alone == alone;
+    pub(super) fn tell(&mut self, store: &Store, webhook: &str, at: Reading, alone: Alone) {
+        let is_known = !self.has_others && self.told == alone;
         if !self.is_shared || is_known || self.is_asking() {
             return;
         }
@@ -232,12 +232,12 @@ impl Prefetch {
         self.claims.clear();
         self.busy = Claimed::default();
         self.has_others = true;
-        self.tell(store, webhook, at, false);
+        self.tell(store, webhook, at, Alone::No);
         self.answer().await.map(drop)
     }
 
-    pub(super) fn asking(&mut self, at: Reading, limit: usize, alone: bool) -> Asking {
-        self.is_alone = alone;
+    pub(super) fn asking(&mut self, at: Reading, limit: usize, alone: Alone) -> Asking {
+        self.told = alone;
         self.asked_at = at.moment();
         Asking {
             now: at.now(),
@@ -278,7 +278,7 @@ impl Prefetch {
         at: Reading,
         room: usize,
         wanted: Wanted,
-        alone: bool,
+        alone: Alone,
     ) {
         let ahead = match wanted {
             Wanted::Ahead if self.is_shared => PREFETCH_SHARED,

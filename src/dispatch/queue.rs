@@ -214,7 +214,7 @@ impl Queue {
                 _ => Wanted::Now,
             };
             let n_wanted = if interval < RARELY { room } else { room.min(1) };
-            let (at, alone) = (self.shared.clock.reading(), self.is_paced(&target));
+            let (at, alone) = (self.shared.clock.reading(), self.alone(&target));
             self.prefetch
                 .ask(&self.shared.store, &self.name, at, n_wanted, wanted, alone);
         }
@@ -419,7 +419,8 @@ impl Queue {
         if result.pauses_webhook() {
             self.prefetch.clear();
         }
-        if self.endpoint.is_down() && self.is_paced(&target) && self.shared.store.is_shared() {
+        let may_reach_none = self.endpoint.may_be_out_of_reach() && self.is_paced(&target);
+        if may_reach_none && self.shared.store.is_shared() {
             self.give_way(now);
         }
         self.results.push(result, now);

@@ -14,7 +14,7 @@ use crate::config::fixtures::webhook;
 use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded, Stamp};
 use crate::receiver::{Receiver, ReceiverOptions};
-use crate::store::{Batch, Change, Claim, Claims, NewEvent, Operations, Selector};
+use crate::store::{Alone, Batch, Change, Claim, Claims, NewEvent, Operations, Selector};
 
 fn start() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
@@ -185,7 +185,7 @@ impl Fixture {
     fn ask(&mut self) {
         let at = Reading::of(start(), Duration::ZERO);
         self.prefetch
-            .ask(&self.store, "catalog", at, 4, Wanted::Ahead, false);
+            .ask(&self.store, "catalog", at, 4, Wanted::Ahead, Alone::No);
     }
 
     /// Gives the queue an answer at time 0, in place of the store.
@@ -320,7 +320,7 @@ async fn dropped_claims_are_released_although_a_release_fails() {
     let mut fixture = Fixture::shared();
     // An earlier queue may have left claims.
     let at = Reading::of(start(), Duration::ZERO);
-    let keeping = |fixture: &mut Fixture| fixture.prefetch.asking(at, 0, false).keeping;
+    let keeping = |fixture: &mut Fixture| fixture.prefetch.asking(at, 0, Alone::No).keeping;
     assert_eq!(keeping(&mut fixture), Some([].into()));
     fixture.ask();
     fixture.accept(vec![claim(1, "a")]).await;

@@ -163,6 +163,13 @@ impl Endpoint {
         self.down.is_some()
     }
 
+    /// Whether another sender may reach the endpoint although this one may not.
+    ///
+    /// That begins with the first failure, because few projects never make an endpoint down.
+    pub fn may_be_out_of_reach(&self) -> bool {
+        self.is_down() || !self.failing.is_empty()
+    }
+
     /// The failed projects of an endpoint that is down. They send only probes.
     pub fn failed(&self) -> impl Iterator<Item = &ProjectKey> {
         self.down.iter().flat_map(|down| &down.failed)

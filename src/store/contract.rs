@@ -116,12 +116,23 @@ pub struct Asking {
     pub limit: usize,
     /// The projects whose delivery is being sent.
     pub excluding: HashSet<ProjectKey>,
-    /// Whether only this sender may send to the webhook, because it has to know of every request.
-    pub alone: bool,
+    /// Whether only this sender may send to the webhook.
+    pub alone: Alone,
     /// The deliveries that this sender still has. All its other claims of the webhook end.
     ///
     /// `None` leaves the claims as they are.
     pub keeping: Option<HashSet<i64>>,
+}
+
+/// Whether only one sender may send to a webhook, because it has to know of every request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Alone {
+    /// Others may send too.
+    No,
+    /// Only this sender may send, if it has a delivery to send now.
+    IfDue,
+    /// Only this sender may send from now on.
+    Yes,
 }
 
 /// The operations of delivery and of housekeeping.

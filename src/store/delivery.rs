@@ -82,6 +82,16 @@ pub struct Claims {
     pub next_due: Option<Timestamp>,
 }
 
+impl Claims {
+    /// Nothing to attempt before this time.
+    pub(super) fn later(next_due: Option<Timestamp>) -> Self {
+        Self {
+            next_due,
+            ..Self::default()
+        }
+    }
+}
+
 /// An attempt to store. The caller hides secret header values first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptLog {

@@ -42,7 +42,7 @@ pub use batch::{
     RecordedEvent,
 };
 pub use contract::{
-    Answer, Asking, Backend, Delivering, Listing, Notice, Operating, Progress, Recording,
+    Alone, Answer, Asking, Backend, Delivering, Listing, Notice, Operating, Progress, Recording,
 };
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};

@@ -9,8 +9,8 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::store::{
-    Asking, EventFilter, Fault, Listings, OpenError, Operations, Selector, Store, move_to_postgres,
-    move_to_sqlite,
+    Alone, Asking, EventFilter, Fault, Listings, OpenError, Operations, Selector, Store,
+    move_to_postgres, move_to_sqlite,
 };
 
 use crate::common::{Postgres, Relay, skip, wait_until};
@@ -242,16 +242,76 @@ fn a_sender_that_must_be_alone_is_alone_until_it_ends() {
         };
         wait(store.claim("catalog", asking)).unwrap();
     };
-    tell(&other, true);
+    tell(&other, Alone::Yes);
     assert!(claims(&watching, "catalog", at(0)).ready.is_empty());
-    tell(&other, false);
+    tell(&other, Alone::No);
     let claimed = claim(&watching, "catalog", at(0));
-    tell(&other, true);
+    tell(&other, Alone::Yes);
     // The result of an exchange that was under way is recorded.
     end(&watching, &claimed, Verdict::Retry(at(1)));
     assert!(claims(&watching, "catalog", at(9)).ready.is_empty());
     other.close();
     assert_eq!(claim(&watching, "catalog", at(9)).attempt, 2);
+}
+
+/// Nobody tells a sender that it became the only one if the answer of the database is lost.
+#[test]
+fn a_sender_that_may_be_alone_ends_that() {
+    let Some(server) = server("a_sender_that_may_be_alone_ends_that") else {
+        return;
+    };
+    let settings = settings(server);
+    let watching = Store::connect(&settings).unwrap();
+    let batch = one_event("a", "one", &["catalog"]);
+    watching.record(batch).unwrap();
+    let relay = Relay::start(server.port);
+    let other = Store::connect_sender(&Settings {
+        connection: relay.through(&settings.connection, server),
+        ..settings.clone()
+    });
+    let other = other.unwrap();
+    let schema = schema(&settings);
+    server.sql(
+        "postgres",
+        &format!(
+            "CREATE FUNCTION {schema}.at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             PERFORM pg_sleep(3); RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON {schema}.webhooks \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.at_commit()"
+        ),
+    );
+    let tell = |alone| {
+        let asking = Asking {
+            now: at(0),
+            limit: 0,
+            excluding: [].into(),
+            alone,
+            keeping: None,
+        };
+        wait(other.claim("catalog", asking))
+    };
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| tell(Alone::Yes).unwrap_err());
+        wait_until("the commit sleeps", || {
+            let sql = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                 AND query LIKE 'COMMIT%' AND pid IN (SELECT pid FROM pg_locks WHERE relation = \
+                 '{schema}.webhooks'::regclass)"
+            );
+            (server.sql("postgres", &sql) == "1").then_some(())
+        });
+        relay.cut();
+        asking.join().unwrap();
+    });
+    // This waits for the commit.
+    server.sql(
+        "postgres",
+        &format!("DROP TRIGGER at_commit ON {schema}.webhooks"),
+    );
+    let sql = format!("SELECT count(sole_sender) FROM {schema}.webhooks");
+    assert_eq!(server.sql("postgres", &sql), "1");
+    wait_until("an answer", || tell(Alone::No).ok());
+    assert_eq!(claim(&watching, "catalog", at(0)).attempt, 1);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded};
-use project_webhooks::store::{Asking, Batch, Change, Claim, Finish, Store};
+use project_webhooks::store::{Alone, Asking, Batch, Change, Claim, Finish, Store};
 
 use crate::common::{Postgres, wait_until};
 use crate::helpers::*;
@@ -247,7 +247,7 @@ fn a_sender_releases_all_claims_but_those_that_it_has() {
         now: at(0),
         limit: 0,
         excluding: [].into(),
-        alone: false,
+        alone: Alone::No,
         keeping: Some([lost[1].delivery].into()),
     };
     wait(fleet.one.claim("catalog", asking)).unwrap();

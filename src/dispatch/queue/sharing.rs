@@ -8,9 +8,9 @@ use tracing::debug;
 use super::{Queue, SLEEP_MAX};
 use crate::dispatch::Target;
 use crate::dispatch::results::STORE_PAUSE;
-use crate::store::Fault;
+use crate::store::{Alone, Fault};
 
-/// How long a sender with a rate leaves the webhook to others after a failed probe.
+/// How long a sender with a rate leaves the webhook to others after a failure of the endpoint.
 ///
 /// Others ask every [`super::SHARED_POLL`].
 const GIVE_WAY: Duration = Duration::from_secs(2);
@@ -21,14 +21,24 @@ const GIVE_WAY: Duration = Duration::from_secs(2);
 const LEAVE: Duration = Duration::from_secs(3);
 
 impl Queue {
+    /// Whether only this sender may send the deliveries that it claims now.
+    pub(super) fn alone(&self, target: &Target) -> Alone {
+        match (self.is_paced(target), self.endpoint.may_be_out_of_reach()) {
+            (false, _) => Alone::No,
+            (true, true) => Alone::IfDue,
+            (true, false) => Alone::Yes,
+        }
+    }
+
     /// Whether only this sender may send, although it claims nothing now.
     ///
-    /// An endpoint that is down may be out of reach of this sender alone. So it keeps others from sending
-    /// only during a probe.
+    /// After a failure, the endpoint may be out of reach of this sender alone. So it keeps others from
+    /// sending only while it sends.
     fn must_be_alone(&self, target: &Target) -> bool {
         let gives_way = self.shared.clock.moment() < self.gives_way_until;
         let is_idle = self.in_flight.is_empty() && self.prefetch.is_empty();
-        self.is_paced(target) && !gives_way && !(self.endpoint.is_down() && is_idle)
+        let leaves_it = self.endpoint.may_be_out_of_reach() && is_idle;
+        self.is_paced(target) && !gives_way && !leaves_it
     }
 
     /// Tells other senders what this one needs.
@@ -38,7 +48,10 @@ impl Queue {
         }
         let target = Arc::clone(&self.target.borrow());
         let at = self.shared.clock.reading();
-        let alone = self.must_be_alone(&target);
+        let alone = match self.must_be_alone(&target) {
+            true => Alone::Yes,
+            false => Alone::No,
+        };
         self.prefetch
             .tell(&self.shared.store, &self.name, at, alone);
     }
@@ -55,7 +68,7 @@ impl Queue {
         }
     }
 
-    /// Leaves the webhook to other senders for a while, after a failed probe.
+    /// Leaves the webhook to other senders for a while, after a failure of the endpoint.
     pub(super) fn give_way(&mut self, moment: Duration) {
         self.gives_way_until = moment.saturating_add(GIVE_WAY);
         self.prefetch.clear();

@@ -13,7 +13,7 @@ use super::session::{LOCK, LOCK_AS_HOLDER, Statement, statement};
 use super::{PostgresStore, Shared, claims, guard, operations, queue, retention, row, webhooks};
 use crate::config::Retention;
 use crate::domain::project::ProjectKey;
-use crate::store::contract::{Answer, Asking, Delivering};
+use crate::store::contract::{Alone, Answer, Asking, Delivering};
 use crate::store::delivery::{Claims, Finish};
 use crate::store::error::Fault;
 use crate::store::listing::{Collected, Space, WebhookState};
@@ -80,13 +80,6 @@ impl Shared {
             let released = claims::release(repository, sender, &webhook, keeping);
             session.transact(released).await?;
         }
-        if !self
-            .sender
-            .own(&mut session, sender, &webhook, asking.alone)
-            .await?
-        {
-            return Ok(Claims::default());
-        }
         let claiming = Claiming {
             repository,
             sender,
@@ -95,12 +88,23 @@ impl Shared {
             limit: asking.limit,
             excluding: asking.excluding,
         };
+        if asking.alone == Alone::IfDue && !self.sender.is_sole(&claiming.webhook) {
+            // The others need not stop for a sender that finds nothing.
+            let next_due = claiming.next_due(&mut session, Vec::new()).await?;
+            if next_due.is_none_or(|due| due > claiming.now) {
+                return Ok(Claims::later(next_due));
+            }
+        }
+        let alone = asking.alone != Alone::No;
+        let own = self
+            .sender
+            .own(&mut session, sender, &claiming.webhook, alone);
+        if !own.await? {
+            return Ok(Claims::default());
+        }
         if claiming.limit == 0 {
             let next_due = claiming.next_due(&mut session, Vec::new()).await?;
-            return Ok(Claims {
-                next_due,
-                ..Claims::default()
-            });
+            return Ok(Claims::later(next_due));
         }
         match claiming.claim(&mut session).await? {
             Some(claims) => Ok(claims),
@@ -190,7 +194,7 @@ impl Delivering for PostgresStore {
             now,
             limit,
             excluding,
-            alone: false,
+            alone: Alone::No,
             keeping: None,
         };
         self.claim(webhook, asking)

@@ -10,13 +10,13 @@
 //! same delivery again, with the same id and body.
 //!
 //! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint asked
-//! for a wait, or has a `rate`. Other senders then claim nothing of the webhook. If the endpoint is down,
-//! the sender ends that after each failed probe, because others may reach the endpoint.
+//! for a wait, or has a `rate`. Other senders then claim nothing of the webhook. The sender ends that after
+//! each failure of the endpoint, because others may reach it.
 //!
 //! Several senders claim and record results at the same time ([`claims`](super::claims)). The rest here
 //! locks the repository alone. The clock of the server decides about leases.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -43,8 +43,16 @@ pub(super) struct Sender {
     length: Duration,
     /// The number of the lease. `None` before the first claim, and after the lease was lost.
     id: tokio::sync::Mutex<Option<i64>>,
-    /// The webhooks that this sender alone sends to.
-    owned: Mutex<HashSet<String>>,
+    /// The webhooks that this sender alone sends to, perhaps or surely.
+    owned: Mutex<HashMap<String, Owned>>,
+}
+
+/// Whether this sender alone sends to a webhook.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Owned {
+    /// The answer of the database may have been lost.
+    Perhaps,
+    Surely,
 }
 
 impl Sender {
@@ -117,10 +125,12 @@ impl Sender {
         webhook: &str,
         alone: bool,
     ) -> Result<bool, Fault> {
-        if guard(&self.owned).contains(webhook) == alone {
+        let known = guard(&self.owned).get(webhook).copied();
+        if known == alone.then_some(Owned::Surely) {
             return Ok(true);
         }
         let kind = if alone { Kind::Alone } else { Kind::New };
+        guard(&self.owned).insert(webhook.to_owned(), Owned::Perhaps);
         let answers = session
             .transact(vec![
                 statement!(LOCK_ALONE, self.repository),
@@ -139,12 +149,16 @@ impl Sender {
             .await?;
         let is_done = answers.get(2).is_some_and(|rows| !rows.is_empty());
         let mut owned = guard(&self.owned);
-        match (is_done, alone) {
-            (true, true) => owned.insert(webhook.to_owned()),
-            (true, false) => owned.remove(webhook),
-            (false, _) => false,
+        match is_done && alone {
+            true => owned.insert(webhook.to_owned(), Owned::Surely),
+            false => owned.remove(webhook),
         };
         Ok(is_done)
+    }
+
+    /// Whether this sender alone sends to a webhook.
+    pub(super) fn is_sole(&self, webhook: &str) -> bool {
+        guard(&self.owned).get(webhook) == Some(&Owned::Surely)
     }
 
     /// Renews the lease at a third of its length until `stop`, and removes it then.
