@@ -10,7 +10,7 @@ fn after_a_kill_it_is_started_again_and_nothing_is_lost() {
         return;
     }
     let container = installed(|stage| {
-        drop_in(stage, "quick", "[Service]\nRestartSec=2s\n");
+        drop_in(stage, "quick", "[Service]\nRestartSec=10s\n");
     });
     // Nobody listens yet, so deliveries stay pending.
     container.configure(&config(9000, ""));
@@ -68,7 +68,7 @@ fn a_hung_loop_is_not_hidden_by_running_threads() {
         drop_in(
             stage,
             "quick",
-            "[Service]\nWatchdogSec=3s\nRestartSec=100ms\n",
+            "[Service]\nWatchdogSec=10s\nRestartSec=100ms\n",
         );
     });
     if container.try_run(&["python3", "--version"]).0 != Some(0) {
@@ -98,7 +98,7 @@ fn a_hang_ends_in_a_restart_by_the_watchdog() {
         drop_in(
             stage,
             "quick",
-            "[Service]\nWatchdogSec=3s\nRestartSec=100ms\n",
+            "[Service]\nWatchdogSec=10s\nRestartSec=100ms\n",
         );
     });
     container.configure(&config(9000, ""));
