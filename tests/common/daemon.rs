@@ -112,7 +112,7 @@ impl<'a> Daemon<'a> {
     /// Then everything is in the file that was logged before.
     fn wait_written(&self) {
         // A thread that never waits writes lines that no test asks for.
-        const TRIES: usize = 100;
+        const TRIES: usize = 1_000;
         let tasks = format!("/proc/{}/task", self.pid());
         let thread = fs::read_dir(tasks).ok().and_then(|tasks| {
             let mut tasks = tasks.filter_map(|task| Some(task.ok()?.path()));

@@ -433,7 +433,7 @@ fn run(seeds: std::ops::Range<u64>) {
         }
         let n_expected = worlds.iter().map(|world| world.expected.len()).sum();
         // If some do not come, the comparison shows which.
-        let deadline = Instant::now() + PATIENCE / 4;
+        let deadline = Instant::now() + PATIENCE;
         while endpoint.n() < n_expected && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
