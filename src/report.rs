@@ -7,6 +7,7 @@
 mod fleet;
 mod passed_over;
 mod settings;
+mod summary;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -21,7 +22,7 @@ use utoipa::ToSchema;
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::state_size::StateSize;
-use crate::engine::status::{Snapshot, Trouble};
+use crate::engine::status::Snapshot;
 use crate::engine::statuses::{RepositoryReport, Statuses};
 use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
@@ -30,6 +31,7 @@ use crate::store::{LeaseView, Listings, RecordedProblem, Store, StoreError, Webh
 pub(crate) use fleet::FleetReport;
 pub(crate) use passed_over::{PassedOver, passed_over};
 pub(crate) use settings::Settings;
+pub(crate) use summary::{public_summary, summary};
 
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
@@ -193,46 +195,6 @@ impl Sources {
         let states = self.states().await?;
         Ok(WebhookReport::all(self.metrics.configured(), states))
     }
-}
-
-/// Returns the state of the engine, and of the lease if there is one, in one line.
-pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
-    let mut line = of_engine(engine);
-    line.extend(lease.map(fleet::summary));
-    line
-}
-
-/// The same for clients without the token. An error of the store names the database and its host.
-pub(crate) fn public_summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
-    match engine.troubles.keys().next() {
-        Some(Trouble::Store) => {
-            let mut line =
-                "trouble: the state cannot be read or written; inference waits".to_owned();
-            line.extend(lease.map(fleet::summary));
-            line
-        }
-        _ => summary(engine, lease),
-    }
-}
-
-fn of_engine(engine: &Snapshot) -> String {
-    if !engine.troubles.is_empty() {
-        let troubles: Vec<String> = engine.troubles.values().map(ToString::to_string).collect();
-        return format!("trouble: {}", troubles.join("; "));
-    }
-    if !engine.ready {
-        return "starting: the first full scan is running".to_owned();
-    }
-    let projects = match engine.projects {
-        1 => "1 project".to_owned(),
-        n => format!("{n} projects"),
-    };
-    let invalid = match engine.problems {
-        0 => String::new(),
-        1 => ", 1 file incomplete or unreadable".to_owned(),
-        n => format!(", {n} files incomplete or unreadable"),
-    };
-    format!("watching {projects}{invalid}")
 }
 
 /// The whole report, with or without a running daemon.

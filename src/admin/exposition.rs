@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
 use prometheus::core::Collector;
 use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder};
+use tracing::warn;
 
 use super::Admin;
 use crate::domain::event::{EventKind, Origin};
@@ -39,7 +40,11 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
             Vec::new()
         }
         Err(_) if lease.is_some() => Vec::new(),
-        Ok(Err(error)) => return unavailable(&error.to_string()),
+        Ok(Err(error)) => {
+            // The error names the database and its host, and the metrics need no token.
+            warn!(%error, "cannot read the state for /metrics");
+            return unavailable("the state cannot be read; the log has the reason");
+        }
         Err(_) => return unavailable("reading the state takes too long"),
     };
     let now = sources.clock.now();
