@@ -10,6 +10,7 @@ use crate::{events, names, project, projects, settings};
 
 on_both_backends!(
     an_encrypted_organization_that_is_locked_deletes_nothing,
+    names_that_look_encrypted_are_readable_with_the_key,
     copies_in_locked_directories_are_kept,
 );
 
@@ -220,6 +221,44 @@ fn copies_in_locked_directories_are_kept(backend: &str) {
     daemon.fence();
     let removed = ["project-delete", "project-delete-and-unpublish"];
     assert_eq!(events(&endpoint), removed);
+    assert!(daemon.terminate().success());
+}
+
+/// Directories whose names have the form of encrypted ones, some of them empty.
+fn names_that_look_encrypted_are_readable_with_the_key(backend: &str) {
+    const TEST: &str = "names_that_look_encrypted_are_readable_with_the_key";
+    let long = |n: usize| format!("0b6c1d3e9a574a3f8d511f0c3c6f{n:04}");
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint, backend));
+    let Some(disk) = Disk::new(&home, TEST, &["sales"]) else {
+        return;
+    };
+    let daemon = home.start();
+    for n in 0..12 {
+        fs::create_dir(home.at("sales").join(long(n))).unwrap();
+    }
+    let project = format!("sales/{}", long(20));
+    let tag = format!("{project}/published/{}", long(21));
+    let content = |text| common::xml("p", "e-p", text);
+    home.write(&format!("{project}/project.xml"), &content("one"));
+    home.write(&format!("{tag}/project.xml"), &content("one"));
+    endpoint.wait_for(3);
+    // The directory of the tag stays, and a directory without files has no key to miss.
+    home.remove(&format!("{tag}/project.xml"));
+    home.remove(&format!("{project}/project.xml"));
+    endpoint.wait_for(5);
+    let removed = ["project-delete", "project-delete-and-unpublish"];
+    assert_eq!(events(&endpoint)[3..], removed);
+    // Locked while a file is there: it is neither removed nor new.
+    home.write(&format!("{project}/project.xml"), &content("two"));
+    endpoint.wait_for(7);
+    assert!(daemon.terminate().success());
+    disk.lock();
+    let daemon = home.start();
+    wait_unreadable(&home, &daemon, &["sales"]);
+    disk.unlock();
+    wait_unreadable(&home, &daemon, &[]);
+    assert_eq!(endpoint.n(), 7);
     assert!(daemon.terminate().success());
 }
 
