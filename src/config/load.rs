@@ -87,8 +87,8 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         location: Location::root(tree.position),
     };
     let root = root.mapping(context)?;
-    let repositories = repository::repositories(&root, context);
     let state_dir = repository::state_dir(&root, context);
+    let repositories = repository::repositories(&root, state_dir.as_ref(), context);
     let store = store::store(&root, context);
     let roles = store::roles(&root, store.as_ref().is_some_and(Option::is_none), context);
     let organizations = root
@@ -116,11 +116,8 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         .and_then(|mapping| log(&mapping, context));
 
     let Repositories { several, first } = repositories?;
-    let (state_dir, state_location) = state_dir?;
+    let state_dir = state_dir?.path;
     let repository = first?;
-    for one in [&repository].into_iter().chain(several.iter().skip(1)) {
-        repository::check_apart(&one.path, &state_dir, &state_location, context);
-    }
     let store = store?.map(|mut store| {
         store.repository = repository.name();
         store

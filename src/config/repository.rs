@@ -18,9 +18,22 @@ use crate::domain::names::composed;
 use crate::domain::project::Role;
 use crate::layout::{Ignored, Layout};
 
-pub(super) fn repository(value: &Value<'_>, context: &mut Context<'_>) -> Option<Repository> {
+/// The state directory, and its location in the configuration file.
+pub(super) struct StateDir {
+    pub(super) path: PathBuf,
+    location: Location,
+}
+
+fn repository(
+    value: &Value<'_>,
+    state: Option<&StateDir>,
+    context: &mut Context<'_>,
+) -> Option<Repository> {
     let mapping = value.mapping(context)?;
     let path = mapping.read(context, "path", repository_path);
+    if let (Some(path), Some(state)) = (&path, state) {
+        check_apart(path, state, context);
+    }
     let name = mapping.read_optional(context, "name", |value, context| {
         value.parsed(context, name)
     });
@@ -78,7 +91,11 @@ pub(super) struct Repositories {
 }
 
 /// Reads `repository` or `repositories`.
-pub(super) fn repositories(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Repositories> {
+pub(super) fn repositories(
+    root: &Mapping<'_>,
+    state: Option<&StateDir>,
+    context: &mut Context<'_>,
+) -> Option<Repositories> {
     let list = match (root.given("repository"), root.given("repositories")) {
         (Some(_), Some(list)) => {
             let fault =
@@ -87,7 +104,7 @@ pub(super) fn repositories(root: &Mapping<'_>, context: &mut Context<'_>) -> Opt
             return None;
         }
         (Some(one), None) => {
-            let first = Some(repository(&one, context)?);
+            let first = Some(repository(&one, state, context)?);
             return Some(Repositories {
                 first,
                 several: Vec::new(),
@@ -108,9 +125,11 @@ pub(super) fn repositories(root: &Mapping<'_>, context: &mut Context<'_>) -> Opt
         return None;
     };
     let items = list.items(context)?;
-    let read = all(items.iter().map(|item| repository(item, context)))?;
     let mut several: Vec<Repository> = Vec::new();
-    for (mut one, item) in read.into_iter().zip(&items) {
+    for item in &items {
+        let Some(mut one) = repository(item, state, context) else {
+            continue;
+        };
         let name = one.name();
         if name.contains("//") {
             let fault = Fault::new("the path has two slashes, so it cannot be the name; set name");
@@ -121,6 +140,9 @@ pub(super) fn repositories(root: &Mapping<'_>, context: &mut Context<'_>) -> Opt
         }
         one.layout = one.layout.in_repository(name.into());
         several.push(one);
+    }
+    if several.len() < items.len() {
+        return None;
     }
     let first = several.first().cloned();
     Some(Repositories { several, first })
@@ -249,10 +271,7 @@ fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, T
 }
 
 /// Reads `state_dir`, or returns its default.
-pub(super) fn state_dir(
-    root: &Mapping<'_>,
-    context: &mut Context<'_>,
-) -> Option<(PathBuf, Location)> {
+pub(super) fn state_dir(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<StateDir> {
     let (path, location) = match root.given("state_dir") {
         Some(value) => (value.path(context)?, value.location),
         None => {
@@ -271,7 +290,7 @@ pub(super) fn state_dir(
         context.error(&location, message);
         return None;
     }
-    Some((path, location))
+    Some(StateDir { path, location })
 }
 
 /// Returns the state directory that systemd assigned: the first path in `$STATE_DIRECTORY`.
@@ -285,13 +304,9 @@ pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> 
 /// Reports an error if the state directory and the repository overlap.
 ///
 /// Otherwise the daemon would see its own writes as changes in the repository.
-pub(super) fn check_apart(
-    repository: &Path,
-    state: &Path,
-    location: &Location,
-    context: &mut Context<'_>,
-) {
-    let (repository, state) = (context.looks.at(repository).canonical, canonical(state));
+fn check_apart(repository: &Path, state: &StateDir, context: &mut Context<'_>) {
+    let (repository, location) = (context.looks.at(repository).canonical, &state.location);
+    let state = canonical(&state.path);
     let message = if state == repository {
         "is the repository itself; the daemon would see its own writes as changes"
     } else if state.starts_with(&repository) {
