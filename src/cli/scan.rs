@@ -102,15 +102,19 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
     if !start.adopts {
         notes.extend(held_note(&comparisons, &conclusions, repository));
     }
-    // Files without a definition are no project.
-    let both = comparisons.iter().zip(&conclusions);
-    let is_project = both.map(|(comparison, change)| {
-        let (before, after) = (&comparison.recorded, &change.inference.record);
-        before.definition.is_some() || after.definition.is_some()
-    });
-    let projects = is_project.filter(|is_project| *is_project).count();
+    let former = former_records(&comparisons, &conclusions, config);
+    let mut projects = 0;
     let mut changes = Vec::new();
     for (comparison, change) in comparisons.iter().zip(conclusions) {
+        // A moved project is shown once, at its new place.
+        if former.contains_key(&comparison.key) && change.inference.record.is_empty() {
+            continue;
+        }
+        let (before, after) = (&comparison.recorded, &change.inference.record);
+        // Files without a definition are no project.
+        projects += usize::from(before.definition.is_some() || after.definition.is_some());
+        let moved_from = change.moved_from.as_ref();
+        let before = moved_from.and_then(|from| former.get(from));
         let heard = match &listings {
             Some(listings) => listings.listeners(&comparison.key)?,
             None => BTreeSet::new(),
@@ -119,7 +123,8 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
             subscriptions: &subscriptions,
             heard,
         };
-        changes.extend(view(comparison, change, start, config, &routes));
+        let before = before.unwrap_or(&comparison.recorded);
+        changes.extend(view(comparison, before, change, start, config, &routes));
     }
     Ok(ScanView {
         repository: name.map(|name| name.to_string()),
@@ -130,6 +135,30 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
         changes,
         incomplete,
     })
+}
+
+/// Returns the records of moved projects by their former keys, with the paths at their new places.
+fn former_records(
+    comparisons: &[Comparison],
+    conclusions: &[Conclusion],
+    config: &Config,
+) -> BTreeMap<ProjectKey, Recorded> {
+    let layout = &config.repository.layout;
+    let moved = conclusions
+        .iter()
+        .filter_map(|change| Some((change.moved_from.as_ref()?, &change.key)));
+    let moved: BTreeMap<&ProjectKey, &ProjectKey> = moved.collect();
+    let relocated = |comparison: &Comparison| {
+        let to = moved.get(&comparison.key)?;
+        let files = comparison.recorded.files().map(|file| FileState {
+            path: layout
+                .relocate(&file.path, to)
+                .unwrap_or_else(|| file.path.clone()),
+            ..file.clone()
+        });
+        Some((comparison.key.clone(), files.collect()))
+    };
+    comparisons.iter().filter_map(relocated).collect()
 }
 
 /// Infers the events of all projects.

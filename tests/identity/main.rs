@@ -138,6 +138,10 @@ fn a_made_up_project_id_stays_when_the_project_is_renamed() {
     // Over a restart, and a second rename while nobody watches.
     assert!(daemon.terminate().success());
     home.rename("sales/renamed", "sales/again");
+    let scanned = home.command(&["scan"]);
+    let moved =
+        "sales/again (was sales/renamed)\n  moved: no event\n1 project compared: 1 change, 0";
+    assert!(scanned.contains(moved), "{scanned}");
     let daemon = home.start();
     home.remove_all("sales/again");
     daemon.fence();
@@ -259,7 +263,13 @@ fn a_move_to_another_organization_while_nobody_watches_deletes_before_it_imports
     home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
     home.write("sales/leads/project.xml", &xml("Leads", "e-2", "two"));
     assert!(home.start().terminate().success());
-    home.rename("sales/orders", "finance/orders");
+    home.rename("sales/orders", "sales/saved");
+    home.replace("sales/saved/project.xml", &xml("Orders", "e-1", "two"));
+    let scanned = home.command(&["scan"]);
+    let saved = "sales/saved (was sales/orders)\n  moved, an ordinary save: no event\n2 projects";
+    assert!(scanned.contains(saved), "{scanned}");
+    home.replace("sales/saved/project.xml", &xml("Orders", "e-1", "one"));
+    home.rename("sales/saved", "finance/orders");
     home.rename("sales/leads", "zoo/leads");
     let scanned = home.command(&["scan"]);
     assert!(scanned.contains("6 events"), "{scanned}");

@@ -66,8 +66,11 @@ pub(super) struct Routes<'a> {
 }
 
 /// Describes a change. Returns `None` if nothing changed.
+///
+/// `former` is the record before, with the paths of a moved project at its new place.
 pub(super) fn view(
     comparison: &Comparison,
+    former: &Recorded,
     change: Conclusion,
     start: Start,
     config: &Config,
@@ -95,17 +98,16 @@ pub(super) fn view(
         .collect();
     let silent = if start.adopts {
         Some(format!("adopted: {}", inventory(&inference.record)))
-    } else if change.moved_from.is_some() && events.is_empty() {
-        Some("moved: no event".to_owned())
     } else if events.is_empty() {
-        Some(difference(&comparison.recorded, &inference.record))
+        let is_moved = change.moved_from.is_some();
+        Some(difference(is_moved, former, &inference.record))
     } else {
         None
     };
     Some(ChangeView {
         organization: key.organization_name().to_owned(),
         project: key.project.clone(),
-        moved_from: change.moved_from.map(|from| from.to_string()),
+        moved_from: change.moved_from.map(|from| from.path()),
         silent,
         events,
     })
@@ -165,7 +167,7 @@ fn inventory(recorded: &Recorded) -> String {
 }
 
 /// Describes a change that causes no event.
-fn difference(before: &Recorded, after: &Recorded) -> String {
+fn difference(is_moved: bool, before: &Recorded, after: &Recorded) -> String {
     let is_saved = before.definition.as_ref().map(|file| file.hash)
         != after.definition.as_ref().map(|file| file.hash);
     let kept = contents(after);
@@ -174,6 +176,9 @@ fn difference(before: &Recorded, after: &Recorded) -> String {
         .filter(|file| !kept.contains_key(file.path.as_str()))
         .count();
     let mut parts = Vec::new();
+    if is_moved {
+        parts.push("moved".to_owned());
+    }
     if is_saved {
         parts.push("an ordinary save".to_owned());
     }
