@@ -20,7 +20,7 @@ use super::{DONE, FAILED, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
-use crate::engine::status::ActorReport;
+use crate::engine::status::{ActorReport, Trouble};
 use crate::report::{Counts, FleetReport, INCOMPLETE_MAX, ProblemReport, Report, Settings};
 use crate::watch::Coverage;
 
@@ -143,8 +143,15 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         if let Some(note) = &daemon.engine.coverage.note {
             writeln!(out, "{}  {}", style.paint(YELLOW, "note"), safe(note))?;
         }
-        for trouble in daemon.engine.troubles.values() {
-            writeln!(out, "{}  {}", style.paint(RED, "trouble"), safe(trouble))?;
+        for (trouble, text) in &daemon.engine.troubles {
+            write!(out, "{}  {}", style.paint(RED, "trouble"), safe(text))?;
+            let held = daemon.engine.held_removals.as_ref();
+            if *trouble == Trouble::Removals
+                && let Some(until) = held.and_then(|held| held.until)
+            {
+                write!(out, " (until {})", time(until, style))?;
+            }
+            writeln!(out)?;
         }
     }
     if let Some(daemon) = &report.daemon {

@@ -188,11 +188,13 @@ impl HeldRemovals {
         self.reported = held;
         let report = held.map(|held| HeldReport::of(&held, now));
         let reason = report.as_ref().map(|report| report.reason.clone());
+        let until = report.as_ref().and_then(|report| report.until);
+        let until = until.map(|until| format!("{until:.0}"));
         // Set the reason first, so that a status with held removals always has it.
         status.set_trouble(Trouble::Removals, reason.clone());
         status.set_held(report);
         match reason {
-            Some(reason) if is_news => warn!("{reason}"),
+            Some(reason) if is_news => warn!(until, "{reason}"),
             None if is_news => info!("no removals are held any longer"),
             // Some of the projects are back, or no removals are held.
             _ => {}
@@ -214,20 +216,17 @@ impl HeldReport {
                 ),
                 until: None,
             },
-            HeldBecause::MoreThanHalf(at) => {
-                let until = time_of(at, now);
-                Self {
-                    count: n,
-                    cause: "more-than-half".to_owned(),
-                    reason: format!(
-                        "{n} of {} projects vanished together; their removals are held until \
-                         {until:.0} (repository.mass_delete_after). `project-webhooks accept` \
-                         releases them now",
-                        held.n_recorded
-                    ),
-                    until: Some(until),
-                }
-            }
+            HeldBecause::MoreThanHalf(at) => Self {
+                count: n,
+                cause: "more-than-half".to_owned(),
+                // Each output adds the end in its own time zone.
+                reason: format!(
+                    "{n} of {} projects vanished together; their removals are held for the time of \
+                     repository.mass_delete_after. `project-webhooks accept` releases them now",
+                    held.n_recorded
+                ),
+                until: Some(time_of(at, now)),
+            },
         }
     }
 }

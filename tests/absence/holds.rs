@@ -179,6 +179,12 @@ fn more_than_half_of_the_projects_are_held_for_a_time(backend: &str) {
             assert!(until > jiff::Timestamp::now());
             let ready = fetch(&home, "/readyz");
             assert!(ready.contains(&text), "{ready}");
+            // A sentence has no time zone, so it has no time. The status shows the local time.
+            assert!(!ready.contains(&until.to_string()[..10]), "{ready}");
+            let local = until.to_zoned_datetime(jiff::tz::TimeZone::system());
+            let local = local.strftime("until %Y-%m-%d %H:%M:%S").to_string();
+            let shown = home.command(&["status"]);
+            assert!(shown.contains(&local), "{shown}");
             let metrics = fetch(&home, "/metrics");
             let metric = format!("project_webhooks_held_removals{{reason=\"more-than-half\"}} {n}");
             assert!(metrics.contains(&metric), "{metrics}");

@@ -118,7 +118,13 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
                 html! { "Usually the disk of the state directory is full: free some space. Nothing is lost meanwhile." }
             }
             Trouble::Removals => {
-                html! { "Restore the projects, or release the removals with " code { "project-webhooks accept" } "." }
+                let held = daemon.engine.held_removals.as_ref();
+                html! {
+                    "Restore the projects, or release the removals with " code { "project-webhooks accept" } "."
+                    @if let Some(until) = held.and_then(|held| held.until) {
+                        " They are held until " (time(until)) "."
+                    }
+                }
             }
             Trouble::Engine => {
                 html! { "See the log. If this does not end, restart the daemon." }
