@@ -114,13 +114,16 @@ impl Housekeeping {
 
     async fn measure(&self, sizes: &watch::Sender<StateSize>) -> Result<StateSize, StoreError> {
         let space = self.store.space().await?;
-        let could_take = space.used.saturating_add(space.available);
-        let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
         let configured = self.retention.borrow().max_state_size;
+        let limit = space.disk.map(|disk| {
+            let could_take = space.used.saturating_add(disk.available);
+            let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
+            state_size::limit(configured, could_take, disk.total)
+        });
         let size = StateSize {
             used: space.used,
             log: space.log,
-            limit: state_size::limit(configured, could_take, space.total),
+            limit,
         };
         sizes.send_replace(size);
         Ok(size)
@@ -133,7 +136,7 @@ impl Housekeeping {
         sizes: &watch::Sender<StateSize>,
         warnings: &mut Warnings,
     ) {
-        let limit = ByteSize(over.limit);
+        let limit = ByteSize(over.limit.unwrap_or_default());
         let reason = format!("given up because the state reached its limit of {limit}");
         let mut n_removed = 0_usize;
         let mut expired: BTreeMap<String, usize> = BTreeMap::new();
@@ -217,7 +220,7 @@ impl Warnings {
     fn report(&mut self, size: StateSize) {
         let (used, limit, log) = (
             ByteSize(size.used),
-            ByteSize(size.limit),
+            ByteSize(size.limit.unwrap_or_default()),
             ByteSize(size.log),
         );
         let is_full = size.fill() != Fill::Low;
@@ -246,7 +249,7 @@ impl Warnings {
             warn!(
                 "the state takes {}, more than its limit of {}, and nothing more can be removed: the rest is the record of the projects. Raise retention.max_state_size",
                 ByteSize(size.used),
-                ByteSize(size.limit)
+                ByteSize(size.limit.unwrap_or_default())
             );
         }
     }

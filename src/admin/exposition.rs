@@ -190,24 +190,27 @@ impl Figures {
 
     fn state_size(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
         let size = daemon.state_size;
+        // Before the first measurement, all are 0.
+        let limit = size.limit.or((size.used == 0).then_some(0));
         for (name, help, bytes) in [
             (
                 "state_bytes",
                 "The used part of the state's database.",
-                size.used,
+                Some(size.used),
             ),
             (
                 "state_limit_bytes",
                 "The limit of state_bytes, at which the oldest deliveries are removed.",
-                size.limit,
+                limit,
             ),
             (
                 "state_log_bytes",
                 "The write-ahead log of the state's database.",
-                size.log,
+                Some(size.log),
             ),
         ] {
-            self.gauges(name, help, &[], [(vec![], bytes as f64)])?;
+            let rows = bytes.map(|bytes| (vec![], bytes as f64));
+            self.gauges(name, help, &[], rows)?;
         }
         Ok(())
     }

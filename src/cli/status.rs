@@ -221,14 +221,14 @@ fn senders(fleet: &FleetReport, now: Timestamp) -> String {
 /// Describes the state directory, and the size of the state if a daemon runs.
 fn state(report: &Report) -> String {
     let directory = &report.state_dir;
-    match report.daemon.as_ref().map(|daemon| daemon.state_size) {
-        Some(size) if size.limit > 0 => format!(
-            "{directory}, {} of {}, and {} of log",
-            ByteSize(size.used),
-            ByteSize(size.limit),
-            ByteSize(size.log)
-        ),
-        _ => directory.clone(),
+    let size = report.daemon.as_ref().map(|daemon| daemon.state_size);
+    let Some(size) = size.filter(|size| size.used > 0) else {
+        return directory.clone();
+    };
+    let (used, log) = (ByteSize(size.used), ByteSize(size.log));
+    match size.limit.map(ByteSize) {
+        Some(limit) => format!("{directory}, {used} of {limit}, and {log} of log"),
+        None => format!("{directory}, and {used} in the database"),
     }
 }
 

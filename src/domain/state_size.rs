@@ -35,8 +35,10 @@ pub struct StateSize {
     pub used: u64,
     /// The size of the write-ahead log.
     pub log: u64,
-    /// The limit of `used`.
-    pub limit: u64,
+    /// The limit of `used`. `None` if it is not measured yet, or the state is in PostgreSQL.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub limit: Option<u64>,
 }
 
 /// How full the state is, compared with its limit.
@@ -54,9 +56,12 @@ pub enum Fill {
 impl StateSize {
     /// Compares the used size with the limit.
     pub fn fill(&self) -> Fill {
-        if self.used > self.limit {
+        let Some(limit) = self.limit else {
+            return Fill::Low;
+        };
+        if self.used > limit {
             Fill::Over
-        } else if self.used >= self.limit.saturating_sub(self.limit / 5) {
+        } else if self.used >= limit.saturating_sub(limit / 5) {
             Fill::High
         } else {
             Fill::Low
@@ -65,8 +70,8 @@ impl StateSize {
 
     /// The bytes to remove after the state exceeded its limit: down to 95 % of the limit.
     pub fn excess(&self) -> u64 {
-        let kept = self.limit.saturating_sub(self.limit / 20);
-        self.used.saturating_sub(kept)
+        let kept = self.limit.map(|limit| limit.saturating_sub(limit / 20));
+        kept.map_or(0, |kept| self.used.saturating_sub(kept))
     }
 
     /// Whether a reader probably prevents the log from being reused.
@@ -114,9 +119,14 @@ mod tests {
             let size = StateSize {
                 used,
                 log: 0,
-                limit: 100,
+                limit: Some(100),
             };
             assert_eq!((size.fill(), size.excess()), (fill, excess), "{used}");
+            let size = StateSize {
+                limit: None,
+                ..size
+            };
+            assert_eq!((size.fill(), size.excess()), (Fill::Low, 0), "{used}");
         }
     }
 

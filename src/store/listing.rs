@@ -266,7 +266,14 @@ pub struct Space {
     pub used: u64,
     /// The size of the write-ahead log.
     pub log: u64,
-    /// The sum of the file system's free space, the reserve, and the database's free pages.
+    /// The file system. `None` if a server has it.
+    pub disk: Option<Disk>,
+}
+
+/// The file system of the state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Disk {
+    /// The sum of the free space, the reserve, and the database's free pages.
     pub available: u64,
     /// The size of the file system.
     pub total: u64,

@@ -239,6 +239,10 @@ fn a_process_that_only_sends_is_reported_everywhere() {
         (&sender.pid().into(), &true.into())
     );
     let text = home.command(&["status"]);
+    // The server does not tell how much space there is.
+    assert!(status["stateSize"]["used"].as_u64() > Some(0), "{status}");
+    assert!(status["stateSize"]["limit"].is_null(), "{status}");
+    assert!(!text.contains("EiB"), "{text}");
     let line = format!(
         "process {} on {}",
         sender.pid(),

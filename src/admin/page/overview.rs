@@ -184,7 +184,13 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
         ),
         (
             "State",
-            html! { (ByteSize(size.used)) " of " (ByteSize(size.limit)) " in " (report.state_dir) },
+            html! {
+                (ByteSize(size.used))
+                @match size.limit {
+                    Some(limit) => { " of " (ByteSize(limit)) " in " (report.state_dir) }
+                    None => " in the database"
+                }
+            },
         ),
         (
             "Change to callback",

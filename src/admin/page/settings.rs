@@ -90,6 +90,10 @@ fn daemon(config: &Config) -> Rows {
     let size = retention
         .max_state_size
         .map(|size| ByteSize(size).to_string());
+    let automatic = match config.store {
+        Some(_) => "–",
+        None => "nine tenths of the disk",
+    };
     let roles = [
         ("watch", config.roles.watch),
         ("deliver", config.roles.deliver),
@@ -110,7 +114,7 @@ fn daemon(config: &Config) -> Rows {
         ("retention.pending", or_none(pending.as_deref())),
         (
             "retention.max_state_size",
-            html! { (size.as_deref().unwrap_or("nine tenths of the disk")) },
+            html! { (size.as_deref().unwrap_or(automatic)) },
         ),
     ]));
     rows.extend(admin(config.admin.as_ref()));

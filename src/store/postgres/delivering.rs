@@ -337,9 +337,7 @@ impl Delivering for PostgresStore {
             Ok(Space {
                 used: row::count(used),
                 log: 0,
-                // The server does not tell how much space its disk has.
-                available: u64::MAX,
-                total: u64::MAX,
+                disk: None,
             })
         }))
     }

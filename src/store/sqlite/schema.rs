@@ -19,7 +19,7 @@ use rusqlite::{Connection, OpenFlags};
 
 use super::{reserve, row};
 use crate::store::error::{Fault, OpenError};
-use crate::store::listing::Space;
+use crate::store::listing::{Disk, Space};
 
 /// The file name of the database in the state directory.
 const DATABASE_FILE: &str = "state.db";
@@ -114,10 +114,12 @@ pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault
     Ok(Space {
         used: n_pages.saturating_sub(n_free).saturating_mul(page_size),
         log: log_size(&log(directory)),
-        available: free
-            .saturating_add(reserve::held_in(directory))
-            .saturating_add(n_free.saturating_mul(page_size)),
-        total,
+        disk: Some(Disk {
+            available: free
+                .saturating_add(reserve::held_in(directory))
+                .saturating_add(n_free.saturating_mul(page_size)),
+            total,
+        }),
     })
 }
 
