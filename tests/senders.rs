@@ -382,6 +382,41 @@ fn a_sender_that_cannot_reach_the_receiver_leaves_it_to_others() {
     }
 }
 
+/// One sender has the webhook for itself. The other one asks now and then, and disturbs nobody.
+#[test]
+fn senders_at_rest_send_no_notices() {
+    let Some(fleet) = Fleet::new("senders_at_rest_send_no_notices") else {
+        return;
+    };
+    let endpoint = Endpoint::new();
+    fleet.record(0..1, 1);
+    let homes = ["a", "b"].map(|name| fleet.home(&endpoint, name, "[deliver]", &["rate: 100/s"]));
+    let daemons = homes.each_ref().map(launch);
+    for daemon in &daemons {
+        daemon.wait_message("sending callbacks", 1);
+    }
+    wait_within(PATIENCE, "the end", || {
+        (fleet.n_pending() == 0).then_some(())
+    });
+    let database = fleet.connection.rsplit('=').next().unwrap();
+    let seen = || {
+        let sql = "SELECT count(*), min(seen) FROM senders";
+        fleet.server.sql(database, sql)
+    };
+    let listening = fleet.server.session(database, "LISTEN project_webhooks;");
+    for _ in 0..4 {
+        let before = seen();
+        wait_within(PATIENCE, "a renewal of both", || {
+            (before.starts_with("2|") && seen() != before).then_some(())
+        });
+    }
+    let n_notices = listening.end().matches("payload").count();
+    assert!(n_notices <= 3, "{n_notices}");
+    for daemon in daemons {
+        assert!(daemon.terminate().success());
+    }
+}
+
 #[test]
 fn a_webhook_that_is_disabled_in_one_process_is_left_to_others() {
     let Some(fleet) = Fleet::new("a_webhook_that_is_disabled_in_one_process_is_left_to_others")

@@ -46,6 +46,30 @@ cat > /dev/null
 rm -rf "$1"
 "#;
 
+/// A session of psql. It ends when it is dropped.
+pub struct Session(Child);
+
+impl Session {
+    /// Ends it, and returns its output since its start, with the notifications that it got.
+    pub fn end(mut self) -> String {
+        // It prints them after a statement.
+        let input = self.0.stdin.as_mut().unwrap();
+        input.write_all(b"SELECT 'end';\n").unwrap();
+        drop(self.0.stdin.take());
+        let mut output = String::new();
+        let all = self.0.stdout.as_mut().unwrap();
+        all.read_to_string(&mut output).unwrap();
+        output
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        drop(self.0.stdin.take());
+        self.0.wait().unwrap();
+    }
+}
+
 impl Postgres {
     /// Starts a server. Returns `None` if PostgreSQL is not installed.
     pub fn start() -> Option<Self> {
@@ -147,6 +171,24 @@ impl Postgres {
         let name = format!("d{}_{number}", std::process::id());
         self.sql("postgres", &format!("CREATE DATABASE {name}"));
         name
+    }
+
+    /// Starts a session that has run this SQL.
+    pub fn session(&self, database: &str, sql: &str) -> Session {
+        let mut command = Command::new(self.programs.join("psql"));
+        command.args(["-X", "-q", "-A", "-t", "-d", &self.connection(database)]);
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut session = Session(command.spawn().unwrap());
+        let input = session.0.stdin.as_mut().unwrap();
+        writeln!(input, "{sql}\nSELECT 'started';").unwrap();
+        let output = session.0.stdout.as_mut().unwrap();
+        let mut printed = Vec::new();
+        while !printed.ends_with(b"started\n") {
+            let mut byte = [0];
+            output.read_exact(&mut byte).unwrap();
+            printed.extend(byte);
+        }
+        session
     }
 
     /// Runs SQL, and returns the rows as text.

@@ -41,7 +41,7 @@ pub(super) enum Kind {
 impl Kind {
     const ALL: [Self; 2] = [Self::New, Self::Alone];
 
-    fn payload(self, repository: i32) -> String {
+    pub(super) fn payload(self, repository: i32) -> String {
         let word = match self {
             Self::New => "new",
             Self::Alone => "alone",

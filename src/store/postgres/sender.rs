@@ -129,6 +129,10 @@ impl Sender {
         if known == alone.then_some(Owned::Surely) {
             return Ok(true);
         }
+        if alone && self.is_owned_by_other(session, sender, webhook).await? {
+            guard(&self.owned).remove(webhook);
+            return Ok(false);
+        }
         let kind = if alone { Kind::Alone } else { Kind::New };
         guard(&self.owned).insert(webhook.to_owned(), Owned::Perhaps);
         let answers = session
@@ -136,15 +140,16 @@ impl Sender {
                 statement!(LOCK_ALONE, self.repository),
                 super::webhooks::ensure(self.repository, webhook),
                 statement!(
-                    "UPDATE webhooks SET sole_sender = CASE WHEN $4 THEN $3::bigint END \
+                    "WITH owned AS (UPDATE webhooks SET sole_sender = CASE WHEN $4 THEN $3::bigint END \
                      WHERE repository = $1 AND name = $2 AND coalesce(sole_sender, $3) = $3 \
-                     AND EXISTS (SELECT 1 FROM senders WHERE id = $3) RETURNING 1",
+                     AND EXISTS (SELECT 1 FROM senders WHERE id = $3) RETURNING 1) \
+                     SELECT pg_notify('project_webhooks', $5) FROM owned",
                     self.repository,
                     webhook.to_owned(),
                     sender,
-                    alone
+                    alone,
+                    kind.payload(self.repository)
                 ),
-                changes::notify_senders(self.repository, kind),
             ])
             .await?;
         let is_done = answers.get(2).is_some_and(|rows| !rows.is_empty());
@@ -159,6 +164,21 @@ impl Sender {
     /// Whether this sender alone sends to a webhook.
     pub(super) fn is_sole(&self, webhook: &str) -> bool {
         guard(&self.owned).get(webhook) == Some(&Owned::Surely)
+    }
+
+    /// Whether another sender is the sole one of a webhook.
+    ///
+    /// A sender that waits for its turn asks again and again. So this takes no lock and writes nothing.
+    async fn is_owned_by_other(
+        &self,
+        session: &mut Session,
+        sender: i64,
+        webhook: &str,
+    ) -> Result<bool, Fault> {
+        let sql =
+            "SELECT 1 FROM webhooks WHERE repository = $1 AND name = $2 AND sole_sender <> $3";
+        let asked = statement!(sql, self.repository, webhook.to_owned(), sender);
+        Ok(!session.rows(asked).await?.is_empty())
     }
 
     /// Renews the lease at a third of its length until `stop`, and removes it then.
