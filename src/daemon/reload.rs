@@ -152,7 +152,9 @@ impl Daemon<'_> {
         let added = self.engines.start_added(&configs).await;
         let added = added.map_err(|error| vec![chain(&error)])?;
         // Last, because it changes the state. Unlike at a start, a failure rejects the reload. The
-        // daemon continues with the old settings, and the operator sees the error.
+        // daemon continues with the old settings, and the operator sees the error. If the new ones are
+        // recorded all the same, the supervisor records the old ones again.
+        self.is_noted = false;
         dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
             .await
             .map_err(|error| {

@@ -195,7 +195,7 @@ impl Daemon<'_> {
         statuses.with(now, STANDSTILL, |state| summary(state, view.as_ref()))
     }
 
-    /// Tries again to store the fingerprints of webhooks, if that failed at the start.
+    /// Stores the fingerprints of webhooks, if that failed at the start or a reload was rejected.
     async fn note_again(&mut self) {
         let now = self.clock.now();
         match dispatch::note_configuration(&self.store, &self.config.webhooks, now).await {

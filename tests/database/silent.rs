@@ -87,3 +87,45 @@ fn an_outage_right_after_the_lease_was_granted_delays_the_start() {
         assert!(daemon.terminate().success(), "{text}");
     }
 }
+
+/// The answer to the commit of the new settings is lost, so the reload is rejected.
+#[test]
+fn a_rejected_reload_leaves_the_former_settings_on_record() {
+    let test = "a_rejected_reload_leaves_the_former_settings_on_record";
+    let Some(server) = server(test) else { return };
+    let relay = Relay::start(server.port);
+    let endpoint = Endpoint::new();
+    let database = server.database();
+    let connection = relay.through(&server.connection(&database), server);
+    let home = Home::new(&Settings::all_to(&endpoint).top(&store(&connection)));
+    let daemon = home.start();
+    let sql = |sql: &str| server.sql(&database, sql);
+    let recorded = || sql("SELECT fingerprint FROM webhooks");
+    let before = recorded();
+    // The commit waits for this lock.
+    sql(
+        "CREATE FUNCTION hold() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$; \
+         CREATE CONSTRAINT TRIGGER hold AFTER UPDATE OF fingerprint ON webhooks \
+         DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION hold()",
+    );
+    let holder = server.session(&database, "SELECT pg_advisory_lock(7);");
+    let config = std::fs::read_to_string(home.config()).unwrap();
+    let changed = config.replace("[0s, 100ms,", "[0s, 150ms,");
+    assert_ne!(config, changed);
+    std::fs::write(home.config(), changed).unwrap();
+    daemon.signal(Signal::HUP);
+    let waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted \
+                   AND objid = 7 AND database = (SELECT oid FROM pg_database WHERE datname = \
+                   current_database())";
+    wait_until("the commit", || (sql(waiting) == "1").then_some(()));
+    relay.close();
+    daemon.wait_message("the configuration is rejected", 1);
+    drop(holder);
+    wait_until("the new settings", || (recorded() != before).then_some(()));
+    relay.open();
+    wait_until("the former settings", || {
+        (recorded() == before).then_some(())
+    });
+    assert!(daemon.terminate().success());
+}
