@@ -24,7 +24,7 @@ use prometheus::IntCounterVec;
 use tokio::runtime::Builder;
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 use url::Url;
 
 use super::{SCOPE, Traces};
@@ -121,13 +121,21 @@ impl Exporter {
 
     /// Waits for `stop`, and then until the thread has sent the last spans, for a bounded time.
     ///
-    /// A panic of the thread ends it earlier.
+    /// If the thread panics, this ends with an error in the log. Callbacks do not depend on traces, so
+    /// the process continues.
     pub(crate) async fn supervise(self, stop: CancellationToken) {
         let Self { stop: own, ended } = self;
         let _own = own.clone().drop_guard();
         tokio::pin!(ended);
         tokio::select! {
-            _ = &mut ended => return,
+            result = &mut ended => {
+                if result.is_err() {
+                    error!(
+                        "the thread that sends traces panicked; restart the daemon to send traces again"
+                    );
+                }
+                return;
+            }
             () = stop.cancelled() => own.cancel(),
         }
         // A flood of the collector must not hold up the end.
