@@ -114,7 +114,9 @@ const CLIENT_MAX: Duration = Duration::from_secs(1);
 const CLIENTS_MAX: usize = 16;
 /// How long a command waits for the answer of a running daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a command waits for a reload: longer than the daemon waits for its engine.
+/// How long a command waits for a reload, which may wait for a busy engine.
+///
+/// If engines of removed repositories are busy too, the reload takes longer and is applied later.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// The request that makes every queue read the store again.

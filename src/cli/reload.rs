@@ -29,7 +29,8 @@ pub(super) fn run(
     };
     let answer = admin::control::reload(&state_dir).with_context(|| {
         format!(
-            "the daemon that uses the state directory {} did not answer; see `status` and the log",
+            "the daemon that uses the state directory {} did not answer in time. It may still apply the \
+             configuration; see `status` and the log",
             state_dir.display()
         )
     })?;
