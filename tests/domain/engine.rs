@@ -11,7 +11,7 @@ use project_webhooks::domain::settle::{Agenda, Moment, Unresolved};
 use project_webhooks::domain::shared_ids::Hold;
 use project_webhooks::domain::vanished::Presence;
 
-use crate::world::{PLACES, World, key, place};
+use crate::world::{N_SINGLE, World, key, place};
 
 /// Returns the path of a file after a move of its project.
 fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
@@ -51,7 +51,7 @@ impl Engine {
     }
 
     pub fn check_all(&mut self, now: Moment) {
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             self.settle.check(&key(at), now, Origin::Live, "full check");
         }
     }

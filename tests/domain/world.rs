@@ -9,13 +9,28 @@ use project_webhooks::domain::project::{
 };
 use proptest::prelude::*;
 
-/// The directories of projects, in two organizations.
-pub const PLACES: [(&str, &str); 4] = [
+/// The directories of projects: some in two organizations, and those of the crowd.
+pub const PLACES: [(&str, &str); 16] = [
     ("finance", "crm"),
     ("sales", "crm"),
     ("sales", "erp"),
     ("sales", "hrm"),
+    ("zoo", "p00"),
+    ("zoo", "p01"),
+    ("zoo", "p02"),
+    ("zoo", "p03"),
+    ("zoo", "p04"),
+    ("zoo", "p05"),
+    ("zoo", "p06"),
+    ("zoo", "p07"),
+    ("zoo", "p08"),
+    ("zoo", "p09"),
+    ("zoo", "p10"),
+    ("zoo", "p11"),
 ];
+
+/// The number of places before the crowd. [`Action`]s are for them.
+pub const N_SINGLE: usize = 4;
 
 /// One version of one project's definition, or a copy of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -74,9 +89,9 @@ pub enum Action {
 
 pub fn actions() -> impl Strategy<Value = Action> {
     use Action::*;
-    let place = 0..PLACES.len();
-    let tagged = (0..PLACES.len(), any::<bool>());
-    let two = (0..PLACES.len(), 0..PLACES.len());
+    let place = 0..N_SINGLE;
+    let tagged = (0..N_SINGLE, any::<bool>());
+    let two = (0..N_SINGLE, 0..N_SINGLE);
     prop_oneof![
         3 => place.clone().prop_map(Import),
         2 => place.clone().prop_map(ImportWhole),
@@ -338,7 +353,7 @@ impl World {
 
     /// Completes all half-written files.
     pub fn finish(&mut self) {
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             self.act(Action::FinishSave(at));
         }
         self.files.retain(|_, file| file.content.is_some());

@@ -16,7 +16,7 @@ use crate::crash::{Crash, Image};
 use crate::hook::{OpenAttempt, Standing};
 use crate::run::Run;
 use crate::steps::Answers;
-use crate::world::{Action, PLACES, key};
+use crate::world::{Action, N_SINGLE, key};
 
 /// The project whose callbacks [`Answers::RefusesOne`] refuses.
 const REFUSED: usize = 1;
@@ -252,13 +252,13 @@ impl Run {
     /// All projects change, and an endpoint fails all of them but one, while time passes.
     pub fn poison(&mut self, webhook: usize) {
         self.hooks[webhook].answers = Answers::Poison;
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             self.act(Action::Import(at), self.is_deaf);
             self.act(Action::Save(at), self.is_deaf);
         }
         self.rest();
         for _ in 0..4 {
-            self.deliver(webhook, PLACES.len(), Crash::No);
+            self.deliver(webhook, N_SINGLE, Crash::No);
             // Twice three settle times, longer than the delays of the schedule.
             self.rest();
             self.rest();

@@ -17,7 +17,7 @@ use crate::crash::{Crash, Image};
 use crate::engine::Happening;
 use crate::filter::parameters;
 use crate::run::{PAUSE, Run};
-use crate::world::{key, place};
+use crate::world::{N_SINGLE, key, place};
 
 /// Returns the path of a file after a move of its project.
 pub fn relocate(file: &FileState, to: &ProjectKey) -> Option<String> {
@@ -129,15 +129,22 @@ impl Run {
 
     /// Decides about the projects that vanished, if the time has come.
     fn end_wave(&mut self) {
+        // The first scan may find more that vanished.
+        self.is_starting &= self.settle.next().is_some_and(|next| next <= self.now);
+        if self.is_starting {
+            return;
+        }
         if self.settle.wave_ends_at().is_none_or(|at| self.now < at) {
             return;
         }
         let n_defined = self.store().n_defined().unwrap();
         self.settle.end_wave(self.now, n_defined);
         if let Some(held) = self.settle.held() {
-            // There are too few for a wave. Only while projects come back, the hold has an end.
+            // Without the crowd, there are too few for a wave. Then the hold has an end only while
+            // projects come back.
             let is_all = held.because == HeldBecause::All && held.n >= 3;
-            assert!(is_all || self.was_held, "{held:?}");
+            let is_wave = self.crowd_until.is_some();
+            assert!(is_all || is_wave || self.was_held, "{held:?}");
         }
         self.note_held();
     }
@@ -180,6 +187,14 @@ impl Run {
             assert!(
                 since.is_none_or(|since| since >= PAUSE),
                 "a removal counts after {since:?}"
+            );
+        }
+        let is_gone = |at: usize| self.world.names(at).is_empty();
+        for (at, _) in seen.iter().filter(|(at, counts)| *counts && is_gone(*at)) {
+            let is_early = self.crowd_until.is_some_and(|until| self.now < until);
+            assert!(
+                *at < N_SINGLE || !is_early,
+                "a removal counts while it should be held"
             );
         }
         let expected = self.truth.look(&self.world, &seen);

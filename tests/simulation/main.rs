@@ -34,6 +34,9 @@ mod deliver;
 mod infer;
 mod run;
 
+// Projects that vanish together.
+mod crowd;
+
 // The state after a kill.
 mod crash;
 
@@ -164,6 +167,18 @@ fn run_seeds<S: Clone + Debug>(
 fn every_seed_keeps_every_promise() {
     limit_files();
     run_seeds("simulation", steps::of, run::run);
+}
+
+/// A rule that holds removals for a shorter time is found.
+#[test]
+fn removals_that_are_not_held_are_found() {
+    limit_files();
+    for hold in [0, 59].map(std::time::Duration::from_secs) {
+        let fails = |seed: u64| failure(|| run::run_holding(&steps::of(seed), hold));
+        let why = (0..500).find_map(fails);
+        let why = why.unwrap_or_else(|| panic!("500 seeds miss a hold of {hold:?}"));
+        assert_eq!(why, "a removal counts while it should be held");
+    }
 }
 
 #[test]

@@ -13,18 +13,22 @@ use project_webhooks::domain::event::{EventId, Origin};
 use project_webhooks::domain::project::{ContentHash, ProjectKey};
 use project_webhooks::domain::settle::Agenda;
 use project_webhooks::domain::vanished::{HeldBecause, HeldBefore};
+use project_webhooks::domain::wave::Times;
 use project_webhooks::store::{EventFilter, Listings, MetaKey, Operations, Store};
 use tokio::runtime::Runtime;
 
 use crate::crash::{Crash, Image};
+use crate::crowd::Crowd;
 use crate::engine::Happening;
 use crate::filter::Filter;
 use crate::hook::{Hook, Standing};
 use crate::steps::{Answers, Step};
 use crate::truth::Truth;
-use crate::world::{Action, PLACES, World, hash, key, path};
+use crate::world::{Action, N_SINGLE, PLACES, World, hash, key, path, place};
 
 pub const PAUSE: Duration = Duration::from_secs(1);
+/// How long removals of more than half of the projects are held.
+const HOLD: Duration = Duration::from_secs(60);
 /// How long events and delivered deliveries are kept.
 const RETENTION: Duration = Duration::from_secs(10);
 /// The delay before a file is observed that was created and is not closed.
@@ -42,10 +46,19 @@ pub struct Run {
     operations: Option<Operations>,
     pub runtime: Runtime,
     pub world: World,
+    crowd: Crowd,
     pub truth: Truth,
     pub settle: Agenda,
     /// Whether removals are recorded as held.
     pub was_held: bool,
+    /// How long the rule under test holds removals.
+    hold: Duration,
+    /// Whether the first scan is not complete.
+    pub is_starting: bool,
+    /// The number of places that have or had projects.
+    pub n_places: usize,
+    /// The time before which no removal of the crowd may count.
+    pub crowd_until: Option<Duration>,
     /// The recorded facts about held removals.
     pub held_facts: HashMap<&'static str, String>,
     pub now: Duration,
@@ -66,7 +79,12 @@ pub struct Run {
 }
 
 pub fn run(steps: &[Step]) {
-    let mut run = Run::new();
+    run_holding(steps, HOLD);
+}
+
+/// Runs steps with a rule that holds removals for this time. Only with [`HOLD`] it is right.
+pub fn run_holding(steps: &[Step], hold: Duration) {
+    let mut run = Run::new(hold);
     for step in steps {
         run.step(*step);
         // Other steps do not touch the store.
@@ -81,7 +99,7 @@ pub fn run(steps: &[Step]) {
 }
 
 impl Run {
-    fn new() -> Self {
+    fn new(hold: Duration) -> Self {
         // In memory if possible: other tests are about disks.
         let shared = Path::new("/dev/shm");
         let directory = if shared.is_dir() {
@@ -107,9 +125,14 @@ impl Run {
                 .build()
                 .unwrap(),
             world: World::default(),
+            crowd: Crowd::default(),
             truth: Truth::default(),
             settle: Agenda::new(PAUSE),
             was_held: false,
+            hold,
+            is_starting: true,
+            n_places: N_SINGLE,
+            crowd_until: None,
             held_facts: HashMap::new(),
             now: Duration::ZERO,
             offset: SignedDuration::ZERO,
@@ -213,6 +236,11 @@ impl Run {
             }
             Step::Change { webhook } => self.change(webhook),
             Step::SetClock { seconds } => self.set_clock(seconds),
+            Step::Wave { is_left } => self.wave(is_left),
+            Step::ComeBack => {
+                let changed = self.crowd.come_back(&mut self.world);
+                self.report(changed, self.is_deaf);
+            }
         }
     }
 
@@ -257,10 +285,49 @@ impl Run {
         }
     }
 
+    /// Reports changed places, each with a hint.
+    fn report(&mut self, changed: Vec<usize>, hint_is_lost: bool) {
+        for at in changed {
+            if hint_is_lost {
+                self.unreported.insert(at);
+                continue;
+            }
+            self.hinted.insert(at, self.now);
+            let (key, now) = (key(at), self.now);
+            self.settle.hint(&key, now, Origin::Live, "a file changed");
+        }
+        self.remember_bytes();
+    }
+
+    /// Most projects vanish together. Their removals are held, whatever happens then.
+    fn wave(&mut self, is_left: bool) {
+        self.n_places = PLACES.len();
+        let changed = self.crowd.gather(&mut self.world);
+        self.report(changed, self.is_deaf);
+        self.compare(Origin::Live);
+        self.rest();
+        let changed = self.crowd.scatter(&mut self.world);
+        assert_eq!(changed.len(), PLACES.len() - N_SINGLE);
+        self.report(changed, false);
+        self.crowd_until = Some(self.now + PAUSE + HOLD);
+        // The engine looks at all of them before it does anything else.
+        self.round(PLACES.len(), Crash::No, None);
+        if !is_left {
+            return;
+        }
+        // Nothing else changes, so it ends by itself, or waits for an operator.
+        self.work_until(self.now + 3 * PAUSE + HOLD, false);
+        let held = self.settle.held();
+        assert!(
+            held.is_none_or(|held| held.because == HeldBecause::All),
+            "still held: {held:?}"
+        );
+    }
+
     fn compare(&mut self, origin: Origin) {
         self.is_deaf = false;
         self.unreported.clear();
-        for at in 0..PLACES.len() {
+        for at in 0..self.n_places {
             self.settle.check(&key(at), self.now, origin, "compared");
         }
     }
@@ -317,7 +384,13 @@ impl Run {
         self.operations = None;
         self.store = Some(Store::open(&self.state).unwrap());
         self.settle = Agenda::new(PAUSE);
+        let times = Times {
+            settle: PAUSE,
+            hold: self.hold,
+        };
+        self.settle.set_times(times, self.now);
         self.read_held();
+        self.is_starting = true;
         self.hinted.clear();
         for hook in &mut self.hooks {
             hook.forget_failures();
@@ -383,7 +456,7 @@ impl Run {
 
     /// Ends the run: all files are completed, the endpoints answer, time passes.
     fn finish(mut self) {
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             self.act(Action::FinishSave(at), false);
         }
         let is_whole = |at: usize| {
@@ -394,7 +467,7 @@ impl Run {
                 .filter(|((place, _), _)| *place == at);
             here.all(|(_, file)| file.content.is_some())
         };
-        let removed: Vec<usize> = (0..PLACES.len()).filter(|at| !is_whole(*at)).collect();
+        let removed: Vec<usize> = (0..N_SINGLE).filter(|at| !is_whole(*at)).collect();
         self.world.finish();
         for at in removed {
             self.hinted.insert(at, self.now);
@@ -404,7 +477,7 @@ impl Run {
         // Hints are enough for reported changes; a full scan finds the others.
         self.rest();
         let reported = |at: &usize| !self.unreported.contains(at);
-        self.compare_record((0..PLACES.len()).filter(reported).collect());
+        self.compare_record((0..self.n_places).filter(reported).collect());
         self.compare(Origin::Live);
         self.rest();
         for webhook in 0..self.hooks.len() {
@@ -433,7 +506,7 @@ impl Run {
                 assert!(has_arrived, "{name} never received {one:?}");
             }
         }
-        self.compare_record((0..PLACES.len()).collect());
+        self.compare_record((0..self.n_places).collect());
         self.compare(Origin::Live);
         assert_eq!(self.rest(), 0, "a second comparison finds something");
     }
@@ -465,6 +538,13 @@ impl Run {
 
     /// An operator accepts the held removals.
     fn accept(&mut self) {
+        if self.settle.held().is_some() {
+            self.crowd_until = None;
+        }
+        // Their removals count at once.
+        for key in self.settle.held_projects() {
+            self.hinted.remove(&place(key));
+        }
         self.settle.accept();
         self.note_held();
     }
@@ -472,10 +552,14 @@ impl Run {
     /// Runs steps until nothing is due within three settle times, and accepts held removals. Returns
     /// the number of events.
     pub fn rest(&mut self) -> usize {
-        let until = self.now + 3 * PAUSE;
+        self.work_until(self.now + 3 * PAUSE, true)
+    }
+
+    /// Runs the steps that are due until then. Returns the number of events.
+    fn work_until(&mut self, until: Duration, accepts: bool) -> usize {
         let mut n_events = 0;
         for _ in 0..1_000 {
-            if self.settle.held().is_some() {
+            if accepts && self.settle.held().is_some() {
                 self.accept();
             }
             let next = [self.settle.next(), self.settle.wave_ends_at()];

@@ -3,7 +3,7 @@
 use fastrand::Rng;
 
 use crate::crash::Crash;
-use crate::world::{Action, PLACES};
+use crate::world::{Action, N_SINGLE};
 
 /// The answers of an endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,11 +95,18 @@ pub enum Step {
     SetClock {
         seconds: i64,
     },
+    /// Many projects are imported, and then vanish together.
+    Wave {
+        /// Whether nobody accepts their removals, and the time of the hold passes.
+        is_left: bool,
+    },
+    /// They come back.
+    ComeBack,
 }
 
 pub fn action(rng: &mut Rng) -> Action {
     use Action::*;
-    let mut at = || rng.usize(..PLACES.len());
+    let mut at = || rng.usize(..N_SINGLE);
     let (one, other) = (at(), at());
     let tag = rng.bool();
     match rng.u8(..40) {
@@ -168,8 +175,11 @@ pub fn of(seed: u64) -> Vec<Step> {
 
 fn step(rng: &mut Rng) -> Step {
     let webhook = rng.usize(..2);
-    match rng.u8(..41) {
-        0..12 => Step::Act {
+    match rng.u8(..42) {
+        41 if rng.u8(..4) == 0 => Step::Wave {
+            is_left: rng.u8(..4) == 0,
+        },
+        0..12 | 41 => Step::Act {
             action: action(rng),
             hint_is_lost: rng.u8(..10) == 0,
         },
@@ -215,8 +225,9 @@ fn step(rng: &mut Rng) -> Step {
             crash: crash(rng),
         },
         37..39 => Step::OutAndBack {
-            at: rng.usize(..PLACES.len()),
+            at: rng.usize(..N_SINGLE),
         },
+        39 if rng.u8(..3) == 0 => Step::ComeBack,
         39 => Step::Poison { webhook },
         _ => Step::SetClock {
             seconds: rng.i64(-4_000..4_000),

@@ -28,7 +28,7 @@ use project_webhooks::domain::project::ContentHash;
 
 use crate::engine::Happening;
 use crate::truth::Truth;
-use crate::world::{Action, PLACES, World, hash, path, place};
+use crate::world::{Action, N_SINGLE, World, hash, path, place};
 use database::{Database, Process, Query, Reply, Round};
 use node::Node;
 pub use steps::{Failure, Step, of};
@@ -149,7 +149,7 @@ impl Simulation {
                 self.fail(index, failure);
                 if undoes {
                     (self.world.files, self.world.editing) = files;
-                    (0..PLACES.len()).for_each(|at| self.report(at));
+                    (0..N_SINGLE).for_each(|at| self.report(at));
                 } else {
                     self.act(actions.1);
                 }
@@ -308,19 +308,19 @@ impl Simulation {
         for node in 0..NODES {
             self.repair(node);
         }
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             self.act(Action::FinishSave(at));
         }
         let before = self.world.clone();
         self.world.finish();
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             if before.names(at) != self.world.names(at) {
                 self.report(at);
             }
         }
         self.work(LENGTH * 8);
         assert!(self.holder().is_some(), "nobody has the lease");
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             let recorded = self.database.recorded(at);
             let recorded: BTreeMap<String, ContentHash> = recorded
                 .files()

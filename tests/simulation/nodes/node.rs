@@ -10,7 +10,7 @@ use project_webhooks::domain::settle::Agenda;
 use super::database::{Claim, Query, Reply, Round};
 use super::{Fault, LENGTH};
 use crate::run::PAUSE;
-use crate::world::{PLACES, key};
+use crate::world::{N_SINGLE, key};
 
 /// The work on one step.
 #[derive(Clone, Debug, Default)]
@@ -153,7 +153,7 @@ impl Node {
     /// Compares all places with the record.
     fn compare(&mut self, now: Duration) {
         let now = self.clock(now);
-        for at in 0..PLACES.len() {
+        for at in 0..N_SINGLE {
             self.agenda
                 .check(&key(at), now, Origin::CatchUp, "compared");
         }
