@@ -252,11 +252,13 @@ fn a_process_that_only_sends_is_reported_everywhere() {
         text.contains(&format!("{line} with 0 lanes, seen ")),
         "{text}"
     );
-    let (_, metrics) = get(&home, "/metrics").unwrap();
-    assert!(
-        metrics.contains("project_webhooks_senders 1\n"),
-        "{metrics}"
-    );
+    // The metric is as of the last renewal of the lease.
+    wait_until("the sender in the metrics", || {
+        let (_, metrics) = get(&home, "/metrics")?;
+        metrics
+            .contains("project_webhooks_senders 1\n")
+            .then_some(())
+    });
     let (_, page) = get(&home, "/").unwrap();
     assert!(page.contains(&format!("{line} with 0 lanes")), "{page}");
 
