@@ -216,6 +216,10 @@ pub(crate) struct Report {
     /// The number of recorded projects. `None` if a running daemon reports it.
     #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
     pub(crate) recorded_projects: Option<usize>,
+    /// The repositories that are on record but no longer configured, if there are several.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(crate) unwatched: Vec<UnwatchedReport>,
     pub(crate) incomplete: Vec<ProblemReport>,
     pub(crate) webhooks: Vec<WebhookReport>,
     /// The processes that share the repository, if the state is in PostgreSQL.
@@ -249,6 +253,9 @@ impl Report {
         let settings = daemon.as_ref().map_or(file, |daemon| &daemon.settings);
         let incomplete = incomplete.into_iter().filter(|one| settings.watches(one));
         let incomplete = incomplete.map(ProblemReport::of).collect();
+        let unwatched = listings.map_or(Ok(Vec::new()), |record| {
+            UnwatchedReport::all(settings, record)
+        })?;
         let webhooks = WebhookReport::of_settings(settings, states);
         Ok(Self {
             running: daemon.is_some(),
@@ -259,6 +266,7 @@ impl Report {
             state_dir: state_dir.display().to_string(),
             has_state: listings.is_some(),
             recorded_projects,
+            unwatched,
             fleet: match listings {
                 Some(record) => record.fleet()?.map(FleetReport::of),
                 None => None,
@@ -278,6 +286,34 @@ impl Report {
     pub(crate) fn projects(&self) -> usize {
         let running = self.daemon.as_ref().map(|daemon| daemon.engine.projects);
         running.or(self.recorded_projects).unwrap_or_default()
+    }
+}
+
+/// A repository that is on record but no longer configured.
+#[derive(Serialize, ToSchema)]
+pub(crate) struct UnwatchedReport {
+    pub(crate) name: String,
+    /// The number of recorded projects.
+    pub(crate) projects: usize,
+}
+
+impl UnwatchedReport {
+    /// Lists those with recorded projects.
+    fn all(settings: &Settings, record: &Listings) -> Result<Vec<Self>, StoreError> {
+        let mut all = Vec::new();
+        if settings.repositories.is_empty() {
+            return Ok(all);
+        }
+        for name in record.repositories()? {
+            if settings.repositories.contains(&name) {
+                continue;
+            }
+            let projects = record.n_defined_of(Some(&name))?;
+            if projects > 0 {
+                all.push(Self { name, projects });
+            }
+        }
+        Ok(all)
     }
 }
 

@@ -113,6 +113,16 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
             format!("{}: {}, {projects} recorded{note}", one.name, one.path),
         ));
     }
+    for one in &report.unwatched {
+        let projects = counted(one.projects as u64, "project");
+        pairs.push((
+            "",
+            format!(
+                "{}: not in the configuration, so not watched; {projects} recorded",
+                one.name
+            ),
+        ));
+    }
     pairs.push(("state", state(report)));
     if let Some(daemon) = &report.daemon {
         let coverage = &daemon.engine.coverage;

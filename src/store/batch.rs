@@ -145,6 +145,12 @@ impl MetaKey {
         }
     }
 
+    /// The range of the stored keys of this fact about several repositories: the first, and the end.
+    pub(super) fn range(self) -> (String, String) {
+        // The end has the character after the space.
+        (format!("{} ", self.as_str()), format!("{}!", self.as_str()))
+    }
+
     /// The name of this key in the store.
     pub const fn as_str(self) -> &'static str {
         match self {

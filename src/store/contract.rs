@@ -375,6 +375,9 @@ pub trait Listing {
     /// Reads a fact about one of several repositories, or about the only one.
     fn meta_of(&self, repository: Option<&str>, key: MetaKey)
     -> Result<Option<String>, StoreError>;
+    /// Lists those of several repositories that ever had a complete record, sorted.
+    fn repositories(&self) -> Result<Vec<String>, StoreError>;
+
 
     /// Reads the lease and the processes that wait for it. `None` if the store has no lease.
     fn fleet(&self) -> Result<Option<Fleet>, StoreError>;

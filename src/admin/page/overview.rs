@@ -170,6 +170,9 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
                 @else { ul { @for one in &daemon.repositories {
                     li { (one.name) ": " (one.path) ", " (one.engine.projects) " projects"
                         @if !one.engine.is_watching() { ", not watching" } }
+                }
+                @for one in &report.unwatched {
+                    li { (one.name) ": not in the configuration, so not watched, " (one.projects) " projects" }
                 } } }
             },
         ),

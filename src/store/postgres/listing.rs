@@ -120,6 +120,10 @@ impl Listing for PostgresListings {
         })
     }
 
+    fn repositories(&self) -> Result<Vec<String>, StoreError> {
+        self.read(async |session, repository| recorded::repositories(session, repository).await)
+    }
+
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError> {
         self.read(async |session, repository| {
             let conditions = Conditions::filtered(filter, repository);

@@ -9,6 +9,7 @@ use super::session::{Session, Statement, statement};
 use crate::domain::project::{
     ContentHash, Document, Identity, Mark, Problem, ProjectKey, Recorded, organizations_of,
 };
+use crate::store::batch::MetaKey;
 use crate::store::error::Fault;
 use crate::store::listing::RecordedProblem;
 
@@ -193,6 +194,26 @@ pub(super) async fn meta(
         ))
         .await?;
     rows.first().map(|found| row::text(found, 0)).transpose()
+}
+
+/// Lists those of several repositories that ever had a complete record, sorted.
+pub(super) async fn repositories(
+    session: &mut Session,
+    repository: i32,
+) -> Result<Vec<String>, Fault> {
+    let (first, end) = MetaKey::FirstStart.range();
+    let skipped = i32::try_from(first.len()).unwrap_or_default();
+    let rows = session
+        .rows(statement!(
+            "SELECT substr(key, $4 + 1) FROM meta WHERE repository = $1 AND key >= $2 AND key < $3 \
+             ORDER BY key",
+            repository,
+            first,
+            end,
+            skipped
+        ))
+        .await?;
+    rows.iter().map(|found| row::text(found, 0)).collect()
 }
 
 /// Lists the first `limit` invalid files, sorted by project and path.

@@ -194,6 +194,10 @@ impl Listing for SqliteListings {
         self.read(|connection| recorded::n_defined(connection, repository))
     }
 
+    fn repositories(&self) -> Result<Vec<String>, StoreError> {
+        self.read(recorded::repositories)
+    }
+
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
         self.read(|connection| recorded::keys(connection, None))
     }

@@ -150,3 +150,15 @@ pub(super) fn meta(
         .query_row([key.stored(repository)], |row| row.get(0))
         .optional()?)
 }
+
+/// Lists those of several repositories that ever had a complete record, sorted.
+pub(super) fn repositories(connection: &Connection) -> Result<Vec<String>, Fault> {
+    let (first, end) = MetaKey::FirstStart.range();
+    let mut statement = connection.prepare_cached(
+        "SELECT substr(key, length(?1) + 1) FROM meta WHERE key >= ?1 AND key < ?2 ORDER BY key",
+    )?;
+    let names = statement
+        .query_map([first, end], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    Ok(names)
+}
