@@ -12,6 +12,8 @@
 mod common;
 #[path = "repositories/hung.rs"]
 mod hung;
+#[path = "repositories/postgres.rs"]
+mod postgres;
 
 use std::collections::BTreeSet;
 use std::fs;

@@ -60,6 +60,7 @@ impl Fleet {
             tls: false,
             lease: Duration::from_secs(LEASE),
             repository: "models".to_owned(),
+            repositories: Vec::new(),
         }
     }
 

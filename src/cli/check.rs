@@ -219,10 +219,11 @@ impl Summary {
             state_dir: config.state_dir.display().to_string(),
             store: config.store.as_ref().map(|store| {
                 let tls = if store.tls { "with TLS" } else { "without TLS" };
-                format!(
-                    "PostgreSQL {tls}, {}, as {}",
-                    store.connection, store.repository
-                )
+                let name = match store.repositories.as_slice() {
+                    [] => store.repository.clone(),
+                    several => several.join(", "),
+                };
+                format!("PostgreSQL {tls}, {}, as {name}", store.connection)
             }),
             network: NetworkSummary {
                 allow: config.network.allow.iter().map(range_text).collect(),

@@ -123,7 +123,10 @@ async fn wait<'a>(
             reason: waits.clone(),
             public_reason: match (config.roles.watch, is_reachable) {
                 (true, false) => "waiting: the database cannot be used now",
-                (true, true) => "waiting: another process watches the repository",
+                (true, true) if config.repositories.is_empty() => {
+                    "waiting: another process watches the repository"
+                }
+                (true, true) => "waiting: another process watches the repositories",
                 (false, false) => SENDING_LATER,
                 (false, true) => SENDING,
             },
@@ -170,7 +173,7 @@ async fn open(
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
 ) -> Option<Result<(Store, bool), DaemonError>> {
     if let Some(waiting) = waiting
-        && let Err(error) = signals.unless_stopped(waiting.ask()).await?
+        && let Err(error) = signals.unless_stopped(waiting.ask(config)).await?
     {
         return Some(Err(error.into()));
     }
@@ -271,7 +274,11 @@ pub(super) fn run(
         Err(
             error @ (DaemonError::HeldRemovals { .. }
             | DaemonError::OtherRecord { .. }
-            | DaemonError::Open(OpenError::Left { .. } | OpenError::Arriving { .. })),
+            | DaemonError::Open(
+                OpenError::Left { .. }
+                | OpenError::Arriving { .. }
+                | OpenError::WatchedTwice { .. },
+            )),
         ) => {
             tracing::error!("{}", chain(&error));
             CONFIGURATION

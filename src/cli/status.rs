@@ -180,7 +180,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
 /// The process with the lease, in one line.
 fn lease(fleet: &FleetReport, style: &Style) -> String {
     let Some(holder) = &fleet.holder else {
-        return format!("nobody ever had it; repository {}", safe(&fleet.repository));
+        return format!("nobody ever had it; {}", safe(&fleet.watched()));
     };
     let expired = if holder.is_valid {
         ""
@@ -188,12 +188,12 @@ fn lease(fleet: &FleetReport, style: &Style) -> String {
         "; expired or given back"
     };
     format!(
-        "process {} on {} since {}, epoch {}{expired}; repository {}",
+        "process {} on {} since {}, epoch {}{expired}; {}",
         holder.pid,
         safe(&holder.host),
         time(holder.since, style),
         holder.epoch,
-        safe(&fleet.repository)
+        safe(&fleet.watched())
     )
 }
 

@@ -20,8 +20,8 @@ use super::repository::Repositories;
 use super::value::Value;
 use super::yaml::{self, Kind, Node};
 use super::{
-    AdminServer, AdminToken, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Otlp, Retention,
-    auth, headers, network, repository, source, store, webhook,
+    AdminServer, AdminToken, Config, LOG_LEVELS, Listen, Loaded, Log, LogFormat, Otlp, Postgres,
+    Repository, Retention, auth, headers, network, repository, source, store, webhook,
 };
 use crate::domain::names::composed;
 use crate::domain::parameters::{Naming, Organization, UsernameSource};
@@ -119,7 +119,11 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
     let state_dir = state_dir?.path;
     let repository = first?;
     let store = store?.map(|mut store| {
-        store.repository = repository.name();
+        store.repositories = several.iter().map(Repository::name).collect();
+        store.repository = match several.is_empty() {
+            true => repository.name(),
+            false => Postgres::LIST.to_owned(),
+        };
         store
     });
     let mut retention = retention?;
@@ -129,13 +133,6 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         context.warning(&given.location, NO_SIZE);
         // The database may hold much that is not the state.
         retention.max_state_size = None;
-    }
-    if store.is_some()
-        && let Some(list) = root.given("repositories")
-    {
-        let fault = Fault::new("works only with SQLite so far")
-            .allowed("with store.postgres, one repository for each process");
-        context.error(&list.location, fault);
     }
     Some(Config {
         file,

@@ -14,7 +14,7 @@ const SQLITE: &str = "sqlite";
 
 /// Reads `store`. Returns `None` inside for SQLite.
 ///
-/// The caller sets the name of the repository.
+/// The caller sets the names of the repositories.
 pub(super) fn store(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Option<Postgres>> {
     let Some(value) = root.given("store") else {
         return Some(None);
@@ -45,6 +45,7 @@ pub(super) fn store(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Opt
         tls: tls?.unwrap_or(!is_local),
         lease: lease?,
         repository: String::new(),
+        repositories: Vec::new(),
     }))
 }
 

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::drain::close;
 use super::engines::{Common, Engines};
@@ -29,7 +29,9 @@ use crate::housekeeping::Housekeeping;
 use crate::metrics::Metrics;
 use crate::os;
 use crate::report::Sources;
-use crate::store::{Batch, Fault, Listings, MetaKey, RepositoryStore, Store, StoreError};
+use crate::store::{
+    Fault, Listings, MetaKey, OpenError, RepositoryStore, Store, StoreError, names_of,
+};
 use crate::traces::{Counter, Exporter, Traces};
 
 /// The maximum number of waiting requests from commands. They are handled one by one.
@@ -140,12 +142,40 @@ fn check_record(store: &Store, config: &Config, now: Timestamp) -> Result<(), Da
             has_several,
         });
     }
-    if is_for_several && !has_several {
-        let mut batch = Batch::new(now);
-        batch.meta.push((MetaKey::HasRepositories, String::new()));
-        // Without it, a later start could take the record for that of one repository. Nothing is
-        // pending yet, so a start that waits, or fails on a full disk, delays nothing.
-        store.record(batch)?;
+    match is_for_several {
+        true => name_repositories(store, config, now),
+        false => Ok(()),
+    }
+}
+
+/// Records the names of several repositories, and logs which are no longer among them.
+fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<(), DaemonError> {
+    let names = config.repository_names();
+    let recorded = store.meta_of(None, MetaKey::HasRepositories)?;
+    let before = names_of(recorded.as_deref());
+    if config.store.is_none() && before == names {
+        return Ok(());
+    }
+    if let Err(error) = store.name_repositories(&names, now) {
+        match error.fault() {
+            Fault::WatchedTwice(reason) => {
+                let (location, reason) = (store.location().into(), reason.clone());
+                return Err(OpenError::WatchedTwice { location, reason }.into());
+            }
+            // As on a full disk. The next start tries again. But without the mark, a later start could
+            // take the record for that of one repository. A first start has nothing pending to delay.
+            _ if config.store.is_none() && recorded.is_some() => {
+                debug!(%error, "cannot record the names of the repositories");
+            }
+            _ => return Err(error.into()),
+        }
+    }
+    for removed in before.iter().filter(|name| !names.contains(name)) {
+        info!(
+            repository = %removed,
+            "not watching a repository that was removed from the configuration; its record and its pending \
+             deliveries are kept"
+        );
     }
     Ok(())
 }

@@ -12,6 +12,10 @@ use crate::store::{Fleet, LeaseView, Process};
 pub(crate) struct FleetReport {
     /// The name of the repository in the database.
     pub(crate) repository: String,
+    /// The names of several repositories, as the working process recorded them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(crate) repositories: Vec<String>,
     /// The process that has the lease, or had it last.
     pub(crate) holder: Option<HolderReport>,
     /// The processes that wait, or did in the last hour.
@@ -63,6 +67,7 @@ impl FleetReport {
     pub(crate) fn of(fleet: Fleet) -> Self {
         Self {
             repository: fleet.repository,
+            repositories: fleet.repositories,
             holder: fleet.lease.map(|holder| HolderReport {
                 host: holder.process.host,
                 pid: holder.process.pid,
@@ -93,6 +98,14 @@ impl FleetReport {
                     is_alive: sender.is_alive,
                 })
                 .collect(),
+        }
+    }
+
+    /// The repository or the repositories that the lease is on.
+    pub(crate) fn watched(&self) -> String {
+        match self.repositories.as_slice() {
+            [] => format!("repository {}", self.repository),
+            several => format!("repositories {}", several.join(", ")),
         }
     }
 

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use crate::config::{Config, Repository, Webhook};
+use crate::config::{Config, Webhook};
 use crate::store::RecordedProblem;
 
 /// The settings of a configuration that listings show.
@@ -58,7 +58,7 @@ impl Settings {
                     .collect::<Vec<_>>()
                     .join(", "),
             },
-            repositories: config.repositories.iter().map(Repository::name).collect(),
+            repositories: config.repository_names(),
             webhooks: config.webhooks.iter().map(WebhookSettings::of).collect(),
         }
     }

@@ -132,7 +132,7 @@ pub enum MetaKey {
     Hold,
     /// The projects whose removals an operator accepted, but that are not judged yet.
     AcceptedRemovals,
-    /// Set in a store with several repositories. The fact is about the store itself.
+    /// Set in a store with several repositories: their names. The fact is about the store itself.
     HasRepositories,
 }
 
@@ -164,6 +164,19 @@ impl MetaKey {
             MetaKey::HasRepositories => "repositories",
         }
     }
+}
+
+/// The value of [`MetaKey::HasRepositories`]: the names of the repositories.
+pub(super) fn names_text(names: &[String]) -> String {
+    // Strings always have a form in JSON.
+    serde_json::to_string(names).unwrap_or_default()
+}
+
+/// Reads the value of [`MetaKey::HasRepositories`]. There are none without it.
+pub(crate) fn names_of(value: Option<&str>) -> Vec<String> {
+    value
+        .and_then(|text| serde_json::from_str(text).ok())
+        .unwrap_or_default()
 }
 
 /// The maximum number of ready deliveries that a commit returns.

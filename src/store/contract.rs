@@ -19,7 +19,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
-use super::batch::{Batch, Committed, MetaKey};
+use super::batch::{Batch, Committed, MetaKey, names_text};
 use super::delivery::{AttemptLog, Claims, Finish};
 use super::error::StoreError;
 use super::fleet::{Fleet, LeaseView};
@@ -105,6 +105,18 @@ pub trait Recording: Send + Sync {
     /// [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch was
     /// inferred from it. The caller must then read the record and infer again.
     fn record(&self, batch: Batch) -> Result<Committed, StoreError>;
+
+    /// Records the names of several repositories. Atomic, durable, repeatable.
+    ///
+    /// The error [`Fault::WatchedTwice`](super::Fault::WatchedTwice) means that the database has a record of
+    /// one of them alone.
+    fn name_repositories(&self, names: &[String], now: Timestamp) -> Result<(), StoreError> {
+        let mut batch = Batch::new(now);
+        batch
+            .meta
+            .push((MetaKey::HasRepositories, names_text(names)));
+        self.record(batch).map(drop)
+    }
 }
 
 /// A claim by one of several senders.
@@ -363,6 +375,9 @@ pub trait Listing {
     /// Counts the projects with a recorded definition, of one of several repositories or of all.
     fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
 
+    /// Lists those of several repositories that ever had a complete record, sorted.
+    fn repositories(&self) -> Result<Vec<String>, StoreError>;
+
     /// Lists the projects with a record, sorted.
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError>;
 
@@ -375,9 +390,6 @@ pub trait Listing {
     /// Reads a fact about one of several repositories, or about the only one.
     fn meta_of(&self, repository: Option<&str>, key: MetaKey)
     -> Result<Option<String>, StoreError>;
-    /// Lists those of several repositories that ever had a complete record, sorted.
-    fn repositories(&self) -> Result<Vec<String>, StoreError>;
-
 
     /// Reads the lease and the processes that wait for it. `None` if the store has no lease.
     fn fleet(&self) -> Result<Option<Fleet>, StoreError>;

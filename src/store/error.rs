@@ -6,6 +6,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::config::Postgres;
 use crate::domain::project::{ContentHash, ProjectKey};
 
 /// An error of the underlying database.
@@ -100,23 +101,31 @@ pub enum OpenError {
         what: String,
     },
     /// Another process has the lease on the repository.
-    #[error("{holder} watches the repository {repository} in {location}")]
+    #[error("{holder} watches {repository} in {location}{}", other_list(.difference.as_ref()))]
     Leased {
         /// The database.
         location: Arc<str>,
-        /// The name of the repository in the database.
+        /// The repository, or several.
         repository: String,
         /// The process that has the lease.
         holder: String,
+        /// How the list of this process differs from that of the holder.
+        difference: Option<String>,
+    },
+    /// A repository would be watched twice: in a list and by itself.
+    #[error("{location}: {reason}")]
+    WatchedTwice {
+        /// The database.
+        location: Arc<str>,
+        /// Which repository, and what to do.
+        reason: String,
     },
     /// A process delivers from the state that a move needs for itself.
-    #[error(
-        "{holder} delivers for the repository {repository} in {location}: stop it before the move"
-    )]
+    #[error("{holder} delivers for {repository} in {location}: stop it before the move")]
     Delivering {
         /// The database.
         location: Arc<str>,
-        /// The name of the repository in the database.
+        /// The repository, or several.
         repository: String,
         /// The process that delivers.
         holder: String,
@@ -162,10 +171,54 @@ pub enum OpenError {
 }
 
 impl OpenError {
+    /// Another process has the lease, and recorded these names of several repositories.
+    pub(super) fn leased(
+        location: &Arc<str>,
+        settings: &Postgres,
+        holder: String,
+        recorded: &[String],
+    ) -> Self {
+        // A holder records its names a moment after the lease was granted.
+        let is_known = !recorded.is_empty() && !settings.repositories.is_empty();
+        Self::Leased {
+            location: Arc::clone(location),
+            repository: match is_known {
+                true => format!("the repositories {}", recorded.join(", ")),
+                false => settings.shown(),
+            },
+            holder,
+            difference: is_known
+                .then(|| difference(recorded, &settings.repositories))
+                .flatten(),
+        }
+    }
+
     /// Whether opening the store may succeed later without a change by an operator.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(self, Self::Leased { .. } | Self::Unreachable { .. })
     }
+}
+
+/// Says how the list of this process differs from that of the working process.
+fn other_list(difference: Option<&String>) -> String {
+    difference.map_or_else(String::new, |difference| {
+        format!("; the list `repositories` of this process {difference}: give all processes the same list")
+    })
+}
+
+/// Says how a list of names differs from the recorded one.
+fn difference(recorded: &[String], own: &[String]) -> Option<String> {
+    let without = |some: &[String], others: &[String], verb: &str| {
+        let missing = some.iter().filter(|name| !others.contains(name));
+        let missing: Vec<&str> = missing.map(String::as_str).collect();
+        (!missing.is_empty()).then(|| format!("{verb} {}", missing.join(", ")))
+    };
+    let parts = [
+        without(recorded, own, "lacks"),
+        without(own, recorded, "adds"),
+    ];
+    let parts: Vec<String> = parts.into_iter().flatten().collect();
+    (!parts.is_empty()).then(|| parts.join(" and "))
 }
 
 /// What to do about an error of the operating system, in parentheses. The cause follows it.
@@ -317,7 +370,30 @@ pub enum Fault {
     /// The state was moved to another place, or is an incomplete copy.
     #[error("{0}")]
     Moved(String),
+    /// A repository would be watched twice: in a list and by itself.
+    #[error("{0}")]
+    WatchedTwice(String),
     /// The store was closed, or its thread ended.
     #[error("the store is closed")]
     Closed,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_difference_names_the_repositories_of_one_list_alone() {
+        let names =
+            |text: &str| -> Vec<String> { text.split_whitespace().map(str::to_owned).collect() };
+        for (recorded, own, expected) in [
+            ("a b", "b a", None),
+            ("a b", "a", Some("lacks b")),
+            ("a", "a b c", Some("adds b, c")),
+            ("a b", "b c", Some("lacks a and adds c")),
+        ] {
+            let said = difference(&names(recorded), &names(own));
+            assert_eq!(said.as_deref(), expected, "{recorded}; {own}");
+        }
+    }
 }

@@ -7,6 +7,8 @@ use jiff::Timestamp;
 pub struct Fleet {
     /// The name of the repository in the database.
     pub repository: String,
+    /// The names of several repositories, as the working process recorded them. Else empty.
+    pub repositories: Vec<String>,
     /// The last holder of the lease. `None` if nobody ever had it.
     pub lease: Option<Holder>,
     /// The processes that wait for the lease or did in the last hour, the last seen first.

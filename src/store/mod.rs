@@ -37,6 +37,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::config::{Config, Postgres};
+pub(crate) use batch::names_of;
 pub use batch::{
     Batch, Change, Committed, MetaKey, NewDeliveries, NewEvent, READY_BYTES, READY_MAX,
     RecordedEvent,
@@ -109,8 +110,11 @@ impl Waiting {
     }
 
     /// Returns the error [`OpenError::Leased`] while another process has the lease. This is cheap.
-    pub(crate) async fn ask(&self) -> Result<(), OpenError> {
-        self.0.ask().await
+    pub(crate) async fn ask(&self, config: &Config) -> Result<(), OpenError> {
+        match &config.store {
+            Some(settings) => self.0.ask(settings).await,
+            None => Ok(()),
+        }
     }
 }
 
@@ -201,6 +205,7 @@ pub fn move_to_postgres(
     copied: Copied<'_>,
 ) -> Result<Transferred, TransferError> {
     let mut source = sqlite::SqliteSide::source(state_dir)?;
+    transfer::check_form(&mut source, !settings.repositories.is_empty())?;
     let mut target = postgres::PostgresSide::target(settings)?;
     transfer::transfer(&mut source, &mut target, new_id(), copied)
 }
@@ -212,6 +217,7 @@ pub fn move_to_sqlite(
     copied: Copied<'_>,
 ) -> Result<Transferred, TransferError> {
     let mut source = postgres::PostgresSide::source(settings)?;
+    transfer::check_form(&mut source, !settings.repositories.is_empty())?;
     let mut target = sqlite::SqliteSide::target(state_dir)?;
     transfer::transfer(&mut source, &mut target, new_id(), copied)
 }

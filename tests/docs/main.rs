@@ -45,7 +45,7 @@ const KINDS: [(&str, &str, usize); 26] = [
     ("receiver", "go", 1),
     ("receiver", "java", 1),
     ("try", "sh", 1),
-    ("config", "yaml", 8),
+    ("config", "yaml", 9),
     ("template", "yaml", 6),
     ("install", "sh", 1),
     ("package", "sh", 1),
@@ -183,7 +183,7 @@ fn every_configuration_is_valid() {
             checked += 1;
         }
     }
-    assert_eq!(checked, 15);
+    assert_eq!(checked, 16);
 }
 
 fn load(

@@ -43,6 +43,7 @@ pub fn in_new_schema(connection: &str) -> Postgres {
         tls: false,
         lease: Duration::from_secs(10),
         repository: "/srv/repository".to_owned(),
+        repositories: Vec::new(),
     }
 }
 

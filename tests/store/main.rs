@@ -21,6 +21,7 @@ mod fixture;
 mod helpers;
 mod model;
 mod moving;
+mod names;
 mod operating;
 mod outcomes;
 mod pages;

@@ -32,9 +32,10 @@ pub fn settings(server: &Postgres) -> Settings {
 }
 
 /// The modules with tests of SQLite alone, and this one.
-const OTHERS: [&str; 6] = [
+const OTHERS: [&str; 7] = [
     "contents::",
     "damage::",
+    "names::",
     "pages::",
     "senders::",
     "sqlite::",

@@ -131,10 +131,6 @@ fn added(path: &str) -> Option<Value> {
                     })),
                     "then": { "required": ["repositories"] },
                 },
-                {
-                    "if": has("store", json!({ "type": "object" })),
-                    "then": { "required": ["repository"] },
-                },
             ],
         }),
         "admin" => required(&["listen"]),

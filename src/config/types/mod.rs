@@ -96,6 +96,11 @@ impl Config {
         all.map(|repository| repository.path.as_path())
     }
 
+    /// The names of several repositories. Empty with one.
+    pub(crate) fn repository_names(&self) -> Vec<String> {
+        self.repositories.iter().map(Repository::name).collect()
+    }
+
     /// The configuration of each engine: the same settings, with one of the repositories.
     pub(crate) fn of_each_repository(self: &Arc<Self>) -> Vec<Arc<Config>> {
         if self.repositories.is_empty() {

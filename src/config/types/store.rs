@@ -15,8 +15,25 @@ pub struct Postgres {
     pub tls: bool,
     /// How long a process may be unreachable before another one takes over its work.
     pub lease: Duration,
-    /// The name under which the database has the watched repository.
+    /// The name under which the database has the watched repository: [`Postgres::LIST`] for several.
     pub repository: String,
+    /// The names of several repositories (`repositories:`). Empty with one.
+    pub repositories: Vec<String>,
+}
+
+impl Postgres {
+    /// The name under which a database has the record of all repositories of a list.
+    ///
+    /// No single repository has it: `repository.name` contains no two slashes, and a path begins with one.
+    pub const LIST: &'static str = "repositories//";
+
+    /// The watched repository or repositories, for messages.
+    pub(crate) fn shown(&self) -> String {
+        match self.repositories.is_empty() {
+            true => format!("the repository {}", self.repository),
+            false => format!("the repositories {}", self.repositories.join(", ")),
+        }
+    }
 }
 
 /// The tasks of a process.

@@ -108,7 +108,7 @@ impl Client {
 async fn find(pool: &Pool, settings: &Postgres, location: &Arc<str>) -> Result<i32, OpenError> {
     let fault = |fault| open_error(location, fault);
     let absent = || OpenError::Absent {
-        directory: format!("{location} for the repository {}", settings.repository).into(),
+        directory: format!("{location} for {}", settings.shown()).into(),
     };
     let client = pool.get().await.map_err(|error| fault(error.into()))?;
     match schema::found(&client).await.map_err(fault)? {

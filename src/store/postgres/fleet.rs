@@ -7,13 +7,18 @@ use tokio_postgres::Row;
 
 use super::row;
 use super::session::{Statement, statement};
+use crate::store::batch::names_of;
 use crate::store::error::Fault;
 use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 
 /// The statements whose rows [`of_rows`] reads. The length of the lease is in seconds.
 pub(super) fn statements(repository: i32, length: f64) -> [Statement; 4] {
     [
-        statement!("SELECT name FROM repositories WHERE id = $1", repository),
+        statement!(
+            "SELECT name, (SELECT value FROM meta WHERE repository = $1 AND key = 'repositories') \
+             FROM repositories WHERE id = $1",
+            repository
+        ),
         statement!(
             "SELECT holder, epoch, (extract(epoch FROM since) * 1000)::bigint, \
              leased_until > clock_timestamp() FROM leases WHERE repository = $1",
@@ -46,6 +51,8 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
         return Err(Fault::Closed);
     };
     let name = names.first().map(|found| row::text(found, 0)).transpose()?;
+    let several = names.first().map(|found| found.try_get(1)).transpose()?;
+    let several: Option<String> = several.flatten();
     let holder = |found: &Row| -> Result<Holder, Fault> {
         Ok(Holder {
             process: process(&row::text(found, 0)?),
@@ -73,6 +80,7 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     };
     Ok(Fleet {
         repository: name.unwrap_or_default(),
+        repositories: names_of(several.as_deref()),
         lease: leases.first().map(holder).transpose()?,
         standbys: standbys
             .iter()

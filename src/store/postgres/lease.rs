@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::renewal_max;
 use super::fleet::{self, LastRead};
-use super::row;
 use super::session::{Session, statement};
+use super::{names, row};
+use crate::config::Postgres;
 use crate::domain::lease::{Input, LeaseState, Next, Request};
 use crate::store::contract::Notice;
 use crate::store::error::Fault;
@@ -39,8 +40,10 @@ pub(super) struct Lease {
 /// The attempt to get the lease.
 pub(super) enum Attempt {
     Got(Lease),
-    /// This process has it.
-    Held(String),
+    /// This process has it, and recorded these names of several repositories.
+    Held(String, Vec<String>),
+    /// The repository would be watched twice, for this reason.
+    Twice(String),
 }
 
 /// Gets the lease on a repository, if no other process has it.
@@ -48,32 +51,41 @@ pub(super) async fn acquire(
     pool: &Pool,
     repository: i32,
     holder: &str,
-    length: Duration,
+    settings: &Postgres,
 ) -> Result<Attempt, Fault> {
+    let (name, length) = (settings.repository.as_str(), settings.lease);
     let mut session = Session::of(pool).await?;
     let result = async {
+        // The names of a list are checked when the process records them.
+        if settings.repositories.is_empty() {
+            if let Some(reason) = names::refuse_listed(&mut session, name).await? {
+                return Ok(Attempt::Twice(reason));
+            }
+        } else {
+            session.begin("BEGIN", Vec::new()).await?;
+        }
         let got = session
-            .begin(
-                "BEGIN",
-                vec![statement!(
-                    "INSERT INTO leases AS l (repository, epoch, holder, since, leased_until) \
-                     VALUES ($1, 1, $2, clock_timestamp(), \
-                     clock_timestamp() + make_interval(secs => $3)) \
-                     ON CONFLICT (repository) DO UPDATE SET epoch = l.epoch + 1, \
-                     holder = excluded.holder, since = excluded.since, \
-                     leased_until = excluded.leased_until \
-                     WHERE l.leased_until < clock_timestamp() RETURNING epoch",
-                    repository,
-                    holder.to_owned(),
-                    length.as_secs_f64()
-                )],
-            )
+            .rows(statement!(
+                "INSERT INTO leases AS l (repository, epoch, holder, since, leased_until) \
+                 VALUES ($1, 1, $2, clock_timestamp(), \
+                 clock_timestamp() + make_interval(secs => $3)) \
+                 ON CONFLICT (repository) DO UPDATE SET epoch = l.epoch + 1, \
+                 holder = excluded.holder, since = excluded.since, \
+                 leased_until = excluded.leased_until \
+                 WHERE l.leased_until < clock_timestamp() RETURNING epoch",
+                repository,
+                holder.to_owned(),
+                length.as_secs_f64()
+            ))
             .await?;
-        let Some(found) = got.first().and_then(|rows| rows.first()) else {
+        let Some(found) = got.first() else {
             let sql = "SELECT holder FROM leases WHERE repository = $1";
-            let rows = session.rows(statement!(sql, repository)).await?;
-            let holder = rows.first().map(|found| row::text(found, 0)).transpose()?;
-            return Ok(Attempt::Held(holder.unwrap_or_default()));
+            let reads = vec![statement!(sql, repository), names::listed(name)];
+            let answers = session.pipeline(reads).await?;
+            let holder = answers.first().and_then(|rows| rows.first());
+            let holder = holder.map(|found| row::text(found, 0)).transpose()?;
+            let recorded = names::of_rows(answers.get(1).map_or(&[], Vec::as_slice))?;
+            return Ok(Attempt::Held(holder.unwrap_or_default(), recorded));
         };
         let epoch = row::number(found, 0)?;
         // This waits for a commit of the former holder.

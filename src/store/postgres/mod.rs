@@ -21,6 +21,7 @@
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `client` connects the command line, with `listing`, `operations` and `replay`.
+//! - `names` keeps repositories from being watched twice: in a list and by themselves.
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
 //! - `statistics` tells the server to analyze growing tables.
 //! - `changes` tells daemons of an operator's changes.
@@ -37,6 +38,7 @@ mod fleet;
 mod lanes;
 mod lease;
 mod listing;
+mod names;
 mod operations;
 mod queue;
 mod record;
@@ -328,18 +330,27 @@ async fn open(
     let (repository, stored_key) = register(&pool, settings).await.map_err(fault)?;
     let name = Process::this().to_string();
     let is_watching = purpose != Purpose::Send;
+    let twice = |reason| OpenError::WatchedTwice {
+        location: Arc::clone(&location),
+        reason,
+    };
+    if is_watching && !settings.repositories.is_empty() {
+        // A standby is refused now, and not when it takes over.
+        let mut session = Session::of(&pool).await.map_err(fault)?;
+        let refused = names::refuse_own(&mut session, &settings.repositories).await;
+        refused
+            .map_err(fault)?
+            .map_or(Ok(()), |reason| Err(twice(reason)))?;
+    }
     let attempt = match is_watching {
-        true => lease::acquire(&pool, repository, &name, settings.lease).await,
+        true => lease::acquire(&pool, repository, &name, settings).await,
         false => Ok(Attempt::Got(Lease::none(repository, settings.lease))),
     };
     let lease = match attempt.map_err(fault)? {
         Attempt::Got(lease) => lease,
-        Attempt::Held(holder) => {
-            return Err(OpenError::Leased {
-                location,
-                repository: settings.repository.clone(),
-                holder,
-            });
+        Attempt::Twice(reason) => return Err(twice(reason)),
+        Attempt::Held(holder, recorded) => {
+            return Err(OpenError::leased(&location, settings, holder, &recorded));
         }
     };
     if purpose == Purpose::Transfer {
@@ -349,7 +360,7 @@ async fn open(
             lease.give_back(&pool).await.map_err(fault)?;
             return Err(OpenError::Delivering {
                 location,
-                repository: settings.repository.clone(),
+                repository: settings.shown(),
                 holder,
             });
         }

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::client::number;
 use super::record::Recording as Job;
 use super::session::{ANSWER_MAX, Session};
-use super::{PostgresStore, Shared, guard, record, recorded, write};
+use super::{PostgresStore, Shared, guard, names, record, recorded, write};
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use crate::store::batch::{Batch, Change, Committed, MetaKey};
 use crate::store::contract::Recording;
@@ -109,6 +111,16 @@ impl Recording for PostgresStore {
         let unneeded = if committed.is_ok() { replaced } else { sent };
         guard(&self.shared.garbage).add(unneeded);
         committed
+    }
+
+    fn name_repositories(&self, names: &[String], _: Timestamp) -> Result<(), StoreError> {
+        let names = names.to_vec();
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            let epoch = shared.lease.epoch;
+            let result = names::record(&mut session, repository, epoch, &names).await;
+            session.end(result).await
+        })
     }
 }
 

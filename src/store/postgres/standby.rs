@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::connect::{self, open_error};
 use super::session::{Session, statement};
 use super::worker::Worker;
-use super::{fleet, guard, row};
+use super::{fleet, guard, names, row};
 use crate::config::Postgres;
 use crate::store::error::{Fault, OpenError};
 use crate::store::fleet::Process;
@@ -25,7 +25,6 @@ const SEEN: Duration = Duration::from_secs(1);
 pub(in crate::store) struct PostgresStandby {
     worker: Worker,
     location: Arc<str>,
-    repository: String,
     shared: Arc<Waiting>,
 }
 
@@ -56,34 +55,39 @@ impl PostgresStandby {
                 seen: Mutex::default(),
             }),
             location,
-            repository: settings.repository.clone(),
         })
     }
 
     /// Returns the error [`OpenError::Leased`] while another process has the lease.
-    pub(in crate::store) async fn ask(&self) -> Result<(), OpenError> {
+    ///
+    /// `settings` may have another list of names than those at the start.
+    pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
         let shared = Arc::clone(&self.shared);
         let holder = self.worker.run(async move { shared.ask().await }).await;
         match holder.map_err(|fault| open_error(&self.location, fault))? {
-            Some(holder) => Err(OpenError::Leased {
-                location: Arc::clone(&self.location),
-                repository: self.repository.clone(),
+            Some((holder, recorded)) => Err(OpenError::leased(
+                &self.location,
+                settings,
                 holder,
-            }),
+                &recorded,
+            )),
             None => Ok(()),
         }
     }
 }
 
 impl Waiting {
-    /// Returns the holder of the lease, unless the lease is free.
-    async fn ask(&self) -> Result<Option<String>, Fault> {
+    /// Returns the holder of the lease with its list of names, unless the lease is free.
+    async fn ask(&self) -> Result<Option<(String, Vec<String>)>, Fault> {
         let mut session = Session::of(&self.pool).await?;
-        let mut statements = vec![statement!(
-            "SELECT l.holder FROM leases l JOIN repositories r ON r.id = l.repository \
-             WHERE r.name = $1 AND l.leased_until >= clock_timestamp()",
-            self.repository.clone()
-        )];
+        let mut statements = vec![
+            statement!(
+                "SELECT l.holder FROM leases l JOIN repositories r ON r.id = l.repository \
+                 WHERE r.name = $1 AND l.leased_until >= clock_timestamp()",
+                self.repository.clone()
+            ),
+            names::listed(&self.repository),
+        ];
         let now = Instant::now();
         let is_due = guard(&self.seen).is_none_or(|seen| now.duration_since(seen) >= SEEN);
         if is_due {
@@ -93,7 +97,10 @@ impl Waiting {
         if is_due {
             *guard(&self.seen) = Some(now);
         }
-        let holder = answers.first().and_then(|rows| rows.first());
-        holder.map(|found| row::text(found, 0)).transpose()
+        let Some(found) = answers.first().and_then(|rows| rows.first()) else {
+            return Ok(None);
+        };
+        let recorded = names::of_rows(answers.get(1).map_or(&[], Vec::as_slice))?;
+        Ok(Some((row::text(found, 0)?, recorded)))
     }
 }

@@ -332,8 +332,12 @@ fn insert(repository: i32, table: &Table, rows: &[Row]) -> Result<Statement, Fau
 
 impl Side for PostgresSide {
     fn location(&self) -> String {
-        let repository = &self.settings.repository;
-        format!("{}, repository {repository}", self.store.location())
+        // The list of names may change before the move goes on.
+        let repository = match self.settings.repositories.is_empty() {
+            true => format!("repository {}", self.settings.repository),
+            false => "its list of repositories".to_owned(),
+        };
+        format!("{}, {repository}", self.store.location())
     }
 
     fn mark(&mut self) -> Result<Option<Mark>, StoreError> {

@@ -20,6 +20,7 @@ mod tests;
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::table::{Cell, Digest, Kind, Row, TABLES, Table};
+use super::batch::MetaKey;
 use super::error::{Fault, OpenError, StoreError};
 use super::values::{from_json, hash, word};
 use crate::domain::project::{FileState, Role, Stamp};
@@ -142,6 +143,18 @@ pub enum TransferError {
         /// The place of the state.
         to: String,
     },
+    /// The source was recorded with another form of the configuration.
+    #[error(
+        "the state in {origin} was recorded with {}, and the configuration has {}: their records differ. Nothing was changed",
+        if *.has_several { "repositories" } else { "repository" },
+        if *.has_several { "repository" } else { "repositories" }
+    )]
+    OtherRecord {
+        /// The source.
+        origin: String,
+        /// Whether the source has several repositories.
+        has_several: bool,
+    },
     /// The copy differs from the source.
     #[error(
         "the copied {table} in {target} differ from those in {origin}: the source stays the state. Is another process changing it? Run the command again"
@@ -262,6 +275,34 @@ pub(super) fn transfer(
         }
         n_copies = n_copies.saturating_add(1);
         copy.again(target)?;
+    }
+}
+
+/// Refuses a state of one repository for several, and the other way round: their keys differ.
+pub(super) fn check_form(source: &mut dyn Side, is_for_several: bool) -> Result<(), TransferError> {
+    let several = MetaKey::HasRepositories.as_str();
+    let (mut has_several, mut has_record) = (false, false);
+    let mut after: Option<Vec<Cell>> = None;
+    for table in TABLES.iter().filter(|table| table.name == "meta") {
+        loop {
+            let rows = source.page(table, after.as_deref())?;
+            for (_, row) in &rows {
+                let is = |name: &str| matches!(row.first(), Some(Cell::Text(key)) if key == name);
+                has_several |= is(several);
+                has_record |= is(several) || is(MetaKey::FirstStart.as_str());
+            }
+            match rows.into_iter().last() {
+                Some((key, _)) => after = Some(key),
+                None => break,
+            }
+        }
+    }
+    match has_record && has_several != is_for_several {
+        true => Err(TransferError::OtherRecord {
+            origin: source.location(),
+            has_several,
+        }),
+        false => Ok(()),
     }
 }
 

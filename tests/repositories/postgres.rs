@@ -1,0 +1,371 @@
+//! Several repositories in one PostgreSQL database: one process watches the whole list.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::process::{Command, Output, Stdio};
+use std::sync::OnceLock;
+
+use rustix::process::Signal;
+use serde_json::{Value, json};
+
+use crate::common::{
+    Daemon, Endpoint, Home, Postgres, Settings, Webhook, skip, wait_health, wait_until, xml,
+};
+use crate::{ADMIN, DEFINITION, field, get, put, roots};
+
+/// The server of all tests. Its own shell stops it when this process ends.
+fn server(test: &str) -> Option<&'static Postgres> {
+    static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
+    let server = SERVER.get_or_init(Postgres::start);
+    if server.is_none() {
+        skip(test, "needs Debian's package postgresql");
+    }
+    server.as_ref()
+}
+
+/// Where the repositories are, and the database of the processes that watch them.
+struct Place<'a> {
+    root: &'a Home,
+    endpoint: &'a Endpoint,
+    store: String,
+}
+
+impl Place<'_> {
+    fn settings(&self) -> Settings {
+        let settings = Settings::of([Webhook::new("all", &self.endpoint.url())]);
+        settings.top(ADMIN).top(&self.store)
+    }
+
+    /// The settings of a process with a list of these repositories.
+    fn list(&self, names: &[&str]) -> Settings {
+        names.iter().fold(self.settings(), |settings, name| {
+            let path = self.root.beside(name).display().to_string();
+            settings.and_repository(&format!("{{ path: {path}, name: {name}, settle: 300ms }}"))
+        })
+    }
+
+    /// The settings of a process that watches its own repository under this name.
+    fn single(&self, name: &str) -> Settings {
+        self.settings().repository(&format!("name: {name}"))
+    }
+}
+
+fn store(server: &Postgres, database: &str) -> String {
+    let connection = server.connection(database);
+    format!("store: {{ postgres: \"{connection}\", lease: 2s }}")
+}
+
+fn launch(home: &Home) -> Daemon<'_> {
+    Daemon::launch(home, Daemon::command(home))
+}
+
+/// Asserts that a start or a command ends with this status and this text.
+fn refused(output: &Output, status: i32, text: &str) {
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(status), "{said}");
+    assert!(said.contains(text), "{said}");
+}
+
+fn start_refused(home: &Home, text: &str) {
+    let output = Daemon::command(home).stdin(Stdio::null()).output().unwrap();
+    refused(&output, 78, text);
+}
+
+/// The recorded events: the repository with the project, and the id, in order.
+fn recorded(home: &Home) -> Vec<(String, String)> {
+    let events = home.json(&["events", "--limit", "1000"]);
+    let events = events.as_array().unwrap().iter();
+    let text = |event: &Value, name: &str| event[name].as_str().unwrap().to_owned();
+    events
+        .map(|event| {
+            let project = format!("{} {}", text(event, "repository"), text(event, "project"));
+            (project, text(event, "id"))
+        })
+        .collect()
+}
+
+/// Waits until `n` events are recorded, and each was delivered once, in the order of its project.
+fn all_delivered(home: &Home, endpoint: &Endpoint, n: usize) {
+    let came = endpoint.wait_for(n);
+    let recorded = recorded(home);
+    assert_eq!((came.len(), recorded.len()), (n, n), "{recorded:?}");
+    let project_of: BTreeMap<&str, &str> = recorded
+        .iter()
+        .map(|(project, id)| (id.as_str(), project.as_str()))
+        .collect();
+    let mut by_project: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for one in &came {
+        let project = project_of[one.id.as_str()];
+        by_project.entry(project).or_default().push(&one.id);
+    }
+    for (project, came) in by_project {
+        let expected = recorded.iter().filter(|(of, _)| of == project);
+        let expected: Vec<&str> = expected.map(|(_, id)| id.as_str()).collect();
+        assert_eq!(came, expected, "{project}");
+    }
+}
+
+#[test]
+fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
+    let test = "a_list_has_one_lease_and_moves_to_the_standby_as_a_whole";
+    let Some(server) = server(test) else { return };
+    let database = server.database();
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let place = Place {
+        root: &home,
+        endpoint: &endpoint,
+        store: store(server, &database),
+    };
+    roots(&home, &["models", "finance", "third"]);
+    // Only the sender delivers, so a killed watcher repeats nothing.
+    let both = place.list(&["models", "finance"]);
+    let watches = both.clone().top("roles: [watch]");
+    let (other, sender) = (
+        Home::new(&watches),
+        Home::new(&both.top("roles: [deliver]")),
+    );
+    home.configure(&watches);
+    let checked = home.command(&["check"]);
+    assert!(checked.contains(" as models, finance"), "{checked}");
+    let first = launch(&home);
+    wait_health(&home, "/readyz", 200);
+    let second = launch(&other);
+    second.wait_message("watches the repositories models, finance in", 1);
+    let sending = launch(&sender);
+
+    let content = xml("Orders", "e-1", "one");
+    for repository in ["models", "finance"] {
+        put(&home, repository, DEFINITION, &content);
+        let alone = format!("sales/of-{repository}/project.xml");
+        put(&home, repository, &alone, &xml("Alone", "e-2", "one"));
+        for tag in ["s1", "s2", "s3"] {
+            let path = format!("sales/orders/snapshots/{tag}.xml");
+            put(&home, repository, &path, &content);
+        }
+    }
+    all_delivered(&home, &endpoint, 14);
+    let sql = "SELECT string_agg(name, ' ') FROM repositories";
+    assert_eq!(server.sql(&database, sql), "repositories//");
+    let status = home.json(&["status"]);
+    assert_eq!(
+        status["fleet"]["repositories"],
+        json!(["models", "finance"])
+    );
+    assert_eq!(status["fleet"]["holder"]["pid"], first.pid());
+    assert_eq!(status["fleet"]["standbys"][0]["pid"], second.pid());
+    assert_eq!(status["fleet"]["senders"][0]["pid"], sending.pid());
+    let text = home.command(&["status"]);
+    assert!(
+        text.contains("epoch 1; repositories models, finance"),
+        "{text}"
+    );
+    let series = [
+        "project_webhooks_lease_held 1",
+        "project_webhooks_standbys 1",
+        "project_webhooks_projects{repository=\"finance\"} 2",
+    ];
+    wait_until("the metrics", || {
+        let metrics = get(&home, "/metrics");
+        let mut series = series.iter();
+        series.all(|line| metrics.contains(line)).then_some(())
+    });
+
+    // The standby takes both over, and finds the changes of the meantime.
+    first.kill();
+    put(&home, "models", "sales/more/project.xml", &content);
+    fs::remove_dir_all(home.beside("finance").join("sales/of-finance")).unwrap();
+    wait_health(&other, "/readyz", 200);
+    all_delivered(&other, &endpoint, 17);
+    let listed = other.json(&["events", "--limit", "3"]);
+    assert_eq!(field(&listed, "origin"), ["catch-up"; 3]);
+    let status = other.json(&["status"]);
+    assert_eq!(status["fleet"]["holder"]["epoch"], 2);
+    assert_eq!(status["repositories"][0]["projects"], 3);
+    assert_eq!(status["repositories"][1]["projects"], 1);
+    put(&home, "finance", "sales/more/project.xml", &content);
+    all_delivered(&other, &endpoint, 19);
+
+    // A standby with another list says so. It may get yet another one.
+    let watching = |names: &[&str]| place.list(names).top("roles: [watch]");
+    home.configure(&watching(&["models"]));
+    let third = launch(&home);
+    third.wait_message("the list `repositories` of this process lacks finance:", 1);
+    home.configure(&watching(&["models", "third"]));
+    assert!(third.reload());
+    third.wait_message("of this process lacks finance and adds third:", 1);
+    // After its take-over, the list is its own. The other repository stays on record.
+    second.signal(Signal::STOP);
+    third.wait_message(
+        "not watching a repository that was removed from the configuration",
+        1,
+    );
+    wait_health(&home, "/readyz", 200);
+    let status = home.json(&["status"]);
+    assert_eq!(field(&status["repositories"], "name"), ["models", "third"]);
+    assert_eq!(
+        status["unwatched"],
+        json!([{ "name": "finance", "projects": 2 }])
+    );
+    let text = home.command(&["status"]);
+    assert!(
+        text.contains("finance: not in the configuration, so not watched; 2 projects recorded"),
+        "{text}"
+    );
+    assert!(get(&home, "/").contains("finance: not in the configuration"));
+    put(&home, "finance", "sales/last/project.xml", &content);
+    put(&home, "third", DEFINITION, &content);
+    all_delivered(&home, &endpoint, 21);
+
+    // The former holder stops all of its engines and waits.
+    second.signal(Signal::CONT);
+    second.wait_message("of this process lacks third and adds finance:", 1);
+    // A reload of the holder changes the list, and the standby knows it.
+    home.configure(&watching(&["finance", "models"]));
+    assert!(third.reload());
+    all_delivered(&home, &endpoint, 23);
+    assert_eq!(
+        home.json(&["status"])["fleet"]["repositories"],
+        json!(["finance", "models"])
+    );
+    second.wait_message("watches the repositories finance, models in", 1);
+    for daemon in [third, second, sending] {
+        assert!(daemon.terminate().success());
+    }
+    assert_eq!(endpoint.n(), 23);
+}
+
+#[test]
+fn no_repository_is_watched_in_a_list_and_alone() {
+    let test = "no_repository_is_watched_in_a_list_and_alone";
+    let Some(server) = server(test) else { return };
+    let database = server.database();
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let place = Place {
+        root: &home,
+        endpoint: &endpoint,
+        store: store(server, &database),
+    };
+    roots(&home, &["models", "finance", "empty"]);
+    let single = Home::new(&place.single("models"));
+    single.write(DEFINITION, &xml("Orders", "e-1", "one"));
+    home.configure(&place.list(&["models", "finance"]));
+
+    // With a record of its own: while it is watched, and afterwards.
+    let daemon = single.start();
+    let own = "the repository models of the list `repositories` has a record of its own";
+    start_refused(&home, &format!("{own} in this database, which process"));
+    assert!(daemon.terminate().success());
+    start_refused(&home, own);
+    home.configure(&place.list(&["finance"]));
+    let list = launch(&home);
+    wait_health(&home, "/readyz", 200);
+    home.configure(&place.list(&["finance", "models"]));
+    assert!(!list.reload());
+    list.wait_message(own, 1);
+
+    // The other way round, and also after the repository was removed from the list.
+    put(&home, "finance", DEFINITION, &xml("Ledger", "e-2", "one"));
+    endpoint.wait_for(2);
+    let alone = Home::new(&place.single("finance"));
+    start_refused(&alone, "the repository finance is one of the list");
+    home.configure(&place.list(&["empty"]));
+    assert!(list.reload());
+    start_refused(&alone, "the repository finance was one of the list");
+    home.configure(&place.list(&["finance"]));
+    assert!(list.reload());
+
+    // Without projects, only a process that watches it counts. One that was stopped past its lease
+    // does not get the repository back.
+    let empty = Home::new(&place.single("empty"));
+    let daemon = empty.start();
+    let with_empty = place.list(&["finance", "empty"]);
+    home.configure(&with_empty);
+    assert!(!list.reload());
+    list.wait_message("the repository empty of the list", 1);
+    daemon.signal(Signal::STOP);
+    wait_until("the end of the lease", || list.reload().then_some(()));
+    empty.write(DEFINITION, &xml("Late", "e-3", "one"));
+    daemon.signal(Signal::CONT);
+    let mut daemon = daemon;
+    assert_eq!(daemon.wait_exit().code(), Some(78));
+    daemon.wait_message("the repository empty is one of the list", 1);
+    put(&home, "empty", DEFINITION, &xml("Orders", "e-4", "one"));
+    endpoint.wait_for(4);
+    // The list starts again with it.
+    assert!(list.terminate().success());
+    let list = launch(&home);
+    wait_health(&home, "/readyz", 200);
+    assert!(list.terminate().success());
+    assert_eq!(endpoint.n(), 4);
+}
+
+fn migrate(home: &Home, to: &str) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
+    command.arg("--config").arg(home.config());
+    command.args(["migrate-store", "--to", to]);
+    command.stdin(Stdio::null()).output().unwrap()
+}
+
+#[test]
+fn a_state_of_several_repositories_moves_to_postgresql_and_back() {
+    let test = "a_state_of_several_repositories_moves_to_postgresql_and_back";
+    let Some(server) = server(test) else { return };
+    let database = server.database();
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let place = Place {
+        root: &home,
+        endpoint: &endpoint,
+        store: "store: sqlite".to_owned(),
+    };
+    roots(&home, &["models", "finance"]);
+    let names = ["models", "finance"];
+    let sqlite = place.list(&names);
+    let postgres = Place {
+        store: store(server, &database),
+        ..place
+    }
+    .list(&names);
+    home.configure(&sqlite);
+    let content = xml("Orders", "e-1", "one");
+    let daemon = launch(&home);
+    wait_health(&home, "/readyz", 200);
+    put(&home, "models", DEFINITION, &content);
+    put(&home, "finance", DEFINITION, &content);
+    all_delivered(&home, &endpoint, 4);
+    assert!(daemon.terminate().success());
+
+    // Each place finds the changes of the meantime, and nothing else.
+    let more = xml("More", "e-2", "one");
+    for (to, settings, n) in [("postgres", &postgres, 6), ("sqlite", &sqlite, 8)] {
+        let before = recorded(&home);
+        home.configure(&postgres);
+        let output = migrate(&home, to);
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        home.configure(settings);
+        assert_eq!(recorded(&home), before);
+        put(&home, "finance", &format!("{to}/more/project.xml"), &more);
+        let daemon = launch(&home);
+        wait_health(&home, "/readyz", 200);
+        all_delivered(&home, &endpoint, n);
+        let newest = home.json(&["events", "--limit", "1"]);
+        assert_eq!(field(&newest, "repository"), ["finance"]);
+        assert!(daemon.terminate().success());
+    }
+
+    // A state of one repository is none of a list.
+    let other = Home::new(&Settings::all_to(&endpoint));
+    assert!(other.start().terminate().success());
+    other.configure(&postgres);
+    refused(
+        &migrate(&other, "postgres"),
+        1,
+        "was recorded with repository, and the configuration has repositories",
+    );
+}
