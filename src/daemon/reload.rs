@@ -57,7 +57,7 @@ pub(super) async fn load(
 ///
 /// The repository would begin a new record, so that changes that are not recorded yet, and held
 /// removals, would cause no events.
-fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> {
+pub(super) fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> {
     let gone = |one: &&Repository| {
         new.repositories
             .iter()

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::drain::{DRAIN, close, wait};
-use super::reload::load;
+use super::reload::{keep_names, load};
 use super::start::{enabled, first_of, start_traces};
 use super::supervise::{Seen, next_notice};
 use super::{Background, DaemonError, Rereading, Signals};
@@ -183,6 +183,11 @@ pub(crate) async fn reread(
     if !refused.is_empty() {
         let refused = refused.join(", ");
         error!("{refused} cannot change while the daemon runs; restart the daemon to change it");
+        return;
+    }
+    if let Err(errors) = keep_names(config, &new) {
+        let errors = errors.join("\n");
+        error!("the configuration is rejected and nothing changed: {errors}");
         return;
     }
     if let Some(sending) = sending

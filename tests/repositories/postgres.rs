@@ -195,6 +195,13 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     home.configure(&watching(&["models"]));
     let third = launch(&home);
     third.wait_message("the list `repositories` of this process lacks finance:", 1);
+    // A record belongs to its name, also on a standby.
+    let models = home.beside("models").display().to_string();
+    let renamed = place.settings().top("roles: [watch]");
+    let renamed = renamed.and_repository(&format!("{{ path: {models}, name: other }}"));
+    home.configure(&renamed);
+    assert!(!third.reload());
+    third.wait_message("repositories: models is now named other", 1);
     home.configure(&watching(&["models", "third"]));
     assert!(third.reload());
     third.wait_message("of this process lacks finance and adds third:", 1);
