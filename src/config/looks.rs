@@ -19,7 +19,7 @@ const FURTHER: Duration = Duration::from_millis(250);
 /// The paths with a look that was given up and has not ended.
 static UNANSWERED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-/// What is at the path of a repository.
+/// The result of a look at the path of a repository.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Directory,

@@ -111,7 +111,7 @@ pub(super) struct Prefetch {
     /// Others could send these. A claim that failed may have been made, and so may those of an
     /// earlier queue.
     has_others: bool,
-    /// What the store was told last of sending alone.
+    /// Whether this sender must be the only one, as the store was told last.
     told: Alone,
 }
 

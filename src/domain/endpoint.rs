@@ -165,7 +165,7 @@ impl Endpoint {
 
     /// Whether another sender may reach the endpoint although this one may not.
     ///
-    /// That begins with the first failure, because few projects never make an endpoint down.
+    /// One failure is enough: with few projects, an endpoint never counts as down.
     pub fn may_be_out_of_reach(&self) -> bool {
         self.is_down() || !self.failing.is_empty()
     }

@@ -11,7 +11,9 @@ pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
     line
 }
 
-/// What clients without the token see of an error of the store, which names the database and its host.
+/// Replaces an error of the store for clients without the token.
+///
+/// The error names the database and its host.
 const STORE_TROUBLE: &str = "the state cannot be read or written; inference waits";
 
 /// The same for clients without the token.

@@ -19,7 +19,7 @@ const OPENED_MAX: usize = 4_096;
 /// The number of levels that a search opens, which are open together.
 const DEPTH_MAX: usize = 8;
 
-/// What a search for the key found in a directory.
+/// The result of a search in a directory for signs of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
     /// No files. So there is nothing to hide, with the key or without.

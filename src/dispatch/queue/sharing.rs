@@ -1,4 +1,4 @@
-//! What a queue tells the senders of other processes.
+//! Tells the senders of other processes when this one must be the only one.
 
 use std::sync::Arc;
 use std::time::Duration;
