@@ -201,7 +201,7 @@ fn it_passes_callbacks_on_unchanged_and_the_answer_back() {
     assert_eq!(body, b"wait");
     let printed: Vec<String> = lines
         .by_ref()
-        .skip_while(|line| !line.contains("429"))
+        .skip_while(|line| !line.contains("  429 to "))
         .take_while(|line| !line.is_empty())
         .collect();
     assert!(
