@@ -13,7 +13,7 @@ use crate::domain::project::{ContentHash, ProjectKey};
 use crate::store::batch::NewEvent;
 use crate::store::error::Fault;
 
-/// The rows that a batch depends on. [`Writing`](super::record) changes them as it goes on.
+/// The rows that a batch depends on. [`NewRows`](super::new_rows) changes them as it goes on.
 pub(super) struct Facts {
     pub(super) next_event: i64,
     pub(super) next_delivery: i64,

@@ -15,12 +15,14 @@
 //! - `connect` makes connections, `schema` the tables, `worker` the thread that drives them.
 //! - `session` sends statements. `row` converts values. `error` converts errors.
 //! - `recording` and `delivering` implement the contracts of inference and of sending.
-//! - `record` computes the rows of a batch from `facts`, and `write` writes them. `recorded` reads the
-//!   record.
+//! - `record` records a batch: it reads the `facts`, finds free `event_ids`, computes the `new_rows`, and
+//!   commits the statements of `write`. `doubt` knows a batch whose commit had no answer. `recorded` reads
+//!   the record.
 //! - `claims` claims the deliveries of `lanes`, and `queue` records the results of their attempts.
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
-//! - `client` connects the command line, with `listing`, `operations` and `replay`.
+//! - `client` connects the command line. `listing` reads for it: `select` has the conditions, `listed` reads
+//!   the rows and `pages` a page of them. `operations` and `replay` change deliveries.
 //! - `names` keeps repositories from being watched twice: in a list and by themselves.
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
 //! - `statistics` tells the server to analyze growing tables.
@@ -32,14 +34,19 @@ mod claims;
 mod client;
 mod connect;
 mod delivering;
+mod doubt;
 mod error;
+mod event_ids;
 mod facts;
 mod fleet;
 mod lanes;
 mod lease;
+mod listed;
 mod listing;
 mod names;
+mod new_rows;
 mod operations;
+mod pages;
 mod queue;
 mod record;
 mod recorded;
@@ -48,6 +55,7 @@ mod replay;
 mod retention;
 mod row;
 mod schema;
+mod select;
 mod sender;
 mod session;
 mod standby;
@@ -69,11 +77,11 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
 use self::connect::open_error;
+use self::doubt::Doubt;
 use self::fleet::LastRead;
 use self::lease::{Attempt, Lease, Notices};
 pub(super) use self::listing::PostgresListings;
 pub(super) use self::operations::PostgresOperations;
-use self::record::Doubt;
 use self::sender::Sender;
 use self::session::{Session, statement};
 pub(super) use self::standby::PostgresStandby;

@@ -11,7 +11,7 @@ use tokio_postgres::Row;
 
 use super::client::{Client, number};
 use super::lanes::{self, Lane, Moves};
-use super::listing::Conditions;
+use super::select::Conditions;
 use super::session::{LOCK, Session, statement};
 use super::{changes, replay, retention, row, transfer, webhooks};
 use crate::config::Postgres;

@@ -1,0 +1,58 @@
+//! A batch whose commit has an unknown result, because the connection was lost.
+//!
+//! The next batch finds out. If the earlier one was recorded, the record differs from that of the
+//! caller, who infers again. But an event that leaves the record as it is, such as that of a snapshot
+//! that was removed at once, would be inferred again too. So such events are left out then.
+
+use std::collections::HashMap;
+
+use crate::domain::event::EventId;
+use crate::store::batch::{Change, NewEvent, RecordedEvent};
+
+/// Events by their id with repetition 0.
+pub(super) type FirstIds = HashMap<EventId, RecordedEvent>;
+
+/// What is unknown about the last batch, and what became known about earlier ones.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Doubt {
+    /// The mark of the batch. `None` once its result is known.
+    mark: Option<Vec<u8>>,
+    /// The events of the batch.
+    unknown: FirstIds,
+    /// Events that are known to be recorded, although the caller got an error.
+    recorded: FirstIds,
+}
+
+impl Doubt {
+    /// Whether the result of a batch is unknown.
+    pub(super) fn is_open(&self) -> bool {
+        self.mark.is_some()
+    }
+
+    /// Remembers a batch by its mark and events, after its commit had no answer.
+    pub(super) fn open(&mut self, mark: Vec<u8>, events: FirstIds) {
+        self.mark = Some(mark);
+        self.unknown = events;
+    }
+
+    /// Decides by the mark of the last recorded batch.
+    pub(super) fn resolve(&mut self, last_batch: Option<&Vec<u8>>) {
+        if let Some(mark) = self.mark.take() {
+            let unknown = std::mem::take(&mut self.unknown);
+            if last_batch == Some(&mark) {
+                self.recorded.extend(unknown);
+            }
+        }
+    }
+
+    /// Returns the event's record, if an earlier batch recorded the event.
+    pub(super) fn recorded(&self, change: &Change, new: &NewEvent) -> Option<&RecordedEvent> {
+        let is_record_kept = change.before == change.after;
+        self.recorded.get(&new.event.id).filter(|_| is_record_kept)
+    }
+
+    /// Forgets events that the caller knows of now. The same happening again is another event.
+    pub(super) fn forget(&mut self, known: &[RecordedEvent]) {
+        self.recorded.retain(|_, event| !known.contains(event));
+    }
+}

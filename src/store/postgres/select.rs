@@ -1,0 +1,117 @@
+//! Translates selectors to conditions in SQL.
+
+use super::row;
+use super::session::{Statement, Value};
+use crate::store::listing::{EventFilter, Organizations, Selector};
+
+/// SQL conditions that must all be true, with their values.
+pub(super) struct Conditions {
+    sql: String,
+    values: Vec<Value>,
+}
+
+impl Conditions {
+    /// The condition that a row of the table with this alias is of the repository.
+    pub(super) fn of(alias: &'static str, repository: i32) -> Self {
+        Self {
+            sql: format!("{alias}.repository = $1"),
+            values: vec![Box::new(repository)],
+        }
+    }
+
+    /// The conditions on the table `events` with the alias `e`.
+    pub(super) fn filtered(filter: &EventFilter, repository: i32) -> Self {
+        let mut conditions = Self::of("e", repository);
+        if let Some(organization) = &filter.organization {
+            conditions.and_organization("e", organization);
+        }
+        if let Some(project) = &filter.project {
+            conditions.and("e.project = ", project.clone());
+        }
+        if let Some(kind) = filter.kind {
+            conditions.and("e.kind = ", kind.as_str());
+        }
+        if let Some(since) = filter.since {
+            conditions.and("e.recorded_ms >= ", row::milliseconds_up(since));
+        }
+        if let Some(until) = filter.until {
+            conditions.and("e.recorded_ms < ", row::milliseconds_up(until));
+        }
+        conditions
+    }
+
+    /// The conditions on the table `deliveries` with the alias `d`.
+    pub(super) fn selected(selector: &Selector, repository: i32) -> Self {
+        let mut conditions = Self::of("d", repository);
+        if !selector.ids.is_empty() {
+            conditions.and("d.id = ANY", selector.ids.clone());
+        }
+        if let Some(webhook) = &selector.webhook {
+            conditions.and("d.webhook = ", webhook.clone());
+        }
+        if let Some(state) = selector.state {
+            conditions.and("d.state = ", state.as_str());
+        }
+        if let Some(since) = selector.since {
+            conditions.and("d.created_ms >= ", row::milliseconds_up(since));
+        }
+        if let Some(until) = selector.until {
+            conditions.and("d.created_ms < ", row::milliseconds_up(until));
+        }
+        if let Some(organization) = &selector.organization {
+            conditions.and_organization("d", organization);
+        }
+        if let Some(project) = &selector.project {
+            conditions.and("d.project = ", project.clone());
+        }
+        if let Some(kind) = selector.kind {
+            conditions.and(
+                "EXISTS (SELECT 1 FROM events k WHERE k.repository = d.repository \
+                 AND k.sequence = d.event AND k.kind = ",
+                kind.as_str(),
+            );
+            conditions.sql.push(')');
+        }
+        conditions
+    }
+
+    /// Adds a condition on the organization of the table with this alias.
+    fn and_organization(&mut self, alias: &str, filter: &str) {
+        let (value, n) = (filter.to_owned(), self.values.len() + 1);
+        let condition = match Organizations::of(filter) {
+            Organizations::One(_) => format!("{alias}.organization = ${n}"),
+            Organizations::OfRepository(_) => format!("starts_with({alias}.organization, ${n})"),
+            Organizations::InAnyRepository(_) => {
+                format!("right({alias}.organization, length(${n})) = ${n}")
+            }
+        };
+        self.values.push(Box::new(value));
+        self.sql = format!("{} AND {condition}", self.sql);
+    }
+
+    /// Adds a condition on one value, which follows the condition's text.
+    pub(super) fn and(
+        &mut self,
+        condition: &'static str,
+        value: impl tokio_postgres::types::ToSql + Sync + Send + 'static,
+    ) {
+        self.values.push(Box::new(value));
+        self.sql = format!("{} AND {condition}(${})", self.sql, self.values.len());
+    }
+
+    /// Makes a statement with these conditions and another value, the last one.
+    pub(super) fn statement(
+        mut self,
+        sql: impl FnOnce(&str, &str) -> String,
+        last: impl tokio_postgres::types::ToSql + Sync + Send + 'static,
+    ) -> Statement {
+        self.values.push(Box::new(last));
+        let last = format!("${}", self.values.len());
+        (sql(&self.sql, &last).into(), self.values)
+    }
+
+    /// Makes a statement with these conditions.
+    pub(super) fn statement_without_limit(self, sql: impl FnOnce(&str) -> String) -> Statement {
+        (sql(&self.sql).into(), self.values)
+    }
+}
