@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 use crate::os::HeldSignals;
-use crate::store::{Listings, OpenError, TransferError};
+use crate::store::{Fault, Listings, OpenError, TransferError};
 
 /// Exit status: the command succeeded.
 const DONE: u8 = 0;
@@ -158,8 +158,12 @@ pub fn main() -> ExitCode {
 fn status_of(error: &anyhow::Error) -> u8 {
     match error.downcast_ref::<TransferError>() {
         Some(TransferError::Open(
-            OpenError::Held { .. } | OpenError::Leased { .. } | OpenError::Delivering { .. },
+            OpenError::Held { .. }
+            | OpenError::Leased { .. }
+            | OpenError::NotYet { .. }
+            | OpenError::Delivering { .. },
         )) => HELD,
+        Some(TransferError::Store(error)) if matches!(error.fault(), Fault::NotYet(_)) => HELD,
         _ => FAILED,
     }
 }

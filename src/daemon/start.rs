@@ -162,6 +162,10 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<(
                 let (location, reason) = (store.location().into(), reason.clone());
                 return Err(OpenError::WatchedTwice { location, reason }.into());
             }
+            Fault::NotYet(reason) => {
+                let (location, reason) = (store.location().into(), reason.clone());
+                return Err(OpenError::NotYet { location, reason }.into());
+            }
             // As on a full disk. The next start tries again. But without the mark, a later start could
             // take the record for that of one repository. A first start has nothing pending to delay.
             _ if config.store.is_none() && recorded.is_some() => {

@@ -109,7 +109,8 @@ pub trait Recording: Send + Sync {
     /// Records the names of several repositories. Atomic, durable, repeatable.
     ///
     /// The error [`Fault::WatchedTwice`](super::Fault::WatchedTwice) means that the database has a record of
-    /// one of them alone.
+    /// one of them alone. [`Fault::NotYet`](super::Fault::NotYet) means that a process watches one alone, or that
+    /// its deliveries there are pending.
     fn name_repositories(&self, names: &[String], now: Timestamp) -> Result<(), StoreError> {
         let mut batch = Batch::new(now);
         batch

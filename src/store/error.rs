@@ -120,6 +120,14 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
+    /// The former record of a repository is still in use: in a list, or alone.
+    #[error("{location}: {reason}")]
+    NotYet {
+        /// The database.
+        location: Arc<str>,
+        /// Which repository, and what to do.
+        reason: String,
+    },
     /// A process delivers from the state that a move needs for itself.
     #[error("{holder} delivers for {repository} in {location}: stop it before the move")]
     Delivering {
@@ -195,7 +203,10 @@ impl OpenError {
 
     /// Whether opening the store may succeed later without a change by an operator.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Leased { .. } | Self::Unreachable { .. })
+        matches!(
+            self,
+            Self::Leased { .. } | Self::NotYet { .. } | Self::Unreachable { .. }
+        )
     }
 }
 
@@ -247,7 +258,10 @@ pub struct StoreError {
 impl Fault {
     /// Whether the same operation may succeed later without a change by an operator.
     pub(crate) fn is_passing(&self) -> bool {
-        matches!(self, Self::Unreachable(_) | Self::Busy(_) | Self::Fenced)
+        matches!(
+            self,
+            Self::Unreachable(_) | Self::Busy(_) | Self::Fenced | Self::NotYet(_)
+        )
     }
 
     /// Refuses a change of another number than expected.
@@ -373,6 +387,9 @@ pub enum Fault {
     /// A repository would be watched twice: in a list and by itself.
     #[error("{0}")]
     WatchedTwice(String),
+    /// The former record of a repository is still in use: in a list, or alone.
+    #[error("{0}")]
+    NotYet(String),
     /// The store was closed, or its thread ended.
     #[error("the store is closed")]
     Closed,

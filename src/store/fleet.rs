@@ -9,6 +9,10 @@ pub struct Fleet {
     pub repository: String,
     /// The names of several repositories, as the working process recorded them. Else empty.
     pub repositories: Vec<String>,
+    /// Whether the list of this database has this single repository.
+    ///
+    /// Then nothing is recorded for it alone.
+    pub is_listed: bool,
     /// The last holder of the lease. `None` if nobody ever had it.
     pub lease: Option<Holder>,
     /// The processes that wait for the lease or did in the last hour, the last seen first.

@@ -205,9 +205,11 @@ pub fn move_to_postgres(
     copied: Copied<'_>,
 ) -> Result<Transferred, TransferError> {
     let mut source = sqlite::SqliteSide::source(state_dir)?;
-    transfer::check_form(&mut source, !settings.repositories.is_empty())?;
+    let mut names = transfer::check_form(&mut source, !settings.repositories.is_empty())?;
+    names.extend(settings.repositories.iter().cloned());
+    let names = names.into_iter().collect();
     let mut target = postgres::PostgresSide::target(settings)?;
-    transfer::transfer(&mut source, &mut target, new_id(), copied)
+    transfer::transfer(&mut source, &mut target, new_id(), names, copied)
 }
 
 /// Moves the state of a repository in PostgreSQL to a state directory. No daemon may use either.
@@ -219,7 +221,7 @@ pub fn move_to_sqlite(
     let mut source = postgres::PostgresSide::source(settings)?;
     transfer::check_form(&mut source, !settings.repositories.is_empty())?;
     let mut target = sqlite::SqliteSide::target(state_dir)?;
-    transfer::transfer(&mut source, &mut target, new_id(), copied)
+    transfer::transfer(&mut source, &mut target, new_id(), Vec::new(), copied)
 }
 
 fn new_id() -> String {

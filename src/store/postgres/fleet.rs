@@ -5,6 +5,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tokio_postgres::Row;
 
+use super::names::{is_here, is_listed};
 use super::row;
 use super::session::{Statement, statement};
 use crate::store::batch::names_of;
@@ -15,8 +16,12 @@ use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 pub(super) fn statements(repository: i32, length: f64) -> [Statement; 4] {
     [
         statement!(
-            "SELECT name, (SELECT value FROM meta WHERE repository = $1 AND key = 'repositories') \
-             FROM repositories WHERE id = $1",
+            concat!(
+                "SELECT r.name, (SELECT value FROM meta WHERE repository = $1 \
+                 AND key = 'repositories'), ",
+                is_listed!("r"),
+                " FROM repositories r WHERE r.id = $1"
+            ),
             repository
         ),
         statement!(
@@ -53,6 +58,7 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     let name = names.first().map(|found| row::text(found, 0)).transpose()?;
     let several = names.first().map(|found| found.try_get(1)).transpose()?;
     let several: Option<String> = several.flatten();
+    let is_listed = names.first().map(|found| found.try_get(2)).transpose()?;
     let holder = |found: &Row| -> Result<Holder, Fault> {
         Ok(Holder {
             process: process(&row::text(found, 0)?),
@@ -81,6 +87,7 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     Ok(Fleet {
         repository: name.unwrap_or_default(),
         repositories: names_of(several.as_deref()),
+        is_listed: is_listed.unwrap_or_default(),
         lease: leases.first().map(holder).transpose()?,
         standbys: standbys
             .iter()

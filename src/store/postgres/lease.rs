@@ -18,8 +18,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::connect::renewal_max;
 use super::fleet::{self, LastRead};
+use super::names::{self, Refusal};
+use super::row;
 use super::session::{Session, statement};
-use super::{names, row};
 use crate::config::Postgres;
 use crate::domain::lease::{Input, LeaseState, Next, Request};
 use crate::store::contract::Notice;
@@ -42,24 +43,27 @@ pub(super) enum Attempt {
     Got(Lease),
     /// This process has it, and recorded these names of several repositories.
     Held(String, Vec<String>),
-    /// The repository would be watched twice, for this reason.
-    Twice(String),
+    /// The repository is in the record of a list.
+    Refused(Refusal),
 }
 
 /// Gets the lease on a repository, if no other process has it.
+///
+/// `is_to_watch` is false for a state that moves away: it may be in a list meanwhile.
 pub(super) async fn acquire(
     pool: &Pool,
     repository: i32,
     holder: &str,
     settings: &Postgres,
+    is_to_watch: bool,
 ) -> Result<Attempt, Fault> {
     let (name, length) = (settings.repository.as_str(), settings.lease);
     let mut session = Session::of(pool).await?;
     let result = async {
         // The names of a list are checked when the process records them.
-        if settings.repositories.is_empty() {
-            if let Some(reason) = names::refuse_listed(&mut session, name).await? {
-                return Ok(Attempt::Twice(reason));
+        if settings.repositories.is_empty() && is_to_watch {
+            if let Some(refusal) = names::refuse_listed(&mut session, name).await? {
+                return Ok(Attempt::Refused(refusal));
             }
         } else {
             session.begin("BEGIN", Vec::new()).await?;

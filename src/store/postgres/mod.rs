@@ -190,12 +190,22 @@ fn random() -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Whether a state is opened for work, for sending alone, or to be moved.
+/// The purpose for which a state is opened.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Work,
+    /// To send alone.
     Send,
-    Transfer,
+    /// To be the target of a move.
+    MoveHere,
+    /// To be the source of a move.
+    MoveAway,
+}
+
+impl Purpose {
+    fn is_move(self) -> bool {
+        matches!(self, Self::MoveHere | Self::MoveAway)
+    }
 }
 
 impl PostgresStore {
@@ -207,11 +217,6 @@ impl PostgresStore {
     /// Connects, and creates or migrates the tables, for sending alone.
     pub(super) fn connect_sender(settings: &Postgres) -> Result<Self, OpenError> {
         Self::connect_for(settings, Purpose::Send)
-    }
-
-    /// Connects to a state that is moved.
-    fn connect_for_transfer(settings: &Postgres) -> Result<Self, OpenError> {
-        Self::connect_for(settings, Purpose::Transfer)
     }
 
     fn connect_for(settings: &Postgres, purpose: Purpose) -> Result<Self, OpenError> {
@@ -338,30 +343,26 @@ async fn open(
     let (repository, stored_key) = register(&pool, settings).await.map_err(fault)?;
     let name = Process::this().to_string();
     let is_watching = purpose != Purpose::Send;
-    let twice = |reason| OpenError::WatchedTwice {
-        location: Arc::clone(&location),
-        reason,
-    };
-    if is_watching && !settings.repositories.is_empty() {
+    if purpose == Purpose::Work && !settings.repositories.is_empty() {
         // A standby is refused now, and not when it takes over.
         let mut session = Session::of(&pool).await.map_err(fault)?;
         let refused = names::refuse_own(&mut session, &settings.repositories).await;
-        refused
-            .map_err(fault)?
-            .map_or(Ok(()), |reason| Err(twice(reason)))?;
+        let refused = refused.map_err(fault)?;
+        refused.map_or(Ok(()), |refusal| Err(refusal.error(&location)))?;
     }
+    let is_to_watch = purpose != Purpose::MoveAway;
     let attempt = match is_watching {
-        true => lease::acquire(&pool, repository, &name, settings).await,
+        true => lease::acquire(&pool, repository, &name, settings, is_to_watch).await,
         false => Ok(Attempt::Got(Lease::none(repository, settings.lease))),
     };
     let lease = match attempt.map_err(fault)? {
         Attempt::Got(lease) => lease,
-        Attempt::Twice(reason) => return Err(twice(reason)),
+        Attempt::Refused(refusal) => return Err(refusal.error(&location)),
         Attempt::Held(holder, recorded) => {
             return Err(OpenError::leased(&location, settings, holder, &recorded));
         }
     };
-    if purpose == Purpose::Transfer {
+    if purpose.is_move() {
         let mut session = Session::of(&pool).await.map_err(fault)?;
         let senders = sender::running(&mut session, repository).await;
         if let Some(holder) = senders.map_err(fault)? {

@@ -1,9 +1,17 @@
 //! The names of repositories: of a list that one process watches, and of single ones beside it.
 //!
-//! Constraint: no repository is watched twice. So a database has the list of names beside the record of a
-//! list. [`refuse_listed`] checks it for the lease on a single repository, and [`record`] checks the single
-//! ones before it replaces the list. Both hold an advisory lock until they commit, so one of them finds
-//! the other. A lock that is shared keeps single repositories from waiting for each other.
+//! # Constraints
+//!
+//! - No repository is watched twice. So a database has the list of names beside the record of a list.
+//!   [`refuse_listed`] checks it for the lease on a single repository, and [`record`] checks the single
+//!   ones before it replaces the list. Both hold an advisory lock until they commit, so one of them finds
+//!   the other. A lock that is shared keeps single repositories from waiting for each other.
+//! - Two records have no order between them. So if a repository goes from one to the other, the pending
+//!   deliveries of the former record go first. That counts only before the change: a delivery that an
+//!   operator redelivers later keeps nobody from watching.
+//! - While a state moves here, the mark of the move has its names, because its rows come little by little.
+
+use std::sync::Arc;
 
 use tokio_postgres::Row;
 
@@ -13,17 +21,61 @@ use super::transfer;
 use crate::config::Postgres;
 use crate::domain::project::organizations_of;
 use crate::store::batch::{MetaKey, names_of, names_text};
-use crate::store::error::Fault;
+use crate::store::error::{Fault, OpenError};
+use crate::store::transfer::Mark;
 
 /// The key of the advisory lock: `pwnames` in ASCII.
 const LOCK: i64 = 0x0070_776e_616d_6573;
 
-/// A condition: the state of a repository `r` was not moved away by `migrate-store`.
+/// A condition: the state of a repository was not moved away by `migrate-store`.
 macro_rules! is_here {
-    () => {
-        "NOT EXISTS (SELECT 1 FROM meta t WHERE t.repository = r.id AND t.key = 'transfer' \
-         AND t.value::jsonb ->> 'state' = 'left')"
+    ($repository:literal) => {
+        concat!(
+            "NOT EXISTS (SELECT 1 FROM meta t WHERE t.repository = ",
+            $repository,
+            ".id AND t.key = 'transfer' AND t.value::jsonb ->> 'state' = 'left')"
+        )
     };
+}
+
+/// A condition: the name of a repository is in the list of the database.
+macro_rules! is_listed {
+    ($repository:literal) => {
+        concat!(
+            "EXISTS (SELECT 1 FROM repositories q JOIN meta m ON m.repository = q.id \
+             AND m.key = 'repositories' WHERE q.name = 'repositories//' AND m.value::jsonb ? ",
+            $repository,
+            ".name AND ",
+            is_here!("q"),
+            ")"
+        )
+    };
+}
+pub(super) use {is_here, is_listed};
+
+/// Why a repository may not be watched.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    pub(super) reason: String,
+    /// Whether that may end without a change of the configuration.
+    is_passing: bool,
+}
+
+impl Refusal {
+    pub(super) fn fault(self) -> Fault {
+        match self.is_passing {
+            true => Fault::NotYet(self.reason),
+            false => Fault::WatchedTwice(self.reason),
+        }
+    }
+
+    pub(super) fn error(self, location: &Arc<str>) -> OpenError {
+        let (location, reason) = (Arc::clone(location), self.reason);
+        match self.is_passing {
+            true => OpenError::NotYet { location, reason },
+            false => OpenError::WatchedTwice { location, reason },
+        }
+    }
 }
 
 /// Reads the list of names beside the record of a list: a value in `meta`, or no row.
@@ -44,116 +96,231 @@ pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
     Ok(names_of(value.as_deref()))
 }
 
+/// Reads the part of the list's record that concerns a single repository.
+///
+/// Pending deliveries count until the repository has projects in a record of its own.
+fn list_beside(name: &str) -> Statement {
+    let (first, end) = organizations_of(name);
+    statement!(
+        "SELECT m.value, t.value, EXISTS (SELECT 1 FROM leases l WHERE l.repository = r.id \
+         AND l.leased_until >= clock_timestamp()), \
+         EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id \
+         AND f.organization >= $3 AND f.organization < $4), \
+         NOT EXISTS (SELECT 1 FROM files f JOIN repositories o ON o.id = f.repository \
+         WHERE o.name = $2) AND EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = r.id \
+         AND d.organization >= $3 AND d.organization < $4 AND d.state = 'pending') \
+         FROM repositories r \
+         LEFT JOIN meta m ON m.repository = r.id AND m.key = 'repositories' \
+         LEFT JOIN meta t ON t.repository = r.id AND t.key = 'transfer' WHERE r.name = $1",
+        Postgres::LIST,
+        name.to_owned(),
+        first,
+        end
+    )
+}
+
+/// Reads the rows of [`list_beside`]: why the single repository may not be watched.
+fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
+    let Some(found) = rows.first() else {
+        return Ok(None);
+    };
+    let (names, mark): (Option<String>, Option<String>) = (found.try_get(0)?, found.try_get(1)?);
+    let mark = mark.map(|text| row::from_json("the mark of the transfer", &text));
+    let is_in = |names: &[String]| names.iter().any(|one| one == name);
+    let refused = |is_passing, reason: String| {
+        let reason = format!("the repository {name} {reason}");
+        Ok(Some(Refusal { reason, is_passing }))
+    };
+    match mark.transpose()? {
+        Some(Mark::Left { .. }) => return Ok(None),
+        // The rows that are there already belong to it, or to a state that it replaces.
+        Some(Mark::Arriving { names, .. }) if is_in(&names) => {
+            return refused(
+                false,
+                "is in the state of several repositories that `project-webhooks migrate-store` is moving to \
+                 this database. Complete that move, or set another repository.name"
+                    .to_owned(),
+            );
+        }
+        Some(Mark::Arriving { .. }) => return Ok(None),
+        Some(Mark::Arrived { .. }) | None => {}
+    }
+    let is_watched: bool = found.try_get(2)?;
+    let (has_projects, has_pending): (bool, bool) = (found.try_get(3)?, found.try_get(4)?);
+    let is_listed = is_in(&names_of(names.as_deref()));
+    match (is_listed, has_projects, has_pending) {
+        (true, ..) if is_watched => refused(
+            false,
+            "is one of the list `repositories` that other processes with this database watch, so it would be \
+             watched twice. Set another repository.name, or remove it from the list"
+                .to_owned(),
+        ),
+        (true, ..) => refused(
+            false,
+            "is one of the list `repositories` that was last watched with this database, so it would be \
+             watched twice. Set another repository.name, or start the list without it"
+                .to_owned(),
+        ),
+        (false, true, _) => refused(
+            false,
+            "was one of the list `repositories` of this database, which still has the record of its projects. \
+             Set another repository.name, or add it to the list again"
+                .to_owned(),
+        ),
+        (false, false, true) => refused(
+            true,
+            "was one of the list `repositories` of this database, whose record has pending deliveries of it, \
+             and these go first. Processes with that list deliver them, or cancel them with its configuration \
+             (`project-webhooks deliveries cancel`)"
+                .to_owned(),
+        ),
+        (false, false, false) => Ok(None),
+    }
+}
+
 /// Returns why a single repository may not be watched: it is in the record of the list.
 ///
 /// The transaction must take the lease after that.
 pub(super) async fn refuse_listed(
     session: &mut Session,
     name: &str,
-) -> Result<Option<String>, Fault> {
-    let (first, end) = organizations_of(name);
+) -> Result<Option<Refusal>, Fault> {
     let lock = statement!("SELECT pg_advisory_xact_lock_shared($1)", LOCK);
-    let read = statement!(
-        concat!(
-            "SELECT m.value, EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id \
-             AND f.organization >= $2 AND f.organization < $3) \
-             FROM repositories r JOIN meta m ON m.repository = r.id AND m.key = 'repositories' \
-             WHERE r.name = $1 AND ",
-            is_here!()
-        ),
-        Postgres::LIST,
-        first,
-        end
-    );
-    let answers = session.begin("BEGIN", vec![lock, read]).await?;
-    let Some(found) = answers.get(1).and_then(|rows| rows.first()) else {
-        return Ok(None);
-    };
-    let is_watched = names_of(Some(&row::text(found, 0)?))
-        .iter()
-        .any(|one| one == name);
-    let has_projects: bool = found.try_get(1)?;
-    Ok(match (is_watched, has_projects) {
-        (true, _) => Some(format!(
-            "the repository {name} is one of the list `repositories` that other processes with this \
-             database watch, so it would be watched twice. Set another repository.name, or remove it from \
-             the list"
-        )),
-        (false, true) => Some(format!(
-            "the repository {name} was one of the list `repositories` of this database, which still has \
-             the record of its projects. Set another repository.name, or add it to the list again"
-        )),
-        (false, false) => None,
-    })
+    let answers = session
+        .begin("BEGIN", vec![lock, list_beside(name)])
+        .await?;
+    single_refusal(name, answers.get(1).map_or(&[], Vec::as_slice))
 }
 
 /// Reads the repositories of a list that have a record of their own.
-fn own_records(names: &[String]) -> Statement {
+///
+/// Pending deliveries count until the repository is in the list. A state that is moving here is a record.
+pub(super) fn own_records(names: &[String]) -> Statement {
     statement!(
         concat!(
-            "SELECT r.name, l.holder FROM repositories r LEFT JOIN leases l \
+            "SELECT name, holder, has_record FROM (SELECT r.name, l.holder, \
+             EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id) \
+             OR EXISTS (SELECT 1 FROM meta t WHERE t.repository = r.id AND t.key = 'transfer' \
+             AND t.value::jsonb ->> 'state' = 'arriving') AS has_record, \
+             EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = r.id AND d.is_head) AND NOT ",
+            is_listed!("r"),
+            " AS has_pending FROM repositories r LEFT JOIN leases l \
              ON l.repository = r.id AND l.leased_until >= clock_timestamp() \
-             WHERE r.name = ANY($1) AND (l.holder IS NOT NULL \
-             OR EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id)) AND ",
-            is_here!(),
-            " ORDER BY r.name LIMIT 1"
+             WHERE r.name = ANY($1) AND ",
+            is_here!("r"),
+            ") AS own WHERE has_record OR holder IS NOT NULL OR has_pending \
+             ORDER BY has_record DESC, name LIMIT 1"
         ),
         names.to_vec()
     )
 }
 
 /// Reads the rows of [`own_records`]: why the list may not be watched.
-fn refusal(rows: &[Row]) -> Result<Option<String>, Fault> {
+pub(super) fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     let Some(found) = rows.first() else {
         return Ok(None);
     };
     let name = row::text(found, 0)?;
-    let holder: Option<String> = found.try_get(1)?;
-    let holder = holder.map_or_else(String::new, |holder| format!(", which {holder} watches"));
-    Ok(Some(format!(
-        "the repository {name} of the list `repositories` has a record of its own in this database{holder}, so \
-         it would be watched twice. Set another name in the list, or remove it there"
-    )))
+    let (holder, has_record): (Option<String>, bool) = (found.try_get(1)?, found.try_get(2)?);
+    let reason = match (&holder, has_record) {
+        (_, true) => {
+            let watches =
+                holder.map_or_else(String::new, |holder| format!(", which {holder} watches"));
+            format!(
+                "has a record of its own in this database{watches}, so it would be watched twice. Set another \
+                 name in the list, or remove it there"
+            )
+        }
+        (Some(holder), false) => format!(
+            "is watched alone by {holder}, so it would be watched twice. Stop that process, or remove the \
+             repository from the list"
+        ),
+        (None, false) => {
+            "has pending deliveries in a record of its own in this database, and these go first. With its \
+             former configuration, deliver them (`roles: [deliver]`) or cancel them (`project-webhooks \
+             deliveries cancel`)"
+                .to_owned()
+        }
+    };
+    Ok(Some(Refusal {
+        reason: format!("the repository {name} of the list `repositories` {reason}"),
+        is_passing: !has_record,
+    }))
 }
 
 /// Returns why a list may not be watched: one of its repositories has a record of its own.
 pub(super) async fn refuse_own(
     session: &mut Session,
     names: &[String],
-) -> Result<Option<String>, Fault> {
+) -> Result<Option<Refusal>, Fault> {
     refusal(&session.rows(own_records(names)).await?)
 }
 
 /// Replaces the list of names, while the process has the lease on the list.
-///
-/// A process that watched a single repository without projects may be stopped, and its lease expired. It
-/// could renew that lease when it continues. So such a lease gets the next epoch.
 pub(super) async fn record(
     session: &mut Session,
     repository: i32,
     epoch: i64,
     names: &[String],
 ) -> Result<(), Fault> {
-    let refuse = |rows: Option<&Vec<Row>>| match refusal(rows.map_or(&[], Vec::as_slice))? {
-        Some(reason) => Err(Fault::WatchedTwice(reason)),
-        None => Ok(()),
+    let mark = begin(session, repository, epoch, names).await?;
+    transfer::unless_moved(mark.as_ref())?;
+    let write = statement!(
+        "INSERT INTO meta (repository, key, value) VALUES ($1, $2, $3) \
+         ON CONFLICT (repository, key) DO UPDATE SET value = excluded.value",
+        repository,
+        MetaKey::HasRepositories.as_str(),
+        names_text(names)
+    );
+    session.commit(vec![write]).await?;
+    Ok(())
+}
+
+/// Reserves names for a state that moves here, and writes its mark with them.
+///
+/// The process has the lease on the list.
+pub(super) async fn reserve(
+    session: &mut Session,
+    repository: i32,
+    epoch: i64,
+    names: &[String],
+    mark: Statement,
+) -> Result<(), Fault> {
+    begin(session, repository, epoch, names).await?;
+    session.commit(vec![mark]).await?;
+    Ok(())
+}
+
+/// Begins a transaction that may add names to the list.
+///
+/// Returns the rows of the mark of a transfer. A process that watched a single repository without projects may
+/// be stopped, and its lease expired. It could renew that lease when it continues. So such a lease gets the
+/// next epoch.
+async fn begin(
+    session: &mut Session,
+    repository: i32,
+    epoch: i64,
+    names: &[String],
+) -> Result<Option<Vec<Row>>, Fault> {
+    let refuse = |rows: Option<&Vec<Row>>| {
+        let refused = refusal(rows.map_or(&[], Vec::as_slice))?;
+        refused.map_or(Ok(()), |refusal| Err(refusal.fault()))
     };
-    let begun = session
+    let mut begun = session
         .begin(
             "BEGIN",
             vec![
                 statement!("SELECT pg_advisory_xact_lock($1)", LOCK),
                 statement!(LOCK_AS_HOLDER, repository, epoch),
-                transfer::read_mark(repository),
                 own_records(names),
+                transfer::read_mark(repository),
             ],
         )
         .await?;
     if begun.get(1).is_none_or(Vec::is_empty) {
         return Err(Fault::Fenced);
     }
-    transfer::unless_moved(begun.get(2))?;
-    refuse(begun.get(3))?;
+    refuse(begun.get(2))?;
     let fenced = session
         .pipeline(vec![
             statement!(
@@ -172,13 +339,5 @@ pub(super) async fn record(
         ])
         .await?;
     refuse(fenced.get(2))?;
-    let write = statement!(
-        "INSERT INTO meta (repository, key, value) VALUES ($1, $2, $3) \
-         ON CONFLICT (repository, key) DO UPDATE SET value = excluded.value",
-        repository,
-        MetaKey::HasRepositories.as_str(),
-        names_text(names)
-    );
-    session.commit(vec![write]).await?;
-    Ok(())
+    Ok(begun.pop())
 }

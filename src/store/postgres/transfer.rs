@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_postgres::Row as Found;
 
 use super::session::{LOCK_AS_HOLDER, Session, Statement, Value, statement};
-use super::{FingerprintKey, PostgresStore, Shared, row, sender};
+use super::{FingerprintKey, PostgresStore, Purpose, Shared, names, row, sender};
 use crate::config::Postgres;
 use crate::store::contract::Backend;
 use crate::store::error::{Fault, OpenError, StoreError};
@@ -40,13 +40,17 @@ impl PostgresSide {
     pub(in crate::store) fn source(settings: &Postgres) -> Result<Self, OpenError> {
         // Reports missing tables and a missing repository, and creates neither.
         drop(super::client::Client::connect_for_transfer(settings)?);
-        Self::target(settings)
+        Self::open(settings, Purpose::MoveAway)
     }
 
     /// Opens the state that rows go to. Creates its tables if they are missing.
     pub(in crate::store) fn target(settings: &Postgres) -> Result<Self, OpenError> {
+        Self::open(settings, Purpose::MoveHere)
+    }
+
+    fn open(settings: &Postgres, purpose: Purpose) -> Result<Self, OpenError> {
         Ok(Self {
-            store: PostgresStore::connect_for_transfer(settings)?,
+            store: PostgresStore::connect_for(settings, purpose)?,
             settings: settings.clone(),
         })
     }
@@ -59,6 +63,23 @@ impl PostgresSide {
         self.store.run_blocking(|shared| async move {
             let mut session = session(&shared).await?;
             session.rows(statement).await
+        })
+    }
+
+    /// Sets the mark, if nobody else watches the repositories that it names.
+    ///
+    /// A transaction of its own, because the removal of a large state takes long, and all starts would wait.
+    fn reserve(&self, mark: &Mark) -> Result<(), StoreError> {
+        let Mark::Arriving { names, .. } = mark else {
+            return Ok(());
+        };
+        let (repository, names) = (self.repository(), names.clone());
+        let mark = write_mark(repository, mark).map_err(|fault| self.store.error(fault))?;
+        self.store.run_blocking(|shared| async move {
+            let mut session = session(&shared).await?;
+            let epoch = shared.lease.epoch;
+            let result = names::reserve(&mut session, repository, epoch, &names, mark).await;
+            session.end(result).await
         })
     }
 
@@ -362,6 +383,9 @@ impl Side for PostgresSide {
     }
 
     fn clear(&mut self, mark: &Mark) -> Result<(), StoreError> {
+        if !self.settings.repositories.is_empty() {
+            self.reserve(mark)?;
+        }
         let repository = self.repository();
         let mut statements: Vec<Statement> = TABLES
             .iter()

@@ -17,10 +17,12 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
 
 pub(super) use self::table::{Cell, Digest, Kind, Row, TABLES, Table};
-use super::batch::MetaKey;
+use super::batch::{MetaKey, names_of};
 use super::error::{Fault, OpenError, StoreError};
 use super::values::{from_json, hash, word};
 use crate::domain::project::{FileState, Role, Stamp};
@@ -40,6 +42,9 @@ pub(super) enum Mark {
         id: String,
         from: String,
         position: Position,
+        /// The repositories of a list. Nobody may watch one of them alone meanwhile.
+        #[serde(default)]
+        names: Vec<String>,
     },
     /// The state was moved here.
     Arrived { id: String, from: String },
@@ -78,7 +83,9 @@ pub(super) trait Side {
     /// Returns whether the state has no rows.
     fn is_empty(&mut self) -> Result<bool, StoreError>;
 
-    /// Removes all rows and sets the mark, in one transaction.
+    /// Sets the mark, which has no position yet, and removes all rows.
+    ///
+    /// If the process is killed in between, the copy begins again.
     fn clear(&mut self, mark: &Mark) -> Result<(), StoreError>;
 
     /// Reads some rows after a key, in the order of the keys. Returns none at the end.
@@ -227,13 +234,16 @@ pub struct Transferred {
 pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
 
 /// Moves the state of the source to the target. A new move gets this `id`.
+///
+/// `names` are the repositories of a list.
 pub(super) fn transfer(
     source: &mut dyn Side,
     target: &mut dyn Side,
     id: String,
+    names: Vec<String>,
     copied: Copied<'_>,
 ) -> Result<Transferred, TransferError> {
-    let mut copy = match begin(source, target, id)? {
+    let mut copy = match begin(source, target, id, names)? {
         Begun::Copy(copy) => copy,
         Begun::Done => {
             let tables = digests(target)?;
@@ -279,17 +289,30 @@ pub(super) fn transfer(
 }
 
 /// Refuses a state of one repository for several, and the other way round: their keys differ.
-pub(super) fn check_form(source: &mut dyn Side, is_for_several: bool) -> Result<(), TransferError> {
+///
+/// Returns the names of the several repositories that have a record, sorted.
+pub(super) fn check_form(
+    source: &mut dyn Side,
+    is_for_several: bool,
+) -> Result<BTreeSet<String>, TransferError> {
     let several = MetaKey::HasRepositories.as_str();
+    let (of_one, _) = MetaKey::FirstStart.range();
     let (mut has_several, mut has_record) = (false, false);
+    let mut names = BTreeSet::new();
     let mut after: Option<Vec<Cell>> = None;
     for table in TABLES.iter().filter(|table| table.name == "meta") {
         loop {
             let rows = source.page(table, after.as_deref())?;
             for (_, row) in &rows {
-                let is = |name: &str| matches!(row.first(), Some(Cell::Text(key)) if key == name);
-                has_several |= is(several);
-                has_record |= is(several) || is(MetaKey::FirstStart.as_str());
+                let [Cell::Text(key), Cell::Text(value)] = row.as_slice() else {
+                    continue;
+                };
+                if key == several {
+                    has_several = true;
+                    names.extend(names_of(Some(value)));
+                }
+                has_record |= key == several || key == MetaKey::FirstStart.as_str();
+                names.extend(key.strip_prefix(&of_one).map(str::to_owned));
             }
             match rows.into_iter().last() {
                 Some((key, _)) => after = Some(key),
@@ -302,7 +325,7 @@ pub(super) fn check_form(source: &mut dyn Side, is_for_several: bool) -> Result<
             origin: source.location(),
             has_several,
         }),
-        false => Ok(()),
+        false => Ok(names),
     }
 }
 
@@ -312,7 +335,12 @@ enum Begun {
     Done,
 }
 
-fn begin(source: &mut dyn Side, target: &mut dyn Side, id: String) -> Result<Begun, TransferError> {
+fn begin(
+    source: &mut dyn Side,
+    target: &mut dyn Side,
+    id: String,
+    names: Vec<String>,
+) -> Result<Begun, TransferError> {
     let (from, occupied) = (
         source.location(),
         TransferError::Occupied {
@@ -323,6 +351,7 @@ fn begin(source: &mut dyn Side, target: &mut dyn Side, id: String) -> Result<Beg
         id,
         from: from.clone(),
         position: Position::default(),
+        names,
     };
     match (source.mark()?, target.mark()?) {
         (Some(Mark::Arriving { from, .. }), _) => {
@@ -340,17 +369,34 @@ fn begin(source: &mut dyn Side, target: &mut dyn Side, id: String) -> Result<Beg
                 position,
                 ..
             }),
-        ) if id == found => Ok(Begun::Copy(Copy { id, from, position })),
+        ) if id == found => Ok(Begun::Copy(Copy {
+            id,
+            position,
+            ..copy
+        })),
         (Some(Mark::Left { to, .. }), _) => {
             let origin = source.location();
             Err(TransferError::Left { origin, to })
         }
-        (_, Some(Mark::Arriving { id, from, position })) => {
+        (
+            _,
+            Some(Mark::Arriving {
+                id,
+                from,
+                position,
+                names,
+            }),
+        ) => {
             if from != source.location() {
                 let target = target.location();
                 return Err(TransferError::OtherCopy { target, from });
             }
-            Ok(Begun::Copy(Copy { id, from, position }))
+            copy.id = id;
+            match position == Position::default() || names != copy.names {
+                true => copy.again(target)?,
+                false => copy.position = position,
+            }
+            Ok(Begun::Copy(copy))
         }
         // The state came from there, and now goes back.
         (Some(Mark::Arrived { id, .. }), Some(Mark::Left { id: found, .. })) if id == found => {
@@ -370,6 +416,8 @@ struct Copy {
     id: String,
     from: String,
     position: Position,
+    /// The repositories of a list.
+    names: Vec<String>,
 }
 
 impl Copy {
@@ -378,6 +426,7 @@ impl Copy {
             id: self.id.clone(),
             from: self.from.clone(),
             position: self.position.clone(),
+            names: self.names.clone(),
         }
     }
 

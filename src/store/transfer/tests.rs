@@ -103,10 +103,8 @@ impl Side for Memory<'_> {
     }
 
     fn clear(&mut self, mark: &Mark) -> Result<(), StoreError> {
-        self.life.write(|| {
-            self.state.tables.clear();
-            self.state.mark = Some(mark.clone());
-        })
+        self.life.write(|| self.state.mark = Some(mark.clone()))?;
+        self.life.write(|| self.state.tables.clear())
     }
 
     /// The key is the index of a row, and a page has two rows.
@@ -180,7 +178,7 @@ fn run(
         },
     );
     let id = format!("move {killed_at:?}");
-    transfer(&mut source, &mut target, id, &mut |_, _| {})
+    transfer(&mut source, &mut target, id, Vec::new(), &mut |_, _| {})
 }
 
 #[test]
