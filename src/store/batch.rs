@@ -209,6 +209,29 @@ pub struct NewDeliveries {
     pub ready: Vec<(String, Claim)>,
 }
 
+impl NewDeliveries {
+    /// Adds a due delivery to the ready ones, if the limits allow it.
+    pub(super) fn add_ready(
+        &mut self,
+        webhook: &str,
+        delivery: i64,
+        id: &EventId,
+        event: &Event,
+        payload: Bytes,
+    ) {
+        let sizes = self.ready.iter().map(|(_, claim)| claim.payload.len());
+        let n_bytes = sizes.fold(payload.len(), usize::saturating_add);
+        if self.ready.len() < READY_MAX && n_bytes <= READY_BYTES {
+            let event = Event {
+                id: id.clone(),
+                ..event.clone()
+            };
+            let claim = Claim::first(delivery, event, payload);
+            self.ready.push((webhook.to_owned(), claim));
+        }
+    }
+}
+
 /// An event as it was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedEvent {

@@ -34,50 +34,26 @@ use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 /// The future result of an operation of [`Delivering`].
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The operations of inference. They block the calling thread.
-pub trait Recording: Send + Sync {
-    /// Reads the records of these projects, in the same order. A record may be empty.
-    ///
-    /// Pass at most some hundreds of projects, not all of them.
-    fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError>;
-
+/// The reads of the record that inference and the command line share. They block.
+pub trait Records {
     /// Reads the record of a project. It is empty if nothing is recorded.
-    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
-        let recorded = self.recorded_many(std::slice::from_ref(key))?;
-        Ok(recorded.into_iter().next().unwrap_or_default())
-    }
-
-    /// Reads the recorded file metadata of these projects, for detecting changes.
-    ///
-    /// Pass at most some hundreds of projects, not all of them.
-    fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
+    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
 
     /// Lists the projects with a record, of one of several repositories or of all, sorted.
     fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError>;
 
-    /// Lists the projects with a record, sorted.
+    /// Lists all projects with a record, sorted.
     fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
         self.keys_of(None)
     }
 
-    /// Lists the projects of an organization with a record, sorted.
-    fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
-
     /// Counts the projects with a recorded definition, of one of several repositories or of all.
     fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
 
-    /// Counts the projects with a recorded definition.
+    /// Counts all projects with a recorded definition.
     fn n_defined(&self) -> Result<usize, StoreError> {
         self.n_defined_of(None)
     }
-
-    /// Lists the projects with each of these identities, sorted.
-    fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
-
-    /// Lists the projects whose id is not in their definition, each with its id.
-    ///
-    /// It reads all definitions.
-    fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
     /// Reads a fact about one of several repositories, or about the only one.
     fn meta_of(&self, repository: Option<&str>, key: MetaKey)
@@ -90,6 +66,32 @@ pub trait Recording: Send + Sync {
 
     /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
+}
+
+/// The operations of inference. They block the calling thread.
+pub trait Recording: Records + Send + Sync {
+    /// Reads the records of these projects, in the same order. A record may be empty.
+    ///
+    /// Pass at most some hundreds of projects.
+    fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError>;
+
+    /// Reads the recorded file metadata of these projects, in the same order, sorted by path.
+    ///
+    /// A full scan reads it for every project, so it has no documents and hashes. If a file's owner is
+    /// unknown, its time of reading is 0: the metadata does not prove it unchanged, and it is read
+    /// again. Pass at most some hundreds of projects.
+    fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
+
+    /// Lists the projects of an organization with a record, sorted.
+    fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
+
+    /// Lists, for each of these identities, the projects whose definition has it, sorted.
+    fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
+
+    /// Lists the projects whose id is not in their definition, each with its id.
+    ///
+    /// It reads all definitions.
+    fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
     /// Records a batch. Atomic, durable, repeatable.
     ///
@@ -120,12 +122,12 @@ pub trait Recording: Send + Sync {
     }
 }
 
-/// A claim by one of several senders.
+/// The request of a sender for deliveries.
 #[derive(Clone, Debug)]
 pub struct Asking {
     /// The time of the claim.
     pub now: Timestamp,
-    /// The most deliveries to claim.
+    /// The most deliveries to claim. With 0, the claim only returns the next due time.
     pub limit: usize,
     /// The projects whose delivery is being sent.
     pub excluding: HashSet<ProjectKey>,
@@ -153,22 +155,16 @@ pub enum Alone {
 /// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
 /// of recording: a claim returns only the oldest pending delivery of a lane, its head.
 ///
-/// A delivery also waits for earlier deletes with the same project id in other lanes of the
-/// webhook. So if a project moves to another organization, a receiver gets its delete before its
-/// import.
+/// A delivery of a project that arrived also waits for earlier deletes with the same project id in
+/// other lanes of the webhook. So if a project moves to another organization, a receiver gets its
+/// delete before its import. Events of copies do not wait.
 pub trait Delivering: Send + Sync {
-    /// Claims at most `limit` due heads of a webhook's lanes, the longest overdue first.
+    /// Claims due heads of a webhook's lanes, the longest overdue first.
     ///
-    /// If two are due at the same time, the older one is first. A claim changes nothing, so the
-    /// caller passes the projects whose deliveries are being sent as `excluding`. A webhook that
-    /// is off has no due deliveries. The cost does not depend on the number of pending deliveries.
-    fn claim_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        now: Timestamp,
-        limit: usize,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Claims>;
+    /// If two are due at the same time, the older one is first. A webhook that is off has no due
+    /// deliveries. The cost does not depend on the number of pending deliveries. If the store is
+    /// shared, it also tells other senders what this one needs. Otherwise a claim changes nothing.
+    fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims>;
 
     /// How long a claim surely excludes other processes that send deliveries of the same lanes.
     ///
@@ -181,18 +177,6 @@ pub trait Delivering: Send + Sync {
     fn is_shared(&self) -> bool {
         self.claims_last().is_some()
     }
-
-    /// Claims as [`Delivering::claim_due`] does, and tells other senders what this one needs.
-    fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {
-        self.claim_due(webhook, asking.now, asking.limit, asking.excluding)
-    }
-
-    /// Returns the earliest due time of a webhook's lanes, without the excluded projects.
-    fn next_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Option<Timestamp>>;
 
     /// Records attempts and their verdicts. Atomic, durable, repeatable.
     ///
@@ -219,9 +203,10 @@ pub trait Delivering: Send + Sync {
     /// Atomic, durable, idempotent. If no fingerprint changed, it writes nothing, so it works on a
     /// full disk.
     ///
-    /// If a webhook's fingerprint changed, its failed deliveries become due now, except those that
-    /// the receiver deferred (`Retry-After`). If its receiver had switched the webhook off (410),
-    /// it is switched on again. Returns the webhooks that were switched on.
+    /// If a webhook's fingerprint changed, its pause ends and its failed deliveries become due now. This
+    /// includes those that the receiver deferred (`Retry-After`), because the new settings may name
+    /// another receiver. If the receiver had switched the webhook off (410), it is switched on again.
+    /// Returns the webhooks that were switched on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
@@ -294,8 +279,11 @@ pub trait Backend: Recording + Delivering {
     fn abandon(&self) {}
 }
 
-/// The read operations of the command line. They work without a running daemon too, and block.
-pub trait Listing {
+/// The read operations of the command line. They change nothing, and block.
+///
+/// They work while a daemon runs, without one, and after one was killed. The size of each result is
+/// limited.
+pub trait Listing: Records {
     /// Returns a number that changes whenever something is recorded.
     ///
     /// This is cheap.
@@ -365,32 +353,13 @@ pub trait Listing {
     ///
     /// A count that is greater than `most` means only that there are more. Then it may leave out the
     /// oldest pending delivery. Its cost does not depend on the number of deliveries.
-    fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError> {
-        let _ = most;
-        self.webhook_states()
-    }
-
-    /// Lists the first `limit` invalid files, sorted by project and path.
-    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
-
-    /// Counts the projects with a recorded definition, of one of several repositories or of all.
-    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
+    fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError>;
 
     /// Lists those of several repositories that ever had a complete record, sorted.
     fn repositories(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Lists the projects with a record, sorted.
-    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError>;
-
-    /// Reads the record of a project. It is empty if nothing is recorded.
-    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
-
     /// Returns the webhooks that events of a project were routed to, by name.
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError>;
-
-    /// Reads a fact about one of several repositories, or about the only one.
-    fn meta_of(&self, repository: Option<&str>, key: MetaKey)
-    -> Result<Option<String>, StoreError>;
 
     /// Reads the lease and the processes that wait for it. `None` if the store has no lease.
     fn fleet(&self) -> Result<Option<Fleet>, StoreError>;
@@ -400,10 +369,15 @@ pub trait Listing {
 /// call.
 pub type Progress = Box<dyn FnMut(u64)>;
 
+/// The maximum number of deliveries that one batch of a command changes.
+///
+/// A command may select a million deliveries, and the daemon must keep recording.
+pub(super) const CHANGED_MAX: usize = 1_000;
+
 /// The operator's changes of deliveries and webhooks. They block.
 ///
-/// They work without a running daemon too. A command for many deliveries works in batches, so that
-/// a daemon can work in between. Each batch is atomic and durable. If a batch fails, the earlier
+/// They work without a running daemon too. A command for many deliveries works in batches of at most
+/// [`CHANGED_MAX`]. Each batch is atomic and durable. If a batch fails, the earlier
 /// ones stay, and repeating the command changes the rest. An empty selector is the error
 /// [`Fault::EmptySelector`](super::Fault::EmptySelector).
 ///
@@ -445,6 +419,9 @@ pub trait Operating {
     fn switch_on(&mut self, webhook: &str) -> Result<bool, StoreError>;
 
     /// Switches a webhook off until an operator switches it on. Returns whether it was on.
+    ///
+    /// If the webhook is off already, the operator's reason replaces that of a 410. A 410 never replaces
+    /// an operator's reason.
     fn switch_off(
         &mut self,
         webhook: &str,

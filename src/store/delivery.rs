@@ -1,12 +1,13 @@
 //! Claims, attempts and their verdicts.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::error::Fault;
-use crate::domain::delivery::Verdict;
+use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
 
@@ -83,6 +84,25 @@ pub struct Claims {
 }
 
 impl Claims {
+    /// Adds a claim. A delivery that cannot be read is reported, so that it does not delay the others.
+    pub(super) fn add(
+        &mut self,
+        claim: Result<Claim, Fault>,
+        unreadable: impl FnOnce(Fault) -> Unreadable,
+    ) -> Result<(), Fault> {
+        match claim {
+            Ok(claim) => self.ready.push(claim),
+            Err(
+                fault @ (Fault::MissingPayload { .. }
+                | Fault::WrongPayload { .. }
+                | Fault::Coding { .. }
+                | Fault::Undecodable { .. }),
+            ) => self.unreadable.push(unreadable(fault)),
+            Err(fault) => return Err(fault),
+        }
+        Ok(())
+    }
+
     /// Nothing to attempt before this time.
     pub(super) fn later(next_due: Option<Timestamp>) -> Self {
         Self {
@@ -131,4 +151,115 @@ pub struct Finish {
     ///
     /// It does not if another process has newer settings.
     pub retry_at: Option<Timestamp>,
+}
+
+impl Finish {
+    /// Returns when the attempt ended.
+    pub(super) fn ended(&self) -> Timestamp {
+        let attempt = &self.attempt;
+        attempt
+            .at
+            .saturating_add(attempt.duration)
+            .unwrap_or(attempt.at)
+    }
+
+    /// Returns why the attempt failed. `None` if it succeeded.
+    pub(super) fn error(&self) -> Option<String> {
+        (self.verdict != Verdict::Delivered).then(|| {
+            match (&self.attempt.error, self.attempt.status) {
+                (Some(error), _) => error.clone(),
+                (None, Some(status)) => format!("answered {status}"),
+                (None, None) => "no answer".to_owned(),
+            }
+        })
+    }
+
+    /// Returns the effect on the delivery, considering changes during the attempt.
+    ///
+    /// `before` and `n_redeliveries` are the present ones. `is_outdated` tells whether the settings changed
+    /// since the request was sent, and `has_newest` whether this process has the newest settings.
+    pub(super) fn effect(
+        &self,
+        before: State,
+        n_redeliveries: u32,
+        is_outdated: bool,
+        has_newest: bool,
+    ) -> Effect {
+        let ended = self.ended();
+        let verdict = match self.verdict {
+            // The answer is about the old settings. The new ones may work.
+            Verdict::Retry(_)
+            | Verdict::RetryAsAsked(_)
+            | Verdict::Repeat(_)
+            | Verdict::SwitchOff
+                if is_outdated && has_newest =>
+            {
+                Verdict::Retry(ended)
+            }
+            // This process would send the same request again, so it waits.
+            Verdict::SwitchOff if is_outdated => Verdict::Retry(self.retry_at.unwrap_or(ended)),
+            verdict => verdict,
+        };
+        let starts_again = self.n_redeliveries != n_redeliveries
+            && matches!(
+                verdict,
+                Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::Dead
+            );
+        if starts_again {
+            return Effect {
+                state: before,
+                due: None,
+                is_due_as_asked: false,
+                starts_again,
+                n_uncounted: 0,
+                switches_off: false,
+            };
+        }
+        Effect {
+            state: match verdict {
+                // The request arrived, even if the delivery was cancelled in the meantime.
+                Verdict::Delivered => State::Delivered,
+                Verdict::Dead if before == State::Pending => State::Dead,
+                _ => before,
+            },
+            due: verdict.retry_at(),
+            is_due_as_asked: matches!(verdict, Verdict::RetryAsAsked(_)),
+            starts_again,
+            n_uncounted: u32::from(matches!(verdict, Verdict::Repeat(_))),
+            switches_off: verdict == Verdict::SwitchOff,
+        }
+    }
+}
+
+/// The effect of an attempt on its delivery.
+pub(super) struct Effect {
+    /// The state after the attempt.
+    pub(super) state: State,
+    /// The new due time. `None` if it stays.
+    pub(super) due: Option<Timestamp>,
+    /// Whether the receiver asked for the new due time.
+    pub(super) is_due_as_asked: bool,
+    /// Whether the schedule begins after this attempt, because of a redelivery during it.
+    pub(super) starts_again: bool,
+    /// The number of attempts that use up none of the schedule.
+    pub(super) n_uncounted: u32,
+    /// Whether the webhook is switched off.
+    pub(super) switches_off: bool,
+}
+
+/// The last failed attempt of a webhook.
+pub(super) struct Failure {
+    pub(super) at: Timestamp,
+    pub(super) error: String,
+    /// The end of the wait that the receiver requested for all deliveries, if any.
+    pub(super) rests_until: Option<Timestamp>,
+}
+
+impl Failure {
+    /// Replaces the webhook's earlier failure. Of two waits, the longer one stays.
+    pub(super) fn replace(mut self, failures: &mut BTreeMap<String, Failure>, webhook: &str) {
+        let before = failures.get(webhook).and_then(|before| before.rests_until);
+        self.rests_until = self.rests_until.max(before);
+        failures.insert(webhook.to_owned(), self);
+    }
 }

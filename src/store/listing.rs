@@ -62,6 +62,12 @@ impl<'a> Organizations<'a> {
     }
 }
 
+/// The maximum number of rows that one page reads.
+///
+/// So a page costs no more with a million deliveries than with ten thousand. If few of the rows are
+/// selected, the page is short, and the next page continues.
+pub(super) const PAGE_READ_MAX: usize = 20_000;
+
 /// One page of a listing, the newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
@@ -227,6 +233,21 @@ pub struct WebhookState {
     pub last_error: Option<(Timestamp, String)>,
     /// The time of the last successful attempt.
     pub last_delivered: Option<Timestamp>,
+}
+
+impl WebhookState {
+    /// Sets the number of deliveries that ended in this state, the last one at this time.
+    pub(super) fn set_finished(&mut self, state: State, count: u64, last: Option<Timestamp>) {
+        match state {
+            State::Delivered => {
+                self.n_delivered = count;
+                self.last_delivered = self.last_delivered.max(last);
+            }
+            State::Dead => self.n_dead = count,
+            State::Cancelled => self.n_cancelled = count,
+            State::Pending => {}
+        }
+    }
 }
 
 /// A recorded invalid file.

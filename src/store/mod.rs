@@ -13,8 +13,8 @@
 //!
 //! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
 //! `listing` and `error` have their types. `sqlite` and `postgres` implement it, and only
-//! they use SQL. `tests/store` tests both. They share `values`, `payload`, `answer` and `garbage`.
-//! `transfer` moves a state from one to the other. [`Store::open`] and [`Store::connect`] open
+//! they use SQL. `tests/store` tests both. They share `values`, `payload`, `answer`, `garbage`, `replay`
+//! and `retention`. `transfer` moves a state from one to the other. [`Store::open`] and [`Store::connect`] open
 //! them. [`Listings`] and [`Operations`] have functions with the same names.
 
 mod answer;
@@ -27,6 +27,8 @@ mod garbage;
 mod listing;
 mod payload;
 mod postgres;
+mod replay;
+mod retention;
 mod scoped;
 mod sqlite;
 mod transfer;
@@ -44,6 +46,7 @@ pub use batch::{
 };
 pub use contract::{
     Alone, Answer, Asking, Backend, Delivering, Listing, Notice, Operating, Progress, Recording,
+    Records,
 };
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};

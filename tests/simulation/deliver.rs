@@ -10,7 +10,7 @@ use project_webhooks::domain::delivery::{self, FailureCause, Outcome, RetryAfter
 use project_webhooks::domain::endpoint::Admission;
 use project_webhooks::domain::event::EventId;
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::store::{AttemptLog, Claim, EventFilter, Finish, Selector};
+use project_webhooks::store::{Alone, Asking, AttemptLog, Claim, EventFilter, Finish, Selector};
 
 use crate::crash::{Crash, Image};
 use crate::hook::{OpenAttempt, Standing};
@@ -53,7 +53,14 @@ fn answer(answers: Answers, of: &ProjectKey) -> Option<(Option<u16>, Outcome)> {
 
 impl Run {
     pub fn claims(&self, webhook: &str, limit: usize, busy: HashSet<ProjectKey>) -> Vec<Claim> {
-        let claims = self.store().claim_due(webhook, self.wall(), limit, busy);
+        let asking = Asking {
+            now: self.wall(),
+            limit,
+            excluding: busy,
+            alone: Alone::No,
+            keeping: None,
+        };
+        let claims = self.store().claim(webhook, asking);
         let claims = self.runtime.block_on(claims).unwrap();
         assert!(claims.unreadable.is_empty(), "{:?}", claims.unreadable);
         claims.ready

@@ -97,7 +97,7 @@ fn a_closed_store_says_so() {
     store.close();
     let error = other.record(one_event("a", "one", &[])).unwrap_err();
     assert!(matches!(error.fault(), Fault::Closed), "{error}");
-    let error = wait(other.next_due("catalog", [].into())).unwrap_err();
+    let error = wait(other.claim("catalog", asking(at(0), 0))).unwrap_err();
     assert!(matches!(error.fault(), Fault::Closed), "{error}");
 }
 

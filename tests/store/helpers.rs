@@ -1,6 +1,6 @@
 //! Small projects, events and answers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,7 +13,7 @@ use project_webhooks::domain::project::{
     ContentHash, Document, FileState, KeptIds, ProjectKey, Recorded, Role, Stamp,
 };
 use project_webhooks::store::{
-    AttemptLog, Batch, Change, Claim, Claims, Finish, NewEvent, Store, WebhookState,
+    Alone, Asking, AttemptLog, Batch, Change, Claim, Claims, Finish, NewEvent, Store, WebhookState,
 };
 
 pub fn at(seconds: i64) -> Timestamp {
@@ -179,8 +179,24 @@ pub fn wait<T>(future: impl Future<Output = T>) -> T {
         .block_on(future)
 }
 
+/// A request of at most `limit` deliveries, by a sender that has none.
+pub fn asking(now: Timestamp, limit: usize) -> Asking {
+    Asking {
+        now,
+        limit,
+        excluding: HashSet::new(),
+        alone: Alone::No,
+        keeping: None,
+    }
+}
+
+pub fn next_due(store: &Store, webhook: &str) -> Option<Timestamp> {
+    let claims = wait(store.claim(webhook, asking(at(0), 0)));
+    claims.unwrap().next_due
+}
+
 pub fn claims(store: &Store, webhook: &str, now: Timestamp) -> Claims {
-    wait(store.claim_due(webhook, now, 100, [].into())).unwrap()
+    wait(store.claim(webhook, asking(now, 100))).unwrap()
 }
 
 /// The one delivery that is due.

@@ -203,7 +203,7 @@ fn senders_claim_different_lanes_and_a_late_one_records_nothing() {
         let batch = one_event(project, text, &["catalog"]);
         watching.record(batch).unwrap();
     }
-    let some = wait(watching.claim_due("catalog", at(0), 1, [].into())).unwrap();
+    let some = wait(watching.claim("catalog", asking(at(0), 1))).unwrap();
     let late = some.ready[0].clone();
     let theirs = claim(&other, "catalog", at(0));
     assert_eq!((&late.key, &theirs.key), (&key("a"), &key("b")));
@@ -235,11 +235,8 @@ fn a_sender_that_must_be_alone_is_alone_until_it_ends() {
     watching.record(batch).unwrap();
     let tell = |store: &Store, alone| {
         let asking = Asking {
-            now: at(0),
-            limit: 0,
-            excluding: [].into(),
             alone,
-            keeping: None,
+            ..asking(at(0), 0)
         };
         wait(store.claim("catalog", asking)).unwrap();
     };
@@ -283,11 +280,8 @@ fn a_sender_that_may_be_alone_ends_that() {
     );
     let tell = |alone| {
         let asking = Asking {
-            now: at(0),
-            limit: 0,
-            excluding: [].into(),
             alone,
-            keeping: None,
+            ..asking(at(0), 0)
         };
         wait(other.claim("catalog", asking))
     };
@@ -352,7 +346,7 @@ fn a_restarted_server_loses_nothing_and_is_used_again() {
         .record(one_event("b", "two", &["catalog"]))
         .unwrap_err();
     assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
-    let error = wait(store.claim_due("catalog", at(0), 10, [].into())).unwrap_err();
+    let error = wait(store.claim("catalog", asking(at(0), 10))).unwrap_err();
     assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
     server.start_again();
     store.record(one_event("b", "two", &["catalog"])).unwrap();
@@ -457,7 +451,7 @@ fn slow_statements_do_not_lose_the_lease() {
         // More than there are connections for.
         for number in 0..8 {
             let (store, webhook) = (&store, format!("webhook-{number}"));
-            scope.spawn(move || wait(store.claim_due(&webhook, at(0), 1, [].into())));
+            scope.spawn(move || wait(store.claim(&webhook, asking(at(0), 1))));
         }
         wait_until("the waiting statements", || {
             let sql = format!(
@@ -518,8 +512,8 @@ fn an_operator_changes_nothing_of_a_state_that_moved_meanwhile() {
     remove_senders(server, schema(&settings));
     move_to_sqlite(&settings, directory.path(), &mut |_, _| {}).unwrap();
     changes_nothing(late);
-    wait(sender.claim_due("catalog", at(0), 1, [].into())).unwrap();
-    let error = wait(sender.claim_due("catalog", at(0), 1, [].into())).unwrap_err();
+    wait(sender.claim("catalog", asking(at(0), 1))).unwrap();
+    let error = wait(sender.claim("catalog", asking(at(0), 1))).unwrap_err();
     assert!(matches!(error.fault(), Fault::Moved(_)), "{error}");
     let store = Store::open(directory.path()).unwrap();
     assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 1);
@@ -553,7 +547,7 @@ fn a_sender_that_was_stopped_during_a_move_sends_nothing_of_the_former_state() {
     move_to_sqlite(&settings, directory.path(), &mut during).unwrap();
     relay.open();
     let sender = stopped.unwrap();
-    let claim = || wait(sender.claim_due("catalog", at(0), 1, [].into()));
+    let claim = || wait(sender.claim("catalog", asking(at(0), 1)));
     let error = wait_until("an error", || match claim() {
         Ok(claims) => {
             assert!(claims.ready.is_empty(), "claimed from the former state");

@@ -8,7 +8,7 @@ use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventId, EventKind};
 use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{
-    ATTEMPTS_MAX, Batch, Finish, READY_BYTES, READY_MAX, Selector, Store,
+    ATTEMPTS_MAX, Asking, Batch, Finish, READY_BYTES, READY_MAX, Selector, Store,
 };
 
 fn due_ids(store: &Store, seconds: i64) -> Vec<EventId> {
@@ -180,7 +180,14 @@ fn lanes_in_flight_and_the_limit_are_respected() {
             .record(one_event(project, "one", &["catalog"]))
             .unwrap();
     }
-    let claims = wait(store.claim_due("catalog", at(0), 2, [key("a")].into())).unwrap();
+    let excluding = |excluding, limit| {
+        let asking = Asking {
+            excluding,
+            ..asking(at(0), limit)
+        };
+        wait(store.claim("catalog", asking)).unwrap()
+    };
+    let claims = excluding([key("a")].into(), 2);
     let projects: Vec<_> = claims
         .ready
         .iter()
@@ -189,12 +196,9 @@ fn lanes_in_flight_and_the_limit_are_respected() {
     assert_eq!(projects, [key("b"), key("c")]);
     assert_eq!(claims.next_due, Some(at(0)));
     let all = [key("a"), key("b"), key("c"), key("d")];
-    assert_eq!(wait(store.next_due("catalog", all.into())).unwrap(), None);
-    assert_eq!(
-        wait(store.next_due("catalog", [].into())).unwrap(),
-        Some(at(0))
-    );
-    assert_eq!(wait(store.next_due("other", [].into())).unwrap(), None);
+    assert_eq!(excluding(all.into(), 0).next_due, None);
+    assert_eq!(next_due(&store, "catalog"), Some(at(0)));
+    assert_eq!(next_due(&store, "other"), None);
 }
 
 #[test]

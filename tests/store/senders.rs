@@ -10,7 +10,7 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded};
-use project_webhooks::store::{Alone, Asking, Batch, Change, Claim, Finish, Store};
+use project_webhooks::store::{Asking, Batch, Change, Claim, Finish, Store};
 
 use crate::common::{Postgres, wait_until};
 use crate::helpers::*;
@@ -113,7 +113,7 @@ impl Drop for Held {
 }
 
 fn claim_one(store: &Store) -> Claim {
-    let found = wait(store.claim_due("catalog", at(0), 1, [].into())).unwrap();
+    let found = wait(store.claim("catalog", asking(at(0), 1))).unwrap();
     found.ready.into_iter().next().unwrap()
 }
 
@@ -244,11 +244,8 @@ fn a_sender_releases_all_claims_but_those_that_it_has() {
     assert_eq!(lost.len(), 3);
     assert_eq!(claims(&fleet.one, "audit", at(0)).ready.len(), 3);
     let asking = Asking {
-        now: at(0),
-        limit: 0,
-        excluding: [].into(),
-        alone: Alone::No,
         keeping: Some([lost[1].delivery].into()),
+        ..asking(at(0), 0)
     };
     wait(fleet.one.claim("catalog", asking)).unwrap();
     assert_eq!(
@@ -269,7 +266,7 @@ struct Sent {
 /// Sends until `n_events` are delivered. Some attempts fail first.
 fn send(store: &Store, sent: &Mutex<Sent>, n_events: usize) {
     while sent.lock().unwrap().n_delivered < n_events {
-        let found = wait(store.claim_due("catalog", at(9), 3, [].into())).unwrap();
+        let found = wait(store.claim("catalog", asking(at(9), 3))).unwrap();
         for claim in &found.ready {
             let is_free = sent.lock().unwrap().lanes.insert(claim.key.clone());
             assert!(is_free, "two senders have the lane {}", claim.key);

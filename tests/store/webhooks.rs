@@ -24,7 +24,7 @@ fn a_gone_receiver_switches_the_webhook_off() {
         (OffCause::Gone, "no luck")
     );
     assert!(claims(&store, "catalog", at(900)).ready.is_empty());
-    assert_eq!(wait(store.next_due("catalog", [].into())).unwrap(), None);
+    assert_eq!(next_due(&store, "catalog"), None);
 
     assert!(!configure(&store, 1));
     assert!(configure(&store, 2));
@@ -47,7 +47,7 @@ fn a_changed_configuration_is_tried_at_once() {
         store.record(one_event("a", "two", &["catalog"])).unwrap();
         let head = claim(&store, "catalog", at(0));
         end(&store, &head, verdict);
-        let next_due = || wait(store.next_due("catalog", [].into())).unwrap();
+        let next_due = || next_due(&store, "catalog");
         configure(&store, 1);
         assert_eq!(next_due(), Some(at(60)), "{verdict:?}");
         configure(&store, 2);
@@ -63,10 +63,7 @@ fn a_changed_configuration_is_tried_at_once() {
     batch.changes[0].events[0].webhooks = vec![("catalog".to_owned(), at(30))];
     store.record(batch).unwrap();
     configure(&store, 2);
-    assert_eq!(
-        wait(store.next_due("catalog", [].into())).unwrap(),
-        Some(at(30))
-    );
+    assert_eq!(next_due(&store, "catalog"), Some(at(30)));
 }
 
 /// A result that is recorded after a reload may be the answer to a request with the old settings.
@@ -122,7 +119,7 @@ fn a_webhook_rests_as_its_receiver_asked() {
     configure(&store, 1);
     let resting = claims(&store, "catalog", at(59));
     assert_eq!((resting.ready, resting.next_due), (vec![], Some(at(60))));
-    let next_due = wait(store.next_due("catalog", [].into())).unwrap();
+    let next_due = next_due(&store, "catalog");
     assert_eq!(next_due, Some(at(60)));
     assert_eq!(states(&store)["catalog"].next_attempt, Some(at(60)));
     // Another webhook does not rest.

@@ -1,4 +1,4 @@
-//! Tells running daemons that an operator changed deliveries or webhooks, from any machine.
+//! Notifies the processes of a repository, on any machine, of changes by an operator and by senders.
 //!
 //! Constraint: a notification may be lost with its connection. So a counter in the row of the
 //! repository counts the changes, and each renewal of the lease reads it. A daemon that missed a
@@ -29,12 +29,12 @@ pub(super) fn notify(repository: i32) -> Statement {
     )
 }
 
-/// What senders have to know.
+/// The reason for a notification to senders.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
     /// There may be more deliveries to claim.
     New,
-    /// A sender became the sole one of a webhook, so the others must not send what they claimed before.
+    /// A sender became the sole one of a webhook, so the others must drop their claims.
     Alone,
 }
 

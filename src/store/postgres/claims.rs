@@ -1,12 +1,12 @@
 //! Claims due deliveries for this process.
 //!
-//! Constraint: only the heads of [`lanes`](super::lanes) are claimed. So the cost of a claim does not
-//! depend on the number of pending deliveries. One transaction of one round trip selects heads and claims
-//! them. If it finds fewer than it may claim, another round trip reads the next due time.
+//! Constraint: an index finds the heads of [`lanes`](super::lanes), so a claim reads no other pending
+//! delivery. One transaction of one round trip selects heads and claims them. If it finds fewer than it
+//! may claim, another round trip reads the next due time.
 //!
-//! Senders claim at the same time, and none waits for another: see [`session`](super::session). A crash of
-//! the server may undo a claim whose delivery was sent already. Then it is sent again, as after a crash
-//! of the sender. In return, a claim need not wait for a disk or a replica.
+//! Senders claim at the same time, and none waits for another: see [`session`](super::session). A claim
+//! does not wait for a disk or a replica. So a crash of the server may undo a claim whose delivery was
+//! sent already. Then it is sent again, as after a crash of the sender.
 
 use std::collections::HashSet;
 
@@ -163,7 +163,7 @@ impl Claiming {
 
 /// Drops the claims of a webhook, except those of these deliveries.
 ///
-/// So claims whose answer was lost end too.
+/// This also drops claims whose answer was lost.
 pub(super) fn release(
     repository: i32,
     sender: i64,
@@ -213,21 +213,11 @@ fn claim(head: &Row, claims: &mut Claims) -> Result<(), Fault> {
             payload,
         })
     };
-    match whole() {
-        Ok(claim) => claims.ready.push(claim),
-        Err(
-            fault @ (Fault::MissingPayload { .. }
-            | Fault::WrongPayload { .. }
-            | Fault::Coding { .. }
-            | Fault::Undecodable { .. }),
-        ) => claims.unreadable.push(Unreadable {
-            delivery,
-            attempt,
-            key,
-            n_redeliveries,
-            fault,
-        }),
-        Err(fault) => return Err(fault),
-    }
-    Ok(())
+    claims.add(whole(), |fault| Unreadable {
+        delivery,
+        attempt,
+        key,
+        n_redeliveries,
+        fault,
+    })
 }

@@ -45,7 +45,7 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // To drop it would wait for its threads, which a task must not do: tokio panics.
+            // Dropping it would wait for its threads. In a task, tokio panics then.
             runtime.shutdown_background();
         }
     }
@@ -63,7 +63,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects also to a state that is moved.
+    /// Connects to a state even if it was moved.
     pub(super) fn connect_for_transfer(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);

@@ -24,7 +24,7 @@ const CONNECTIONS_MAX: usize = 6;
 /// The number of connections that only renew leases: that of the repository, and that of the sender.
 const RENEWING: usize = 2;
 
-/// How long a connection may take to be made.
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long a caller waits for a connection of the pool.
@@ -112,8 +112,8 @@ pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
 
 /// Lets a daemon's connections plan each statement once.
 ///
-/// Its statements find rows by keys, whose plans do not depend on the values. To plan one anew each time
-/// costs as much as to execute it (measured).
+/// Its statements find rows by keys, so their plans do not depend on the values. Planning a statement
+/// each time costs as much as executing it (measured).
 pub(super) fn plan_once(config: &mut Config) {
     let others = config.get_options().unwrap_or_default();
     config.options(format!("-c plan_cache_mode=force_generic_plan {others}"));

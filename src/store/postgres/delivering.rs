@@ -1,6 +1,5 @@
-//! The contract [`Delivering`]: claims and finishes deliveries, keeps webhooks, collects garbage.
+//! Implements [`Delivering`]: claims, results of attempts, webhooks, and the removal of rows.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -12,15 +11,15 @@ use super::retention::{Collection, Expiring};
 use super::session::{LOCK, LOCK_AS_HOLDER, Statement, statement};
 use super::{PostgresStore, Shared, claims, guard, operations, queue, retention, row, webhooks};
 use crate::config::Retention;
-use crate::domain::project::ProjectKey;
 use crate::store::contract::{Alone, Answer, Asking, Delivering};
 use crate::store::delivery::{Claims, Finish};
 use crate::store::error::Fault;
 use crate::store::listing::{Collected, Space, WebhookState};
+use crate::store::retention::{FOR_ROOM, too_old};
 
 /// The results of attempts that wait for the transaction before theirs.
 ///
-/// All of them are recorded in one transaction then, so a burst costs fewer commits.
+/// One transaction records all of them, so a burst costs fewer commits.
 #[derive(Default)]
 pub(super) struct Finishing {
     waiting: Mutex<Vec<Waiting>>,
@@ -183,23 +182,6 @@ impl Shared {
 }
 
 impl Delivering for PostgresStore {
-    fn claim_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        now: Timestamp,
-        limit: usize,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Claims> {
-        let asking = Asking {
-            now,
-            limit,
-            excluding,
-            alone: Alone::No,
-            keeping: None,
-        };
-        self.claim(webhook, asking)
-    }
-
     fn claims_last(&self) -> Option<Duration> {
         // A sender renews its lease several times in this time, or others may take its lanes over.
         Some(self.shared.sender.length() / 2)
@@ -208,26 +190,6 @@ impl Delivering for PostgresStore {
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {
         let webhook = webhook.to_owned();
         Box::pin(self.run(move |shared| async move { shared.claim(webhook, asking).await }))
-    }
-
-    fn next_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Option<Timestamp>> {
-        let webhook = webhook.to_owned();
-        Box::pin(self.run(move |shared| async move {
-            let (mut session, repository) = shared.session().await?;
-            let claiming = Claiming {
-                repository,
-                sender: shared.sender.id(&mut session).await?,
-                webhook,
-                now: Timestamp::MAX,
-                limit: 0,
-                excluding,
-            };
-            claiming.next_due(&mut session, Vec::new()).await
-        }))
     }
 
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()> {
@@ -287,10 +249,7 @@ impl Delivering for PostgresStore {
         let expiring = match retention.pending {
             Some(age) => Expiring::Older(
                 row::milliseconds(now).saturating_sub(row::duration(age)),
-                format!(
-                    "pending for longer than retention.pending ({})",
-                    humantime::format_duration(age)
-                ),
+                too_old(age),
             ),
             None => Expiring::None,
         };
@@ -309,14 +268,7 @@ impl Delivering for PostgresStore {
         let reason = reason.to_owned();
         Box::pin(self.run(move |shared| async move {
             let limit = shared.rows_for(needed, limit).await?;
-            let mut retention = Retention {
-                delivered: Duration::ZERO,
-                dead: Duration::MAX,
-                pending: None,
-                max_state_size: None,
-            };
-            for dead in [Duration::MAX, Duration::ZERO] {
-                retention.dead = dead;
+            for retention in FOR_ROOM {
                 let collected = shared
                     .collect(retention, Expiring::None, now, limit)
                     .await?;
@@ -324,6 +276,7 @@ impl Delivering for PostgresStore {
                     return Ok(collected);
                 }
             }
+            let [.., retention] = FOR_ROOM;
             let expiring = Expiring::LargestBacklog(reason);
             shared.collect(retention, expiring, now, limit).await
         }))

@@ -23,7 +23,7 @@ pub(super) struct Facts {
     pub(super) last_batch: Option<Vec<u8>>,
     /// The recorded files of the changed projects, with their hash and change time.
     pub(super) files: HashMap<(ProjectKey, String), (ContentHash, i64)>,
-    /// The payloads that are stored, of those that the batch needs.
+    /// Those of the needed payloads that are stored.
     pub(super) payloads: HashSet<ContentHash>,
     /// The ids that are taken.
     pub(super) taken: HashSet<EventId>,
@@ -35,7 +35,7 @@ pub(super) struct Facts {
     pub(super) lanes: HashSet<Lane>,
     /// The projects of pending deletes, by webhook and project id.
     pub(super) deletes: HashMap<(String, Vec<u8>), BTreeSet<ProjectKey>>,
-    /// The webhooks that are off (`None`), or rest until this time.
+    /// The webhooks that are off (`None`) or paused until this time.
     pauses: HashMap<String, Option<i64>>,
 }
 
@@ -99,7 +99,7 @@ impl Facts {
         ]
     }
 
-    /// Makes the facts of the row of the lock, the listeners of moved projects, and the rows read.
+    /// Reads the row of the lock, the listeners of moved projects, and the rows of the statements.
     pub(super) fn of(
         lock: &Row,
         arriving: &[Row],
@@ -163,7 +163,7 @@ impl Facts {
         Ok(facts)
     }
 
-    /// Whether a webhook is off or rests.
+    /// Whether a webhook is off or paused.
     pub(super) fn is_paused(&self, webhook: &str, now: i64) -> bool {
         match self.pauses.get(webhook) {
             Some(None) => true,

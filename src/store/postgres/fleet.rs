@@ -121,7 +121,7 @@ pub(super) fn wait(repository: &str, process: &str) -> Statement {
     )
 }
 
-/// Removes the row of a process that waits no longer, and the rows of those that ended long ago.
+/// Removes the row of a process that no longer waits, and rows that are older than a day.
 pub(super) fn wait_no_longer(repository: i32, process: &str) -> Statement {
     statement!(
         "DELETE FROM standbys WHERE repository = $1 \
@@ -159,7 +159,7 @@ impl LastRead {
         });
     }
 
-    /// The database did not answer.
+    /// Notes that the database did not answer.
     pub(super) fn unanswered(&self) {
         self.0.send_modify(|view| view.is_reachable = false);
     }

@@ -1,13 +1,11 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: the deliveries of a lane are sent strictly in the order of their events. The oldest one
-//! is the head of the lane, and only heads are sent. Each change of a delivery's state or lane updates
-//! `is_head`, for all changed lanes in one statement.
+//! Constraint: the order of [`Delivering`] holds. So each change of the state or the lane of deliveries
+//! updates `is_head`, for all changed lanes in one statement. A lane has no head while its oldest
+//! delivery waits for a delete in another lane.
 //!
-//! A lane has no head while its oldest delivery waits for a delete with the same project id in
-//! another lane. See `sqlite/lanes.rs` for the reasons.
+//! [`Delivering`]: crate::store::contract::Delivering
 
-use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Row;
@@ -52,40 +50,47 @@ pub(super) fn arrays<'a>(
 /// Makes the oldest pending deliveries of these lanes heads, unless they wait for a delete.
 pub(super) fn promote<'a>(repository: i32, lanes: impl IntoIterator<Item = &'a Lane>) -> Statement {
     let (webhooks, organizations, projects) = arrays(lanes);
-    let sql = format!(
-        "WITH {GIVEN}, {OLDEST} UPDATE deliveries w SET is_head = TRUE FROM oldest \
-         WHERE w.repository = $1 AND w.id = oldest.id AND NOT w.is_head AND NOT {WAITS_FOR_A_DELETE}"
-    );
+    let sql = promote_sql(GIVEN);
     statement!(sql, repository, webhooks, organizations, projects)
 }
 
-/// Makes those deliveries of these lanes no heads that are not the oldest of their lane.
+fn promote_sql(lanes: &str) -> String {
+    format!(
+        "WITH {lanes}, {OLDEST} UPDATE deliveries w SET is_head = TRUE FROM oldest \
+         WHERE w.repository = $1 AND w.id = oldest.id AND NOT w.is_head AND NOT {WAITS_FOR_A_DELETE}"
+    )
+}
+
+/// Clears `is_head` of those deliveries in these lanes that are not the oldest.
 pub(super) fn demote<'a>(repository: i32, lanes: impl IntoIterator<Item = &'a Lane>) -> Statement {
     let (webhooks, organizations, projects) = arrays(lanes);
-    let sql = format!(
-        "WITH {GIVEN}, {OLDEST} UPDATE deliveries w SET is_head = FALSE FROM lanes l \
+    let sql = demote_sql(GIVEN);
+    statement!(sql, repository, webhooks, organizations, projects)
+}
+
+fn demote_sql(lanes: &str) -> String {
+    format!(
+        "WITH {lanes}, {OLDEST} UPDATE deliveries w SET is_head = FALSE FROM lanes l \
          WHERE w.repository = $1 AND w.webhook = l.webhook AND w.organization = l.organization \
          AND w.project = l.project AND w.is_head AND w.state = 'pending' \
          AND w.id NOT IN (SELECT id FROM oldest)"
-    );
-    statement!(sql, repository, webhooks, organizations, projects)
+    )
 }
 
-/// Makes the next deliveries heads that waited for these deletes in other lanes.
+/// Makes deliveries heads that waited in other lanes for these deletes.
 ///
 /// Each delete has its webhook and the hash of its project id.
 pub(super) fn promote_after(repository: i32, deletes: &[(String, Vec<u8>)]) -> Statement {
     let (webhooks, ids): (Vec<String>, Vec<Vec<u8>>) = deletes.iter().cloned().unzip();
-    let sql = format!(
-        "WITH lanes AS (SELECT DISTINCT w.webhook, w.organization, w.project FROM deliveries w \
-         JOIN unnest($2::text[], $3::bytea[]) AS g (webhook, project_id) \
-         ON w.webhook = g.webhook AND w.project_id = g.project_id \
-         WHERE w.repository = $1 AND NOT w.is_delete AND w.state = 'pending'), \
-         {OLDEST} UPDATE deliveries w SET is_head = TRUE FROM oldest \
-         WHERE w.repository = $1 AND w.id = oldest.id AND NOT w.is_head AND NOT {WAITS_FOR_A_DELETE}"
-    );
+    let sql = promote_sql(WAITING);
     statement!(sql, repository, webhooks, ids)
 }
+
+/// The common table expression `lanes`, of the lanes that may wait for deletes in two arrays.
+const WAITING: &str = "lanes AS (SELECT DISTINCT w.webhook, w.organization, w.project \
+     FROM deliveries w JOIN unnest($2::text[], $3::bytea[]) AS g (webhook, project_id) \
+     ON w.webhook = g.webhook AND w.project_id = g.project_id \
+     WHERE w.repository = $1 AND NOT w.is_delete AND w.state = 'pending')";
 
 /// The lanes that deliveries left, and the deletes among those deliveries.
 #[derive(Default)]
@@ -119,8 +124,8 @@ impl Left {
 
 /// Moves the deliveries of projects to the lanes of their new keys, and remembers the moves.
 ///
-/// The delivered ones stay. Each pair has the former key and the new one. Projects may exchange keys.
-/// The rows of the last statement are the listeners of the former keys, which it deletes.
+/// Delivered ones stay. Each pair has the former key and the new one. Projects may exchange keys. The
+/// last statement deletes the listeners of the former keys, and returns them.
 pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> Vec<Statement> {
     let (from_organizations, from_projects) = row::arrays(moves.iter().map(|(from, _)| from));
     let (to_organizations, to_projects) = row::arrays(moves.iter().map(|(_, to)| to));
@@ -139,23 +144,13 @@ pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> V
         all(MOVE),
         all(MOVE_CLAIMS),
         statement!(
-            Cow::from(format!(
-                "WITH lanes AS ({LANES_OF_PROJECTS}), {OLDEST} UPDATE deliveries w \
-                 SET is_head = FALSE FROM lanes l WHERE w.repository = $1 \
-                 AND w.webhook = l.webhook AND w.organization = l.organization \
-                 AND w.project = l.project AND w.is_head AND w.state = 'pending' \
-                 AND w.id NOT IN (SELECT id FROM oldest)"
-            )),
+            demote_sql(OF_PROJECTS),
             repository,
             to_organizations.clone(),
             to_projects.clone(),
         ),
         statement!(
-            Cow::from(format!(
-                "WITH lanes AS ({LANES_OF_PROJECTS}), {OLDEST} UPDATE deliveries w \
-                 SET is_head = TRUE FROM oldest WHERE w.repository = $1 AND w.id = oldest.id \
-                 AND NOT w.is_head AND NOT {WAITS_FOR_A_DELETE}"
-            )),
+            promote_sql(OF_PROJECTS),
             repository,
             to_organizations.clone(),
             to_projects.clone(),
@@ -171,10 +166,11 @@ pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> V
     ]
 }
 
-const LANES_OF_PROJECTS: &str = "SELECT DISTINCT d.webhook, d.organization, d.project \
+/// The common table expression `lanes`, of the lanes of the projects in two arrays.
+const OF_PROJECTS: &str = "lanes AS (SELECT DISTINCT d.webhook, d.organization, d.project \
      FROM deliveries d JOIN unnest($2::text[], $3::text[]) AS t (o, p) \
      ON d.organization = t.o AND d.project = t.p \
-     WHERE d.repository = $1 AND d.state = 'pending'";
+     WHERE d.repository = $1 AND d.state = 'pending')";
 
 const REMEMBER: &str = "INSERT INTO moves (repository, batch, organization, project, last_event, \
      to_organization, to_project) SELECT $1::int, \
@@ -217,7 +213,7 @@ impl Moves {
         Ok(Self(moves))
     }
 
-    /// Returns the lane of an event: the key that its project has after all moves since the event.
+    /// Returns the lane of an event: the key of its project after all moves since the event.
     pub(super) fn lane_of(&self, sequence: i64, mut key: ProjectKey) -> ProjectKey {
         let mut after = 0_i64;
         loop {

@@ -1,7 +1,4 @@
-//! The contract [`Listing`]: reads for the command line.
-//!
-//! Constraint: a listing needs no daemon and changes nothing. It reads one consistent state. Every
-//! read has a limit.
+//! Implements [`Listing`]: reads for the command line.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +12,7 @@ use crate::config::Postgres;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
 use crate::store::batch::MetaKey;
-use crate::store::contract::Listing;
+use crate::store::contract::{Listing, Records};
 use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::fleet::Fleet;
@@ -49,6 +46,34 @@ impl PostgresListings {
     }
 }
 
+impl Records for PostgresListings {
+    fn n_defined_of(&self, name: Option<&str>) -> Result<usize, StoreError> {
+        self.read(async |session, repository| recorded::n_defined(session, repository, name).await)
+    }
+
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.read(async |session, repository| recorded::problems(session, repository, limit).await)
+    }
+
+    fn keys_of(&self, name: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read(async |session, repository| recorded::keys(session, repository, name).await)
+    }
+
+    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
+        self.read(async |session, repository| {
+            let keys = std::slice::from_ref(key);
+            let mut found = recorded::projects(session, repository, keys).await?;
+            Ok(found.pop().unwrap_or_default())
+        })
+    }
+
+    fn meta_of(&self, name: Option<&str>, key: MetaKey) -> Result<Option<String>, StoreError> {
+        self.read(async |session, repository| {
+            recorded::meta(session, repository, key.stored(name).into_owned()).await
+        })
+    }
+}
+
 impl Listing for PostgresListings {
     fn version(&self) -> Result<i64, StoreError> {
         self.client.block_on(async |session, repository| {
@@ -78,13 +103,6 @@ impl Listing for PostgresListings {
     ) -> Result<Page<ListedDelivery>, StoreError> {
         self.read(async |session, repository| {
             pages::deliveries(session, repository, selector, before, limit).await
-        })
-    }
-
-    fn n_defined_of(&self, name: Option<&str>) -> Result<usize, StoreError> {
-        self.read(async |session, repository| {
-            let rows = session.rows(recorded::n_defined(repository, name)).await?;
-            Ok(usize::try_from(super::client::number(&rows)?).unwrap_or_default())
         })
     }
 
@@ -164,18 +182,9 @@ impl Listing for PostgresListings {
 
     fn payload(&self, hash: &ContentHash) -> Result<Option<Bytes>, StoreError> {
         self.read(async |session, repository| {
-            let rows = session
-                .rows(statement!(
-                    "SELECT size, compressed FROM payloads WHERE repository = $1 AND hash = $2",
-                    repository,
-                    hash.0.to_vec()
-                ))
-                .await?;
-            let Some(found) = rows.first() else {
-                return Ok(None);
-            };
-            let size = row::number(found, 0)?;
-            payload::restore(hash, size, found.try_get(1)?).map(Some)
+            let found = compressed(session, repository, hash).await?;
+            let restore = |(size, bytes): (i64, Vec<u8>)| payload::restore(hash, size, &bytes);
+            found.map(restore).transpose()
         })
     }
 
@@ -186,18 +195,11 @@ impl Listing for PostgresListings {
         limit: usize,
     ) -> Result<Option<PayloadPart>, StoreError> {
         self.read(async |session, repository| {
-            let rows = session
-                .rows(statement!(
-                    "SELECT size, compressed FROM payloads WHERE repository = $1 AND hash = $2",
-                    repository,
-                    hash.0.to_vec()
-                ))
-                .await?;
-            let Some(found) = rows.first() else {
-                return Ok(None);
+            let found = compressed(session, repository, hash).await?;
+            let restore = |(size, bytes): (i64, Vec<u8>)| {
+                payload::restore_part(hash, size, &bytes, (position, limit))
             };
-            let (size, range) = (row::number(found, 0)?, (position, limit));
-            payload::restore_part(hash, size, found.try_get(1)?, range).map(Some)
+            found.map(restore).transpose()
         })
     }
 
@@ -212,32 +214,8 @@ impl Listing for PostgresListings {
         })
     }
 
-    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
-        self.read(async |session, repository| recorded::problems(session, repository, limit).await)
-    }
-
-    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
-        self.read(async |session, repository| {
-            recorded::keys_of(&session.rows(recorded::keys(repository, None)).await?)
-        })
-    }
-
-    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
-        self.read(async |session, repository| {
-            let keys = std::slice::from_ref(key);
-            let mut found = recorded::projects(session, repository, keys).await?;
-            Ok(found.pop().unwrap_or_default())
-        })
-    }
-
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError> {
         self.read(async |session, repository| recorded::listeners(session, repository, key).await)
-    }
-
-    fn meta_of(&self, name: Option<&str>, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.read(async |session, repository| {
-            recorded::meta(session, repository, key.stored(name).into_owned()).await
-        })
     }
 
     fn fleet(&self) -> Result<Option<Fleet>, StoreError> {
@@ -249,4 +227,20 @@ impl Listing for PostgresListings {
             )?))
         })
     }
+}
+
+/// Reads the size and the compressed bytes of a payload.
+async fn compressed(
+    session: &mut Session,
+    repository: i32,
+    hash: &ContentHash,
+) -> Result<Option<(i64, Vec<u8>)>, Fault> {
+    let sql = "SELECT size, compressed FROM payloads WHERE repository = $1 AND hash = $2";
+    let rows = session
+        .rows(statement!(sql, repository, hash.0.to_vec()))
+        .await?;
+    let found = rows.first();
+    found
+        .map(|found| Ok((row::number(found, 0)?, found.try_get(1)?)))
+        .transpose()
 }

@@ -16,10 +16,9 @@ use super::lanes::Lane;
 use super::record::{Outcome, Recording};
 use super::session::{Statement, statement};
 use super::{row, write};
-use crate::domain::event::{Event, EventId};
+use crate::domain::event::EventId;
 use crate::domain::project::{ContentHash, FileState, ProjectKey};
-use crate::store::batch::{Change, Committed, NewEvent, READY_BYTES, READY_MAX, RecordedEvent};
-use crate::store::delivery::Claim;
+use crate::store::batch::{Change, Committed, NewEvent, RecordedEvent};
 use crate::store::error::Fault;
 use crate::store::payload::Given;
 
@@ -38,7 +37,6 @@ pub(super) struct NewRows<'a> {
     listeners_before: BTreeMap<ProjectKey, BTreeSet<String>>,
     webhooks: BTreeSet<String>,
     committed: Committed,
-    ready_bytes: usize,
 }
 
 /// The outcome of a batch that is about to be committed.
@@ -68,7 +66,6 @@ impl<'a> NewRows<'a> {
             listeners_before: facts.listeners.clone(),
             webhooks: BTreeSet::new(),
             committed: Committed::default(),
-            ready_bytes: 0,
             facts,
         };
         for change in &recording.batch.changes {
@@ -186,27 +183,13 @@ impl<'a> NewRows<'a> {
                 .webhooks
                 .insert(webhook.to_owned());
             let now = self.recording.batch.now;
-            if due <= now && !self.facts.is_paused(webhook, row::milliseconds(now)) {
-                self.keep_ready(delivery, id, event, webhook);
+            if due <= now
+                && !self.facts.is_paused(webhook, row::milliseconds(now))
+                && let Some(given) = self.payloads.get(&event.payload)
+            {
+                let ready = &mut self.committed.deliveries;
+                ready.add_ready(webhook, delivery, id, event, given.bytes());
             }
-        }
-    }
-
-    /// Adds a due delivery to the result, if its payload is in the batch and the limits allow it.
-    fn keep_ready(&mut self, delivery: i64, id: &EventId, event: &Event, webhook: &str) {
-        let Some(payload) = self.payloads.get(&event.payload) else {
-            return;
-        };
-        let payload = payload.bytes();
-        let ready_bytes = self.ready_bytes.saturating_add(payload.len());
-        let ready = &mut self.committed.deliveries.ready;
-        if ready.len() < READY_MAX && ready_bytes <= READY_BYTES {
-            let event = Event {
-                id: id.clone(),
-                ..event.clone()
-            };
-            ready.push((webhook.to_owned(), Claim::first(delivery, event, payload)));
-            self.ready_bytes = ready_bytes;
         }
     }
 

@@ -1,8 +1,4 @@
-//! Applies an operator's changes to deliveries, also while daemons run.
-//!
-//! Constraint: a command may select a million deliveries, and the daemon must keep recording. So
-//! each transaction changes at most [`CHUNK`] deliveries. If a transaction fails, earlier ones stay
-//! committed, and repeating the command changes the other deliveries.
+//! Implements [`Operating`]: an operator's changes of deliveries and webhooks.
 
 use std::collections::BTreeSet;
 
@@ -15,12 +11,9 @@ use super::select::Conditions;
 use super::session::{LOCK, Session, statement};
 use super::{changes, replay, retention, row, transfer, webhooks};
 use crate::config::Postgres;
-use crate::store::contract::{Operating, Progress};
+use crate::store::contract::{CHANGED_MAX, Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{OffCause, Replay, Selector};
-
-/// The maximum number of deliveries that one transaction changes.
-const CHUNK: usize = 1_000;
 
 /// A client for writing that needs no lease.
 pub(in crate::store) struct PostgresOperations {
@@ -74,7 +67,7 @@ impl PostgresOperations {
             }
             n_changed = n_changed.saturating_add(n);
             match last {
-                Some(last) if n_handled == CHUNK => after = last,
+                Some(last) if n_handled == CHANGED_MAX => after = last,
                 _ => return Ok(n_changed),
             }
         }
@@ -122,7 +115,7 @@ async fn chunk(
         format!("SELECT d.id FROM deliveries d WHERE {conditions} ORDER BY d.id LIMIT {limit}")
     };
     let rows = session
-        .rows(conditions.statement(sql, row::limit(CHUNK)))
+        .rows(conditions.statement(sql, row::limit(CHANGED_MAX)))
         .await?;
     rows.iter().map(|found| row::number(found, 0)).collect()
 }
@@ -259,7 +252,7 @@ impl Operating for PostgresOperations {
                 }
                 let next = number_at(&lock, 1)?;
                 let mut found =
-                    replay::Found::after(session, repository, replay, &mut range, CHUNK).await?;
+                    replay::after(session, repository, replay, &mut range, CHANGED_MAX).await?;
                 if let Some(counted) = &counted {
                     found.retain(counted);
                 }

@@ -1,8 +1,4 @@
 //! Reads one page of a listing.
-//!
-//! Constraint: a page costs no more with a million deliveries than with ten thousand. It reads at most
-//! [`READ_MAX`] rows in the order of recording. If few of them are selected, the page is short, and the
-//! next page continues.
 
 use tokio_postgres::Row;
 
@@ -10,10 +6,9 @@ use super::select::Conditions;
 use super::session::Session;
 use super::{listed, row};
 use crate::store::error::Fault;
-use crate::store::listing::{EventFilter, ListedDelivery, ListedEvent, Page, Selector};
-
-/// The maximum number of rows that one page reads.
-const READ_MAX: usize = 20_000;
+use crate::store::listing::{
+    EventFilter, ListedDelivery, ListedEvent, PAGE_READ_MAX, Page, Selector,
+};
 
 /// Reads a page of events.
 pub(super) async fn events(
@@ -27,7 +22,7 @@ pub(super) async fn events(
     let sql = |conditions: &str, before: &str| {
         format!(
             "SELECT e.sequence, {conditions} FROM events e WHERE e.repository = $1 \
-             AND e.sequence < {before} ORDER BY e.sequence DESC LIMIT {READ_MAX}"
+             AND e.sequence < {before} ORDER BY e.sequence DESC LIMIT {PAGE_READ_MAX}"
         )
     };
     let scanned = selected.statement(sql, before.unwrap_or(i64::MAX));
@@ -56,7 +51,7 @@ pub(super) async fn deliveries(
         };
         format!(
             "SELECT d.id, {conditions} FROM deliveries d WHERE d.repository = $1 \
-             AND {ids} AND d.id < {before} ORDER BY d.id DESC LIMIT {READ_MAX}"
+             AND {ids} AND d.id < {before} ORDER BY d.id DESC LIMIT {PAGE_READ_MAX}"
         )
     };
     let scanned = selected.statement(sql, before.unwrap_or(i64::MAX));
@@ -82,6 +77,6 @@ fn found(rows: &[Row], limit: usize) -> Result<(Vec<i64>, Option<i64>), Fault> {
             positions.extend(last);
         }
     }
-    let next = last.filter(|_| rows.len() >= READ_MAX);
+    let next = last.filter(|_| rows.len() >= PAGE_READ_MAX);
     Ok((positions, next))
 }

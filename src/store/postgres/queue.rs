@@ -1,7 +1,7 @@
 //! Records the results of attempts, and changes due times.
 //!
-//! Constraint: senders record at the same time, and none waits for another: see
-//! [`session`](super::session). Only the end of a delete waits, because other lanes may wait for it.
+//! Constraint: senders record at the same time. Only the end of a delete waits for other senders, because
+//! their lanes may wait for it. [`session`](super::session) has the rules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -14,7 +14,7 @@ use super::{FingerprintKey, row, webhooks};
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::project::ProjectKey;
 use crate::store::answer;
-use crate::store::delivery::{AttemptLog, Finish};
+use crate::store::delivery::{AttemptLog, Effect, Failure, Finish};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
@@ -87,7 +87,7 @@ struct Results<'a> {
     entries: HashMap<i64, Entry>,
     logged: HashSet<(i64, i64)>,
     attempts: Vec<&'a Finish>,
-    failures: BTreeMap<String, webhooks::Failure>,
+    failures: BTreeMap<String, Failure>,
     gone: Vec<(String, String, Timestamp)>,
     left: Left,
 }
@@ -185,33 +185,11 @@ impl<'a> Results<'a> {
             return;
         }
         self.attempts.push(finish);
-        let ended = attempt
-            .at
-            .saturating_add(attempt.duration)
-            .unwrap_or(attempt.at);
         let is_outdated = entry.is_outdated(finish, key);
-        let verdict = match finish.verdict {
-            // The answer is for a request with old settings. The current settings may work.
-            Verdict::Retry(_)
-            | Verdict::RetryAsAsked(_)
-            | Verdict::Repeat(_)
-            | Verdict::SwitchOff
-                if is_outdated && is_watching =>
-            {
-                Verdict::Retry(ended)
-            }
-            // This process would send the same request again, so it waits.
-            Verdict::SwitchOff if is_outdated => Verdict::Retry(finish.retry_at.unwrap_or(ended)),
-            verdict => verdict,
-        };
-        let is_redelivered = finish.n_redeliveries != entry.n_redeliveries
-            && matches!(
-                verdict,
-                Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::Dead
-            );
         let before = entry.state;
-        let error = (finish.verdict != Verdict::Delivered).then(|| describe(attempt));
-        entry.take(attempt, verdict, is_redelivered, ended, error.clone());
+        let effect = finish.effect(before, entry.n_redeliveries, is_outdated, is_watching);
+        let (ended, error) = (finish.ended(), finish.error());
+        entry.take(attempt, &effect, ended, error.as_deref());
         if before == State::Pending && entry.state != State::Pending {
             let lane = (entry.webhook.clone(), entry.key.clone());
             self.left.add(lane, entry.deletes.clone());
@@ -219,21 +197,16 @@ impl<'a> Results<'a> {
         let Some(error) = error else {
             return;
         };
-        if verdict == Verdict::SwitchOff {
+        if effect.switches_off {
             let gone = (entry.webhook.clone(), error.clone(), ended);
             self.gone.push(gone);
         }
-        let rests_until = finish.rests_until.filter(|_| !is_outdated);
-        let before = self.failures.get(&entry.webhook);
-        let rests_until = before
-            .and_then(|before| before.rests_until)
-            .max(rests_until);
-        let failure = webhooks::Failure {
+        let failure = Failure {
             at: ended,
             error,
-            rests_until,
+            rests_until: finish.rests_until.filter(|_| !is_outdated),
         };
-        self.failures.insert(entry.webhook.clone(), failure);
+        failure.replace(&mut self.failures, &entry.webhook);
     }
 
     fn statements(self, repository: i32) -> Result<Vec<Statement>, Fault> {
@@ -270,47 +243,31 @@ impl<'a> Results<'a> {
 }
 
 impl Entry {
-    /// Changes the row by an attempt, given the changes that were made during the attempt.
-    ///
-    /// `is_redelivered` tells whether an operator redelivered the delivery meanwhile, so that the
-    /// attempt has no effect on the state.
+    /// Changes the row by an attempt.
     fn take(
         &mut self,
         attempt: &AttemptLog,
-        verdict: Verdict,
-        is_redelivered: bool,
+        effect: &Effect,
         ended: Timestamp,
-        error: Option<String>,
+        error: Option<&str>,
     ) {
-        let before = self.state;
-        if !is_redelivered {
-            self.state = match verdict {
-                // The request arrived, even if the delivery was cancelled meanwhile.
-                Verdict::Delivered => State::Delivered,
-                Verdict::Dead if before == State::Pending => State::Dead,
-                _ => before,
-            };
-        }
         self.is_changed = true;
         self.n_attempts = self.n_attempts.max(i64::from(attempt.number));
         self.last_status = attempt.status.map(i32::from);
-        self.last_error = error.map(|error| row::storable(&error));
-        if self.state != before {
+        self.last_error = error.map(row::storable);
+        if self.state != effect.state {
+            self.state = effect.state;
             self.finished = Some(row::milliseconds(ended));
             return;
         }
-        if is_redelivered {
-            self.n_attempts_before = self.n_attempts;
-            self.is_due_as_asked = false;
-            return;
-        }
-        self.n_attempts_before = self
-            .n_attempts_before
-            .saturating_add(i64::from(matches!(verdict, Verdict::Repeat(_))));
-        if let Some(at) = verdict.retry_at() {
-            self.due = row::milliseconds_up(at);
-        }
-        self.is_due_as_asked = matches!(verdict, Verdict::RetryAsAsked(_));
+        self.n_attempts_before = match effect.starts_again {
+            true => self.n_attempts,
+            false => self
+                .n_attempts_before
+                .saturating_add(i64::from(effect.n_uncounted)),
+        };
+        self.due = effect.due.map_or(self.due, row::milliseconds_up);
+        self.is_due_as_asked = effect.is_due_as_asked;
     }
 }
 
@@ -340,14 +297,6 @@ fn update(repository: i32, changed: &[(i64, Entry)]) -> Statement {
         column(changed, |entry| entry.last_status),
         column(changed, |entry| entry.last_error.clone()),
     )
-}
-
-fn describe(attempt: &AttemptLog) -> String {
-    match (&attempt.error, attempt.status) {
-        (Some(error), _) => error.clone(),
-        (None, Some(status)) => format!("answered {status}"),
-        (None, None) => "no answer".to_owned(),
-    }
 }
 
 /// Inserts attempts.
@@ -397,9 +346,6 @@ fn insert_attempts(repository: i32, finished: &[&Finish]) -> Result<Statement, F
     ))
 }
 
-/// Makes deliveries due now if their due time was set before the clock was set back.
-///
-/// Otherwise they would be late by as much as the clock was set back.
 pub(super) fn correct_times(repository: i32, webhook: &str, now: i64) -> Statement {
     statement!(
         "UPDATE deliveries d SET due_ms = $3, waiting_ms = least(waiting_ms, $3) \
@@ -412,7 +358,7 @@ pub(super) fn correct_times(repository: i32, webhook: &str, now: i64) -> Stateme
     )
 }
 
-/// Makes failed deliveries due now, because they failed with the old settings.
+/// Makes failed deliveries due now.
 pub(super) fn retry_now(repository: i32, webhook: &str, now: i64) -> Statement {
     statement!(
         "UPDATE deliveries SET due_ms = $3, is_due_as_asked = FALSE WHERE repository = $1 \

@@ -1,11 +1,18 @@
 //! Reads the record: the files of projects, invalid files, and facts about the whole repository.
+//!
+//! The functions have the promises of the operations of [`Records`], [`Recording`] and [`Listing`].
+//!
+//! [`Records`]: crate::store::contract::Records
+//! [`Recording`]: crate::store::contract::Recording
+//! [`Listing`]: crate::store::contract::Listing
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use tokio_postgres::Row;
 
+use super::client::number;
 use super::row;
-use super::session::{Session, Statement, statement};
+use super::session::{Session, statement};
 use crate::domain::project::{
     ContentHash, Document, Identity, Mark, Problem, ProjectKey, Recorded, organizations_of,
 };
@@ -13,7 +20,6 @@ use crate::store::batch::MetaKey;
 use crate::store::error::Fault;
 use crate::store::listing::RecordedProblem;
 
-/// Reads the records of projects, in the same order.
 pub(super) async fn projects(
     session: &mut Session,
     repository: i32,
@@ -42,9 +48,6 @@ pub(super) async fn projects(
         .collect())
 }
 
-/// Reads the file metadata of projects, in the same order, sorted by path.
-///
-/// A file whose owner is unknown gets a time of reading that proves nothing, so that it is read again.
 pub(super) async fn marks(
     session: &mut Session,
     repository: i32,
@@ -76,11 +79,13 @@ pub(super) async fn marks(
         .collect())
 }
 
-/// Lists the projects with a record, of one of several repositories or of all, sorted.
-///
 /// `repository` is the row of the store, and `name` one of several repositories in it.
-pub(super) fn keys(repository: i32, name: Option<&str>) -> Statement {
-    match name.map(organizations_of) {
+pub(super) async fn keys(
+    session: &mut Session,
+    repository: i32,
+    name: Option<&str>,
+) -> Result<Vec<ProjectKey>, Fault> {
+    let selected = match name.map(organizations_of) {
         None => statement!(
             "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
              ORDER BY organization, project",
@@ -93,27 +98,31 @@ pub(super) fn keys(repository: i32, name: Option<&str>) -> Statement {
             first,
             end
         ),
-    }
+    };
+    keys_of(&session.rows(selected).await?)
 }
 
-/// Lists the projects of an organization with a record, sorted.
-pub(super) fn keys_in(repository: i32, organization: &str) -> Statement {
-    statement!(
-        "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
-         AND organization = $2 ORDER BY organization, project",
-        repository,
-        organization.to_owned()
-    )
+pub(super) async fn keys_in(
+    session: &mut Session,
+    repository: i32,
+    organization: String,
+) -> Result<Vec<ProjectKey>, Fault> {
+    let sql = "SELECT DISTINCT organization, project FROM files WHERE repository = $1 \
+               AND organization = $2 ORDER BY organization, project";
+    let selected = statement!(sql, repository, organization);
+    keys_of(&session.rows(selected).await?)
 }
 
-/// Reads the rows of [`keys`].
-pub(super) fn keys_of(rows: &[Row]) -> Result<Vec<ProjectKey>, Fault> {
+fn keys_of(rows: &[Row]) -> Result<Vec<ProjectKey>, Fault> {
     rows.iter().map(|found| row::key(found, 0)).collect()
 }
 
-/// Counts the projects with a recorded definition, of one of several repositories or of all.
-pub(super) fn n_defined(repository: i32, name: Option<&str>) -> Statement {
-    match name.map(organizations_of) {
+pub(super) async fn n_defined(
+    session: &mut Session,
+    repository: i32,
+    name: Option<&str>,
+) -> Result<usize, Fault> {
+    let counted = match name.map(organizations_of) {
         None => statement!(
             "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL",
             repository
@@ -125,10 +134,11 @@ pub(super) fn n_defined(repository: i32, name: Option<&str>) -> Statement {
             first,
             end
         ),
-    }
+    };
+    let n = number(&session.rows(counted).await?)?;
+    Ok(usize::try_from(n).unwrap_or_default())
 }
 
-/// Lists, for each identity, the projects whose definition has it, sorted.
 pub(super) async fn with_identities(
     session: &mut Session,
     repository: i32,
@@ -157,7 +167,6 @@ pub(super) async fn with_identities(
         .collect())
 }
 
-/// Lists the projects whose id is not in their definition, with this id.
 pub(super) async fn kept_ids(
     session: &mut Session,
     repository: i32,
@@ -180,7 +189,6 @@ pub(super) async fn kept_ids(
     Ok(kept)
 }
 
-/// Reads a fact about the whole repository.
 pub(super) async fn meta(
     session: &mut Session,
     repository: i32,
@@ -196,7 +204,6 @@ pub(super) async fn meta(
     rows.first().map(|found| row::text(found, 0)).transpose()
 }
 
-/// Lists those of several repositories that ever had a complete record, sorted.
 pub(super) async fn repositories(
     session: &mut Session,
     repository: i32,
@@ -216,7 +223,6 @@ pub(super) async fn repositories(
     rows.iter().map(|found| row::text(found, 0)).collect()
 }
 
-/// Lists the first `limit` invalid files, sorted by project and path.
 pub(super) async fn problems(
     session: &mut Session,
     repository: i32,
@@ -252,7 +258,6 @@ pub(super) async fn problems(
         .collect()
 }
 
-/// Returns the webhooks for which there was an event of a project, by name.
 pub(super) async fn listeners(
     session: &mut Session,
     repository: i32,

@@ -1,4 +1,4 @@
-//! The contract [`Recording`]: reads the record and records batches.
+//! Implements [`Recording`]: reads the record and records batches.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-use super::client::number;
 use super::record::Recording as Job;
 use super::session::{ANSWER_MAX, Session};
 use super::{PostgresStore, Shared, guard, names, record, recorded, write};
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use crate::store::batch::{Batch, Change, Committed, MetaKey};
-use crate::store::contract::Recording;
+use crate::store::contract::{Recording, Records};
 use crate::store::error::{Fault, StoreError};
 use crate::store::listing::RecordedProblem;
 use crate::store::payload::{Given, UNASKED_MAX};
@@ -21,6 +20,44 @@ use crate::store::payload::{Given, UNASKED_MAX};
 impl Shared {
     pub(super) async fn session(&self) -> Result<(Session, i32), Fault> {
         Ok((Session::of(&self.pool).await?, self.lease.repository))
+    }
+}
+
+impl Records for PostgresStore {
+    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
+        let recorded = self.recorded_many(std::slice::from_ref(key))?;
+        Ok(recorded.into_iter().next().unwrap_or_default())
+    }
+
+    fn keys_of(&self, name: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
+        let name = name.map(str::to_owned);
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::keys(&mut session, repository, name.as_deref()).await
+        })
+    }
+
+    fn n_defined_of(&self, name: Option<&str>) -> Result<usize, StoreError> {
+        let name = name.map(str::to_owned);
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::n_defined(&mut session, repository, name.as_deref()).await
+        })
+    }
+
+    fn meta_of(&self, name: Option<&str>, key: MetaKey) -> Result<Option<String>, StoreError> {
+        let stored = key.stored(name).into_owned();
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::meta(&mut session, repository, stored).await
+        })
+    }
+
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.run_blocking(|shared| async move {
+            let (mut session, repository) = shared.session().await?;
+            recorded::problems(&mut session, repository, limit).await
+        })
     }
 }
 
@@ -40,31 +77,11 @@ impl Recording for PostgresStore {
         })
     }
 
-    fn keys_of(&self, name: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
-        let name = name.map(str::to_owned);
-        self.run_blocking(|shared| async move {
-            let (mut session, repository) = shared.session().await?;
-            let keys = recorded::keys(repository, name.as_deref());
-            recorded::keys_of(&session.rows(keys).await?)
-        })
-    }
-
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
         let organization = organization.to_owned();
         self.run_blocking(|shared| async move {
             let (mut session, repository) = shared.session().await?;
-            let keys = recorded::keys_in(repository, &organization);
-            recorded::keys_of(&session.rows(keys).await?)
-        })
-    }
-
-    fn n_defined_of(&self, name: Option<&str>) -> Result<usize, StoreError> {
-        let name = name.map(str::to_owned);
-        self.run_blocking(|shared| async move {
-            let (mut session, repository) = shared.session().await?;
-            let counted = recorded::n_defined(repository, name.as_deref());
-            let n = number(&session.rows(counted).await?)?;
-            Ok(usize::try_from(n).unwrap_or_default())
+            recorded::keys_in(&mut session, repository, organization).await
         })
     }
 
@@ -83,21 +100,6 @@ impl Recording for PostgresStore {
         self.run_blocking(|shared| async move {
             let (mut session, repository) = shared.session().await?;
             recorded::kept_ids(&mut session, repository).await
-        })
-    }
-
-    fn meta_of(&self, name: Option<&str>, key: MetaKey) -> Result<Option<String>, StoreError> {
-        let stored = key.stored(name).into_owned();
-        self.run_blocking(|shared| async move {
-            let (mut session, repository) = shared.session().await?;
-            recorded::meta(&mut session, repository, stored).await
-        })
-    }
-
-    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
-        self.run_blocking(|shared| async move {
-            let (mut session, repository) = shared.session().await?;
-            recorded::problems(&mut session, repository, limit).await
         })
     }
 
@@ -161,7 +163,7 @@ async fn commit(
 /// The lowest rate at which a large payload is expected to be sent, in bytes per second.
 const RATE_MIN: u64 = 16 * 1024;
 
-/// Sends large payloads before the transaction of their batch, which would keep others waiting.
+/// Sends large payloads before the transaction of their batch, for which others wait.
 async fn send_large(shared: &Shared, payloads: &[Given]) -> Result<(), Fault> {
     for (given, compressed) in write::large(payloads) {
         let (session, repository) = shared.session().await?;

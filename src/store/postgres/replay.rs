@@ -1,7 +1,4 @@
 //! Queues recorded events for a webhook, again or for the first time.
-//!
-//! Constraint: a webhook has at most one delivery of an event. So an event that has one is redelivered,
-//! and only another one gets a new delivery. Both go to the lane that the project has now.
 
 use std::collections::BTreeSet;
 
@@ -12,43 +9,17 @@ use super::lanes::{self, Lane, Moves};
 use super::session::{Session, Statement, statement};
 use super::{changes, row, webhooks};
 use crate::domain::delivery::State;
-use crate::domain::event::{Event, EventKind, Parameter};
+use crate::domain::event::{Event, Parameter};
 use crate::domain::project::ProjectKey;
-use crate::domain::route::{Interest, Properties};
 use crate::store::error::Fault;
 use crate::store::listing::{Organizations, Replay};
-
-/// The maximum number of events that one transaction reads.
-const READ_MAX: usize = 10_000;
-
-/// A range of sequence numbers of events.
-pub(super) struct Range {
-    /// The range begins after this event.
-    pub(super) after: i64,
-    last: i64,
-    /// The lanes of projects with an earlier event that the webhook got or gets by the replay.
-    ///
-    /// It receives their deletes and moves, whatever its filters say. Empty without filters.
-    heard: BTreeSet<ProjectKey>,
-}
+use crate::store::replay::{Candidate, Found, READ_MAX, Range};
 
 /// The range of all events that are recorded now.
 pub(super) async fn all(session: &mut Session, repository: i32) -> Result<Range, Fault> {
     let sql = "SELECT coalesce(max(sequence), 0) FROM events WHERE repository = $1";
     let last = number(&session.rows(statement!(sql, repository)).await?)?;
-    Ok(Range {
-        after: 0,
-        last,
-        heard: BTreeSet::new(),
-    })
-}
-
-/// Selected events in the order of recording.
-pub(super) struct Found {
-    /// The sequence number of each event, and its delivery to the webhook.
-    events: Vec<(i64, Option<i64>)>,
-    /// The last event that was read. `None` if no events follow.
-    pub(super) last: Option<i64>,
+    Ok(Range::up_to(last))
 }
 
 const EVENTS: &str = "SELECT e.sequence, e.kind, e.organization, e.project, \
@@ -60,99 +31,62 @@ const EVENTS: &str = "SELECT e.sequence, e.kind, e.organization, e.project, \
      CASE WHEN $10::bool THEN e.parameters END FROM events e WHERE e.repository = $1 AND e.sequence > $3 AND e.sequence <= $4 \
      ORDER BY e.sequence LIMIT $9";
 
-impl Found {
-    /// Keeps only events with one of these sequence numbers, which are sorted.
-    pub(super) fn retain(&mut self, counted: &[i64]) {
-        self.events
-            .retain(|(sequence, _)| counted.binary_search(sequence).is_ok());
-    }
-
-    /// Reads the selected events in a range, at most `limit`.
-    pub(super) async fn after(
-        session: &mut Session,
-        repository: i32,
-        replay: &Replay,
-        range: &mut Range,
-        limit: usize,
-    ) -> Result<Self, Fault> {
-        let subscription = &replay.subscription;
-        let has_filter = subscription.has_filter();
-        let form = match replay.organization.as_deref().map(Organizations::of) {
-            None => 0_i32,
-            Some(Organizations::One(_)) => 1,
-            Some(Organizations::OfRepository(_)) => 2,
-            Some(Organizations::InAnyRepository(_)) => 3,
-        };
-        let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
-        let mut answers = session
-            .pipeline(vec![
-                Moves::read(repository),
-                statement!(
-                    EVENTS,
-                    repository,
-                    replay.subscription.webhook.clone(),
-                    range.after,
-                    range.last,
-                    time(replay.since),
-                    time(replay.until),
-                    replay.organization.clone(),
-                    replay.project.clone(),
-                    row::limit(READ_MAX),
-                    !replay.subscription.when.is_empty(),
-                    form,
-                ),
-            ])
-            .await?;
-        let rows = answers.pop().unwrap_or_default();
-        let moves = Moves::of(&answers.pop().unwrap_or_default())?;
-        let mut found = Self {
-            events: Vec::new(),
-            last: None,
-        };
-        for event in &rows {
-            if found.events.len() >= limit {
-                break;
-            }
-            let sequence = row::number(event, 0)?;
-            found.last = Some(sequence);
-            let is_in_range: bool = event.try_get(5)?;
-            let delivery: Option<i64> = event.try_get(4)?;
-            if !is_in_range && (delivery.is_none() || !has_filter) {
-                continue;
-            }
-            let kind = row::text(event, 1)?;
-            let kind = row::word("the event's kind", &kind, EventKind::from_name)?;
-            let key = row::key(event, 2)?;
-            let parameters: Option<&str> = event.try_get(6)?;
-            let parameters: Vec<(Parameter, String)> = match parameters {
-                Some(json) => row::from_json("the event's parameters", json)?,
-                None => Vec::new(),
-            };
-            let interest = subscription.interest(Properties {
-                kind,
-                key: &key,
-                parameters: &parameters,
-            });
-            let lane = has_filter.then(|| moves.lane_of(sequence, key));
-            let is_heard = lane.as_ref().is_some_and(|lane| range.heard.contains(lane));
-            let is_selected = delivery.is_some()
-                || match interest {
-                    Interest::Yes => true,
-                    Interest::IfHeard(_) => is_heard,
-                    Interest::No(_) => false,
-                };
-            match lane {
-                // A delete has two events. A later import begins another project.
-                Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
-                Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
-                _ => {}
-            }
-            if is_in_range && is_selected {
-                found.events.push((sequence, delivery));
-            }
+/// Reads the selected events in a range, at most `limit`.
+pub(super) async fn after(
+    session: &mut Session,
+    repository: i32,
+    replay: &Replay,
+    range: &mut Range,
+    limit: usize,
+) -> Result<Found, Fault> {
+    let subscription = &replay.subscription;
+    let form = match replay.organization.as_deref().map(Organizations::of) {
+        None => 0_i32,
+        Some(Organizations::One(_)) => 1,
+        Some(Organizations::OfRepository(_)) => 2,
+        Some(Organizations::InAnyRepository(_)) => 3,
+    };
+    let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
+    let mut answers = session
+        .pipeline(vec![
+            Moves::read(repository),
+            statement!(
+                EVENTS,
+                repository,
+                subscription.webhook.clone(),
+                range.after,
+                range.last,
+                time(replay.since),
+                time(replay.until),
+                replay.organization.clone(),
+                replay.project.clone(),
+                row::limit(READ_MAX),
+                !subscription.when.is_empty(),
+                form,
+            ),
+        ])
+        .await?;
+    let rows = answers.pop().unwrap_or_default();
+    let moves = Moves::of(&answers.pop().unwrap_or_default())?;
+    let mut found = Found::default();
+    for event in &rows {
+        if found.events.len() >= limit {
+            break;
         }
-        Ok(found)
+        let candidate = Candidate {
+            sequence: row::number(event, 0)?,
+            delivery: event.try_get(4)?,
+            kind: row::text(event, 1)?,
+            key: row::key(event, 2)?,
+            parameters: event.try_get(6)?,
+            is_in_range: event.try_get(5)?,
+        };
+        let sequence = candidate.sequence;
+        found.add(range, subscription, candidate, |key| {
+            Ok(moves.lane_of(sequence, key))
+        })?;
     }
+    Ok(found)
 }
 
 /// Counts the selected events.
@@ -173,7 +107,7 @@ pub(super) async fn selected(
     let mut range = all(session, repository).await?;
     let mut selected = Vec::new();
     loop {
-        let found = Found::after(session, repository, replay, &mut range, READ_MAX).await?;
+        let found = after(session, repository, replay, &mut range, READ_MAX).await?;
         selected.extend(found.events.iter().map(|(sequence, _)| *sequence));
         match found.last {
             Some(last) => range.after = last,

@@ -1,13 +1,6 @@
 //! Removes old deliveries and events, and payloads that are no longer needed.
 //!
-//! Constraint: the removal must not delay other work. So it works in small batches, and a batch that
-//! finds nothing is cheap. It never removes a pending delivery, however old, or an event or payload
-//! that is still needed.
-//!
-//! An index on the finish time finds old deliveries. Events are checked in the order of recording
-//! once they are old enough. An event is checked again when its last delivery is removed. If the
-//! event is not old enough then, the check in order restarts from it. A payload is checked when an
-//! event with it is removed, or a definition with it is replaced ([`Garbage`]).
+//! [`retention`](crate::store::retention) has the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -23,6 +16,7 @@ use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
+use crate::store::retention::correct_times;
 
 /// A batch of collection.
 pub(super) struct Collection {
@@ -375,24 +369,6 @@ impl EventSweep {
         }
         statements
     }
-}
-
-/// Corrects events whose recording time is after `now`, because the clock was ahead.
-///
-/// Otherwise they and all later events would be kept until the clock reaches that time. Each event
-/// gets the time of the next event, because it cannot be later. The last event gets `latest`. Returns
-/// the corrected events.
-fn correct_times(events: &mut [(i64, i64)], now: i64, mut latest: i64) -> Vec<(i64, i64)> {
-    let mut corrected = Vec::new();
-    for (sequence, recorded) in events.iter_mut().rev() {
-        if *recorded <= now {
-            latest = *recorded;
-            continue;
-        }
-        *recorded = latest;
-        corrected.push((*sequence, latest));
-    }
-    corrected
 }
 
 /// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.

@@ -1,8 +1,8 @@
 //! Converts between rows and the types of the domain.
 //!
-//! Constraint: an invalid row is an error that names the row, never a panic or a guess. PostgreSQL's
-//! integers are signed, so an inode number above the signed range is stored as a negative number. Its
-//! text has no character 0.
+//! Constraint: PostgreSQL's integers are signed, so an inode number above the signed range is stored as a
+//! negative number. Its text has no character 0. Invalid rows are errors: see
+//! [`values`](crate::store::values).
 
 use tokio_postgres::Row;
 
@@ -11,7 +11,6 @@ use crate::domain::project::{ContentHash, FileState, ProjectKey, Role, Stamp};
 use crate::store::error::Fault;
 pub(super) use crate::store::values::*;
 
-/// Reads a text column.
 pub(super) fn text(row: &Row, column: usize) -> Result<String, Fault> {
     Ok(row.try_get(column)?)
 }
@@ -26,13 +25,11 @@ pub(super) fn small(row: &Row, column: usize) -> Result<u32, Fault> {
     Ok(u32::try_from(number(row, column)?).unwrap_or_default())
 }
 
-/// Reads an HTTP status.
 pub(super) fn status(row: &Row, column: usize) -> Result<Option<u16>, Fault> {
     let status: Option<i32> = row.try_get(column)?;
     Ok(status.and_then(|status| u16::try_from(status).ok()))
 }
 
-/// Reads a hash.
 pub(super) fn hash_in(what: &str, row: &Row, column: usize) -> Result<ContentHash, Fault> {
     hash(what, row.try_get::<_, &[u8]>(column)?)
 }
@@ -45,7 +42,7 @@ pub(super) fn key(row: &Row, first: usize) -> Result<ProjectKey, Fault> {
     ))
 }
 
-/// Makes a text that the database can store: without the character 0.
+/// Replaces the character 0, which the database cannot store.
 pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }

@@ -1,8 +1,8 @@
 //! A process that waits for the lease of another one.
 //!
 //! Constraint: waiting must cost little, because any number of standbys may wait for months. So a
-//! standby keeps one connection, and asks with one round trip. Only if the lease is free, the process
-//! opens the store, which tries to get the lease.
+//! standby keeps one connection, and asks with one round trip. If the lease is free, the process opens
+//! the store, which tries to get the lease.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

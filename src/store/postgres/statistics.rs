@@ -1,9 +1,9 @@
-//! Keeps the server's statistics of growing tables fresh.
+//! Tells the server to analyze growing tables.
 //!
-//! Constraint: the server plans a statement once for each connection, by its statistics of that time. Its
-//! own autovacuum analyzes a table at most once a minute. In that minute a first scan or a sender may fill
-//! empty tables with a hundred thousand rows, and each statement would read all of them by a plan for an
-//! empty table. So a process analyzes the tables each time that its own changes have doubled.
+//! Constraint: the server plans a statement once for each connection, by its statistics of that time.
+//! Its autovacuum analyzes a table at most once a minute. In that minute a first scan or a sender may
+//! fill empty tables with a hundred thousand rows. With a plan for an empty table, each statement would
+//! read all of them. So a process analyzes the tables each time that its own changes have doubled.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -66,7 +66,7 @@ impl Statistics {
         }
     }
 
-    /// Counts changed rows. Returns whether the tables are to be analyzed now.
+    /// Counts changed rows. Returns whether an analysis is due.
     fn count(&self, n_rows: usize) -> bool {
         let n_rows = i64::try_from(n_rows).unwrap_or(i64::MAX);
         let before = self.n_changed.fetch_add(n_rows, Ordering::Relaxed);

@@ -36,14 +36,14 @@ pub(in crate::store) struct PostgresSide {
 }
 
 impl PostgresSide {
-    /// Opens the state that leaves. Its tables must exist.
+    /// Opens the state to move. Its tables must exist.
     pub(in crate::store) fn source(settings: &Postgres) -> Result<Self, OpenError> {
         // Reports missing tables and a missing repository, and creates neither.
         drop(super::client::Client::connect_for_transfer(settings)?);
         Self::open(settings, Purpose::MoveAway)
     }
 
-    /// Opens the state that rows go to. Creates its tables if they are missing.
+    /// Opens the state to move to. Creates missing tables.
     pub(in crate::store) fn target(settings: &Postgres) -> Result<Self, OpenError> {
         Self::open(settings, Purpose::MoveHere)
     }

@@ -1,4 +1,4 @@
-//! Stores the part of a webhook's state that the configuration lacks.
+//! Stores the state of webhooks that is not in the configuration.
 //!
 //! Recording an event or an attempt updates no counters. Deliveries are counted on request, by
 //! reading an index.
@@ -10,7 +10,7 @@ use tokio_postgres::Row;
 
 use super::session::{Session, Statement, statement};
 use super::{FingerprintKey, queue, row};
-use crate::domain::delivery::State;
+use crate::store::delivery::Failure;
 use crate::store::error::Fault;
 use crate::store::listing::{Off, OffCause, WebhookState};
 
@@ -25,7 +25,6 @@ const PENDING: &str = "SELECT webhook, count(*), min(waiting_ms) FROM deliveries
 const FINISHED: &str = "SELECT webhook, state, count(*), max(finished_ms) FROM deliveries \
      WHERE repository = $1 AND finished_ms IS NOT NULL GROUP BY webhook, state";
 
-/// The states of all webhooks that ever had a delivery or a fingerprint, by name.
 pub(super) async fn states(
     session: &mut Session,
     repository: i32,
@@ -37,11 +36,7 @@ pub(super) async fn states(
     ];
     let answers = session.consistently(all).await?;
     let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
-    let mut states = BTreeMap::new();
-    for found in rows(0) {
-        let state = state(found)?;
-        states.insert(state.name.clone(), state);
-    }
+    let mut states = without_counts(rows(0))?;
     for found in rows(1) {
         if let Some(state) = states.get_mut(&row::text(found, 0)?) {
             state.n_pending = row::count(row::number(found, 1)?);
@@ -53,20 +48,13 @@ pub(super) async fn states(
             continue;
         };
         let count = row::count(row::number(found, 2)?);
-        match row::state("a delivery's state", &row::text(found, 1)?)? {
-            State::Delivered => {
-                state.n_delivered = count;
-                state.last_delivered = state.last_delivered.max(time(found, 3)?);
-            }
-            State::Dead => state.n_dead = count,
-            State::Cancelled => state.n_cancelled = count,
-            State::Pending => {}
-        }
+        let word = row::state("a delivery's state", &row::text(found, 1)?)?;
+        state.set_finished(word, count, time(found, 3)?);
     }
     Ok(states.into_values().collect())
 }
 
-/// Counts up to a limit, and so at a limited cost. The index has the last success.
+/// Counts up to a limit. An index has the last success.
 const UP_TO: &str = "SELECT w.name, \
      (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
        AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p), \
@@ -83,7 +71,7 @@ const UP_TO: &str = "SELECT w.name, \
        ORDER BY d.finished_ms DESC LIMIT 1) \
      FROM webhooks w WHERE w.repository = $1";
 
-/// The states of all webhooks, with counts up to `most`. A greater count is `most + 1`.
+/// Reads the states with counts up to `most`. A greater count is `most + 1`.
 pub(super) async fn states_up_to(
     session: &mut Session,
     repository: i32,
@@ -96,11 +84,7 @@ pub(super) async fn states_up_to(
     ];
     let answers = session.consistently(reads).await?;
     let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
-    let mut states = BTreeMap::new();
-    for found in rows(0) {
-        let state = state(found)?;
-        states.insert(state.name.clone(), state);
-    }
+    let mut states = without_counts(rows(0))?;
     for found in rows(1) {
         let Some(state) = states.get_mut(&row::text(found, 0)?) else {
             continue;
@@ -120,7 +104,15 @@ fn time(found: &Row, column: usize) -> Result<Option<Timestamp>, Fault> {
     Ok(time.map(row::from_milliseconds))
 }
 
-/// A state without counts.
+/// Reads the rows of [`STATES`]. The states have no counts.
+fn without_counts(rows: &[Row]) -> Result<BTreeMap<String, WebhookState>, Fault> {
+    let states = rows.iter().map(|found| {
+        let state = state(found)?;
+        Ok((state.name.clone(), state))
+    });
+    states.collect()
+}
+
 fn state(found: &Row) -> Result<WebhookState, Fault> {
     let off = match found.try_get::<_, Option<String>>(1)? {
         Some(cause) => Some(Off {
@@ -140,14 +132,6 @@ fn state(found: &Row) -> Result<WebhookState, Fault> {
         last_delivered: time(found, 6)?,
         ..WebhookState::default()
     })
-}
-
-/// A failed attempt.
-pub(super) struct Failure {
-    pub(super) at: Timestamp,
-    pub(super) error: String,
-    /// The time until which the receiver wants no requests, if it requested that.
-    pub(super) rests_until: Option<Timestamp>,
 }
 
 /// Locks the rows of webhooks, in the order of their names.
@@ -206,8 +190,6 @@ pub(super) fn ensure(repository: i32, name: &str) -> Statement {
 }
 
 /// Switches a webhook off. The last statement returns whether it was on.
-///
-/// If it is already off, an operator's cause replaces a 410, but not the other way round.
 pub(super) fn switch_off(
     repository: i32,
     name: &str,
@@ -257,7 +239,7 @@ pub(super) fn switch_on(repository: i32, name: &str) -> Vec<Statement> {
     ]
 }
 
-/// The recorded fingerprints of all webhooks, and what switched them off.
+/// Reads the fingerprints of all webhooks, and the causes that switched them off.
 pub(super) fn fingerprints(repository: i32) -> Statement {
     statement!(
         "SELECT name, fingerprint, off_cause FROM webhooks WHERE repository = $1",
@@ -284,11 +266,7 @@ pub(super) fn recorded_fingerprints(rows: &[Row]) -> Result<BTreeMap<String, Fin
         .collect()
 }
 
-/// Sets the fingerprints of webhooks' configurations. Returns the webhooks that it switches on.
-///
-/// If one changed, failed deliveries become due now, also those that the receiver deferred: the new
-/// settings may name another receiver. The webhook's pause ends. A webhook that its receiver had
-/// switched off is switched on again.
+/// Stores fingerprints that changed. Also returns the webhooks that this switches on.
 pub(super) fn set_fingerprints(
     repository: i32,
     recorded: &BTreeMap<String, Fingerprint>,

@@ -2,7 +2,7 @@
 //!
 //! Constraint: inference calls the store from threads that block, and queues call it from tasks. Both
 //! send a job to this thread and wait for its result, so a connection outlives the runtime of a
-//! caller. The number of waiting jobs is bounded. So is the time for which the end waits for them.
+//! caller. The number of waiting jobs is bounded, and so is the time that closing takes.
 
 use std::future::Future;
 use std::io;
@@ -24,7 +24,7 @@ const JOBS_WAITING: usize = 256;
 /// The maximum number of jobs that run at the same time.
 const JOBS_RUNNING: usize = 256;
 
-/// How long the end waits for running jobs, such as giving the lease back.
+/// How long closing waits for running jobs, such as giving the lease back.
 ///
 /// A database that does not answer must not keep the process.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
@@ -51,7 +51,7 @@ impl Worker {
             .name("store-postgres".to_owned())
             .spawn(move || {
                 runtime.block_on(run(waiting, is_abandoned));
-                // To drop it would wait for the resolution of host names.
+                // Dropping it would wait for the resolution of host names.
                 runtime.shutdown_background();
             })?;
         Ok(Self {

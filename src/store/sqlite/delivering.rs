@@ -1,42 +1,21 @@
 //! Implements [`Delivering`]: claims, results of attempts, webhooks, and the removal of rows.
 
-use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 
 use super::{SqliteStore, expiry, guard, queue, retention, room, row, schema, webhooks};
 use crate::config::Retention;
-use crate::domain::project::ProjectKey;
-use crate::store::contract::{Answer, Delivering};
+use crate::store::contract::{Answer, Asking, Delivering};
 use crate::store::delivery::{Claims, Finish};
 use crate::store::error::StoreError;
 use crate::store::listing::{Collected, Space, WebhookState};
+use crate::store::retention::{FOR_ROOM, too_old};
 
 impl Delivering for SqliteStore {
-    fn claim_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        now: Timestamp,
-        limit: usize,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Claims> {
+    fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {
         let webhook = webhook.to_owned();
-        Box::pin(
-            self.read(move |connection| {
-                queue::claim_due(connection, &webhook, now, limit, &excluding)
-            }),
-        )
-    }
-
-    fn next_due<'a>(
-        &'a self,
-        webhook: &'a str,
-        excluding: HashSet<ProjectKey>,
-    ) -> Answer<'a, Option<Timestamp>> {
-        let webhook = webhook.to_owned();
-        Box::pin(self.read(move |connection| queue::next_due(connection, &webhook, &excluding)))
+        Box::pin(self.read(move |connection| queue::claim(connection, &webhook, &asking)))
     }
 
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()> {
@@ -102,11 +81,7 @@ impl Delivering for SqliteStore {
                     let ids = self
                         .read_slowly(move |connection| expiry::older(connection, before, limit))
                         .await?;
-                    let age = humantime::format_duration(age);
-                    (
-                        ids,
-                        format!("pending for longer than retention.pending ({age})"),
-                    )
+                    (ids, too_old(age))
                 }
                 None => Default::default(),
             };
@@ -126,14 +101,7 @@ impl Delivering for SqliteStore {
             let limit = self
                 .read_slowly(move |connection| room::rows(connection, needed, limit))
                 .await?;
-            let mut retention = Retention {
-                delivered: Duration::ZERO,
-                dead: Duration::MAX,
-                pending: None,
-                max_state_size: None,
-            };
-            for dead in [Duration::MAX, Duration::ZERO] {
-                retention.dead = dead;
+            for retention in FOR_ROOM {
                 let none = Default::default();
                 let collected = self.collect_and_expire(retention, none, now, limit).await?;
                 if !collected.is_empty() {
@@ -143,6 +111,7 @@ impl Delivering for SqliteStore {
             let ids = self
                 .read_slowly(move |connection| expiry::oldest_of_largest_backlog(connection, limit))
                 .await?;
+            let [.., retention] = FOR_ROOM;
             let expiring = (ids, reason.to_owned());
             self.collect_and_expire(retention, expiring, now, limit)
                 .await

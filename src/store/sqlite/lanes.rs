@@ -1,13 +1,11 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: the deliveries of a lane are sent strictly in the order of their events. The oldest
-//! one is the head of the lane, and only heads are sent. Each change of a delivery's state or lane
-//! updates `is_head`.
+//! Constraint: the order of [`Delivering`] holds. So each change of a delivery's state or lane updates
+//! `is_head`. A lane has no head while its oldest delivery waits for a delete in another lane. The row
+//! of a waiting delivery has the project id. When the delete is finished, the waiting delivery becomes
+//! the head.
 //!
-//! A lane has no head while its oldest delivery waits for a delete with the same project id in
-//! another lane of the same repository. Only the events of an arrived project wait, because it may
-//! have left the directory of the delete. Events of copies do not wait. The row of a waiting
-//! delivery has the project id. When the delete is finished, the waiting delivery becomes the head.
+//! [`Delivering`]: crate::store::contract::Delivering
 
 use std::collections::BTreeSet;
 

@@ -1,7 +1,4 @@
-//! Lists events, deliveries and attempts for the command line.
-//!
-//! Constraint: a listing needs no daemon and changes nothing. It reads one consistent state, while
-//! a daemon runs and after a daemon was killed. The size of every result is limited.
+//! Implements [`Listing`]: reads for the command line.
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -18,7 +15,7 @@ use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
 use crate::store::answer;
 use crate::store::batch::MetaKey;
-use crate::store::contract::Listing;
+use crate::store::contract::{Listing, Records};
 use crate::store::delivery::AttemptLog;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::fleet::Fleet;
@@ -47,6 +44,32 @@ impl SqliteListings {
 
     fn read<T>(&self, work: impl FnOnce(&Connection) -> Result<T, Fault>) -> Result<T, StoreError> {
         consistently(&self.connection, work).map_err(|fault| StoreError::new(&self.location, fault))
+    }
+}
+
+impl Records for SqliteListings {
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.read(|connection| problems::list(connection, limit))
+    }
+
+    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError> {
+        self.read(|connection| recorded::n_defined(connection, repository))
+    }
+
+    fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read(|connection| recorded::keys(connection, repository))
+    }
+
+    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
+        self.read(|connection| recorded::project(connection, key))
+    }
+
+    fn meta_of(
+        &self,
+        repository: Option<&str>,
+        key: MetaKey,
+    ) -> Result<Option<String>, StoreError> {
+        self.read(|connection| recorded::meta(connection, repository, key))
     }
 }
 
@@ -186,36 +209,12 @@ impl Listing for SqliteListings {
         self.read(|connection| webhooks::states_up_to(connection, most))
     }
 
-    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
-        self.read(|connection| problems::list(connection, limit))
-    }
-
-    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError> {
-        self.read(|connection| recorded::n_defined(connection, repository))
-    }
-
     fn repositories(&self) -> Result<Vec<String>, StoreError> {
         self.read(recorded::repositories)
     }
 
-    fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
-        self.read(|connection| recorded::keys(connection, None))
-    }
-
-    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
-        self.read(|connection| recorded::project(connection, key))
-    }
-
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError> {
         self.read(|connection| listeners::of(connection, key))
-    }
-
-    fn meta_of(
-        &self,
-        repository: Option<&str>,
-        key: MetaKey,
-    ) -> Result<Option<String>, StoreError> {
-        self.read(|connection| recorded::meta(connection, repository, key))
     }
 
     fn fleet(&self) -> Result<Option<Fleet>, StoreError> {

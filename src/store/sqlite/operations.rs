@@ -1,8 +1,4 @@
-//! Applies an operator's changes to deliveries, with or without a running daemon.
-//!
-//! Constraint: a command may select a million deliveries, but the daemon must go on recording. So
-//! each transaction changes at most [`CHUNK`] deliveries. If one fails, the earlier ones stay
-//! committed, and repeating the command changes the rest.
+//! Implements [`Operating`]: an operator's changes of deliveries and webhooks.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -15,12 +11,9 @@ use super::retention::Removal;
 use super::transaction::transact;
 use super::{replay, retention, row, schema, transfer, webhooks};
 use crate::domain::delivery::State;
-use crate::store::contract::{Operating, Progress};
+use crate::store::contract::{CHANGED_MAX, Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{OffCause, Replay, Selector};
-
-/// The maximum number of deliveries that one transaction changes.
-const CHUNK: usize = 1_000;
 
 /// The maximum number of deliveries that one transaction reads.
 const READ_MAX: usize = 10_000;
@@ -152,7 +145,7 @@ impl Operating for SqliteOperations {
                     Fault::unless_expected(replay.expected, all.len())?;
                     counted = Some(all);
                 }
-                let mut found = replay::Found::after(connection, replay, &mut range, CHUNK)?;
+                let mut found = replay::after(connection, replay, &mut range, CHANGED_MAX)?;
                 if let Some(counted) = &counted {
                     found.retain(counted);
                 }
@@ -257,7 +250,7 @@ impl Chunk {
             ids: Vec::new(),
             last: None,
         };
-        while chunk.ids.len() < CHUNK
+        while chunk.ids.len() < CHANGED_MAX
             && let Some(found) = rows.next()?
         {
             let id = found.get(0)?;

@@ -1,19 +1,14 @@
 //! Finds the items of one page of a listing.
 //!
-//! Constraint: a page costs no more with a million deliveries than with ten thousand. It reads at
-//! most [`READ_MAX`] rows in the order of recording. If few of them are selected, the page is
-//! short, and the next page continues. If there are only few dead, cancelled or pending
-//! deliveries, an index finds them instead.
+//! Constraint: a page reads at most [`PAGE_READ_MAX`] rows in the order of recording. If there are only
+//! few dead, cancelled or pending deliveries, an index finds them instead.
 
 use rusqlite::{Connection, params_from_iter};
 
 use super::select::Conditions;
 use crate::domain::delivery::State;
 use crate::store::error::Fault;
-use crate::store::listing::{EventFilter, Selector};
-
-/// The maximum number of rows that one page reads.
-const READ_MAX: usize = 20_000;
+use crate::store::listing::{EventFilter, PAGE_READ_MAX, Selector};
 
 /// The maximum number of deliveries in a state that are found by the index of the state.
 const INDEXED_MAX: usize = 5_000;
@@ -66,7 +61,7 @@ pub(super) fn deliveries(
 fn events_sql(conditions: &Conditions) -> String {
     format!(
         "SELECT e.sequence, {} FROM events e WHERE e.sequence < ? \
-         ORDER BY e.sequence DESC LIMIT {READ_MAX}",
+         ORDER BY e.sequence DESC LIMIT {PAGE_READ_MAX}",
         conditions.sql()
     )
 }
@@ -74,19 +69,19 @@ fn events_sql(conditions: &Conditions) -> String {
 fn deliveries_sql(selector: &Selector, conditions: &Conditions) -> String {
     if selector.ids.is_empty() {
         format!(
-            "SELECT d.id, {} FROM deliveries d WHERE d.id < ? ORDER BY d.id DESC LIMIT {READ_MAX}",
+            "SELECT d.id, {} FROM deliveries d WHERE d.id < ? ORDER BY d.id DESC LIMIT {PAGE_READ_MAX}",
             conditions.sql()
         )
     } else {
         format!(
             "SELECT d.id, TRUE FROM deliveries d WHERE {} AND d.id < ? \
-             ORDER BY d.id DESC LIMIT {READ_MAX}",
+             ORDER BY d.id DESC LIMIT {PAGE_READ_MAX}",
             conditions.sql()
         )
     }
 }
 
-/// Reads rows in the order of recording, until the page is full or [`READ_MAX`] rows are read.
+/// Reads rows in the order of recording, until the page is full or [`PAGE_READ_MAX`] rows are read.
 fn scan(
     connection: &Connection,
     sql: &str,
@@ -112,7 +107,7 @@ fn scan(
             found.positions.push(position);
         }
     }
-    if found.n_read >= READ_MAX {
+    if found.n_read >= PAGE_READ_MAX {
         found.next = last;
     }
     Ok(found)
@@ -258,8 +253,8 @@ mod tests {
             (50, 50),
             (4, 4),
             (0, 0),
-            (0, READ_MAX),
-            (0, READ_MAX),
+            (0, PAGE_READ_MAX),
+            (0, PAGE_READ_MAX),
         ];
         assert_eq!(read(25_000), expected);
         assert_eq!(read(100_000), expected);
@@ -361,7 +356,7 @@ mod tests {
         loop {
             let found = deliveries(&connection, &dead, before, 500).unwrap();
             all.extend(found.positions);
-            assert!(found.n_read <= READ_MAX);
+            assert!(found.n_read <= PAGE_READ_MAX);
             match found.next {
                 Some(next) => before = Some(next),
                 None => break,

@@ -1,26 +1,23 @@
 //! Claims due deliveries, and records the results of attempts.
 //!
-//! Constraint: only the heads of [`lanes`] are claimed. So the cost of finding a due delivery does
-//! not depend on the number of pending ones.
-//!
-//! A claim only reads. The caller excludes the projects whose deliveries it is sending. Claims are
-//! not stored, so a restarted daemon repeats the attempts that a crash interrupted.
+//! Constraint: an index finds the heads of [`lanes`], so a claim reads no other pending delivery. It
+//! writes nothing. So a restarted daemon repeats the attempts that a crash interrupted.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, Row, params};
 
 use super::key::FingerprintKey;
 use super::lanes::{self, DELETES_ELSEWHERE, LaneEntry, OLDEST_IN_LANE};
-use super::webhooks::Failure;
 use super::{payload, row, webhooks};
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
 use crate::store::answer;
 use crate::store::batch::NewEvent;
-use crate::store::delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
+use crate::store::contract::Asking;
+use crate::store::delivery::{Claim, Claims, Effect, Failure, Finish, Unreadable};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
@@ -79,13 +76,11 @@ pub(super) fn insert(
     Ok(is_head)
 }
 
-/// Claims at most `limit` due heads of lanes, the longest overdue first.
-pub(super) fn claim_due(
+/// Claims due heads of lanes.
+pub(super) fn claim(
     connection: &Connection,
     webhook: &str,
-    now: Timestamp,
-    limit: usize,
-    excluding: &HashSet<ProjectKey>,
+    asking: &Asking,
 ) -> Result<Claims, Fault> {
     let mut claims = Claims::default();
     let webhooks::Pause {
@@ -95,16 +90,17 @@ pub(super) fn claim_due(
     if is_off {
         return Ok(claims);
     }
-    let now = row::milliseconds(now);
-    let limit = if rests_until > now { 0 } else { limit };
+    let now = row::milliseconds(asking.now);
+    let limit = if rests_until > now { 0 } else { asking.limit };
     // Read one more head than the claim can return, for the next due time.
-    let n_heads = limit.saturating_add(excluding.len()).saturating_add(1);
+    let n_excluded = asking.excluding.len();
+    let n_heads = limit.saturating_add(n_excluded).saturating_add(1);
     let mut n_bytes = 0_usize;
     let mut statement = connection.prepare_cached(HEADS)?;
     let mut rows = statement.query(params![webhook, row::limit(n_heads)])?;
     while let Some(head) = rows.next()? {
         let key = ProjectKey::new(head.get::<_, String>(2)?, head.get::<_, String>(3)?);
-        if excluding.contains(&key) {
+        if asking.excluding.contains(&key) {
             continue;
         }
         let due: i64 = head.get(1)?;
@@ -113,26 +109,16 @@ pub(super) fn claim_due(
             claims.next_due = Some(row::from_milliseconds(due.max(rests_until)));
             break;
         }
-        n_bytes += claim(connection, head, key, &mut claims)?;
+        n_bytes += claim_head(connection, head, key, &mut claims)?;
     }
     Ok(claims)
-}
-
-/// Returns the earliest due time of the lanes that are not excluded.
-pub(super) fn next_due(
-    connection: &Connection,
-    webhook: &str,
-    excluding: &HashSet<ProjectKey>,
-) -> Result<Option<Timestamp>, Fault> {
-    // With a limit of 0 the claim is empty, and `next_due` is the first lane that is not excluded.
-    Ok(claim_due(connection, webhook, Timestamp::MAX, 0, excluding)?.next_due)
 }
 
 /// Adds one of the [`HEADS`] to a claim. Returns the size of its payload.
 ///
 /// An error of the database fails the whole claim. An unreadable delivery is reported in the
 /// claim, so that it does not delay the others.
-fn claim(
+fn claim_head(
     connection: &Connection,
     head: &Row<'_>,
     key: ProjectKey,
@@ -142,6 +128,7 @@ fn claim(
     let n_attempts: u32 = head.get(5)?;
     let n_before: u32 = head.get(6)?;
     let attempt = n_attempts.saturating_add(1);
+    let n_redeliveries: u32 = head.get(8)?;
     let whole = || -> Result<Claim, Fault> {
         let origin: String = head.get(7)?;
         let event = event(connection, head.get(4)?)?;
@@ -154,34 +141,23 @@ fn claim(
             delivery,
             attempt,
             scheduled_attempt: attempt.saturating_sub(n_before).max(1),
-            n_redeliveries: head.get(8)?,
+            n_redeliveries,
             origin: row::word("the delivery's origin", &origin, Origin::from_word)?,
             key: key.clone(),
             event,
             payload,
         })
     };
-    match whole() {
-        Ok(claim) => {
-            let size = claim.payload.len();
-            claims.ready.push(claim);
-            return Ok(size);
-        }
-        Err(
-            fault @ (Fault::MissingPayload { .. }
-            | Fault::WrongPayload { .. }
-            | Fault::Coding { .. }
-            | Fault::Undecodable { .. }),
-        ) => claims.unreadable.push(Unreadable {
-            delivery,
-            attempt,
-            key,
-            n_redeliveries: head.get(8)?,
-            fault,
-        }),
-        Err(fault) => return Err(fault),
-    }
-    Ok(0)
+    let claim = whole();
+    let size = claim.as_ref().map_or(0, |claim| claim.payload.len());
+    claims.add(claim, |fault| Unreadable {
+        delivery,
+        attempt,
+        key,
+        n_redeliveries,
+        fault,
+    })?;
+    Ok(size)
 }
 
 /// Reads the event with this sequence number.
@@ -209,57 +185,16 @@ pub(super) fn finish(
     key: &FingerprintKey,
 ) -> Result<(), Fault> {
     // Collect the last failure of each webhook, so that its row is written only once.
-    let mut failures: BTreeMap<String, Failure> = BTreeMap::new();
+    let mut failures = BTreeMap::new();
     for one in finished {
         if let Some((webhook, failure)) = finish_one(connection, one, key)? {
-            let rests_until = failures.get(&webhook).and_then(|before| before.rests_until);
-            let rests_until = rests_until.max(failure.rests_until);
-            let failure = Failure {
-                rests_until,
-                ..failure
-            };
-            failures.insert(webhook, failure);
+            failure.replace(&mut failures, &webhook);
         }
     }
     for (webhook, failure) in failures {
         webhooks::failed(connection, &webhook, &failure)?;
     }
     Ok(())
-}
-
-/// The effect of an attempt, considering changes during the attempt.
-enum Consequence {
-    /// Apply the verdict of the attempt.
-    Verdict(Verdict),
-    /// No effect on the state, because an operator redelivered the delivery in the meantime.
-    Redelivery,
-}
-
-fn consequence(
-    connection: &Connection,
-    finish: &Finish,
-    before: &LaneEntry,
-    ended: Timestamp,
-    key: &FingerprintKey,
-) -> Result<Consequence, Fault> {
-    let verdict = match finish.verdict {
-        // The answer is about the old settings. The new ones may work.
-        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::SwitchOff
-            if is_outdated(connection, finish, before, key)? =>
-        {
-            Verdict::Retry(ended)
-        }
-        verdict => verdict,
-    };
-    let is_redelivered = finish.n_redeliveries != before.n_redeliveries;
-    Ok(match verdict {
-        Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::Dead
-            if is_redelivered =>
-        {
-            Consequence::Redelivery
-        }
-        verdict => Consequence::Verdict(verdict),
-    })
 }
 
 /// Whether the settings of the webhook changed after the request was sent.
@@ -289,26 +224,14 @@ fn finish_one(
     if !log_attempt(connection, finish)? {
         return Ok(None);
     }
-    let attempt = &finish.attempt;
-    let ended = attempt
-        .at
-        .saturating_add(attempt.duration)
-        .unwrap_or(attempt.at);
-    let error = match finish.verdict {
-        Verdict::Delivered => None,
-        _ => Some(describe(attempt)),
-    };
-    let consequence = consequence(connection, finish, &before, ended, key)?;
-    let state = match consequence {
-        // The request arrived, even if the delivery was cancelled in the meantime.
-        Consequence::Verdict(Verdict::Delivered) => State::Delivered,
-        Consequence::Verdict(Verdict::Dead) if before.state == State::Pending => State::Dead,
-        _ => before.state,
-    };
+    let (ended, error) = (finish.ended(), finish.error());
+    let is_outdated = error.is_some() && is_outdated(connection, finish, &before, key)?;
+    let effect = finish.effect(before.state, before.n_redeliveries, is_outdated, true);
+    let state = effect.state;
     // If an update names a column, SQLite writes a page of each index of that column, even if the
     // value stays the same. So the update names `state` only if it changes.
     if state == before.state {
-        stay(connection, finish, &consequence, error.as_deref())?;
+        stay(connection, finish, &effect, error.as_deref())?;
     } else {
         connection
             .prepare_cached(
@@ -317,10 +240,10 @@ fn finish_one(
             )?
             .execute(params![
                 finish.delivery,
-                attempt.number,
+                finish.attempt.number,
                 state.as_str(),
                 row::milliseconds(ended),
-                attempt.status,
+                finish.attempt.status,
                 error,
             ])?;
     }
@@ -330,18 +253,14 @@ fn finish_one(
     let Some(error) = error else {
         return Ok(None);
     };
-    if matches!(consequence, Consequence::Verdict(Verdict::SwitchOff)) {
+    if effect.switches_off {
         let cause = OffCause::Gone;
         webhooks::switch_off(connection, &before.webhook, cause, &error, ended)?;
     }
-    let rests_until = match finish.rests_until {
-        Some(until) if !is_outdated(connection, finish, &before, key)? => Some(until),
-        _ => None,
-    };
     let failure = Failure {
         at: ended,
         error,
-        rests_until,
+        rests_until: finish.rests_until.filter(|_| !is_outdated),
     };
     Ok(Some((before.webhook, failure)))
 }
@@ -350,18 +269,9 @@ fn finish_one(
 fn stay(
     connection: &Connection,
     finish: &Finish,
-    consequence: &Consequence,
+    effect: &Effect,
     error: Option<&str>,
 ) -> Result<(), Fault> {
-    let (due, is_as_asked, starts_again, n_uncounted) = match consequence {
-        Consequence::Verdict(verdict) => (
-            verdict.retry_at(),
-            matches!(verdict, Verdict::RetryAsAsked(_)),
-            false,
-            u32::from(matches!(verdict, Verdict::Repeat(_))),
-        ),
-        Consequence::Redelivery => (None, false, true, 0),
-    };
     connection
         .prepare_cached(
             "UPDATE deliveries SET n_attempts = max(n_attempts, ?2), \
@@ -372,22 +282,14 @@ fn stay(
         .execute(params![
             finish.delivery,
             finish.attempt.number,
-            due.map(row::milliseconds_up),
-            is_as_asked,
+            effect.due.map(row::milliseconds_up),
+            effect.is_due_as_asked,
             finish.attempt.status,
             error,
-            starts_again,
-            n_uncounted,
+            effect.starts_again,
+            effect.n_uncounted,
         ])?;
     Ok(())
-}
-
-fn describe(attempt: &AttemptLog) -> String {
-    match (&attempt.error, attempt.status) {
-        (Some(error), _) => error.clone(),
-        (None, Some(status)) => format!("answered {status}"),
-        (None, None) => "no answer".to_owned(),
-    }
 }
 
 /// Inserts an attempt. Returns whether it is new.
@@ -414,9 +316,6 @@ fn log_attempt(connection: &Connection, finish: &Finish) -> Result<bool, Fault> 
     Ok(logged > 0)
 }
 
-/// Makes deliveries due now if they are late because the clock was set back.
-///
-/// Returns their number.
 pub(super) fn correct_times(
     connection: &Connection,
     webhook: &str,
@@ -432,7 +331,7 @@ pub(super) fn correct_times(
         .execute(params![webhook, row::milliseconds(now)])?)
 }
 
-/// Makes failed deliveries due now, because the settings changed.
+/// Makes failed deliveries due now.
 pub(super) fn retry_now(
     connection: &Connection,
     webhook: &str,

@@ -10,12 +10,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
 use super::{files, lanes, listeners, payload, problems, queue, row, webhooks};
-use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, ProjectKey};
-use crate::store::batch::{
-    Batch, Change, Committed, NewEvent, READY_BYTES, READY_MAX, RecordedEvent,
-};
-use crate::store::delivery::Claim;
+use crate::store::batch::{Batch, Change, Committed, NewEvent, RecordedEvent};
 use crate::store::error::Fault;
 use crate::store::payload::Given;
 
@@ -29,8 +25,6 @@ struct Writing<'a> {
     /// The numbers of the next event and delivery. `None` before they are read.
     next: Option<NextNumbers>,
     committed: Committed,
-    /// The number of payload bytes in the ready deliveries.
-    ready_bytes: usize,
 }
 
 /// Records a batch in the current transaction.
@@ -45,7 +39,6 @@ pub(super) fn record(
         webhooks: BTreeMap::new(),
         next: None,
         committed: Committed::default(),
-        ready_bytes: 0,
     };
     let definitions = batch.changes.iter();
     let identities: HashMap<ContentHash, String> = definitions
@@ -231,8 +224,12 @@ impl<'a> Writing<'a> {
                 if !woken.contains(webhook) {
                     woken.insert(webhook.clone());
                 }
-                if !is_paused && *due <= self.now {
-                    self.keep_ready(delivery, &id, event, webhook);
+                if !is_paused
+                    && *due <= self.now
+                    && let Some((given, _)) = self.payloads.get(&event.payload)
+                {
+                    let ready = &mut self.committed.deliveries;
+                    ready.add_ready(webhook, delivery, &id, event, given.bytes());
                 }
             }
         }
@@ -250,23 +247,5 @@ impl<'a> Writing<'a> {
         let is_paused = pause.is_off || pause.rests_until > row::milliseconds(self.now);
         self.webhooks.insert(webhook, is_paused);
         Ok(is_paused)
-    }
-
-    /// Adds a due delivery to the result if its payload is in the batch and the limits allow it.
-    fn keep_ready(&mut self, delivery: i64, id: &EventId, event: &Event, webhook: &str) {
-        let Some((payload, _)) = self.payloads.get(&event.payload) else {
-            return;
-        };
-        let payload = payload.bytes();
-        let ready_bytes = self.ready_bytes.saturating_add(payload.len());
-        let ready = &mut self.committed.deliveries.ready;
-        if ready.len() < READY_MAX && ready_bytes <= READY_BYTES {
-            let event = Event {
-                id: id.clone(),
-                ..event.clone()
-            };
-            ready.push((webhook.to_owned(), Claim::first(delivery, event, payload)));
-            self.ready_bytes = ready_bytes;
-        }
     }
 }

@@ -1,4 +1,10 @@
 //! Reads the record: the files of projects, and facts about the whole repository.
+//!
+//! The functions have the promises of the operations of [`Records`], [`Recording`] and [`Listing`].
+//!
+//! [`Records`]: crate::store::contract::Records
+//! [`Recording`]: crate::store::contract::Recording
+//! [`Listing`]: crate::store::contract::Listing
 
 use rusqlite::{Connection, OptionalExtension, params_from_iter};
 
@@ -9,7 +15,6 @@ use crate::domain::project::{
 use crate::store::batch::MetaKey;
 use crate::store::error::Fault;
 
-/// Reads the record of a project.
 pub(super) fn project(connection: &Connection, key: &ProjectKey) -> Result<Recorded, Fault> {
     let mut statement = connection.prepare_cached(&format!(
         "SELECT {} FROM files WHERE organization = ?1 AND project = ?2",
@@ -23,11 +28,6 @@ pub(super) fn project(connection: &Connection, key: &ProjectKey) -> Result<Recor
     Ok(recorded)
 }
 
-/// Reads the file metadata of these projects, in the same order, sorted by path.
-///
-/// A full scan reads it for every project, so documents and hashes are left out. If a file's owner
-/// is unknown, its time of reading is 0. So the metadata does not prove it unchanged, and it is
-/// read again.
 pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<Vec<Mark>>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT path, inode, size, modified_ns, changed_ns, iif(owner = '', 0, read_ns) FROM files \
@@ -54,7 +54,6 @@ pub(super) fn marks(connection: &Connection, keys: &[ProjectKey]) -> Result<Vec<
     Ok(of_all)
 }
 
-/// Lists the projects with a record, of one of several repositories or of all, sorted.
 pub(super) fn keys(
     connection: &Connection,
     repository: Option<&str>,
@@ -69,7 +68,6 @@ pub(super) fn keys(
     Ok(keys)
 }
 
-/// Lists the projects of an organization with a record, sorted.
 pub(super) fn keys_in(
     connection: &Connection,
     organization: &str,
@@ -84,7 +82,6 @@ pub(super) fn keys_in(
     Ok(keys)
 }
 
-/// Counts the projects with a recorded definition, of one of several repositories or of all.
 pub(super) fn n_defined(connection: &Connection, repository: Option<&str>) -> Result<usize, Fault> {
     let all = "SELECT count(*) FROM files WHERE identity IS NOT NULL";
     let some = "SELECT count(*) FROM files WHERE organization >= ?1 AND organization < ?2 \
@@ -100,7 +97,6 @@ fn range(repository: Option<&str>) -> Vec<String> {
     range.map_or_else(Vec::new, |(first, end)| vec![first, end])
 }
 
-/// Lists the projects whose definition has this identity, sorted.
 pub(super) fn with_identity(
     connection: &Connection,
     identity: &Identity,
@@ -115,7 +111,6 @@ pub(super) fn with_identity(
 pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files \
      WHERE identity = ?1 ORDER BY organization, project";
 
-/// Lists the projects whose id is not in their definition, each with its id.
 pub(super) fn kept_ids(connection: &Connection) -> Result<Vec<(ProjectKey, String)>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT organization, project, document FROM files \
@@ -139,7 +134,6 @@ fn key(row: &rusqlite::Row<'_>) -> rusqlite::Result<ProjectKey> {
     })
 }
 
-/// Reads a fact about one of several repositories, or about the only one.
 pub(super) fn meta(
     connection: &Connection,
     repository: Option<&str>,
@@ -151,7 +145,6 @@ pub(super) fn meta(
         .optional()?)
 }
 
-/// Lists those of several repositories that ever had a complete record, sorted.
 pub(super) fn repositories(connection: &Connection) -> Result<Vec<String>, Fault> {
     let (first, end) = MetaKey::FirstStart.range();
     let mut statement = connection.prepare_cached(

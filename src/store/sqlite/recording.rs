@@ -5,10 +5,36 @@ use rusqlite::Connection;
 use super::{SqliteStore, guard, payload, problems, record, recorded};
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use crate::store::batch::{Batch, Change, Committed, MetaKey};
-use crate::store::contract::Recording;
+use crate::store::contract::{Recording, Records};
 use crate::store::error::{Fault, StoreError};
 use crate::store::listing::RecordedProblem;
 use crate::store::payload::{Given, UNASKED_MAX};
+
+impl Records for SqliteStore {
+    fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
+        self.read_blocking(|connection| recorded::project(connection, key))
+    }
+
+    fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
+        self.read_blocking(|connection| recorded::keys(connection, repository))
+    }
+
+    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError> {
+        self.read_blocking(|connection| recorded::n_defined(connection, repository))
+    }
+
+    fn meta_of(
+        &self,
+        repository: Option<&str>,
+        key: MetaKey,
+    ) -> Result<Option<String>, StoreError> {
+        self.read_blocking(|connection| recorded::meta(connection, repository, key))
+    }
+
+    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
+        self.read_blocking(move |connection| problems::list(connection, limit))
+    }
+}
 
 impl Recording for SqliteStore {
     fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
@@ -24,16 +50,8 @@ impl Recording for SqliteStore {
         self.read_blocking(move |connection| recorded::marks(connection, &keys))
     }
 
-    fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError> {
-        self.read_blocking(|connection| recorded::keys(connection, repository))
-    }
-
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
         self.read_blocking(|connection| recorded::keys_in(connection, organization))
-    }
-
-    fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError> {
-        self.read_blocking(|connection| recorded::n_defined(connection, repository))
     }
 
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
@@ -51,18 +69,6 @@ impl Recording for SqliteStore {
 
     fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
         self.read_blocking(recorded::kept_ids)
-    }
-
-    fn meta_of(
-        &self,
-        repository: Option<&str>,
-        key: MetaKey,
-    ) -> Result<Option<String>, StoreError> {
-        self.read_blocking(|connection| recorded::meta(connection, repository, key))
-    }
-
-    fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError> {
-        self.read_blocking(move |connection| problems::list(connection, limit))
     }
 
     fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {

@@ -1,10 +1,4 @@
 //! Queues recorded events for a webhook, again or for the first time.
-//!
-//! Constraint: a webhook has at most one delivery of an event. An event with a delivery is
-//! redelivered, and any other event gets a new delivery. Both go to the current lane of the
-//! project.
-
-use std::collections::BTreeSet;
 
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
@@ -13,45 +7,18 @@ use super::lanes::LaneEntry;
 use super::record::NextNumbers;
 use super::{lanes, listeners, queue, row, webhooks};
 use crate::domain::delivery::State;
-use crate::domain::event::{Event, EventKind, Parameter};
+use crate::domain::event::{Event, Parameter};
 use crate::domain::project::{ProjectKey, organizations_of};
-use crate::domain::route::{Interest, Properties};
 use crate::store::error::Fault;
 use crate::store::listing::{Organizations, Replay};
-
-/// The maximum number of events that one transaction reads.
-const READ_MAX: usize = 10_000;
-
-/// A range of events by their sequence numbers.
-pub(super) struct Range {
-    /// The range begins after this event.
-    pub(super) after: i64,
-    last: i64,
-    /// The lanes of projects with an earlier event that the webhook receives.
-    ///
-    /// The webhook also gets their deletes and moves, even if its filters do not select them.
-    /// Empty if the webhook has no filters.
-    heard: BTreeSet<ProjectKey>,
-}
+use crate::store::replay::{Candidate, Found, READ_MAX, Range};
 
 /// Returns the range of all events that are recorded now.
 pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
     let last = connection
         .prepare_cached("SELECT coalesce(max(sequence), 0) FROM events")?
         .query_row([], |row| row.get(0))?;
-    Ok(Range {
-        after: 0,
-        last,
-        heard: BTreeSet::new(),
-    })
-}
-
-/// Selected events in the order of recording.
-pub(super) struct Found {
-    /// The sequence number of each event, and its delivery to the webhook if there is one.
-    events: Vec<(i64, Option<i64>)>,
-    /// The last event that was read. `None` if there are no more.
-    pub(super) last: Option<i64>,
+    Ok(Range::up_to(last))
 }
 
 /// The form of the condition on the organization, and its parameters.
@@ -67,102 +34,61 @@ fn organization(replay: &Replay) -> (i64, Option<String>, Option<String>) {
     }
 }
 
-impl Found {
-    /// Keeps only events with one of these sequence numbers, which are sorted.
-    pub(super) fn retain(&mut self, counted: &[i64]) {
-        self.events
-            .retain(|(sequence, _)| counted.binary_search(sequence).is_ok());
-    }
-
-    /// Reads the selected events in a range, at most `limit`.
-    pub(super) fn after(
-        connection: &Connection,
-        replay: &Replay,
-        range: &mut Range,
-        limit: usize,
-    ) -> Result<Self, Fault> {
-        let subscription = &replay.subscription;
-        let has_filter = subscription.has_filter();
-        let mut statement = connection.prepare_cached(
-            "SELECT e.sequence, e.kind, e.organization, e.project, coalesce( \
-             (SELECT id FROM deliveries d WHERE d.id >= e.first_delivery AND d.id < e.end_delivery \
-             AND d.webhook = ?1), \
-             (SELECT id FROM deliveries d WHERE d.event = e.sequence AND d.is_replay \
-             AND d.webhook = ?1)), \
-             (?4 IS NULL OR e.recorded_ms >= ?4) AND (?5 IS NULL OR e.recorded_ms < ?5) \
-             AND (?7 IS NULL OR e.project = ?7) AND CASE ?10 WHEN 0 THEN TRUE \
-             WHEN 1 THEN e.organization = ?6 WHEN 2 THEN e.organization >= ?6 AND e.organization < ?11 \
-             ELSE substr(e.organization, -length(?6)) = ?6 END, \
-             CASE WHEN ?9 THEN e.parameters END \
-             FROM events e WHERE e.sequence > ?2 AND e.sequence <= ?3 \
-             ORDER BY e.sequence LIMIT ?8",
-        )?;
-        let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
-        let (form, organization, end) = organization(replay);
-        let mut rows = statement.query(params![
-            subscription.webhook,
-            range.after,
-            range.last,
-            time(replay.since),
-            time(replay.until),
-            organization,
-            replay.project,
-            row::limit(READ_MAX),
-            !subscription.when.is_empty(),
-            form,
-            end,
-        ])?;
-        let mut found = Self {
-            events: Vec::new(),
-            last: None,
+/// Reads the selected events in a range, at most `limit`.
+pub(super) fn after(
+    connection: &Connection,
+    replay: &Replay,
+    range: &mut Range,
+    limit: usize,
+) -> Result<Found, Fault> {
+    let subscription = &replay.subscription;
+    let mut statement = connection.prepare_cached(
+        "SELECT e.sequence, e.kind, e.organization, e.project, coalesce( \
+         (SELECT id FROM deliveries d WHERE d.id >= e.first_delivery AND d.id < e.end_delivery \
+         AND d.webhook = ?1), \
+         (SELECT id FROM deliveries d WHERE d.event = e.sequence AND d.is_replay \
+         AND d.webhook = ?1)), \
+         (?4 IS NULL OR e.recorded_ms >= ?4) AND (?5 IS NULL OR e.recorded_ms < ?5) \
+         AND (?7 IS NULL OR e.project = ?7) AND CASE ?10 WHEN 0 THEN TRUE \
+         WHEN 1 THEN e.organization = ?6 WHEN 2 THEN e.organization >= ?6 AND e.organization < ?11 \
+         ELSE substr(e.organization, -length(?6)) = ?6 END, \
+         CASE WHEN ?9 THEN e.parameters END \
+         FROM events e WHERE e.sequence > ?2 AND e.sequence <= ?3 \
+         ORDER BY e.sequence LIMIT ?8",
+    )?;
+    let time = |time: Option<Timestamp>| time.map(row::milliseconds_up);
+    let (form, organization, end) = organization(replay);
+    let mut rows = statement.query(params![
+        subscription.webhook,
+        range.after,
+        range.last,
+        time(replay.since),
+        time(replay.until),
+        organization,
+        replay.project,
+        row::limit(READ_MAX),
+        !subscription.when.is_empty(),
+        form,
+        end,
+    ])?;
+    let mut found = Found::default();
+    while found.events.len() < limit
+        && let Some(event) = rows.next()?
+    {
+        let candidate = Candidate {
+            sequence: event.get(0)?,
+            delivery: event.get(4)?,
+            kind: event.get(1)?,
+            key: ProjectKey::new(event.get::<_, String>(2)?, event.get::<_, String>(3)?),
+            parameters: event.get(6)?,
+            is_in_range: event.get(5)?,
         };
-        while found.events.len() < limit
-            && let Some(event) = rows.next()?
-        {
-            let sequence = event.get(0)?;
-            found.last = Some(sequence);
-            let is_in_range: bool = event.get(5)?;
-            let delivery: Option<i64> = event.get(4)?;
-            if !is_in_range && (delivery.is_none() || !has_filter) {
-                continue;
-            }
-            let kind: String = event.get(1)?;
-            let kind = row::word("the event's kind", &kind, EventKind::from_name)?;
-            let key = ProjectKey::new(event.get::<_, String>(2)?, event.get::<_, String>(3)?);
-            let parameters: Option<String> = event.get(6)?;
-            let parameters: Vec<(Parameter, String)> = match parameters {
-                Some(json) => row::from_json("the event's parameters", &json)?,
-                None => Vec::new(),
-            };
-            let interest = subscription.interest(Properties {
-                kind,
-                key: &key,
-                parameters: &parameters,
-            });
-            let lane = match has_filter {
-                true => Some(lanes::lane_of(connection, sequence, key)?),
-                false => None,
-            };
-            let is_heard = lane.as_ref().is_some_and(|lane| range.heard.contains(lane));
-            let is_selected = delivery.is_some()
-                || match interest {
-                    Interest::Yes => true,
-                    Interest::IfHeard(_) => is_heard,
-                    Interest::No(_) => false,
-                };
-            match lane {
-                // A delete consists of two events, so the second must still be selected. A later
-                // import begins another project.
-                Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
-                Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
-                _ => {}
-            }
-            if is_in_range && is_selected {
-                found.events.push((sequence, delivery));
-            }
-        }
-        Ok(found)
+        let sequence = candidate.sequence;
+        found.add(range, subscription, candidate, |key| {
+            lanes::lane_of(connection, sequence, key)
+        })?;
     }
+    Ok(found)
 }
 
 /// Counts the selected events.
@@ -175,7 +101,7 @@ pub(super) fn selected(connection: &Connection, replay: &Replay) -> Result<Vec<i
     let mut range = all(connection)?;
     let mut selected = Vec::new();
     loop {
-        let found = Found::after(connection, replay, &mut range, READ_MAX)?;
+        let found = after(connection, replay, &mut range, READ_MAX)?;
         selected.extend(found.events.iter().map(|(sequence, _)| *sequence));
         match found.last {
             Some(last) => range.after = last,

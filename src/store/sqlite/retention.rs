@@ -1,13 +1,6 @@
 //! Removes old deliveries and events, and payloads that are no longer needed.
 //!
-//! Constraint: the removal must not delay other work. So it works in small batches, and a batch
-//! that finds nothing is cheap. It never removes a pending delivery, or an event or payload that
-//! is still needed.
-//!
-//! An index on the finish time finds old deliveries. Events are checked in the order of recording
-//! once they are old enough. An event is checked again when its last delivery is removed. If it is
-//! not old enough then, the check in order begins again at that event. A payload is checked when
-//! an event with it is removed, or a definition with it is replaced ([`Garbage`]).
+//! [`retention`](crate::store::retention) has the rules.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -22,6 +15,7 @@ use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
+use crate::store::retention::correct_times;
 
 /// The number of free pages that are kept for reuse: 4 MiB.
 ///
@@ -278,7 +272,11 @@ impl EventSweep {
         let following = events.get(limit).map(|(_, recorded)| *recorded);
         events.truncate(limit);
         let latest = following.filter(|recorded| *recorded <= now);
-        correct_times(connection, &mut events, now, latest.unwrap_or(now))?;
+        for (sequence, recorded) in correct_times(&mut events, now, latest.unwrap_or(now)) {
+            connection
+                .prepare_cached("UPDATE events SET recorded_ms = ?2 WHERE sequence = ?1")?
+                .execute([sequence, recorded])?;
+        }
         let old: Vec<i64> = events
             .iter()
             .take_while(|(_, recorded)| *recorded < self.before)
@@ -301,29 +299,6 @@ impl EventSweep {
         }
         Ok(())
     }
-}
-
-/// Corrects events whose recording time is after `now`, because the clock was ahead.
-///
-/// Otherwise they and all later events would be kept until the clock reaches that time. Each event
-/// gets the time of the next event. The last event gets `latest`.
-fn correct_times(
-    connection: &Connection,
-    events: &mut [(i64, i64)],
-    now: i64,
-    mut latest: i64,
-) -> Result<(), Fault> {
-    for (sequence, recorded) in events.iter_mut().rev() {
-        if *recorded <= now {
-            latest = *recorded;
-            continue;
-        }
-        *recorded = latest;
-        connection
-            .prepare_cached("UPDATE events SET recorded_ms = ?2 WHERE sequence = ?1")?
-            .execute([*sequence, latest])?;
-    }
-    Ok(())
 }
 
 /// Raises one of the `numbers` to this value, if it is lower.

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 
 use super::*;
 use crate::store::batch::{Batch, MetaKey};
-use crate::store::contract::Recording;
+use crate::store::contract::{Recording, Records};
 
 /// Without a sync, a power cut after a checkpoint could damage the database.
 #[test]

@@ -11,6 +11,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::{queue, row};
 use crate::domain::delivery::State;
+use crate::store::delivery::Failure;
 use crate::store::error::Fault;
 use crate::store::listing::{Off, OffCause, WebhookState};
 
@@ -41,15 +42,8 @@ pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault
             continue;
         };
         let count = row::count(found.get(2)?);
-        match row::state("a delivery's state", &found.get::<_, String>(1)?)? {
-            State::Delivered => {
-                state.n_delivered = count;
-                state.last_delivered = state.last_delivered.max(time(found, 3)?);
-            }
-            State::Dead => state.n_dead = count,
-            State::Cancelled => state.n_cancelled = count,
-            State::Pending => {}
-        }
+        let word = row::state("a delivery's state", &found.get::<_, String>(1)?)?;
+        state.set_finished(word, count, time(found, 3)?);
     }
     for state in states.values_mut() {
         state.next_attempt = next_attempt(connection, &state.name)?;
@@ -132,14 +126,9 @@ fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookSta
         let state = WebhookState {
             name: name.clone(),
             off,
-            n_pending: 0,
-            n_delivered: 0,
-            n_dead: 0,
-            n_cancelled: 0,
-            oldest_pending: None,
-            next_attempt: None,
             last_error: time(found, 5)?.zip(found.get(4)?),
             last_delivered: time(found, 6)?,
+            ..WebhookState::default()
         };
         states.insert(name, state);
     }
@@ -189,14 +178,6 @@ pub(super) fn pause(connection: &Connection, name: &str) -> Result<Pause, Fault>
     }))
 }
 
-/// A failed attempt.
-pub(super) struct Failure {
-    pub(super) at: Timestamp,
-    pub(super) error: String,
-    /// The end of the wait that the receiver requested for all deliveries, if any.
-    pub(super) rests_until: Option<Timestamp>,
-}
-
 /// Stores the last error of a webhook, and the end of its pause if there is one.
 pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> Result<(), Fault> {
     let at = row::milliseconds(failure.at);
@@ -231,9 +212,6 @@ pub(super) fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
 }
 
 /// Switches a webhook off. Returns whether it was on.
-///
-/// If it is off already, an operator's cause replaces a 410. A 410 does not replace an operator's
-/// cause.
 pub(super) fn switch_off(
     connection: &Connection,
     name: &str,
@@ -302,11 +280,7 @@ pub(super) fn has_other_fingerprint(
         .exists(params![name, &fingerprint[..]])?)
 }
 
-/// Stores the fingerprint of a webhook's settings.
-///
-/// If it changed, the webhook's pause ends, and failed deliveries become due now. This includes
-/// those that the receiver deferred, because the new settings may have another receiver. A webhook
-/// that its receiver had switched off is switched on again. Returns whether it was switched on.
+/// Stores the fingerprint of a webhook's settings. Returns whether it switched the webhook on.
 pub(super) fn set_fingerprint(
     connection: &Connection,
     name: &str,
