@@ -39,10 +39,11 @@ async fn work(
         let mut sending = None;
         let started = wait(&mut config, rereading, signals, &mut sending).await;
         let Ok(Some(daemon)) = started else {
-            if let Some(sending) = sending {
-                sending.stop(signals).await;
-            }
-            return started.map(drop);
+            let stopped = match sending {
+                Some(sending) => sending.stop(signals).await,
+                None => Ok(()),
+            };
+            return started.map(drop).and(stopped);
         };
         let present = daemon.config();
         match run_beside(daemon, sending, signals).await {

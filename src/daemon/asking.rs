@@ -32,14 +32,6 @@ pub(super) struct Asking {
 }
 
 impl Asked {
-    /// The name of the repository, or the path of the only one.
-    fn name(&self) -> String {
-        match &self.repository.name {
-            Some(name) => name.to_string(),
-            None => self.repository.path.clone(),
-        }
-    }
-
     /// Names the repository in a text, if there are several.
     fn named(&self, text: &str) -> String {
         match &self.repository.name {
@@ -117,7 +109,9 @@ impl Asking {
             .iter()
             .zip(&held)
             .filter(|(_, held)| held.is_none());
-        let stuck = silent.map(|(asked, _)| asked.name()).collect();
+        let stuck = silent
+            .map(|(asked, _)| asked.repository.shown().to_owned())
+            .collect();
         let held = held.into_iter().flatten();
         let mut held = held.filter(|one| one.reason.is_some());
         let first = held.next().unwrap_or_default();

@@ -23,8 +23,8 @@ pub(super) enum Reason {
 
 /// How the parts stopped.
 pub(super) struct Drained {
-    /// The engine ended without a panic.
-    pub engine_is_fine: bool,
+    /// A part that panicked. A part that has not ended is none: a file system may not answer.
+    pub panicked: Option<&'static str>,
     /// A signal to stop arrived in the meantime.
     pub is_signalled: bool,
 }
@@ -38,8 +38,8 @@ const CLOSE: Duration = Duration::from_secs(3);
 /// How long closing may take after a signal to stop immediately.
 const CLOSE_IMMEDIATELY: Duration = Duration::from_millis(500);
 
-/// How long the engine may take to end after its store was abandoned.
-const ENGINE: Duration = Duration::from_secs(1);
+/// How long the engines may take to end if they can record nothing more.
+const ENGINES: Duration = Duration::from_secs(1);
 
 impl Daemon<'_> {
     /// Stops inference, waits for requests in progress, and closes the store.
@@ -53,23 +53,27 @@ impl Daemon<'_> {
     ) -> Drained {
         // Commands that are waiting get no answer.
         drop(self.requests);
-        self.engines.begin_stop();
-        match reason {
+        let engines = self.engines.stop();
+        let limit = match reason {
             Reason::End => {
                 os::notify_stopping();
                 info!("stopping: waiting for requests in progress");
+                DRAIN
             }
             // systemd would end a service that says that it stops.
             Reason::Superseded => {
                 info!("another process took over: waiting for requests in progress");
+                ENGINES
             }
-        }
+        };
         self.stop.cancel();
-        let mut engines = Box::pin(self.engines.stop());
-        let mut engine_ended = None;
+        let mut have_ended = false;
         // Requests end also while an engine is stuck.
-        let inference = async { engine_ended = Some((&mut engines).await) };
-        let is_signalled = wait(self.dispatcher.drain(), inference, signals).await;
+        let inference = async { have_ended = timeout(limit, engines.ended()).await.is_ok() };
+        let mut queues_are_fine = true;
+        let draining = self.dispatcher.drain();
+        let requests = async { queues_are_fine = draining.await };
+        let is_signalled = wait(requests, inference, signals).await;
         if is_signalled {
             let which = match reason {
                 Reason::End => "second ",
@@ -77,12 +81,8 @@ impl Daemon<'_> {
             };
             warn!("stopping immediately after a {which}signal");
         }
-        if engine_ended.is_none() {
+        if !have_ended && reason == Reason::End {
             self.store.abandon();
-            engine_ended = timeout(ENGINE, engines).await.ok();
-        }
-        if engine_ended.is_none() {
-            warn!("inference did not stop in time; the next start repeats its last step");
         }
         let (mut health, background) = (self.health, self.background);
         let others = async {
@@ -90,12 +90,33 @@ impl Daemon<'_> {
             background.stop().await;
         };
         let is_signalled = close(self.store, others, is_signalled, signals.stop()).await;
+        // Without its store, an engine ends unless a file system does not answer.
+        let _ = timeout(ENGINES, engines.ended()).await;
+        let engines = engines.ends();
+        log_stuck(&engines.stuck, reason);
         info!("stopped");
+        let engine = engines.has_panicked.then_some("the engine");
+        let queue = (!queues_are_fine).then_some("a webhook's queue");
         Drained {
-            engine_is_fine: engine_ended.unwrap_or(reason == Reason::End),
+            panicked: engine.or(queue),
             is_signalled,
         }
     }
+}
+
+/// Logs which repositories have an engine that has not ended.
+fn log_stuck(stuck: &[String], reason: Reason) {
+    if stuck.is_empty() {
+        return;
+    }
+    let stuck = stuck.join(", ");
+    let consequence = match reason {
+        Reason::End => "the next start repeats its last step",
+        Reason::Superseded => "it records nothing more",
+    };
+    warn!(
+        "inference did not stop in time in {stuck}; {consequence}. Is a disk or network file system stuck?"
+    );
 }
 
 /// Waits for requests in progress and for `others`. Returns whether a signal to stop ended that.

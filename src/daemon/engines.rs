@@ -11,7 +11,7 @@ use std::time::Duration;
 use futures_util::future::{join, join_all, select_all};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::asking::{Asked, Asking};
 use super::{DaemonError, STANDSTILL};
@@ -82,11 +82,74 @@ impl Running {
         self.repository.name.as_deref().unwrap_or_default()
     }
 
-    /// Waits for the end of the thread. Returns false if it panicked.
-    async fn ended(self) -> bool {
-        self.end.cancelled().await;
-        self.engine.join()
+    /// Logs the end of the engine of a removed repository, which has ended.
+    fn log_removed(self) {
+        let repository = self.name().to_owned();
+        match self.end() {
+            End::Panicked => error!(
+                repository,
+                "the engine of a removed repository panicked; please report this bug. Its record and its \
+                 pending deliveries are kept"
+            ),
+            End::Returned | End::NotYet => info!(
+                repository,
+                "no longer watching a removed repository; its record and its pending deliveries are kept"
+            ),
+        }
     }
+
+    /// Returns how the thread ended. Does not wait for its end.
+    fn end(self) -> End {
+        if !self.end.is_cancelled() {
+            End::NotYet
+        } else if self.engine.join() {
+            End::Returned
+        } else {
+            End::Panicked
+        }
+    }
+}
+
+/// How the thread of an engine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Returned,
+    Panicked,
+    /// It has not ended. The file system of its repository may not answer.
+    NotYet,
+}
+
+/// The engines that were told to stop.
+pub(super) struct Stopping(Vec<Running>);
+
+impl Stopping {
+    /// Waits until all threads have ended.
+    pub(super) async fn ended(&self) {
+        join_all(self.0.iter().map(|one| one.end.cancelled())).await;
+    }
+
+    /// Returns how the threads ended. Does not wait for their end.
+    pub(super) fn ends(self) -> Ends {
+        let mut ends = Ends::default();
+        for one in self.0 {
+            let repository = one.repository.shown().to_owned();
+            match one.end() {
+                End::Returned => {}
+                End::Panicked => ends.has_panicked = true,
+                End::NotYet => ends.stuck.push(repository),
+            }
+        }
+        ends
+    }
+}
+
+/// How the engines ended.
+#[derive(Debug, Default)]
+pub(super) struct Ends {
+    /// Whether one of them panicked.
+    pub(super) has_panicked: bool,
+    /// The repositories whose engines have not ended.
+    pub(super) stuck: Vec<String>,
 }
 
 /// What happened to the engines.
@@ -215,7 +278,12 @@ impl Engines {
         &mut self,
         configs: &[Arc<Config>],
     ) -> Result<Vec<Running>, DaemonError> {
-        self.leaving.retain(|one| !one.end.is_cancelled());
+        let leaving = std::mem::take(&mut self.leaving).into_iter();
+        let (ended, leaving): (Vec<_>, Vec<_>) = leaving.partition(|one| one.end.is_cancelled());
+        self.leaving = leaving;
+        for one in ended {
+            one.log_removed();
+        }
         let is_added = |config: &&Arc<Config>| self.snapshot_of(config).is_none();
         let mut added = Vec::new();
         for config in configs.iter().filter(is_added) {
@@ -289,17 +357,11 @@ impl Engines {
     }
 
     /// Makes all engines end soon.
-    pub(super) fn begin_stop(&self) {
+    pub(super) fn stop(self) -> Stopping {
         for one in &self.running {
             one.engine.begin_stop();
         }
-    }
-
-    /// Stops all engines. Returns whether all ended without a panic.
-    pub(super) async fn stop(self) -> bool {
-        self.begin_stop();
-        let ended = join_all(self.running.into_iter().map(Running::ended)).await;
-        ended.into_iter().all(|is_fine| is_fine)
+        Stopping(self.running)
     }
 }
 
@@ -309,16 +371,12 @@ impl Engines {
 async fn stop_removed(removed: Running) -> Option<Running> {
     removed.engine.begin_stop();
     let end = removed.end.cancelled();
-    let repository = removed.name();
     if tokio::time::timeout(REMOVED, end).await.is_ok() {
-        info!(
-            repository,
-            "no longer watching a removed repository; its record and its pending deliveries are kept"
-        );
+        removed.log_removed();
         return None;
     }
     warn!(
-        repository,
+        repository = removed.name(),
         "the engine of a removed repository has not ended within {REMOVED:?}. It records nothing more once \
          its current step ends, and the repository can be added again after that"
     );

@@ -84,6 +84,8 @@ pub(crate) enum DaemonError {
         what: &'static str,
         source: std::io::Error,
     },
+    #[error("the engine of a repository cannot go on; see the log lines before this one")]
+    EngineEnded,
     #[error("{part} ended unexpectedly; this is a bug, see the log lines before this one")]
     PartEnded { part: &'static str },
 }

@@ -26,6 +26,11 @@ use crate::metrics::Metrics;
 use crate::os;
 use crate::store::{Notice, Store};
 
+/// The end of a process by a panic of a queue.
+const QUEUE_ENDED: DaemonError = DaemonError::PartEnded {
+    part: "a webhook's queue",
+};
+
 /// The queues of a process that does not watch.
 pub(crate) struct Sending {
     store: Store,
@@ -112,20 +117,32 @@ impl Sending {
         loop {
             tokio::select! {
                 notice = next_notice(&mut self.notices) => self.seen.take(&self.queues, notice),
-                () = self.dispatcher.failure() => {
-                    return DaemonError::PartEnded { part: "a webhook's queue" };
-                }
+                () = self.dispatcher.failure() => return QUEUE_ENDED,
             }
         }
     }
 
     /// Lets requests in progress finish, and releases the claims. A signal to stop ends that.
-    pub(crate) async fn stop(self, signals: &mut Signals<impl Stream<Item = c_int> + Unpin>) {
+    ///
+    /// # Errors
+    ///
+    /// A queue panicked in the meantime.
+    pub(crate) async fn stop(
+        self,
+        signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+    ) -> Result<(), DaemonError> {
         self.stop.cancel();
         let nothing_else = std::future::ready(());
-        let is_signalled = wait(self.dispatcher.drain(), nothing_else, signals).await;
+        let mut queues_are_fine = true;
+        let draining = self.dispatcher.drain();
+        let requests = async { queues_are_fine = draining.await };
+        let is_signalled = wait(requests, nothing_else, signals).await;
         let others = self.background.stop();
         close(self.store, others, is_signalled, signals.stop()).await;
+        match queues_are_fine {
+            true => Ok(()),
+            false => Err(QUEUE_ENDED),
+        }
     }
 
     /// Lets requests in progress finish while this process watches, and releases the claims.

@@ -53,12 +53,12 @@ impl Daemon<'_> {
             _ => Reason::End,
         };
         let drained = self.drain(reason, signals).await;
-        match ended {
-            Err(DaemonError::Superseded) if drained.is_signalled => Ok(()),
-            Ok(()) | Err(DaemonError::Superseded) if !drained.engine_is_fine => {
-                Err(DaemonError::PartEnded { part: "the engine" })
+        match (ended, drained.panicked) {
+            (Err(DaemonError::Superseded), _) if drained.is_signalled => Ok(()),
+            (Ok(()) | Err(DaemonError::Superseded | DaemonError::EngineEnded), Some(part)) => {
+                Err(DaemonError::PartEnded { part })
             }
-            ended => ended,
+            (ended, _) => ended,
         }
     }
 
@@ -124,7 +124,7 @@ impl Daemon<'_> {
                     }
                 }
                 next = self.engines.next() => match next {
-                    Next::Ended => return part_ended("the engine"),
+                    Next::Ended => return Err(DaemonError::EngineEnded),
                     Next::Changed => self.announce(&mut announced),
                 },
                 () = next_view(&mut lease) => self.announce(&mut announced),

@@ -155,9 +155,15 @@ impl Dispatcher {
         std::future::pending().await
     }
 
-    /// Waits until all queues have ended. The caller must cancel `stop` first.
-    pub(crate) async fn drain(mut self) {
-        while self.tasks.join_next().await.is_some() {}
+    /// Waits until all queues have ended. Returns whether none panicked.
+    ///
+    /// The caller must cancel `stop` first.
+    pub(crate) async fn drain(mut self) -> bool {
+        let mut is_fine = true;
+        while let Some(ended) = self.tasks.join_next().await {
+            is_fine &= matches!(ended, Ok(true));
+        }
+        is_fine
     }
 }
 

@@ -34,6 +34,11 @@ impl OfRepository {
         }
     }
 
+    /// The name of the repository, or the path of the only one.
+    pub(crate) fn shown(&self) -> &str {
+        self.name.as_deref().unwrap_or(&self.path)
+    }
+
     /// Whether the engine's loop ran within this time.
     pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
         now.saturating_sub(self.status.last_beat()) < standstill

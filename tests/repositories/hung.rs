@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -11,6 +11,7 @@ use super::common::{
     Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, own_mounts, skip, succeeds, wait_health,
     wait_until, write, xml,
 };
+use super::postgres::{Place, launch, server, store};
 use super::{ADMIN, DEFINITION, field, is_healthy, put, roots, start, two};
 
 /// A repository that a process serves. It hangs while that process is stopped.
@@ -69,15 +70,10 @@ impl Served {
     /// Lets it hang, and waits until an engine waits for it.
     fn hang_engine_of(&self, daemon: &Daemon<'_>) {
         self.hang();
-        let read = |path: PathBuf| std::fs::read_to_string(path).unwrap_or_default();
         wait_until("a stuck engine", || {
-            let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).ok()?;
-            let mut tasks = tasks.filter_map(|task| Some(task.ok()?.path()));
-            tasks.find(|task| {
-                // The function of the kernel in which a thread waits for an answer of FUSE.
-                let waits = read(task.join("wchan")) == "request_wait_answer";
-                waits && read(task.join("comm")).trim() == "engine"
-            })
+            let mut engines = engines(daemon).into_iter();
+            // The function of the kernel in which a thread waits for an answer of FUSE.
+            engines.find(|task| read(&task.join("wchan")) == "request_wait_answer")
         });
     }
 
@@ -93,6 +89,18 @@ impl Drop for Served {
         let _ = self.server.wait();
         let _ = succeeds("umount", &["--lazy", &self.at.to_string_lossy()]);
     }
+}
+
+fn read(path: &Path) -> String {
+    std::fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The threads of engines.
+fn engines(daemon: &Daemon<'_>) -> Vec<PathBuf> {
+    let tasks = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).unwrap();
+    let tasks = tasks.filter_map(|task| Some(task.ok()?.path()));
+    let is_engine = |task: &PathBuf| read(&task.join("comm")).trim() == "engine";
+    tasks.filter(is_engine).collect()
 }
 
 /// The answer of the admin server. Fails if there is none.
@@ -255,4 +263,54 @@ fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
     daemon.signal(Signal::USR1);
     all.wait_for(4);
     assert!(daemon.terminate().success());
+}
+
+#[test]
+fn a_process_becomes_a_standby_although_a_repository_hangs() {
+    let test = "hung::a_process_becomes_a_standby_although_a_repository_hangs";
+    let Some(server) = server(test) else { return };
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    let place = Place {
+        root: &home,
+        endpoint: &endpoint,
+        store: store(server, &server.database()),
+    };
+    roots(&home, &["models", "finance", "elsewhere"]);
+    let Some(finance) = Served::new(&home, "finance", test) else {
+        return;
+    };
+    home.configure(&place.list(&["models", "finance"]));
+    let daemon = launch(&home);
+    wait_health(&home, "/readyz", 200);
+    // The other process sees the same repository at another path.
+    let elsewhere = home.beside("elsewhere").display().to_string();
+    let elsewhere = format!("{{ path: {elsewhere}, name: finance, settle: 300ms }}");
+    let other = Home::new(&place.list(&["models"]).and_repository(&elsewhere));
+    let standby = launch(&other);
+    let waiting = "watches the repositories models, finance in";
+    standby.wait_message(waiting, 1);
+
+    finance.hang_engine_of(&daemon);
+    daemon.signal(Signal::STOP);
+    wait_health(&other, "/readyz", 200);
+    daemon.signal(Signal::CONT);
+    daemon.wait_message("inference did not stop in time in finance", 1);
+    daemon.wait_message(waiting, 1);
+    put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
+    endpoint.wait_for(2);
+
+    // The stuck engine ends with its first answer. A new one takes its place.
+    finance.answer();
+    wait_until("the end of the stuck engine", || {
+        engines(&daemon).is_empty().then_some(())
+    });
+    assert!(standby.terminate().success());
+    wait_health(&home, "/readyz", 200);
+    let more = home.beside("finance.backing").join(DEFINITION);
+    write(&more, &xml("Orders", "e-2", "one"));
+    daemon.signal(Signal::USR1);
+    endpoint.wait_for(4);
+    assert!(daemon.terminate().success());
+    assert_eq!(endpoint.n(), 4);
 }

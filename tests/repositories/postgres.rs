@@ -14,7 +14,7 @@ use crate::common::{
 use crate::{ADMIN, DEFINITION, field, get, put, roots};
 
 /// The server of all tests. Its own shell stops it when this process ends.
-fn server(test: &str) -> Option<&'static Postgres> {
+pub fn server(test: &str) -> Option<&'static Postgres> {
     static SERVER: OnceLock<Option<Postgres>> = OnceLock::new();
     let server = SERVER.get_or_init(Postgres::start);
     if server.is_none() {
@@ -24,10 +24,10 @@ fn server(test: &str) -> Option<&'static Postgres> {
 }
 
 /// Where the repositories are, and the database of the processes that watch them.
-struct Place<'a> {
-    root: &'a Home,
-    endpoint: &'a Endpoint,
-    store: String,
+pub struct Place<'a> {
+    pub root: &'a Home,
+    pub endpoint: &'a Endpoint,
+    pub store: String,
 }
 
 impl Place<'_> {
@@ -37,7 +37,7 @@ impl Place<'_> {
     }
 
     /// The settings of a process with a list of these repositories.
-    fn list(&self, names: &[&str]) -> Settings {
+    pub fn list(&self, names: &[&str]) -> Settings {
         names.iter().fold(self.settings(), |settings, name| {
             let path = self.root.beside(name).display().to_string();
             settings.and_repository(&format!("{{ path: {path}, name: {name}, settle: 300ms }}"))
@@ -50,12 +50,12 @@ impl Place<'_> {
     }
 }
 
-fn store(server: &Postgres, database: &str) -> String {
+pub fn store(server: &Postgres, database: &str) -> String {
     let connection = server.connection(database);
     format!("store: {{ postgres: \"{connection}\", lease: 5s }}")
 }
 
-fn launch(home: &Home) -> Daemon<'_> {
+pub fn launch(home: &Home) -> Daemon<'_> {
     Daemon::launch(home, Daemon::command(home))
 }
 
