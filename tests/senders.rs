@@ -104,6 +104,24 @@ impl Fleet {
         )
     }
 
+    /// Waits until all senders have renewed their leases `n` times.
+    fn wait_renewals(&self, n_senders: usize, n: usize) {
+        let database = self.connection.rsplit('=').next().unwrap();
+        let seen = || {
+            let sql = "SELECT count(*), min(seen) FROM senders";
+            self.server.sql(database, sql)
+        };
+        let all = format!("{n_senders}|");
+        let mut before = wait_within(PATIENCE, "the senders", || {
+            Some(seen()).filter(|seen| seen.starts_with(&all))
+        });
+        for _ in 0..n {
+            before = wait_within(PATIENCE, "a renewal of all senders", || {
+                Some(seen()).filter(|seen| *seen != before)
+            });
+        }
+    }
+
     fn n_pending(&self) -> usize {
         let sql = "SELECT count(*) FROM deliveries WHERE state <> 'delivered'";
         let database = self.connection.rsplit('=').next().unwrap();
@@ -383,6 +401,29 @@ fn a_sender_that_cannot_reach_the_receiver_leaves_it_to_others() {
     }
 }
 
+/// Only the sender of the last request knows when the next one may start.
+#[test]
+fn senders_keep_the_rate_together_while_the_receiver_fails() {
+    let Some(fleet) = Fleet::new("senders_keep_the_rate_together_while_the_receiver_fails") else {
+        return;
+    };
+    let endpoint = Endpoint::answering(|_| Reply::status(StatusCode::INTERNAL_SERVER_ERROR));
+    let more = ["rate: 1/h"];
+    let homes = ["a", "b", "c"].map(|name| fleet.home(&endpoint, name, "[deliver]", &more));
+    let daemons = homes.each_ref().map(launch);
+    for daemon in &daemons {
+        daemon.wait_message("sending callbacks", 1);
+    }
+    fleet.record(0..12, 12);
+    endpoint.wait_for(1);
+    // The others ask every second.
+    fleet.wait_renewals(3, 2);
+    assert_eq!(endpoint.n_all(), 1);
+    for daemon in daemons {
+        assert!(daemon.terminate().success());
+    }
+}
+
 /// One sender has the webhook for itself. The other one asks now and then, and disturbs nobody.
 #[test]
 fn senders_at_rest_send_no_notices() {
@@ -400,17 +441,8 @@ fn senders_at_rest_send_no_notices() {
         (fleet.n_pending() == 0).then_some(())
     });
     let database = fleet.connection.rsplit('=').next().unwrap();
-    let seen = || {
-        let sql = "SELECT count(*), min(seen) FROM senders";
-        fleet.server.sql(database, sql)
-    };
     let listening = fleet.server.session(database, "LISTEN project_webhooks;");
-    for _ in 0..4 {
-        let before = seen();
-        wait_within(PATIENCE, "a renewal of both", || {
-            (before.starts_with("2|") && seen() != before).then_some(())
-        });
-    }
+    fleet.wait_renewals(2, 4);
     let n_notices = listening.end().matches("payload").count();
     assert!(n_notices <= 3, "{n_notices}");
     for daemon in daemons {

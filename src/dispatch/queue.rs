@@ -421,7 +421,7 @@ impl Queue {
         }
         let may_reach_none = self.endpoint.may_be_out_of_reach() && self.is_paced(&target);
         if may_reach_none && self.shared.store.is_shared() {
-            self.give_way(now);
+            self.give_way(now, &target);
         }
         self.results.push(result, now);
     }

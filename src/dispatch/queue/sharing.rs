@@ -33,12 +33,14 @@ impl Queue {
     /// Whether only this sender may send, although it claims nothing now.
     ///
     /// After a failure, the endpoint may be out of reach of this sender alone. So it keeps others from
-    /// sending only while it sends.
+    /// sending only while it sends, and until its own next request may start: others do not know its pace.
     fn must_be_alone(&self, target: &Target) -> bool {
-        let gives_way = self.shared.clock.moment() < self.gives_way_until;
+        let now = self.shared.clock.moment();
+        let gives_way = now < self.gives_way_until;
         let is_idle = self.in_flight.is_empty() && self.prefetch.is_empty();
         let leaves_it = self.endpoint.may_be_out_of_reach() && is_idle;
-        self.is_paced(target) && !gives_way && !leaves_it
+        let is_early = now < self.pace.next(target.webhook.rate);
+        self.is_paced(target) && (is_early || !(gives_way || leaves_it))
     }
 
     /// Tells other senders what this one needs.
@@ -56,21 +58,30 @@ impl Queue {
             .tell(&self.shared.store, &self.name, at, alone);
     }
 
-    /// Returns how long to wait before telling other senders again, after the store failed.
+    /// Returns how long to wait before telling other senders again.
+    ///
+    /// That is after the store failed, and once this sender may leave the webhook to others.
     pub(super) fn until_told(&self) -> Duration {
+        if !self.shared.store.is_shared() {
+            return SLEEP_MAX;
+        }
         let moment = self.shared.clock.moment();
-        match self.next_claim.is_after_failure
-            && self.shared.store.is_shared()
-            && moment < self.next_claim.at
-        {
-            true => self.next_claim.at.saturating_sub(moment),
-            false => SLEEP_MAX,
+        let at = match self.next_claim.is_after_failure && moment < self.next_claim.at {
+            true => self.next_claim.at,
+            false => self.pace.next(self.target.borrow().webhook.rate),
+        };
+        match at.saturating_sub(moment) {
+            Duration::ZERO => SLEEP_MAX,
+            wait => wait.min(SLEEP_MAX),
         }
     }
 
     /// Leaves the webhook to other senders for a while, after a failure of the endpoint.
-    pub(super) fn give_way(&mut self, moment: Duration) {
-        self.gives_way_until = moment.saturating_add(GIVE_WAY);
+    ///
+    /// That begins when the next request may start. Otherwise each sender could send one at once.
+    pub(super) fn give_way(&mut self, moment: Duration, target: &Target) {
+        let begins = moment.max(self.pace.next(target.webhook.rate));
+        self.gives_way_until = begins.saturating_add(GIVE_WAY);
         self.prefetch.clear();
     }
 
