@@ -107,11 +107,6 @@ impl Subscription {
         }
     }
 
-    /// Whether the webhook receives this event, independent of earlier events.
-    pub fn wants(&self, event: Properties<'_>) -> bool {
-        self.interest(event) == Interest::Yes
-    }
-
     /// Whether something but the names of its events decides which events the webhook receives.
     pub(crate) fn has_filter(&self) -> bool {
         self.projects.is_some() || self.repositories.is_some() || !self.when.is_empty()

@@ -15,7 +15,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::watch;
 
@@ -50,19 +49,9 @@ pub trait Records {
     /// Counts the projects with a recorded definition, of one of several repositories or of all.
     fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
 
-    /// Counts all projects with a recorded definition.
-    fn n_defined(&self) -> Result<usize, StoreError> {
-        self.n_defined_of(None)
-    }
-
     /// Reads a fact about one of several repositories, or about the only one.
     fn meta_of(&self, repository: Option<&str>, key: MetaKey)
     -> Result<Option<String>, StoreError>;
-
-    /// Reads a fact about the only repository.
-    fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.meta_of(None, key)
-    }
 
     /// Lists the first `limit` invalid files, sorted by project and path.
     fn problems(&self, limit: usize) -> Result<Vec<RecordedProblem>, StoreError>;
@@ -194,9 +183,6 @@ pub trait Delivering: Send + Sync {
     ///
     /// Counting all deliveries takes a while, but other callers do not wait.
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>>;
-
-    /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.
-    fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool>;
 
     /// Stores the fingerprints of the webhooks' settings.
     ///
@@ -332,9 +318,6 @@ pub trait Listing: Records {
         &self,
         id: i64,
     ) -> Result<Option<(ListedDelivery, Event, Vec<AttemptLog>)>, StoreError>;
-
-    /// Returns the bytes of a payload.
-    fn payload(&self, hash: &ContentHash) -> Result<Option<Bytes>, StoreError>;
 
     /// Returns at most `limit` bytes of a payload from a position, and the size of the whole payload.
     ///

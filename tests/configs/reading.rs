@@ -11,7 +11,7 @@ use project_webhooks::config::{
 };
 use project_webhooks::domain::event::{EventKind, Parameter};
 use project_webhooks::domain::project::ProjectKey;
-use project_webhooks::domain::route::Properties;
+use project_webhooks::domain::route::{Interest, Properties};
 use secrecy::ExposeSecret;
 use tempfile::TempDir;
 
@@ -162,11 +162,12 @@ fn project_globs_do_not_cross_the_separator() {
         .unwrap();
     let wants = |organization: &str, project: &str| {
         let key = ProjectKey::new(organization, project);
-        webhook.subscription.wants(Properties {
+        let interest = webhook.subscription.interest(Properties {
             kind: EventKind::ProjectImport,
             key: &key,
             parameters: &[],
-        })
+        });
+        interest == Interest::Yes
     };
     assert!(wants("sales", "one") && wants("any", "core") && wants("deep", "one"));
     assert!(!wants("sales", "one/two") && !wants("other", "one"));
@@ -182,14 +183,15 @@ fn when_selects_values_by_globs() {
         .unwrap();
     let key = ProjectKey::new("sales", "orders");
     let wants = |username: &str, tag: &str| {
-        webhook.subscription.wants(Properties {
+        let interest = webhook.subscription.interest(Properties {
             kind: EventKind::ProjectPublish,
             key: &key,
             parameters: &[
                 (Parameter::Username, username.to_owned()),
                 (Parameter::VersionTag, tag.to_owned()),
             ],
-        })
+        });
+        interest == Interest::Yes
     };
     assert!(wants("alice", "release-1") && wants("", "release-a/b") && wants("alice", "v1"));
     assert!(!wants("svc-sync", "release-1") && !wants("alice", "v10") && !wants("alice", ""));

@@ -308,9 +308,9 @@ impl Run {
 
     pub fn switch_on(&mut self, webhook: usize) {
         let hook = &self.hooks[webhook];
-        let switched = self.store().switch_on(hook.name);
-        let was_off = self.runtime.block_on(switched).unwrap();
-        assert_eq!(was_off, hook.is_off, "{}", hook.name);
+        let (name, is_off) = (hook.name, hook.is_off);
+        let was_off = self.operations().switch_on(name).unwrap();
+        assert_eq!(was_off, is_off, "{name}");
         self.hooks[webhook].is_off = false;
         self.hooks[webhook].end_rest();
     }

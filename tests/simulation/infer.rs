@@ -137,7 +137,7 @@ impl Run {
         if self.settle.wave_ends_at().is_none_or(|at| self.now < at) {
             return;
         }
-        let n_defined = self.store().n_defined().unwrap();
+        let n_defined = self.store().n_defined_of(None).unwrap();
         self.settle.end_wave(self.now, n_defined);
         if let Some(held) = self.settle.held() {
             // Without the crowd, there are too few for a wave. Then the hold has an end only while

@@ -180,7 +180,7 @@ fn an_outcome_leaves_a_delivery_where_it_belongs() {
                 assert_eq!(found.state, State::Pending, "{case}");
                 assert_eq!(catalog.n_pending, 2, "{case}");
                 assert!(heads.ready.is_empty(), "{case}");
-                assert!(wait(store.switch_on("catalog")).unwrap(), "{case}");
+                assert!(fixture.operations().switch_on("catalog").unwrap(), "{case}");
                 let again = claim(&store, "catalog", at(9_000));
                 assert_eq!(again.delivery, head.delivery, "{case}");
                 assert_eq!(again.attempt, n_failures + 2, "{case}");

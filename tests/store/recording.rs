@@ -104,7 +104,7 @@ fn a_missing_payload_commits_nothing() {
         matches!(error.fault(), Fault::MissingPayload { .. }),
         "{error}"
     );
-    assert_eq!(store.meta(MetaKey::FirstStart).unwrap(), None);
+    assert_eq!(store.meta_of(None, MetaKey::FirstStart).unwrap(), None);
     assert!(claims(&store, "catalog", at(0)).ready.is_empty());
 
     let error = store
@@ -150,11 +150,12 @@ fn the_last_definition_stays_for_the_delete() {
 
     collect(&store, 0);
     let listings = fixture.listings();
-    assert_eq!(listings.payload(&hash("one")).unwrap(), None);
-    assert_eq!(
-        listings.payload(&hash("two!")).unwrap(),
-        Some(bytes("two!"))
-    );
+    let whole = |text| {
+        let part = listings.payload_part(&hash(text), 0, usize::MAX);
+        part.unwrap().map(|part| part.bytes)
+    };
+    assert_eq!(whole("one"), None);
+    assert_eq!(whole("two!"), Some(bytes("two!")));
 }
 
 #[test]
@@ -244,15 +245,15 @@ fn problems_are_replaced_per_project_and_keep_their_age() {
 fn facts_about_the_repository_are_set_with_a_batch() {
     let fixture = Fixture::new();
     let store = fixture.store();
-    assert_eq!(store.meta(MetaKey::FirstStart).unwrap(), None);
+    assert_eq!(store.meta_of(None, MetaKey::FirstStart).unwrap(), None);
     for value in ["one", "two"] {
         let mut batch = Batch::new(at(0));
         batch.meta.push((MetaKey::FirstStart, value.to_owned()));
         store.record(batch).unwrap();
     }
     assert_eq!(
-        store.meta(MetaKey::FirstStart).unwrap().as_deref(),
+        store.meta_of(None, MetaKey::FirstStart).unwrap().as_deref(),
         Some("two")
     );
-    assert_eq!(store.meta(MetaKey::RepositoryRoot).unwrap(), None);
+    assert_eq!(store.meta_of(None, MetaKey::RepositoryRoot).unwrap(), None);
 }

@@ -32,8 +32,8 @@ fn a_gone_receiver_switches_the_webhook_off() {
     assert_eq!(again.attempt, 2);
 
     end(&store, &again, Verdict::SwitchOff);
-    assert!(wait(store.switch_on("catalog")).unwrap());
-    assert!(!wait(store.switch_on("catalog")).unwrap());
+    assert!(fixture.operations().switch_on("catalog").unwrap());
+    assert!(!fixture.operations().switch_on("catalog").unwrap());
     assert_eq!(claim(&store, "catalog", at(900)).attempt, 3);
 }
 

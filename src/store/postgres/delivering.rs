@@ -9,7 +9,7 @@ use tokio::sync::oneshot;
 use super::claims::Claiming;
 use super::retention::{Collection, Expiring};
 use super::session::{LOCK, LOCK_AS_HOLDER, Statement, statement};
-use super::{PostgresStore, Shared, claims, guard, operations, queue, retention, row, webhooks};
+use super::{PostgresStore, Shared, claims, guard, queue, retention, row, webhooks};
 use crate::config::Retention;
 use crate::store::contract::{Alone, Answer, Asking, Delivering};
 use crate::store::delivery::{Claims, Finish};
@@ -219,16 +219,6 @@ impl Delivering for PostgresStore {
         Box::pin(self.run(|shared| async move {
             let (mut session, repository) = shared.session().await?;
             let result = webhooks::states(&mut session, repository).await;
-            session.end(result).await
-        }))
-    }
-
-    fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool> {
-        let webhook = webhook.to_owned();
-        Box::pin(self.run(move |shared| async move {
-            let (mut session, repository) = shared.session().await?;
-            let lock = shared.lock();
-            let result = operations::switch_on(&mut session, repository, lock, &webhook).await;
             session.end(result).await
         }))
     }

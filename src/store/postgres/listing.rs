@@ -2,8 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use bytes::Bytes;
-
 use super::client::Client;
 use super::select::Conditions;
 use super::session::{CONSISTENTLY, Session, statement};
@@ -180,14 +178,6 @@ impl Listing for PostgresListings {
         })
     }
 
-    fn payload(&self, hash: &ContentHash) -> Result<Option<Bytes>, StoreError> {
-        self.read(async |session, repository| {
-            let found = compressed(session, repository, hash).await?;
-            let restore = |(size, bytes): (i64, Vec<u8>)| payload::restore(hash, size, &bytes);
-            found.map(restore).transpose()
-        })
-    }
-
     fn payload_part(
         &self,
         hash: &ContentHash,
@@ -195,11 +185,14 @@ impl Listing for PostgresListings {
         limit: usize,
     ) -> Result<Option<PayloadPart>, StoreError> {
         self.read(async |session, repository| {
-            let found = compressed(session, repository, hash).await?;
-            let restore = |(size, bytes): (i64, Vec<u8>)| {
-                payload::restore_part(hash, size, &bytes, (position, limit))
+            let sql = "SELECT size, compressed FROM payloads WHERE repository = $1 AND hash = $2";
+            let read = statement!(sql, repository, hash.0.to_vec());
+            let rows = session.rows(read).await?;
+            let Some(found) = rows.first() else {
+                return Ok(None);
             };
-            found.map(restore).transpose()
+            let (size, range) = (row::number(found, 0)?, (position, limit));
+            payload::restore_part(hash, size, found.try_get(1)?, range).map(Some)
         })
     }
 
@@ -227,20 +220,4 @@ impl Listing for PostgresListings {
             )?))
         })
     }
-}
-
-/// Reads the size and the compressed bytes of a payload.
-async fn compressed(
-    session: &mut Session,
-    repository: i32,
-    hash: &ContentHash,
-) -> Result<Option<(i64, Vec<u8>)>, Fault> {
-    let sql = "SELECT size, compressed FROM payloads WHERE repository = $1 AND hash = $2";
-    let rows = session
-        .rows(statement!(sql, repository, hash.0.to_vec()))
-        .await?;
-    let found = rows.first();
-    found
-        .map(|found| Ok((row::number(found, 0)?, found.try_get(1)?)))
-        .transpose()
 }

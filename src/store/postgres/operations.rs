@@ -286,7 +286,13 @@ impl Operating for PostgresOperations {
 
     fn switch_on(&mut self, webhook: &str) -> Result<bool, StoreError> {
         self.client.block_on(async |session, repository| {
-            switch_on(session, repository, statement!(LOCK, repository), webhook).await
+            let mut statements = vec![statement!(LOCK, repository)];
+            statements.extend(webhooks::switch_on(repository, webhook));
+            statements.push(changes::notify(repository));
+            statements.push(transfer::read_mark(repository));
+            let answers = session.begin("BEGIN", statements).await?;
+            transfer::unless_moved(answers.last())?;
+            Ok(answers.get(3).is_some_and(|rows| !rows.is_empty()))
         })
     }
 
@@ -316,23 +322,4 @@ impl Operating for PostgresOperations {
 fn number_at(answers: &[Vec<Row>], column: usize) -> Result<i64, Fault> {
     let lock = answers.first().and_then(|rows| rows.first());
     lock.map_or(Ok(0), |found| row::number(found, column))
-}
-
-/// Switches a webhook on. Returns whether it was off.
-pub(super) async fn switch_on(
-    session: &mut Session,
-    repository: i32,
-    lock: super::session::Statement,
-    webhook: &str,
-) -> Result<bool, Fault> {
-    let mut statements = vec![lock];
-    statements.extend(webhooks::switch_on(repository, webhook));
-    statements.push(changes::notify(repository));
-    statements.push(transfer::read_mark(repository));
-    let answers = session.begin("BEGIN", statements).await?;
-    transfer::unless_moved(answers.last())?;
-    if answers.first().is_none_or(Vec::is_empty) {
-        return Err(Fault::Fenced);
-    }
-    Ok(answers.get(3).is_some_and(|rows| !rows.is_empty()))
 }

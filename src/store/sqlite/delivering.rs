@@ -33,11 +33,6 @@ impl Delivering for SqliteStore {
         Box::pin(self.read_slowly(webhooks::states))
     }
 
-    fn switch_on<'a>(&'a self, webhook: &'a str) -> Answer<'a, bool> {
-        let webhook = webhook.to_owned();
-        Box::pin(self.write(move |connection| webhooks::switch_on(connection, &webhook)))
-    }
-
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,

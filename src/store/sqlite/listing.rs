@@ -188,10 +188,6 @@ impl Listing for SqliteListings {
         })
     }
 
-    fn payload(&self, hash: &ContentHash) -> Result<Option<Bytes>, StoreError> {
-        self.read(|connection| payload::get(connection, hash))
-    }
-
     fn payload_part(
         &self,
         hash: &ContentHash,

@@ -188,8 +188,8 @@ fn a_full_disk_changes_nothing_until_there_is_space() {
     batch.meta.push((MetaKey::Layout, "x".repeat(100_000)));
     let error = store.record(batch.clone()).unwrap_err();
     assert!(matches!(error.fault(), Fault::Full(_)), "{error}");
-    assert_eq!(store.meta(MetaKey::Layout).unwrap(), None);
+    assert_eq!(store.meta_of(None, MetaKey::Layout).unwrap(), None);
     limit(1 << 20);
     store.record(batch).unwrap();
-    assert!(store.meta(MetaKey::Layout).unwrap().is_some());
+    assert!(store.meta_of(None, MetaKey::Layout).unwrap().is_some());
 }
