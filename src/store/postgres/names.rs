@@ -106,8 +106,9 @@ fn list_beside(name: &str) -> Statement {
          AND l.leased_until >= clock_timestamp()), \
          EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id \
          AND f.organization >= $3 AND f.organization < $4), \
-         NOT EXISTS (SELECT 1 FROM files f JOIN repositories o ON o.id = f.repository \
-         WHERE o.name = $2) AND EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = r.id \
+         NOT EXISTS (SELECT 1 FROM repositories o WHERE o.name = $2 \
+         AND (SELECT min(f.organization) FROM files f WHERE f.repository = o.id) IS NOT NULL) \
+         AND EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = r.id \
          AND d.organization >= $3 AND d.organization < $4 AND d.state = 'pending') \
          FROM repositories r \
          LEFT JOIN meta m ON m.repository = r.id AND m.key = 'repositories' \
@@ -194,12 +195,13 @@ pub(super) async fn refuse_listed(
 
 /// Reads the repositories of a list that have a record of their own.
 ///
-/// Pending deliveries count until the repository is in the list. A state that is moving here is a record.
+/// Pending deliveries count until the repository is in the list. A state that is moving here is a record. The
+/// smallest organization is found by an index. For `EXISTS` the server might read all files.
 pub(super) fn own_records(names: &[String]) -> Statement {
     statement!(
         concat!(
             "SELECT name, holder, has_record FROM (SELECT r.name, l.holder, \
-             EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id) \
+             (SELECT min(f.organization) FROM files f WHERE f.repository = r.id) IS NOT NULL \
              OR EXISTS (SELECT 1 FROM meta t WHERE t.repository = r.id AND t.key = 'transfer' \
              AND t.value::jsonb ->> 'state' = 'arriving') AS has_record, \
              EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = r.id AND d.is_head) AND NOT ",
