@@ -27,7 +27,7 @@
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
 //! - `statistics` tells the server to analyze growing tables.
 //! - `changes` tells daemons of an operator's changes.
-//! - `transfer` reads and writes all rows, to move a state.
+//! - `transfer` reads and writes all rows, to move a state. `moved_rows` has the statements.
 
 mod changes;
 mod claims;
@@ -43,6 +43,7 @@ mod lanes;
 mod lease;
 mod listed;
 mod listing;
+mod moved_rows;
 mod names;
 mod new_rows;
 mod operations;

@@ -1,0 +1,110 @@
+//! Errors of a move, and of the use of a state that is moved.
+
+use super::Mark;
+use crate::store::error::{Fault, OpenError, StoreError};
+
+/// Why a state cannot be moved.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// The target has a state that is not an earlier one of the source.
+    #[error(
+        "{target} already has another state: use an empty one, or remove it there if nobody needs it. Nothing was changed"
+    )]
+    Occupied {
+        /// The target.
+        target: String,
+    },
+    /// The target contains a part of another state.
+    #[error(
+        "{target} has an incomplete copy of {from}: complete that move, or remove the copy. Nothing was changed"
+    )]
+    OtherCopy {
+        /// The target.
+        target: String,
+        /// The source of the incomplete copy.
+        from: String,
+    },
+    /// The source is an incomplete copy.
+    #[error(
+        "{origin} is an incomplete copy of {from}: complete that move first. Nothing was changed"
+    )]
+    Incomplete {
+        /// The source.
+        origin: String,
+        /// The source of the incomplete copy.
+        from: String,
+    },
+    /// The source was moved to another place.
+    #[error("the state in {origin} was moved to {to}. Nothing was changed")]
+    Left {
+        /// The source.
+        origin: String,
+        /// The place of the state.
+        to: String,
+    },
+    /// The source was recorded with another form of the configuration.
+    #[error(
+        "the state in {origin} was recorded with {}, and the configuration has {}: their records differ. Nothing was changed",
+        if *.has_several { "repositories" } else { "repository" },
+        if *.has_several { "repository" } else { "repositories" }
+    )]
+    OtherRecord {
+        /// The source.
+        origin: String,
+        /// Whether the source has several repositories.
+        has_several: bool,
+    },
+    /// The copy differs from the source.
+    #[error(
+        "the copied {table} in {target} differ from those in {origin}: the source stays the state. Is another process changing it? Run the command again"
+    )]
+    Different {
+        /// The source.
+        origin: String,
+        /// The target.
+        target: String,
+        /// The table that differs.
+        table: &'static str,
+    },
+    /// One of the states cannot be opened.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// One of the states cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Fault {
+    /// Returns an error if nobody may change a state with this mark.
+    ///
+    /// A change must check that in its own transaction. Otherwise it may go to a state that was moved
+    /// since the check.
+    pub(in crate::store) fn of_mark(text: &str) -> Result<(), Self> {
+        match serde_json::from_str(text) {
+            Ok(Mark::Arrived { .. }) => Ok(()),
+            Ok(Mark::Left { to, .. }) => Err(Self::Moved(format!(
+                "the state was moved to {to}, so nothing was changed: set `store` to that place"
+            ))),
+            Ok(Mark::Arriving { .. }) | Err(_) => Err(Self::Moved(
+                "the state is an incomplete copy, so nothing was changed: complete the move"
+                    .to_owned(),
+            )),
+        }
+    }
+}
+
+impl OpenError {
+    /// Returns an error if no daemon may use a state with this mark.
+    pub(in crate::store) fn of_mark(text: &str, location: &str) -> Result<(), Self> {
+        let location = location.to_owned();
+        match serde_json::from_str(text) {
+            Ok(Mark::Arrived { .. }) => Ok(()),
+            Ok(Mark::Left { to, .. }) => Err(OpenError::Left { location, to }),
+            Ok(Mark::Arriving { from, .. }) => Err(OpenError::Arriving { location, from }),
+            Err(_) => Err(OpenError::Arriving {
+                location,
+                from: "an unknown place".to_owned(),
+            }),
+        }
+    }
+}
