@@ -154,6 +154,28 @@ pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
     Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
+/// Returns the type of a listed entry. `None` if it is gone.
+///
+/// Some file systems list no types, such as FUSE and old ones of XFS.
+///
+/// # Errors
+///
+/// The listing has no type, and the metadata cannot be read. The entry may be a directory.
+pub(crate) fn kind_at(
+    parent: BorrowedFd<'_>,
+    name: &str,
+    listed: FileType,
+) -> io::Result<Option<FileType>> {
+    if listed != FileType::Unknown {
+        return Ok(Some(listed));
+    }
+    match stat_at(parent, name) {
+        Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
 pub(crate) fn stamp(stat: &Stat) -> Stamp {
     let nanoseconds = |seconds: i64, part: u64| {
         seconds
@@ -284,6 +306,20 @@ mod tests {
         assert!(root.open_directory("a/b").is_ok());
         assert!(root.open_directory("").is_ok());
         assert!(root.open_directory("link").is_err());
+    }
+
+    #[test]
+    fn an_entry_whose_type_cannot_be_read_is_not_gone() {
+        let temporary = tempfile::tempdir().expect("a directory");
+        std::fs::create_dir(temporary.path().join("a")).expect("a directory");
+        let directory = std::fs::File::open(temporary.path()).expect("opens");
+        let kind = |name: &str, listed| kind_at(directory.as_fd(), name, listed).ok();
+        let unknown = FileType::Unknown;
+        assert_eq!(kind("a", unknown), Some(Some(FileType::Directory)));
+        assert_eq!(kind("a", FileType::Fifo), Some(Some(FileType::Fifo)));
+        assert_eq!(kind("gone", unknown), Some(None));
+        // No file system has such a long name, so nothing tells what is there.
+        assert_eq!(kind(&"a".repeat(300), unknown), None);
     }
 
     #[test]

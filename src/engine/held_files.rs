@@ -92,9 +92,10 @@ enum Whereabouts {
 /// Finds a held file by its inode.
 ///
 /// A link that was recorded in the project before does not count. If a file has links only outside
-/// the project, it was moved away, or was linked into the project for a short time.
+/// the project, it was moved away, or was linked into the project for a short time. If the number of
+/// links cannot be read, the file may have some.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
-    let is_linked = rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink > 0);
+    let is_linked = !rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
     let was_there = |path: &str| {
         let recorded = comparison.recorded.file(path);
         recorded.is_some_and(|file| file.stamp.inode == held.stamp.inode)

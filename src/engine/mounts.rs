@@ -16,6 +16,7 @@ use crate::domain::project::ProjectKey;
 use crate::domain::settle::Moment;
 use crate::layout::Layout;
 use crate::mounts::{MountList, Mounts};
+use crate::observe::is_absent;
 use crate::repository::Root;
 use crate::store::{RepositoryStore, StoreError};
 
@@ -214,9 +215,10 @@ impl MountGuard {
             if self.known.contains_key(path) {
                 continue;
             }
-            let before = self.known.iter().find(|(old, known)| {
-                *known == identity_now && identity(&root.join(old)).as_ref() != Some(*known)
-            });
+            let before = self
+                .known
+                .iter()
+                .find(|(old, known)| *known == identity_now && has_left(&root.join(old), known));
             if let Some(before) = before.map(|(old, _)| old.clone()) {
                 self.known.remove(&before);
                 self.known.insert(path.clone(), identity_now.clone());
@@ -232,10 +234,7 @@ impl MountGuard {
             above => mounts.below.get(above),
         };
         let is_automount = parent.is_some_and(|mount| mount.file_system == "autofs");
-        let is_gone = root
-            .open_directory(path)
-            .is_err_and(|error| error.kind() == std::io::ErrorKind::NotFound);
-        is_gone && !is_automount
+        matches!(root.is_absent(path), Ok(true)) && !is_automount
     }
 }
 
@@ -243,6 +242,14 @@ impl MountGuard {
 fn identity(path: &Path) -> Option<String> {
     let identity = Root::identity_at(path).ok()?;
     Some(identity.to_record())
+}
+
+/// Whether the directory with this identity is certainly no longer at a path.
+fn has_left(path: &Path, known: &str) -> bool {
+    match Root::identity_at(path) {
+        Ok(found) => found.to_record() != known,
+        Err(error) => is_absent(&error),
+    }
 }
 
 fn is_below(path: &str, above: &str) -> bool {

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use crate::domain::project::Problem;
 use crate::layout::{Cursor, Entries};
-use crate::repository::{check_key, list, stat_at};
+use crate::repository::{check_key, kind_at, list, stat_at};
 
 /// A directory entry that the layout needs.
 #[derive(Debug)]
@@ -69,14 +69,13 @@ pub(crate) fn entries(
                     let Some(next) = cursor.enter(name) else {
                         return;
                     };
-                    let kind = match kind {
-                        FileType::Unknown => match stat_at(directory, name) {
-                            Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                            Err(_) => FileType::Unknown,
-                        },
-                        known => known,
-                    };
-                    visit_kind(name, next, kind);
+                    match kind_at(directory, name, kind) {
+                        Ok(Some(kind)) => visit_kind(name, next, kind),
+                        Ok(None) => {}
+                        // It may be a directory. Opening it tells, or fails.
+                        Err(_) if next.leads_on() => visit_kind(name, next, FileType::Directory),
+                        Err(_) => visit_kind(name, next, FileType::Unknown),
+                    }
                 }
                 Err(lossy) => unnamed_ones.push(unnamed(&join(path, &lossy))),
             })?;

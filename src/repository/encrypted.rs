@@ -12,7 +12,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 
 use super::names::each_entry;
-use super::{open_directory_at, open_file_at, stat_at};
+use super::{kind_at, open_directory_at, open_file_at, stat_at};
 
 /// The number of files and directories that one search opens.
 const OPENED_MAX: usize = 4_096;
@@ -52,28 +52,32 @@ pub(super) fn may_be_encrypted(name: &str) -> bool {
 
 /// Whether a directory is encrypted, with its key or without.
 #[cfg(target_os = "linux")]
-pub(super) fn is_encrypted(directory: BorrowedFd<'_>) -> bool {
+pub(super) fn is_encrypted(directory: BorrowedFd<'_>) -> io::Result<bool> {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
-    let found = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
-    found.is_ok_and(|found| found.stx_attributes.contains(StatxAttributes::ENCRYPTED))
+    match statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::empty()) {
+        Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::ENCRYPTED)),
+        // The kernel lacks statx, or a sandbox forbids it.
+        Err(Errno::NOSYS | Errno::PERM) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(super) fn is_encrypted(_directory: BorrowedFd<'_>) -> bool {
-    false
+pub(super) fn is_encrypted(_directory: BorrowedFd<'_>) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Checks that a directory shows its own names.
 ///
 /// # Errors
 ///
-/// It is encrypted, and its key is missing.
+/// It is encrypted, and its key is missing. Or nobody knows whether it is encrypted.
 pub(crate) fn check_key(directory: BorrowedFd<'_>) -> io::Result<()> {
     let has_key = || match Search::default().below(directory, DEPTH_MAX) {
         Found::Nothing | Found::Readable => true,
         Found::Locked | Found::Unknown => false,
     };
-    if is_encrypted(directory) && !has_key() {
+    if is_encrypted(directory)? && !has_key() {
         return Err(Errno::NOKEY.into());
     }
     Ok(())
@@ -85,7 +89,7 @@ pub(crate) fn check_key(directory: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// The directory is encrypted, and its key is missing or was missing at the time of the listing.
 pub(super) fn check_listed(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
-    if !may_be_encrypted(name) || !is_encrypted(directory) {
+    if !may_be_encrypted(name) || !is_encrypted(directory)? {
         return Ok(());
     }
     check_key(directory)?;
@@ -162,16 +166,9 @@ impl Search {
                     return Ok(());
                 }
             };
-            let kind = match kind {
-                FileType::Unknown => match stat_at(directory, name) {
-                    Ok(stat) => FileType::from_raw_mode(stat.st_mode),
-                    Err(_) => FileType::Unknown,
-                },
-                known => known,
-            };
-            let names = match kind {
-                FileType::RegularFile => &mut files,
-                FileType::Directory => &mut directories,
+            let names = match kind_at(directory, name, kind)? {
+                Some(FileType::RegularFile) => &mut files,
+                Some(FileType::Directory) => &mut directories,
                 _ => return Ok(()),
             };
             // One more than can be opened, so that the rest is not taken for nothing.

@@ -28,15 +28,21 @@ impl Root {
     ///
     /// # Errors
     ///
-    /// A directory of the path cannot be read.
+    /// A directory of the path cannot be read, or is a link.
     pub(crate) fn is_absent(&self, path: &str) -> io::Result<bool> {
+        let mut is_link = false;
         for (parent, name) in steps(path) {
             let directory = match self.open_directory(parent) {
-                Err(error) if error.kind() == io::ErrorKind::NotADirectory => return Ok(true),
+                // A link is not followed, so the rest may be behind it.
+                Err(error) if error.kind() == io::ErrorKind::NotADirectory && !is_link => {
+                    return Ok(true);
+                }
                 opened => opened?,
             };
             match stat_at(directory.as_fd(), name) {
-                Ok(_) => {}
+                Ok(stat) => {
+                    is_link = FileType::from_raw_mode(stat.st_mode) == FileType::Symlink;
+                }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Ok(
                         finds_every_name(directory.as_fd()) || !self.is_listed(parent, name)?
@@ -80,7 +86,7 @@ impl Root {
 
     /// Whether lookups in a directory may ignore case.
     ///
-    /// They may do so if a lookup of another spelling finds an entry too.
+    /// They may do so if a lookup of another spelling finds an entry too, or fails otherwise.
     fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
         if let Some(known) = self.names.ignores_case.borrow().get(parent) {
             return *known;
@@ -93,9 +99,10 @@ impl Root {
             parent => format!("{parent}/{other}"),
         };
         let found = stat_at(self.directory.as_fd(), &other);
+        let may_ignore = !found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound);
         let mut known = self.names.ignores_case.borrow_mut();
-        known.insert(parent.to_owned(), found.is_ok());
-        found.is_ok()
+        known.insert(parent.to_owned(), may_ignore);
+        may_ignore
     }
 }
 
@@ -113,7 +120,7 @@ fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
         let kind = stat.f_type as u64;
         KNOWN.contains(&kind)
     });
-    is_known && !is_encrypted(directory)
+    is_known && matches!(is_encrypted(directory), Ok(false))
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -207,6 +214,27 @@ mod tests {
         let of = |path| steps(path).collect::<Vec<_>>();
         assert_eq!(of("a"), [("", "a")]);
         assert_eq!(of("a/b/c"), [("", "a"), ("a", "b"), ("a/b", "c")]);
+    }
+
+    #[test]
+    fn a_path_behind_a_link_is_not_absent() {
+        let temporary = tempfile::tempdir().unwrap();
+        let at = |path: &str| temporary.path().join(path);
+        std::fs::create_dir(at("a")).unwrap();
+        std::fs::write(at("a/file"), "x").unwrap();
+        std::os::unix::fs::symlink("a", at("link")).unwrap();
+        let root = Root::open(temporary.path()).unwrap();
+        for (path, expected) in [
+            ("a/file", Some(false)),
+            ("a/missing", Some(true)),
+            ("a/file/below", Some(true)),
+            ("missing/file", Some(true)),
+            ("link", Some(false)),
+            ("link/file", None),
+            ("link/missing/file", None),
+        ] {
+            assert_eq!(root.is_absent(path).ok(), expected, "{path}");
+        }
     }
 
     #[test]

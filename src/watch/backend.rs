@@ -9,6 +9,8 @@ use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::Path;
 
+use rustix::io::Errno;
+
 use crate::config::WatchMode;
 
 /// A backend's identifier of a watched directory.
@@ -143,9 +145,15 @@ impl ChangeKind {
 }
 
 /// Whether this open directory is at this path.
-pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> bool {
-    match (rustix::fs::lstat(path), rustix::fs::fstat(directory)) {
-        (Ok(one), Ok(other)) => one.st_ino == other.st_ino && one.st_dev == other.st_dev,
-        _ => false,
-    }
+///
+/// # Errors
+///
+/// The metadata cannot be read, so it may be there.
+pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> io::Result<bool> {
+    let found = match rustix::fs::lstat(path) {
+        Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),
+        found => found?,
+    };
+    let directory = rustix::fs::fstat(directory)?;
+    Ok(found.st_ino == directory.st_ino && found.st_dev == directory.st_dev)
 }

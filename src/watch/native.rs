@@ -128,7 +128,7 @@ impl Native {
         if !self.tree.is_placed(node, directory.parent, directory.name)
             && let Some(other) = self.tree.path(node)
             && other != directory.path
-            && is_at(&self.root.join(&other), directory.opened)
+            && is_at(&self.root.join(&other), directory.opened).unwrap_or(true)
         {
             return Err(WatchError::SameAs(other));
         }

@@ -217,11 +217,10 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) => (ChangeKind::MovedFrom, None),
         // On macOS this is either the old or the new name.
         EventKind::Modify(ModifyKind::Name(RenameMode::Any)) => {
-            let is_there = path.symlink_metadata().is_ok();
-            let kind = if is_there {
-                ChangeKind::MovedTo
-            } else {
-                ChangeKind::MovedFrom
+            let found = path.symlink_metadata();
+            let kind = match found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+                true => ChangeKind::MovedFrom,
+                false => ChangeKind::MovedTo,
             };
             (kind, None)
         }
@@ -316,7 +315,7 @@ impl Backend for Notify {
         }
         if let Some(other) = self.paths.get(&inode)
             && other != path
-            && is_at(&absolute(&self.root, other), directory.opened)
+            && is_at(&absolute(&self.root, other), directory.opened).unwrap_or(true)
         {
             return Err(WatchError::SameAs(other.clone()));
         }
@@ -331,26 +330,29 @@ impl Backend for Notify {
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
             // The root is a configured path, which may be a symbolic link.
             .with_dereference_symlinks(path.is_empty());
-        match watcher.watch_with(&absolute, config) {
-            // The directory was removed or moved in the meantime. A report follows.
-            Ok(()) if !path.is_empty() && !is_at(&absolute, directory.opened) => {
-                let _ = watcher.unwatch(&absolute);
-                Ok(NOWHERE)
-            }
-            Ok(()) => {
-                self.watched
-                    .insert(path.to_owned(), Watched { inode, walk });
-                self.paths.insert(inode, path.to_owned());
-                Ok(WATCHED)
-            }
-            Err(error) => match error.kind {
+        if let Err(error) = watcher.watch_with(&absolute, config) {
+            return match error.kind {
                 // The directory was removed or moved in the meantime. A report follows.
                 ErrorKind::PathNotFound => Ok(NOWHERE),
                 ErrorKind::MaxFilesWatch => Err(WatchError::Limit),
                 ErrorKind::Io(error) => Err(WatchError::Other(error)),
                 _ => Err(WatchError::Other(io::Error::other(error))),
-            },
+            };
         }
+        let is_there = match path {
+            "" => Ok(true),
+            _ => is_at(&absolute, directory.opened),
+        };
+        if !matches!(is_there, Ok(true)) {
+            // The directory was removed or moved in the meantime, and a report follows. Or its
+            // metadata cannot be read.
+            let _ = watcher.unwatch(&absolute);
+            return is_there.map(|_| NOWHERE).map_err(WatchError::Other);
+        }
+        self.watched
+            .insert(path.to_owned(), Watched { inode, walk });
+        self.paths.insert(inode, path.to_owned());
+        Ok(WATCHED)
     }
 
     fn retain(&mut self, directory: Directory<'_>, _node: Node, names: &BTreeSet<&str>) {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::process::Command;
 
-use super::common::{Daemon, Endpoint, Home, Settings, wait_until, write, xml};
+use rustix::process::Signal;
+
+use super::common::{Daemon, Endpoint, Home, Settings, skip, succeeds, wait_until, write, xml};
 use super::mounts::{Mounted, exfat, in_namespaces};
 
 /// Serves `backing` as the repository. The kernel keeps a missing name for an hour.
@@ -102,5 +104,65 @@ fn a_rename_in_case_only_is_a_move_where_case_is_ignored() {
         wait_until("three projects", || {
             (home.json(&["status"])["projects"] == 3).then_some(())
         });
+    });
+}
+
+/// A failing lookup proves nothing. Its listings have no types, so the types must be looked up.
+#[test]
+fn what_cannot_be_looked_up_is_not_gone() {
+    let test = "names::what_cannot_be_looked_up_is_not_gone";
+    let python = "/usr/bin/python3";
+    if !succeeds(python, &["-c", "import fusepy"]) {
+        return skip(test, "needs the Python module fusepy");
+    }
+    in_namespaces(test, &[python], || {
+        let endpoint = Endpoint::new();
+        let settings = Settings::all_to(&endpoint).repository("poll_interval: 1s");
+        let home = Home::new(&settings);
+        let (backing, failing) = (home.beside("backing"), home.beside("failing"));
+        for (project, id) in [("sales/orders", "e-1"), ("hr/people", "e-2")] {
+            let path = backing.join(project).join("project.xml");
+            write(&path, &xml("P", id, "1"));
+        }
+        fs::write(&failing, "").unwrap();
+        let mut server = Command::new(python);
+        server
+            .arg(concat!(
+                env!("CARGO_MANIFEST_DIR"),
+                "/tests/filesystems/failing.py"
+            ))
+            .args([&backing, &home.at(""), &failing]);
+        let _mounted = Mounted::by_server(server, &home.at(""));
+        let daemon = home.start();
+
+        // An organization may be a directory, so it is not covered.
+        let uncovered = |paths: &[&str]| {
+            wait_until(&format!("not covered: {paths:?}"), || {
+                let coverage = home.json(&["status"])["coverage"].clone();
+                let listed = coverage["directories"].as_array()?.iter();
+                let listed: Vec<&str> = listed.filter_map(|one| one["path"].as_str()).collect();
+                (listed == paths).then_some(())
+            });
+        };
+        fs::write(&failing, "/sales").unwrap();
+        daemon.signal(Signal::USR1);
+        uncovered(&["sales"]);
+        scans(&daemon, 2);
+        let status = home.json(&["status"]);
+        assert_eq!(status["incomplete"][0]["path"], "sales", "{status}");
+        fs::write(&failing, "").unwrap();
+        uncovered(&[]);
+        assert_eq!(daemon.events(), [""; 0]);
+
+        // The name in capitals would tell that case is ignored.
+        fs::write(&failing, "/hr/PEOPLE").unwrap();
+        fs::rename(backing.join("hr/people"), backing.join("hr/People")).unwrap();
+        scans(&daemon, 3);
+        assert_eq!(daemon.events(), [""; 0]);
+        let snapshot = backing.join("hr/People/snapshots/v1.xml");
+        write(&snapshot, &xml("P", "e-2", "1"));
+        endpoint.wait_for(1);
+        assert_eq!(daemon.events(), ["Snapshot Create hr/People"]);
+        assert_eq!(home.json(&["status"])["projects"], 2);
     });
 }
