@@ -1,20 +1,44 @@
 //! Checks, compresses and decompresses payloads.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::io::{self, Read as _};
 use std::sync::Arc;
 
 use bytes::Bytes;
 use zstd::bulk::{Compressor, Decompressor};
 
-use super::error::Fault;
+use super::batch::Batch;
+use super::error::{Fault, StoreError};
 use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
 /// The total size up to which payloads are compressed without asking whether they are stored.
 ///
 /// For less data, asking takes longer than compressing.
-pub(super) const UNASKED_MAX: usize = 64 * 1024;
+const UNASKED_MAX: usize = 64 * 1024;
+
+/// Moves the payloads out of a batch, and checks and compresses those that are not stored.
+///
+/// `stored` returns those of these payloads that are stored.
+pub(super) fn prepare(
+    batch: &mut Batch,
+    location: &Arc<str>,
+    stored: impl FnOnce(Vec<ContentHash>) -> Result<BTreeSet<ContentHash>, StoreError>,
+) -> Result<Vec<Given>, StoreError> {
+    let payloads = std::mem::take(&mut batch.payloads);
+    let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
+    let stored = if size <= UNASKED_MAX {
+        BTreeSet::new()
+    } else {
+        stored(payloads.iter().map(|(hash, _)| *hash).collect())?
+    };
+    payloads
+        .into_iter()
+        .map(|(hash, bytes)| Given::prepare(hash, bytes, stored.contains(&hash)))
+        .collect::<Result<Vec<_>, Fault>>()
+        .map_err(|fault| StoreError::new(location, fault))
+}
 
 /// The level of zstd. All levels make a project.xml about ten times smaller; higher ones take
 /// longer.
@@ -31,7 +55,7 @@ pub(super) struct Given {
 
 impl Given {
     /// Checks the payload against its hash, and compresses it unless it is already stored.
-    pub(super) fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
+    fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
         if ContentHash::of(&bytes) != hash {
             return Err(Fault::WrongPayload { hash });
         }

@@ -11,6 +11,7 @@
 use std::time::Duration;
 
 use crate::config::Retention;
+use crate::domain::delivery::State;
 
 /// Retentions to collect by until there is room: delivered deliveries go first, then the others.
 pub(super) const FOR_ROOM: [Retention; 2] = [for_room(Duration::MAX), for_room(Duration::ZERO)];
@@ -22,6 +23,16 @@ const fn for_room(dead: Duration) -> Retention {
         pending: None,
         max_state_size: None,
     }
+}
+
+/// How long deliveries are kept, by the state in which they ended.
+pub(super) fn ages(retention: &Retention) -> [(State, Duration); 3] {
+    [
+        (State::Delivered, retention.delivered),
+        (State::Dead, retention.dead),
+        // Operators need cancelled deliveries for as long as dead ones.
+        (State::Cancelled, retention.dead),
+    ]
 }
 
 /// The reason why a delivery becomes dead that was pending for longer than this age.

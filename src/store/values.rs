@@ -12,6 +12,17 @@ use super::error::Fault;
 use crate::domain::delivery::State;
 use crate::domain::project::{ContentHash, ProjectKey};
 
+/// The columns of a file, in the table `files`.
+pub(super) const FILE_COLUMNS: &str =
+    "path, role, tag, inode, size, modified_ns, changed_ns, read_ns, hash, owner, document";
+
+/// The columns of an event, in the table `events` with the alias `e`.
+pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
+     e.occurred_ns, e.parameters, e.explanation, e.payload";
+
+/// The number of [`EVENT_COLUMNS`].
+pub(super) const N_EVENT_COLUMNS: usize = 9;
+
 /// Converts a time to milliseconds since the Unix epoch, rounded down: for past times.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {
     time.as_millisecond()

@@ -224,11 +224,7 @@ impl PostgresStore {
         let mut config = connect::config(settings)?;
         connect::plan_once(&mut config);
         let location = connect::location(&config);
-        let worker = Worker::start().map_err(|source| OpenError::Io {
-            what: "start a thread for",
-            path: location.to_string().into(),
-            source,
-        })?;
+        let worker = Worker::start(&location)?;
         let opened = worker.run_blocking({
             let (settings, config, location) =
                 (settings.clone(), config.clone(), Arc::clone(&location));

@@ -9,8 +9,9 @@ use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::lanes::Left;
+use super::row::{self, column};
 use super::session::{LOCK_ALONE, LOCK_SHARED, Session, Statement, parts, statement};
-use super::{FingerprintKey, row, webhooks};
+use super::{FingerprintKey, webhooks};
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::project::ProjectKey;
 use crate::store::answer;
@@ -273,10 +274,6 @@ impl Entry {
 
 /// Writes the changed rows of deliveries.
 fn update(repository: i32, changed: &[(i64, Entry)]) -> Statement {
-    fn column<T>(rows: &[(i64, Entry)], value: impl Fn(&Entry) -> T) -> Vec<T> {
-        rows.iter().map(|(_, entry)| value(entry)).collect()
-    }
-    let ids: Vec<i64> = changed.iter().map(|(id, _)| *id).collect();
     statement!(
         "UPDATE deliveries d SET state = n.state, is_head = d.is_head AND n.state = 'pending', \
          n_attempts = n.n_attempts, n_attempts_before = n.n_before, due_ms = n.due, \
@@ -287,15 +284,15 @@ fn update(repository: i32, changed: &[(i64, Entry)]) -> Statement {
          AS n (id, state, n_attempts, n_before, due, asked, finished, status, error) \
          WHERE d.repository = $1 AND d.id = n.id",
         repository,
-        ids,
-        column(changed, |entry| entry.state.as_str()),
-        column(changed, |entry| entry.n_attempts),
-        column(changed, |entry| entry.n_attempts_before),
-        column(changed, |entry| entry.due),
-        column(changed, |entry| entry.is_due_as_asked),
-        column(changed, |entry| entry.finished),
-        column(changed, |entry| entry.last_status),
-        column(changed, |entry| entry.last_error.clone()),
+        column(changed, |(id, _)| *id),
+        column(changed, |(_, entry)| entry.state.as_str()),
+        column(changed, |(_, entry)| entry.n_attempts),
+        column(changed, |(_, entry)| entry.n_attempts_before),
+        column(changed, |(_, entry)| entry.due),
+        column(changed, |(_, entry)| entry.is_due_as_asked),
+        column(changed, |(_, entry)| entry.finished),
+        column(changed, |(_, entry)| entry.last_status),
+        column(changed, |(_, entry)| entry.last_error.clone()),
     )
 }
 
@@ -308,9 +305,6 @@ fn log(repository: i32, finished: &[&Finish]) -> Result<Vec<Statement>, Fault> {
 }
 
 fn insert_attempts(repository: i32, finished: &[&Finish]) -> Result<Statement, Fault> {
-    fn column<T>(rows: &[&Finish], value: impl Fn(&AttemptLog) -> T) -> Vec<T> {
-        rows.iter().map(|one| value(&one.attempt)).collect()
-    }
     let answers: Vec<answer::Stored<'_>> = finished
         .iter()
         .map(|one| answer::stored(&one.attempt.answer, one.verdict == Verdict::Delivered))
@@ -319,7 +313,6 @@ fn insert_attempts(repository: i32, finished: &[&Finish]) -> Result<Statement, F
         .iter()
         .map(|one| row::to_json("the request's headers", &one.attempt.request_headers))
         .collect::<Result<Vec<String>, Fault>>()?;
-    let milliseconds = |attempt: &AttemptLog| row::duration(attempt.duration);
     let bodies: Vec<Vec<u8>> = answers.iter().map(|answer| answer.bytes.to_vec()).collect();
     let sizes: Vec<Option<i64>> = answers.iter().map(|answer| answer.size).collect();
     Ok(statement!(
@@ -328,18 +321,14 @@ fn insert_attempts(repository: i32, finished: &[&Finish]) -> Result<Statement, F
          FROM unnest($2::bigint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::int[], \
          $7::text[], $8::text[], $9::bytea[], $10::bigint[]) ON CONFLICT DO NOTHING",
         repository,
-        finished
-            .iter()
-            .map(|one| one.delivery)
-            .collect::<Vec<i64>>(),
-        column(finished, |attempt| i64::from(attempt.number)),
-        column(finished, |attempt| row::milliseconds(attempt.at)),
-        column(finished, milliseconds),
-        column(finished, |attempt| attempt.status.map(i32::from)),
-        column(finished, |attempt| attempt
-            .error
-            .as_deref()
-            .map(row::storable)),
+        column(finished, |one| one.delivery),
+        column(finished, |one| i64::from(one.attempt.number)),
+        column(finished, |one| row::milliseconds(one.attempt.at)),
+        column(finished, |one| row::duration(one.attempt.duration)),
+        column(finished, |one| one.attempt.status.map(i32::from)),
+        column(finished, |one| {
+            one.attempt.error.as_deref().map(row::storable)
+        }),
         headers,
         bodies,
         sizes,

@@ -1,6 +1,5 @@
 //! Implements [`Recording`]: reads the record and records batches.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::store::batch::{Batch, Change, Committed, MetaKey};
 use crate::store::contract::{Recording, Records};
 use crate::store::error::{Fault, StoreError};
 use crate::store::listing::RecordedProblem;
-use crate::store::payload::{Given, UNASKED_MAX};
+use crate::store::payload::{Given, prepare};
 
 impl Shared {
     pub(super) async fn session(&self) -> Result<(Session, i32), Fault> {
@@ -104,7 +103,12 @@ impl Recording for PostgresStore {
     }
 
     fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
-        let payloads = self.prepare(&mut batch)?;
+        let payloads = prepare(&mut batch, &self.shared.location, |hashes| {
+            self.run_blocking(|shared| async move {
+                let (mut session, repository) = shared.session().await?;
+                recorded::stored(&mut session, repository, &hashes).await
+            })
+        })?;
         let replaced: Vec<ContentHash> =
             batch.changes.iter().filter_map(Change::replaced).collect();
         let sent: Vec<ContentHash> = write::large(&payloads).map(|(one, _)| one.hash()).collect();
@@ -173,26 +177,4 @@ async fn send_large(shared: &Shared, payloads: &[Given]) -> Result<(), Fault> {
         session.rows(insert).await?;
     }
     Ok(())
-}
-
-impl PostgresStore {
-    /// Moves the payloads out of a batch, and checks and compresses them.
-    fn prepare(&self, batch: &mut Batch) -> Result<Vec<Given>, StoreError> {
-        let payloads = std::mem::take(&mut batch.payloads);
-        let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
-        let stored = if size <= UNASKED_MAX {
-            BTreeSet::new()
-        } else {
-            let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
-            self.run_blocking(|shared| async move {
-                let (mut session, repository) = shared.session().await?;
-                recorded::stored(&mut session, repository, &hashes).await
-            })?
-        };
-        payloads
-            .into_iter()
-            .map(|(hash, bytes)| Given::prepare(hash, bytes, stored.contains(&hash)))
-            .collect::<Result<Vec<_>, Fault>>()
-            .map_err(|fault| self.error(fault))
-    }
 }

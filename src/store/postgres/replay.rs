@@ -6,8 +6,9 @@ use jiff::Timestamp;
 
 use super::client::number;
 use super::lanes::{self, Lane, Moves};
+use super::row::{self, column};
 use super::session::{Session, Statement, statement};
-use super::{changes, row, webhooks};
+use super::{changes, webhooks};
 use crate::domain::delivery::State;
 use crate::domain::event::{Event, Parameter};
 use crate::domain::project::ProjectKey;
@@ -211,11 +212,6 @@ async fn queued(
     Ok((queued, next))
 }
 
-/// Collects one column of queued events.
-fn column<T>(queued: &[&Queued], value: impl Fn(&Queued) -> T) -> Vec<T> {
-    queued.iter().map(|one| value(one)).collect()
-}
-
 /// Inserts the deliveries of events that the webhook did not get.
 ///
 /// They enter their lanes as cancelled ones do that are redelivered.
@@ -241,7 +237,6 @@ fn insert(repository: i32, queued: &[Queued], now: i64) -> Statement {
 
 /// Makes deliveries pending and due now, in the lanes that their projects have now.
 fn again(repository: i32, queued: &[Queued], now: i64) -> Statement {
-    let all: Vec<&Queued> = queued.iter().collect();
     statement!(
         "UPDATE deliveries d SET state = 'pending', is_head = FALSE, organization = q.o, \
          project = q.p, project_id = coalesce(d.project_id, q.project_id), \
@@ -254,10 +249,10 @@ fn again(repository: i32, queued: &[Queued], now: i64) -> Statement {
          WHERE d.repository = $1 AND d.id = q.id",
         repository,
         now,
-        column(&all, |one| one.delivery),
-        column(&all, |one| one.lane.1.organization.clone()),
-        column(&all, |one| one.lane.1.project.clone()),
-        column(&all, |one| one.project_id.clone()),
+        column(queued, |one| one.delivery),
+        column(queued, |one| one.lane.1.organization.clone()),
+        column(queued, |one| one.lane.1.project.clone()),
+        column(queued, |one| one.project_id.clone()),
     )
 }
 

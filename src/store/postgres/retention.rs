@@ -11,12 +11,11 @@ use super::lanes::Left;
 use super::session::{LOCK_AS_HOLDER, Session, Statement, statement};
 use super::{changes, row};
 use crate::config::Retention;
-use crate::domain::delivery::State;
 use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
-use crate::store::retention::correct_times;
+use crate::store::retention::{ages, correct_times};
 
 /// A batch of collection.
 pub(super) struct Collection {
@@ -55,12 +54,7 @@ pub(super) async fn collect(
     let lock = lock.ok_or(Fault::Fenced)?;
     let expired = expire(session, collection).await?;
     let mut ids = Vec::new();
-    for (state, age) in [
-        (State::Delivered, retention.delivered),
-        (State::Dead, retention.dead),
-        // Operators need cancelled deliveries for as long as dead ones.
-        (State::Cancelled, retention.dead),
-    ] {
+    for (state, age) in ages(retention) {
         let found = session
             .rows(statement!(
                 "SELECT d.id FROM webhooks w CROSS JOIN LATERAL \

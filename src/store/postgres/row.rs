@@ -47,6 +47,11 @@ pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
+/// Collects one column of all rows, as an array of a statement.
+pub(super) fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Vec<T> {
+    rows.iter().map(value).collect()
+}
+
 /// Splits keys into the arrays of a statement.
 pub(super) fn arrays<'a>(
     keys: impl IntoIterator<Item = &'a ProjectKey>,
@@ -55,10 +60,6 @@ pub(super) fn arrays<'a>(
         .map(|key| (key.organization.clone(), key.project.clone()))
         .unzip()
 }
-
-/// The columns that [`file()`] reads.
-pub(super) const FILE_COLUMNS: &str =
-    "path, role, tag, inode, size, modified_ns, changed_ns, read_ns, hash, owner, document";
 
 /// Reads a file from a row of [`FILE_COLUMNS`].
 pub(super) fn file(row: &Row) -> Result<FileState, Fault> {
@@ -86,13 +87,6 @@ pub(super) fn stamp(row: &Row, first: usize) -> Result<Stamp, Fault> {
         changed_ns: column(3)?,
     })
 }
-
-/// The columns that [`event`] reads from the table `events` with the alias `e`.
-pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
-     e.occurred_ns, e.parameters, e.explanation, e.payload";
-
-/// The number of columns of [`EVENT_COLUMNS`].
-pub(super) const N_EVENT_COLUMNS: usize = 9;
 
 /// Reads an event from a row. `first` is the index of the first of the [`EVENT_COLUMNS`].
 pub(super) fn event(row: &Row, first: usize) -> Result<Event, Fault> {

@@ -1,5 +1,7 @@
 //! Translates selectors to conditions in SQL.
 
+use jiff::Timestamp;
+
 use super::row;
 use super::session::{Statement, Value};
 use crate::store::listing::{EventFilter, Organizations, Selector};
@@ -22,21 +24,15 @@ impl Conditions {
     /// The conditions on the table `events` with the alias `e`.
     pub(super) fn filtered(filter: &EventFilter, repository: i32) -> Self {
         let mut conditions = Self::of("e", repository);
-        if let Some(organization) = &filter.organization {
-            conditions.and_organization("e", organization);
-        }
-        if let Some(project) = &filter.project {
-            conditions.and("e.project = ", project.clone());
-        }
+        conditions.and_project(
+            "e",
+            filter.organization.as_deref(),
+            filter.project.as_deref(),
+        );
         if let Some(kind) = filter.kind {
             conditions.and("e.kind = ", kind.as_str());
         }
-        if let Some(since) = filter.since {
-            conditions.and("e.recorded_ms >= ", row::milliseconds_up(since));
-        }
-        if let Some(until) = filter.until {
-            conditions.and("e.recorded_ms < ", row::milliseconds_up(until));
-        }
+        conditions.and_time("e.recorded_ms", filter.since, filter.until);
         conditions
     }
 
@@ -52,18 +48,9 @@ impl Conditions {
         if let Some(state) = selector.state {
             conditions.and("d.state = ", state.as_str());
         }
-        if let Some(since) = selector.since {
-            conditions.and("d.created_ms >= ", row::milliseconds_up(since));
-        }
-        if let Some(until) = selector.until {
-            conditions.and("d.created_ms < ", row::milliseconds_up(until));
-        }
-        if let Some(organization) = &selector.organization {
-            conditions.and_organization("d", organization);
-        }
-        if let Some(project) = &selector.project {
-            conditions.and("d.project = ", project.clone());
-        }
+        conditions.and_time("d.created_ms", selector.since, selector.until);
+        let (organization, project) = (&selector.organization, &selector.project);
+        conditions.and_project("d", organization.as_deref(), project.as_deref());
         if let Some(kind) = selector.kind {
             conditions.and(
                 "EXISTS (SELECT 1 FROM events k WHERE k.repository = d.repository \
@@ -75,24 +62,41 @@ impl Conditions {
         conditions
     }
 
-    /// Adds a condition on the organization of the table with this alias.
-    fn and_organization(&mut self, alias: &str, filter: &str) {
-        let (value, n) = (filter.to_owned(), self.values.len() + 1);
-        let condition = match Organizations::of(filter) {
-            Organizations::One(_) => format!("{alias}.organization = ${n}"),
-            Organizations::OfRepository(_) => format!("starts_with({alias}.organization, ${n})"),
-            Organizations::InAnyRepository(_) => {
-                format!("right({alias}.organization, length(${n})) = ${n}")
-            }
-        };
-        self.values.push(Box::new(value));
-        self.sql = format!("{} AND {condition}", self.sql);
+    /// Adds the conditions on the project of the table with this alias.
+    fn and_project(&mut self, alias: &str, organization: Option<&str>, project: Option<&str>) {
+        if let Some(filter) = organization {
+            let n = self.values.len().saturating_add(1);
+            let condition = match Organizations::of(filter) {
+                Organizations::One(_) => format!("{alias}.organization = ${n}"),
+                Organizations::OfRepository(_) => {
+                    format!("starts_with({alias}.organization, ${n})")
+                }
+                Organizations::InAnyRepository(_) => {
+                    format!("right({alias}.organization, length(${n})) = ${n}")
+                }
+            };
+            self.values.push(Box::new(filter.to_owned()));
+            self.sql = format!("{} AND {condition}", self.sql);
+        }
+        if let Some(project) = project {
+            self.and(&format!("{alias}.project = "), project.to_owned());
+        }
+    }
+
+    /// Adds the conditions on the time in this column.
+    fn and_time(&mut self, column: &str, since: Option<Timestamp>, until: Option<Timestamp>) {
+        if let Some(since) = since {
+            self.and(&format!("{column} >= "), row::milliseconds_up(since));
+        }
+        if let Some(until) = until {
+            self.and(&format!("{column} < "), row::milliseconds_up(until));
+        }
     }
 
     /// Adds a condition on one value, which follows the condition's text.
     pub(super) fn and(
         &mut self,
-        condition: &'static str,
+        condition: &str,
         value: impl tokio_postgres::types::ToSql + Sync + Send + 'static,
     ) {
         self.values.push(Box::new(value));

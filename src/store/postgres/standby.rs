@@ -41,11 +41,7 @@ impl PostgresStandby {
     pub(in crate::store) fn new(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
-        let worker = Worker::start().map_err(|source| OpenError::Io {
-            what: "start a thread for",
-            path: location.to_string().into(),
-            source,
-        })?;
+        let worker = Worker::start(&location)?;
         Ok(Self {
             worker,
             shared: Arc::new(Waiting {

@@ -16,7 +16,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::store::error::Fault;
+use crate::store::error::{Fault, OpenError};
 
 /// The maximum number of jobs that wait for the thread. Further callers wait.
 const JOBS_WAITING: usize = 256;
@@ -39,8 +39,16 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread.
-    pub(super) fn start() -> io::Result<Self> {
+    /// Starts the thread, for the database at this location.
+    pub(super) fn start(location: &str) -> Result<Self, OpenError> {
+        Self::spawn().map_err(|source| OpenError::Io {
+            what: "start a thread for",
+            path: location.into(),
+            source,
+        })
+    }
+
+    fn spawn() -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 
-use super::row;
+use super::row::{self, column};
 use super::session::{PART, Statement, parts, statement};
 use crate::domain::event::EventId;
 use crate::domain::project::{FileState, Problem, ProjectKey, Role};
@@ -24,11 +24,6 @@ pub(super) struct Delivery {
     pub(super) project_id: Option<Vec<u8>>,
     pub(super) origin: &'static str,
     pub(super) due: i64,
-}
-
-/// Collects one column of all rows.
-fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Vec<T> {
-    rows.iter().map(value).collect()
 }
 
 /// The size of a row without its texts, in bytes.

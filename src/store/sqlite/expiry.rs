@@ -10,7 +10,6 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::lanes::{self, LaneEntry};
 use super::{row, webhooks};
-use crate::domain::delivery::State;
 use crate::store::error::Fault;
 
 pub(super) const OLDER: &str = "SELECT id FROM deliveries WHERE webhook = ?1 \
@@ -62,12 +61,9 @@ pub(super) fn expire(
     let mut expired: BTreeMap<String, usize> = BTreeMap::new();
     for id in ids {
         // The delivery may have been delivered or redelivered after it was listed.
-        let Some(lane) = LaneEntry::of(connection, *id)? else {
+        let Some(lane) = LaneEntry::pending(connection, *id)? else {
             continue;
         };
-        if lane.state != State::Pending {
-            continue;
-        }
         connection
             .prepare_cached(
                 "UPDATE deliveries SET state = 'dead', is_head = 0, finished_ms = ?2, \

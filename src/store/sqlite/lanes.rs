@@ -43,6 +43,12 @@ pub(super) struct LaneEntry {
 }
 
 impl LaneEntry {
+    /// Reads the entry of a delivery. `None` if the delivery is removed or no longer pending.
+    pub(super) fn pending(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
+        let found = Self::of(connection, delivery)?;
+        Ok(found.filter(|lane| lane.state == State::Pending))
+    }
+
     pub(super) fn of(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
         let mut statement = connection.prepare_cached(
             "SELECT webhook, organization, project, state, iif(is_delete, project_id, NULL), \

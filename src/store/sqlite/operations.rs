@@ -168,12 +168,9 @@ impl Operating for SqliteOperations {
         self.in_chunks(selector, |connection, ids| {
             let mut n_changed = 0;
             for id in ids {
-                let Some(lane) = LaneEntry::of(connection, *id)? else {
+                let Some(lane) = LaneEntry::pending(connection, *id)? else {
                     continue;
                 };
-                if lane.state != State::Pending {
-                    continue;
-                }
                 connection
                     .prepare_cached(
                         "UPDATE deliveries SET state = 'cancelled', is_head = 0, finished_ms = ?2 \

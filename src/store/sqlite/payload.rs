@@ -4,6 +4,8 @@
 //! against its hash when it writes and when it reads it. Payloads are compressed before the
 //! transaction, on the caller's thread, because all other writes wait for a transaction.
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -13,9 +15,18 @@ use crate::store::error::Fault;
 use crate::store::listing::PayloadPart;
 use crate::store::payload::{self, Given};
 
-/// Returns whether each of these payloads is stored.
-pub(super) fn stored(connection: &Connection, hashes: &[ContentHash]) -> Result<Vec<bool>, Fault> {
-    hashes.iter().map(|hash| exists(connection, hash)).collect()
+/// Returns those of these payloads that are stored.
+pub(super) fn stored(
+    connection: &Connection,
+    hashes: Vec<ContentHash>,
+) -> Result<BTreeSet<ContentHash>, Fault> {
+    let mut stored = BTreeSet::new();
+    for hash in hashes {
+        if exists(connection, &hash)? {
+            stored.insert(hash);
+        }
+    }
+    Ok(stored)
 }
 
 /// Whether a payload is stored.

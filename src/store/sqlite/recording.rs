@@ -6,9 +6,9 @@ use super::{SqliteStore, guard, payload, problems, record, recorded};
 use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 use crate::store::batch::{Batch, Change, Committed, MetaKey};
 use crate::store::contract::{Recording, Records};
-use crate::store::error::{Fault, StoreError};
+use crate::store::error::StoreError;
 use crate::store::listing::RecordedProblem;
-use crate::store::payload::{Given, UNASKED_MAX};
+use crate::store::payload::prepare;
 
 impl Records for SqliteStore {
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError> {
@@ -72,32 +72,14 @@ impl Recording for SqliteStore {
     }
 
     fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
-        let payloads = self.prepare(&mut batch)?;
+        let payloads = prepare(&mut batch, &self.shared.location, |hashes| {
+            self.read_blocking(|connection| payload::stored(connection, hashes))
+        })?;
         let replaced: Vec<ContentHash> =
             batch.changes.iter().filter_map(Change::replaced).collect();
         let committed =
             self.write_blocking(move |connection| record::record(connection, &batch, &payloads))?;
         guard(&self.shared.garbage).add(replaced);
         Ok(committed)
-    }
-}
-
-impl SqliteStore {
-    /// Takes the payloads out of a batch, and checks and compresses them.
-    fn prepare(&self, batch: &mut Batch) -> Result<Vec<Given>, StoreError> {
-        let payloads = std::mem::take(&mut batch.payloads);
-        let hashes: Vec<ContentHash> = payloads.iter().map(|(hash, _)| *hash).collect();
-        let size: usize = payloads.iter().map(|(_, bytes)| bytes.len()).sum();
-        let stored = if size <= UNASKED_MAX {
-            vec![false; hashes.len()]
-        } else {
-            self.read_blocking(move |connection| payload::stored(connection, &hashes))?
-        };
-        payloads
-            .into_iter()
-            .zip(stored)
-            .map(|((hash, bytes), stored)| Given::prepare(hash, bytes, stored))
-            .collect::<Result<Vec<_>, Fault>>()
-            .map_err(|fault| self.error(fault))
     }
 }

@@ -15,7 +15,7 @@ use crate::domain::project::ContentHash;
 use crate::store::error::Fault;
 use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
-use crate::store::retention::correct_times;
+use crate::store::retention::{ages, correct_times};
 
 /// The number of free pages that are kept for reuse: 4 MiB.
 ///
@@ -137,12 +137,7 @@ pub(super) fn collect(
 ) -> Result<Collected, Fault> {
     let before = |age: Duration| row::milliseconds(now).saturating_sub(row::duration(age));
     let mut removal = Removal::default();
-    for (state, age) in [
-        (State::Delivered, retention.delivered),
-        (State::Dead, retention.dead),
-        // Operators need cancelled deliveries for as long as dead ones.
-        (State::Cancelled, retention.dead),
-    ] {
+    for (state, age) in ages(retention) {
         for id in finished(connection, state, before(age), limit)? {
             removal.remove(connection, id)?;
         }

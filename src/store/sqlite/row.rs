@@ -10,10 +10,6 @@ use crate::domain::project::{FileState, ProjectKey, Role, Stamp};
 use crate::store::error::Fault;
 pub(super) use crate::store::values::*;
 
-/// The columns that [`file()`] reads.
-pub(super) const FILE_COLUMNS: &str =
-    "path, role, tag, inode, size, modified_ns, changed_ns, read_ns, hash, owner, document";
-
 /// Reads a file from a row of [`FILE_COLUMNS`].
 pub(super) fn file(row: &Row<'_>) -> Result<FileState, Fault> {
     let path: String = row.get(0)?;
@@ -35,10 +31,6 @@ pub(super) fn file(row: &Row<'_>) -> Result<FileState, Fault> {
     })
 }
 
-/// The columns that [`event`] reads from the table `events` with the alias `e`.
-pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
-     e.occurred_ns, e.parameters, e.explanation, e.payload";
-
 /// Reads an event from a row, whose [`EVENT_COLUMNS`] start at the index `first`.
 pub(super) fn event(row: &Row<'_>, first: usize) -> Result<Event, Fault> {
     let text = |column: usize| row.get::<_, String>(first.saturating_add(column));
@@ -55,6 +47,3 @@ pub(super) fn event(row: &Row<'_>, first: usize) -> Result<Event, Fault> {
         id: EventId(id),
     })
 }
-
-/// The number of columns of [`EVENT_COLUMNS`].
-pub(super) const N_EVENT_COLUMNS: usize = 9;
