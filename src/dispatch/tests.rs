@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use jiff::Timestamp;
+use tokio::time::timeout;
 
 use super::prefetch::{Prefetch, Wanted};
 use super::*;
@@ -15,6 +16,9 @@ use crate::domain::event::{Event, EventId, EventKind, Explanation, Origin};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded, Stamp};
 use crate::receiver::{Receiver, ReceiverOptions};
 use crate::store::{Alone, Batch, Change, Claim, Claims, NewEvent, Operations, Selector};
+
+/// How long a test waits before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn start() -> Timestamp {
     Timestamp::from_second(1_700_000_000).unwrap()
@@ -129,7 +133,7 @@ async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     let dispatcher = Dispatcher::start(shared, targets, stop.clone());
     let epoch = queues.epoch();
     queues.deliver(store.record(batch("wanted")).unwrap().deliveries, epoch);
-    let first = received.recv().await.unwrap();
+    let first = timeout(PATIENCE, received.recv()).await.unwrap().unwrap();
     assert_eq!(first.payload, Bytes::from_static(b"wanted"));
     stop.cancel();
     dispatcher.drain().await;
@@ -194,7 +198,8 @@ impl Fixture {
     }
 
     async fn accept_at(&mut self, moment: Duration, ready: Vec<Claim>) {
-        self.prefetch.answer().await.unwrap();
+        let answered = timeout(PATIENCE, self.prefetch.answer()).await;
+        answered.unwrap().unwrap();
         self.prefetch.accept(answer(ready), moment);
     }
 

@@ -6,6 +6,7 @@ use std::sync::Mutex;
 use axum::http::StatusCode;
 use reqwest::dns::{Addrs, Name, Resolving};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
@@ -13,6 +14,9 @@ use crate::config::fixtures::webhook;
 use crate::domain::event::{EventId, Origin};
 use crate::receiver::{Receiver, ReceiverOptions, Reply};
 use crate::webhook::CallbackContent;
+
+/// How long a test waits before it fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Resolves each name to the next of these addresses. Fails when none is left.
 struct Changing(Mutex<Vec<IpAddr>>);
@@ -74,7 +78,7 @@ async fn a_name_that_changes_to_a_denied_address_is_not_connected_to() {
     let third = send(&client).await;
     assert_eq!(third.outcome, Outcome::Accepted, "{third:?}");
     for _ in 0..2 {
-        received.recv().await.unwrap();
+        timeout(PATIENCE, received.recv()).await.unwrap().unwrap();
     }
     assert!(received.try_recv().is_err());
 }
@@ -112,7 +116,7 @@ async fn connections_have_an_age_limit() {
     for _ in 0..2 {
         let attempt = send(&client).await;
         assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
-        received.recv().await.unwrap();
+        timeout(PATIENCE, received.recv()).await.unwrap().unwrap();
     }
     client.transport.age_max = Duration::ZERO;
     let attempt = send(&client).await;
