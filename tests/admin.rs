@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, skip, succeeds, wait_health, wait_until, xml,
+    Daemon, Endpoint, Home, Patient, Run as _, Settings, skip, succeeds, wait_health, wait_until,
+    xml,
 };
 use tokio::net::TcpSocket;
 
@@ -33,7 +34,7 @@ fn half_a_request(home: &Home) -> UnixStream {
 /// Waits until the health at a TCP address is good.
 fn wait_healthy(address: SocketAddr) {
     wait_until("the server", || {
-        let mut client = TcpStream::connect(address).ok()?;
+        let mut client = Patient::of(TcpStream::connect(address).ok()?);
         let request = b"GET /healthz HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         client.write_all(request).ok()?;
         let mut answer = String::new();
@@ -90,8 +91,7 @@ fn clients_that_send_half_a_head_are_cut_off_and_half_a_command_delays_nothing()
     wait_health(&home, "/readyz", 200);
     let halves = ["", "G", "GET /x HT", "GET /healthz HTTP/1.1\r\nhost: x\r\n"];
     let mut clients = halves.map(|half| {
-        let mut client = UnixStream::connect(socket(&home)).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        let mut client = Patient::of(UnixStream::connect(socket(&home)).unwrap());
         client.write_all(half.as_bytes()).unwrap();
         client
     });
@@ -186,7 +186,7 @@ fn only_a_dead_socket_is_replaced() {
     assert!(daemon.terminate().success());
     let database = std::fs::read(home.database()).unwrap();
     home.configure(&at(&endpoint, "unix:./state/state.db"));
-    let refused = Daemon::command(&home).output().unwrap();
+    let refused = Daemon::command(&home).run().unwrap();
     assert_eq!(refused.status.code(), Some(78), "{refused:?}");
     assert!(std::fs::read(home.database()).unwrap() == database);
     home.configure(&Settings::all_to(&endpoint).top(SOCKET));
@@ -196,7 +196,7 @@ fn only_a_dead_socket_is_replaced() {
 fn check(home: &Home) -> Option<i32> {
     let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
     command.arg("--config").arg(home.config()).arg("check");
-    command.output().unwrap().status.code()
+    command.run().unwrap().status.code()
 }
 
 #[test]
@@ -261,7 +261,7 @@ fn requests_for_other_hosts_and_from_web_pages_are_refused() {
     let status = |head: &str| {
         // The daemon may be ready a moment before its server listens.
         let connect = || TcpStream::connect(("127.0.0.1", port)).ok();
-        let mut stream = wait_until("the server", connect);
+        let mut stream = Patient::of(wait_until("the server", connect));
         let request = format!("GET /healthz HTTP/1.1\r\n{head}connection: close\r\n\r\n");
         std::io::Write::write_all(&mut stream, request.as_bytes()).unwrap();
         let mut answer = String::new();
@@ -289,7 +289,7 @@ fn requests_for_other_hosts_and_from_web_pages_are_refused() {
 /// The value of the metric of projects.
 fn metric_of_projects(home: &Home) -> String {
     let connect = || UnixStream::connect(socket(home)).ok();
-    let mut client = wait_until("the server", connect);
+    let mut client = Patient::of(wait_until("the server", connect));
     client
         .write_all(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .unwrap();

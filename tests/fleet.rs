@@ -26,7 +26,9 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use axum::http::StatusCode;
-use common::{Daemon, Endpoint, Home, Postgres, Settings, Webhook, skip, wait_until, xml};
+use common::{
+    Daemon, Endpoint, Home, Postgres, Run as _, Settings, Webhook, skip, wait_until, xml,
+};
 use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
 
@@ -137,11 +139,7 @@ fn a_wrong_password_and_an_absent_database_end_the_start_with_a_clear_error() {
             "store: {{ postgres: \"{connection}\", password: {{ env: PW }} }}"
         )));
         let mut run = Daemon::command(&home);
-        let ended = run
-            .env("PW", password)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
+        let ended = run.env("PW", password).stdin(Stdio::null()).run().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr);
         assert_eq!(ended.status.code(), Some(1), "{said}");
         assert!(said.contains(error), "{said}");

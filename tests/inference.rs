@@ -15,7 +15,7 @@ mod common;
 use std::fs;
 use std::time::Duration;
 
-use common::{Daemon, Endpoint, Home, Settings, Webhook, on_both_backends, sorted, xml};
+use common::{Daemon, Endpoint, Home, Run as _, Settings, Webhook, on_both_backends, sorted, xml};
 use project_webhooks::config::Format;
 use project_webhooks::receiver::{Received, Reply, Signature};
 
@@ -518,7 +518,7 @@ fn names_ids_and_users_come_from_their_documented_sources(backend: &str) {
     let owner = String::from_utf8(
         std::process::Command::new("id")
             .arg("-un")
-            .output()
+            .run()
             .unwrap()
             .stdout,
     )

@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, get, skip, succeeds, wait_health,
+    Daemon, Endpoint, Home, PATIENCE, Patient, Settings, Webhook, get, skip, succeeds, wait_health,
     wait_until, xml,
 };
 use rustix::process::{Pid, Signal, kill_process};
@@ -143,11 +143,11 @@ fn errors_before_the_end_are_printed_but_wait_for_no_reader() {
     let held = Home::new(&Settings::all_to(&endpoint));
     let _holder = held.start();
     for (home, code, reason) in [(&Home::new(&wrong), 78, "unknown"), (&held, 75, "another")] {
-        let (mut log, writer) = std::io::pipe().unwrap();
+        let (log, writer) = std::io::pipe().unwrap();
         let mut daemon = Logging::start(Daemon::command(home), writer);
         assert_eq!(daemon.wait_exit().code(), Some(code));
         let mut text = String::new();
-        log.read_to_string(&mut text).unwrap();
+        Patient::of(log).read_to_string(&mut text).unwrap();
         assert!(text.contains(reason), "{text}");
 
         let (_log, mut writer) = std::io::pipe().unwrap();

@@ -19,7 +19,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use common::{Endpoint, Home, Settings, Webhook, get, wait_until, xml};
+use common::{Endpoint, Home, Run as _, Settings, Webhook, finish, get, wait_until, xml};
 use project_webhooks::receiver::Reply;
 
 /// The contract's names, section 8, as they are in the text: a histogram has three.
@@ -54,7 +54,7 @@ fn file(name: &str) -> String {
 
 /// Whether promtool is installed; reports a skipped test if not.
 fn has_promtool(test: &str) -> bool {
-    let found = Command::new("promtool").arg("--version").output();
+    let found = Command::new("promtool").arg("--version").run();
     let has = found.is_ok_and(|output| output.status.success());
     if !has {
         let _ = writeln!(
@@ -80,7 +80,7 @@ fn promtool(arguments: &[&str], input: &str) {
         .unwrap()
         .write_all(input.as_bytes())
         .unwrap();
-    let output = child.wait_with_output().unwrap();
+    let output = finish(child).unwrap();
     let said = [output.stdout, output.stderr].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(output.status.success(), "{arguments:?}: {said}");

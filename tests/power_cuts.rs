@@ -26,7 +26,9 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Daemon, Disk, Endpoint, Home, Settings, own_mounts, skip, succeeds, wait_until, xml};
+use common::{
+    Daemon, Disk, Endpoint, Home, Settings, Stop, own_mounts, skip, succeeds, wait_until, xml,
+};
 
 /// Counts over all rounds. A cut must lose none of the acknowledged events.
 #[derive(Default)]
@@ -154,6 +156,7 @@ fn cuts(kind: &str) {
         let mut writers_random = Random(random.below(u64::MAX));
         written.extend(std::thread::scope(|scope| {
             let writer = scope.spawn(|| load(&home, round, &mut writers_random, &stop));
+            let end = Stop(&stop);
             // The moment of the cut, not a wait.
             std::thread::sleep(pause);
             // Only events acknowledged before the cut count. The cut shuts the file system down, but the
@@ -164,7 +167,7 @@ fn cuts(kind: &str) {
             acknowledged.extend(came.map(|one| one.id));
             acknowledged.extend(ids_in_the_log(&daemon));
             disk.cut();
-            stop.store(true, Ordering::Release);
+            drop(end);
             writer.join().unwrap()
         }));
         daemon.kill();

@@ -22,8 +22,8 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, in_time, on_both_backends, sorted,
-    wait_until, wait_within, xml,
+    Daemon, Endpoint, Home, PATIENCE, Run as _, Settings, Stop, Webhook, in_time, on_both_backends,
+    sorted, wait_until, wait_within, xml,
 };
 
 /// A pause inside a scenario: a writer that takes its time. Nothing is synchronised by it.
@@ -36,7 +36,7 @@ fn run(directory: &Path, command: &str) {
     let output = Command::new("sh")
         .args(["-ec", command])
         .current_dir(directory)
-        .output()
+        .run()
         .unwrap();
     assert!(
         output.status.success(),
@@ -321,7 +321,7 @@ fn an_automatic_snapshot_is_sent_before_its_restore(backend: &str) {
 }
 
 fn a_real_editor_saves_without_an_event(backend: &str) {
-    if Command::new("vim").arg("--version").output().is_err() {
+    if Command::new("vim").arg("--version").run().is_err() {
         // Its pattern is tried by `saving_in_any_way_is_no_event` all the same.
         return;
     }
@@ -347,7 +347,7 @@ fn a_real_editor_saves_without_an_event(backend: &str) {
                     "-u", "NONE", "-es", "-c", options, "-c", change, "-c", "wq!",
                 ])
                 .arg(home.at("sales/p0").join(file))
-                .status()
+                .ended()
                 .unwrap();
             assert!(status.success(), "{options}");
         }
@@ -489,6 +489,7 @@ fn renaming_a_project_while_files_in_it_change_is_no_import_and_no_delete(backen
             }
             written
         });
+        let end = Stop(renamed);
         for number in 0..RENAMES {
             home.rename(
                 &format!("sales/p{number}"),
@@ -496,7 +497,7 @@ fn renaming_a_project_while_files_in_it_change_is_no_import_and_no_delete(backen
             );
             takes(25);
         }
-        renamed.store(true, std::sync::atomic::Ordering::Release);
+        drop(end);
         snapshots.join().unwrap()
     });
     daemon.fence();

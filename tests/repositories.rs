@@ -17,9 +17,8 @@ mod postgres;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{Read, Write};
-use std::os::unix::net::UnixStream;
 
+use common::fetch as get;
 use common::{
     Daemon, Endpoint, Home, Settings, Webhook, skip, succeeds, wait_health, wait_until, write, xml,
 };
@@ -52,15 +51,6 @@ fn start(home: &Home) -> Daemon<'_> {
     let daemon = Daemon::launch(home, Daemon::command(home));
     wait_health(home, "/readyz", 200);
     daemon
-}
-
-fn get(home: &Home, path: &str) -> String {
-    let mut stream = UnixStream::connect(home.beside("admin.sock")).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
 }
 
 /// Whether the health check of the container succeeds.

@@ -17,7 +17,7 @@ use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use common::{Daemon, Endpoint, Home, Settings, Webhook, sorted, xml};
+use common::{Daemon, Endpoint, Home, Settings, Stop, Webhook, sorted, xml};
 use project_webhooks::receiver::{Received, Reply};
 
 /// A project with a snapshot and a published copy.
@@ -275,15 +275,15 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
     }
     home.start().terminate();
 
-    let killing = AtomicBool::new(true);
+    let is_over = AtomicBool::new(false);
     let mut random = fastrand::Rng::with_seed(SEED);
     let n_projects = std::thread::scope(|scope| {
-        let (home, killing) = (&home, &killing);
+        let (home, is_over) = (&home, &is_over);
         let stream = scope.spawn(move || {
             let mut random = fastrand::Rng::with_seed(SEED + 1);
             let mut number = 0;
             // The events of these steps do not depend on the time of observation.
-            while killing.load(Ordering::Acquire) || number < DELETED {
+            while !is_over.load(Ordering::Acquire) || number < DELETED {
                 let key = format!("new/p{number}");
                 let steps = [
                     "project.xml",
@@ -309,13 +309,14 @@ fn twenty_kills_under_a_stream_of_changes_lose_nothing_and_change_no_id() {
             }
             number
         });
+        let end = Stop(is_over);
         for _ in 0..KILLS {
             let daemon = home.start();
             // The time of the kill is the scenario.
             std::thread::sleep(Duration::from_millis(random.u64(0..150)));
             daemon.kill();
         }
-        killing.store(false, Ordering::Release);
+        drop(end);
         stream.join().unwrap()
     });
     let daemon = home.start();

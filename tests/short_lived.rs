@@ -18,7 +18,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use common::{
-    Daemon, Endpoint, Home, Settings, in_time, on_both_backends, sorted, wait_until, xml,
+    Daemon, Endpoint, Home, Run as _, Settings, in_time, on_both_backends, sorted, wait_until, xml,
 };
 
 /// A pause inside a scenario: a writer that takes its time. Nothing is synchronised by it.
@@ -267,7 +267,7 @@ fn a_snapshot_that_is_written_under_a_hidden_name_is_one_event(backend: &str) {
             .args(["-c", SAVER])
             .arg(home.at("sales/orders/snapshots"))
             .args([&xml("Orders", "e-1", "NUMBER"), closes_first])
-            .status();
+            .ended();
         assert!(status.unwrap().success());
         daemon.fence();
         let wanted = sorted((0..20).map(|number| format!("v{number}")));

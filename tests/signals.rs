@@ -13,7 +13,7 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs::{self, OpenOptions};
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Write as _};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::process::{Child, Command};
 use std::sync::Arc;
@@ -22,8 +22,8 @@ use std::time::Duration;
 
 use axum::http::StatusCode;
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, in_time, skip, succeeds, wait_health,
-    wait_until, xml,
+    Daemon, Endpoint, Home, PATIENCE, Patient, Run as _, Settings, Webhook, fetch, in_time, skip,
+    succeeds, wait_exit, wait_health, wait_until, xml,
 };
 use project_webhooks::receiver::Reply;
 use rustix::fs::{CWD, FileType, Mode, mknodat};
@@ -249,7 +249,7 @@ fn reload_command(home: &Home, state_dir: Option<&str>) -> (Option<i32>, String)
     if let Some(state_dir) = state_dir {
         command.env("STATE_DIRECTORY", home.path().join(state_dir));
     }
-    let output = command.output().unwrap();
+    let output = command.run().unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
 }
@@ -382,7 +382,7 @@ fn a_second_instance_is_refused_by_the_first_ones_pid() {
     let endpoint = Endpoint::new();
     let home = home(&Settings::all_to(&endpoint));
     let daemon = home.start();
-    let output = Daemon::command(&home).output().unwrap();
+    let output = Daemon::command(&home).run().unwrap();
     assert_eq!(output.status.code(), Some(75));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains(&daemon.pid().to_string()), "{said}");
@@ -404,7 +404,7 @@ fn a_configuration_error_ends_with_78_and_all_errors() {
         .replace("settle: 300ms", "setle: 300ms")
         .replace("http://", "htp://");
     fs::write(home.config(), bad).unwrap();
-    let output = Daemon::command(&home).output().unwrap();
+    let output = Daemon::command(&home).run().unwrap();
     assert_eq!(output.status.code(), Some(78));
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(
@@ -412,7 +412,7 @@ fn a_configuration_error_ends_with_78_and_all_errors() {
         "{said}"
     );
     fs::remove_file(home.config()).unwrap();
-    let output = Daemon::command(&home).output().unwrap();
+    let output = Daemon::command(&home).run().unwrap();
     assert_eq!(output.status.code(), Some(78));
 }
 
@@ -457,10 +457,10 @@ impl Manager {
 
     /// The next message with this line; panics if one of the other lines comes first.
     fn expect(&self, line: &str, not_before: &[&str]) -> Vec<String> {
-        loop {
+        wait_until(line, || {
             let message = self.next();
             if message.iter().any(|found| found == line) {
-                return message;
+                return Some(message);
             }
             for unwanted in not_before {
                 assert!(
@@ -468,7 +468,8 @@ impl Manager {
                     "{message:?}"
                 );
             }
-        }
+            None
+        })
     }
 }
 
@@ -584,12 +585,7 @@ fn a_start_without_a_repository_ends_with_the_reason_and_can_be_reloaded() {
     );
     assert_eq!(daemon.n_messages("ready"), 0);
     wait_health(&home, "/readyz", 503);
-    let mut client = UnixStream::connect(home.beside("admin.sock")).unwrap();
-    client
-        .write_all(b"GET /readyz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-        .unwrap();
-    let mut answer = String::new();
-    client.read_to_string(&mut answer).unwrap();
+    let answer = fetch(&home, "/readyz");
     let path = home.at("").display().to_string();
     let path = path.trim_end_matches('/');
     assert!(
@@ -648,11 +644,10 @@ fn a_terminal_that_closes_ends_the_daemon() {
         .unwrap();
     let mut daemon = Killed(daemon);
     // As a terminal does, read what is printed.
-    let mut lines = BufReader::new(&terminal).lines();
+    let mut lines = BufReader::new(Patient::of(terminal)).lines();
     assert!(lines.any(|line| line.unwrap().contains("ready: ")));
-    drop(terminal);
-    let ended = wait_until("the end", || daemon.0.try_wait().unwrap());
-    assert_eq!(ended.code(), Some(0));
+    drop(lines);
+    assert_eq!(wait_exit(&mut daemon.0).code(), Some(0));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use common::{Daemon, Endpoint, Home, Settings, skip, succeeds, wait_health, xml};
+use common::{Daemon, Endpoint, Home, Run as _, Settings, skip, succeeds, wait_health, xml};
 use rustix::process::Signal;
 
 const SOCKET: &str = "admin: { listen: \"unix:./admin.sock\" }";
@@ -84,7 +84,7 @@ impl Directory {
         let compiled = Command::new("cc")
             .args(["-shared", "-fPIC", &mode, "-o"])
             .args([&module, &source])
-            .status();
+            .ended();
         if !compiled.is_ok_and(|status| status.success()) {
             skip(test, "needs a C compiler (gcc, libc6-dev)");
             return None;

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::common::{self, Daemon, Endpoint, Home, on_both_backends, skip, wait_until};
+use crate::common::{self, Daemon, Endpoint, Home, Run as _, on_both_backends, skip, wait_until};
 use crate::{events, names, project, projects, settings};
 
 on_both_backends!(
@@ -81,7 +81,7 @@ impl Disk {
     fn run(&self, action: &str, directories: &[PathBuf]) -> Option<String> {
         let mut command = Command::new("python3");
         command.args(["-c", FSCRYPT, action]).arg(&self.0);
-        let output = command.args(directories).output().ok()?;
+        let output = command.args(directories).run().ok()?;
         let printed = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| printed.trim().to_owned())
     }

@@ -35,7 +35,7 @@ mod waves;
 
 use std::process::{Command, Output, Stdio};
 
-use common::{Daemon, Endpoint, Home, Settings, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Run as _, Settings, fetch, wait_until, xml};
 use rustix::process::Signal;
 
 /// The events that an endpoint received, in order.
@@ -94,17 +94,6 @@ fn wait_not_held(home: &Home) {
     });
 }
 
-/// The answer of the admin server at a path.
-fn fetch(home: &Home, path: &str) -> String {
-    use std::io::{Read, Write};
-    let mut stream = std::os::unix::net::UnixStream::connect(home.beside("admin.sock")).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 /// Runs a command that may fail.
 fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
     let Output {
@@ -116,7 +105,7 @@ fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
         .arg(home.config())
         .args(arguments)
         .stdin(Stdio::null())
-        .output()
+        .run()
         .unwrap();
     let said = [stdout, stderr].concat();
     (status.code(), String::from_utf8(said).unwrap())

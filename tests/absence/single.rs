@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::common::{Endpoint, Home, Settings, in_time, on_both_backends, xml};
+use crate::common::{Endpoint, Home, Settings, Stop, in_time, on_both_backends, xml};
 use crate::events;
 
 on_both_backends!(
@@ -13,15 +13,6 @@ on_both_backends!(
     a_published_copy_that_is_overwritten_and_removed_while_a_replacement_waits_is_published,
     an_unreadable_directory_of_copies_does_not_hold_up_a_delete,
 );
-
-/// Calls a function at the end of its scope, also after a panic.
-struct OnDrop<F: FnMut()>(F);
-
-impl<F: FnMut()> Drop for OnDrop<F> {
-    fn drop(&mut self) {
-        (self.0)();
-    }
-}
 
 fn activity_that_goes_on_does_not_postpone_a_delete_for_ever(backend: &str) {
     let endpoint = Endpoint::new();
@@ -39,7 +30,7 @@ fn activity_that_goes_on_does_not_postpone_a_delete_for_ever(backend: &str) {
                 std::thread::sleep(Duration::from_millis(20));
             }
         });
-        let _guard = OnDrop(|| is_done.store(true, Ordering::Relaxed));
+        let _end = Stop(&is_done);
         home.remove("sales/orders/project.xml");
         assert_eq!(endpoint.take_events(1), ["project-delete"]);
     });

@@ -13,7 +13,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, bind, recv, sendto, socket_with,
 };
 
-use super::common::skip;
+use super::common::{RUN_MAX, skip, wait_within};
 
 const GET: u16 = 1000;
 const SET: u16 = 1001;
@@ -48,7 +48,10 @@ impl Audit {
             .write(true)
             .open(std::env::temp_dir().join("project-webhooks-audit.lock"))
             .unwrap();
-        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        // Each test with a rule of its own takes its turn.
+        wait_within(RUN_MAX, "the lock of the audit rules", || {
+            flock(&lock, FlockOperation::NonBlockingLockExclusive).ok()
+        });
         let before = match state() {
             Ok(before) => before,
             Err(error) => {

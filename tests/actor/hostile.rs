@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use super::audit::Audit;
-use super::common::{Daemon, Endpoint, Home, in_time, wait_until, xml};
+use super::common::{Daemon, Endpoint, Home, Run as _, in_time, wait_until, xml};
 use super::{Found, events, give, home, login, put, run_as};
 
 /// Waits for an event of a project.
@@ -85,7 +85,7 @@ fn names_and_other_ways_to_a_file_tell_the_right_user() {
         "{cd} && mkdir mnt && mount --bind repository/org mnt && echo 3003 > /proc/self/loginuid && \
          exec setpriv --reuid=3003 --clear-groups rm -f mnt/mounted/project.xml"
     ));
-    assert!(mounted.status().unwrap().success());
+    assert!(mounted.ended().unwrap().success());
     named.push(is_user(
         &wait_for(&home, "project-delete", "org/mounted"),
         3003,
@@ -172,7 +172,7 @@ fn a_service_user_is_the_actor_and_another_user_after_a_restart_is_not() {
         let removed = Command::new("setpriv")
             .args(["--reuid=3002", "--clear-groups", "rm", "-f"])
             .arg(home.at(&format!("{project}/project.xml")))
-            .status()
+            .ended()
             .unwrap();
         assert!(removed.success());
         let found = wait_for(&home, "project-delete", &project);
@@ -183,7 +183,7 @@ fn a_service_user_is_the_actor_and_another_user_after_a_restart_is_not() {
     });
     daemon.terminate();
     let script = format!("rm -f '{}'", home.at("org/down/project.xml").display());
-    assert!(login(3003, &script).status().unwrap().success());
+    assert!(login(3003, &script).ended().unwrap().success());
     let _daemon = Daemon::start(&home);
     // A catch-up has no records.
     let found = wait_for(&home, "project-delete", "org/down");

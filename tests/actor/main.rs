@@ -30,7 +30,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
-use common::{Endpoint, Home, Settings, Webhook};
+use common::{Endpoint, Home, Run as _, Settings, Webhook, wait_exit};
 
 /// The users who make changes.
 const USERS: [u32; 5] = [3001, 3002, 3003, 3004, 3005];
@@ -91,14 +91,14 @@ fn login(user: u32, script: &str) -> Command {
 
 /// Runs a script as a user who logged in.
 fn run_as(user: u32, script: &str) {
-    let output = login(user, script).output().unwrap();
+    let output = login(user, script).run().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{user}: {script}: {said}");
 }
 
 /// Waits for a process and checks that it succeeded.
 fn finish(mut child: Child) {
-    assert!(child.wait().unwrap().success());
+    assert!(wait_exit(&mut child).success());
 }
 
 /// A recorded event with its user.

@@ -5,10 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
 
 use serde_json::Value;
 use tokio::net::TcpSocket;
+
+use super::common::{Patient, wait_until};
 
 /// The token of the tests.
 pub const TOKEN: &str = "0123456789abcdef0123456789abcdef";
@@ -63,20 +64,15 @@ impl Answer {
 
 impl Server {
     pub fn connect(&self) -> Box<dyn Stream> {
-        const PATIENCE: Option<Duration> = Some(super::common::PATIENCE);
         match self {
             Server::Tcp(address) => {
                 // The daemon may be ready a moment before its server listens.
                 let connect = || TcpStream::connect(address).ok();
-                let stream = super::common::wait_until("the server", connect);
-                stream.set_read_timeout(PATIENCE).unwrap();
-                Box::new(stream)
+                Box::new(Patient::of(wait_until("the server", connect)))
             }
             Server::Unix(path) => {
                 let connect = || UnixStream::connect(path).ok();
-                let stream = super::common::wait_until("the server", connect);
-                stream.set_read_timeout(PATIENCE).unwrap();
-                Box::new(stream)
+                Box::new(Patient::of(wait_until("the server", connect)))
             }
         }
     }
@@ -155,7 +151,7 @@ impl Server {
         assert!(line.starts_with("HTTP/1.1 200"), "{line}");
         while line != "\r\n" {
             line.clear();
-            reader.read_line(&mut line).unwrap();
+            assert!(reader.read_line(&mut line).unwrap() > 0, "it ended");
         }
         Messages { reader }
     }
@@ -183,10 +179,10 @@ impl Messages {
     /// Reads the next message. `None` at the end of the stream.
     pub fn next(&mut self) -> Option<Message> {
         let mut message = Message::default();
-        loop {
+        wait_until("a message of the stream", || {
             let mut line = String::new();
             if self.reader.read_line(&mut line).unwrap_or_default() == 0 {
-                return None;
+                return Some(None);
             }
             let line = line.trim_end();
             if let Some(name) = line.strip_prefix("event: ") {
@@ -196,18 +192,17 @@ impl Messages {
             } else if let Some(data) = line.strip_prefix("data: ") {
                 data.clone_into(&mut message.data);
             } else if line.is_empty() && !message.name.is_empty() {
-                return Some(message);
+                return Some(Some(std::mem::take(&mut message)));
             }
-        }
+            None
+        })
     }
 
     /// Reads up to the next message that is wanted.
     pub fn find(&mut self, mut wanted: impl FnMut(&Message) -> bool) -> Message {
-        loop {
+        wait_until("a message of the stream", || {
             let message = self.next().unwrap();
-            if wanted(&message) {
-                return message;
-            }
-        }
+            wanted(&message).then_some(message)
+        })
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use super::client::{Server, TOKEN, bearer};
-use super::common::{Endpoint, PATIENCE, wait_until, wait_within, xml};
+use super::common::{Endpoint, PATIENCE, Stop, wait_until, wait_within, xml};
 use super::{refusing, three_projects, with_api};
 
 const HOST: &str = "host: localhost";
@@ -242,6 +242,7 @@ fn health_answers_during_a_flood_of_connections() {
                 }
             });
         }
+        let _end = Stop(&is_over);
         wait_until("the flood", || {
             (n_connected.load(Ordering::Relaxed) > 1_000).then_some(())
         });
@@ -250,7 +251,6 @@ fn health_answers_during_a_flood_of_connections() {
             statuses.extend(prompt_probe(&server));
             (statuses.len() >= 50).then_some(())
         });
-        is_over.store(true, Ordering::Relaxed);
         statuses
     });
     assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");

@@ -5,7 +5,7 @@ use std::process::Command;
 use rusqlite::Connection;
 
 use super::client::{Server, TOKEN, bearer};
-use super::common::{Endpoint, xml};
+use super::common::{Endpoint, Run as _, xml};
 use super::{refusing, with_api};
 
 /// The number of deliveries to generate. If it is set, the test prints the time of each view.
@@ -45,7 +45,7 @@ fn seconds(server: &Server, path: &str) -> String {
         .arg(bearer(TOKEN))
         .args(["-H", "accept: text/html"])
         .arg(format!("http://{address}{path}"))
-        .output();
+        .run();
     output.map_or_else(
         |error| error.to_string(),
         |output| String::from_utf8_lossy(&output.stdout).into_owned(),

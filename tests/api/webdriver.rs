@@ -1,13 +1,13 @@
 //! A headless browser: Chromium, driven by the W3C WebDriver protocol, which is JSON over HTTP.
 
-use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
 
 use base64::Engine as _;
 use serde_json::{Value, json};
 
-use super::common::{PATIENCE, wait_until};
+use super::common::{PATIENCE, Patient, wait_until};
 
 /// The key of an element's id, which the specification fixes.
 const ELEMENT: &str = "element-6066-11e4-a52e-4f735466cecf";
@@ -34,7 +34,7 @@ impl Browser {
             address: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
             session: String::new(),
         };
-        let lines = BufReader::new(browser.driver.stdout.take().unwrap()).lines();
+        let lines = BufReader::new(Patient::of(browser.driver.stdout.take().unwrap())).lines();
         let port = lines.map_while(Result::ok).find_map(|line| {
             let (_, port) = line.split_once("started successfully on port ")?;
             port.trim_end_matches('.').parse::<u16>().ok()
@@ -71,8 +71,9 @@ impl Browser {
         } else {
             String::new()
         };
-        let (status, answer) = exchange(self.address, method, path, &body);
-        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let answered = exchange(self.address, method, path, &body);
+        let (status, answer) = answered.map_err(|error| error.to_string())?;
+        let answer: Value = serde_json::from_str(&answer).map_err(|error| error.to_string())?;
         let value = answer["value"].clone();
         if status == 200 {
             Ok(value)
@@ -183,22 +184,24 @@ impl Drop for Browser {
 }
 
 /// Sends a request to the driver, which keeps its connections open. Returns the status and the body.
-fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
-    let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE * 2)).unwrap();
+fn exchange(
+    address: SocketAddr,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> io::Result<(u16, String)> {
+    let mut stream = Patient::within(2 * PATIENCE, TcpStream::connect(address)?);
     let head = format!(
         "{method} {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n\
          content-length: {}\r\n\r\n",
         body.len()
     );
-    stream
-        .write_all(format!("{head}{body}").as_bytes())
-        .unwrap();
+    stream.write_all(format!("{head}{body}").as_bytes())?;
     let mut reader = BufReader::new(stream);
     let (mut status, mut length) = (0, 0);
     loop {
         let mut line = String::new();
-        reader.read_line(&mut line).unwrap();
+        reader.read_line(&mut line)?;
         let line = line.trim_end().to_ascii_lowercase();
         if let Some(rest) = line.strip_prefix("http/1.1 ") {
             status = rest.split(' ').next().unwrap().parse().unwrap();
@@ -209,6 +212,6 @@ fn exchange(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, 
         }
     }
     let mut body = vec![0; length];
-    reader.read_exact(&mut body).unwrap();
-    (status, String::from_utf8(body).unwrap())
+    reader.read_exact(&mut body)?;
+    Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }

@@ -1,13 +1,12 @@
 //! `demo`, as the real program.
 
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::Stdio;
 
 use rustix::process::Signal;
 
-use crate::support::{Running, program, run};
+use crate::patience::wait_exit;
+use crate::support::{Printed, Running, program, run};
 
 const LABELS: [&str; 7] = [
     "Project Delete",
@@ -74,22 +73,13 @@ fn the_demo_shows_the_four_events_that_have_to_be_named() {
 }
 
 /// Starts `demo` and reads its lines until one begins so.
-fn start_demo(arguments: &[&str], temporary: &Path, until: &str) -> (Running, Lines) {
+fn start_demo(arguments: &[&str], temporary: &Path, until: &str) -> (Running, Printed) {
     let mut command = program();
-    command
-        .arg("demo")
-        .args(arguments)
-        .env("TMPDIR", temporary)
-        .stdout(Stdio::piped());
-    let mut child = command.spawn().unwrap();
-    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
-    let demo = Running(child);
+    command.arg("demo").args(arguments).env("TMPDIR", temporary);
+    let (demo, mut lines) = Running::printing(command);
     while !lines.next().unwrap().unwrap().starts_with(until) {}
     (demo, lines)
 }
-
-/// The rest of the lines that a demo prints.
-type Lines = std::io::Lines<BufReader<std::process::ChildStdout>>;
 
 #[test]
 fn a_kept_demo_goes_on_until_it_is_interrupted() {
@@ -131,6 +121,6 @@ fn a_demo_that_nobody_reads_tidies_up_too() {
     let temporary = tempfile::tempdir().unwrap();
     let (mut demo, lines) = start_demo(&[], temporary.path(), "1. ");
     drop(lines);
-    assert_eq!(demo.0.wait().unwrap().code(), Some(0));
+    assert_eq!(wait_exit(&mut demo.0).code(), Some(0));
     assert!(is_empty(temporary.path()));
 }

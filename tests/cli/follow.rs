@@ -1,46 +1,35 @@
 //! `--follow` and `--watch`: what is new, until the command is interrupted.
 
-use std::io::{BufRead as _, BufReader, Read as _};
-use std::process::{Child, ChildStdout, Command, Stdio};
+use std::io::Read as _;
+use std::process::Command;
 
 use serde_json::Value;
 
-use crate::support::{Place, project, terminal, webhook};
+use crate::patience::wait_until;
+use crate::support::{Place, Printed, Running, project, terminal, webhook};
 
 /// A command that goes on until the test ends.
 struct Following {
-    child: Child,
-    out: BufReader<ChildStdout>,
+    _running: Running,
+    lines: Printed,
 }
 
 impl Following {
-    fn start(mut command: Command) -> Self {
-        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
-        let out = BufReader::new(child.stdout.take().unwrap());
-        Self { child, out }
+    fn start(command: Command) -> Self {
+        let (_running, lines) = Running::printing(command);
+        Self { _running, lines }
     }
 
     fn line(&mut self) -> String {
-        let mut line = String::new();
-        assert!(self.out.read_line(&mut line).unwrap() > 0, "it ended");
-        line
+        self.lines.next().expect("it goes on").unwrap()
     }
 
     /// The next JSON line that fits.
     fn json(&mut self, fits: impl Fn(&Value) -> bool) -> Value {
-        loop {
+        wait_until("a line that fits", || {
             let line = serde_json::from_str(&self.line()).unwrap();
-            if fits(&line) {
-                return line;
-            }
-        }
-    }
-}
-
-impl Drop for Following {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+            fits(&line).then_some(line)
+        })
     }
 }
 
@@ -88,27 +77,22 @@ fn the_status_is_drawn_again_without_clearing_the_screen() {
 
     let (mut terminal, side) = terminal();
     let mut command = place.command(&["status", "--watch"]);
-    let mut child = command.stdout(side).spawn().unwrap();
+    let watching = Running(command.stdout(side).spawn().unwrap());
     drop(command);
     let mut drawn = String::new();
     let mut read_until = |words: &str| {
         let mut buffer = [0; 4096];
-        for _ in 0..1_000 {
-            if drawn.contains(words) {
-                return;
-            }
+        wait_until(words, || {
             let n = terminal.read(&mut buffer).unwrap();
             drawn.push_str(&String::from_utf8_lossy(&buffer[..n]));
-        }
-        panic!("never {words:?}: {drawn}");
+            drawn.contains(words).then_some(())
+        });
     };
     read_until("stopped: ");
     let daemon = place.daemon();
     json.json(|status| status["running"] == true);
     read_until("running: process");
-    child.kill().unwrap();
-    child.wait().unwrap();
-    drop(daemon);
+    drop((watching, daemon));
     assert_eq!(drawn.matches("\u{1b}[2J").count(), 1);
     assert!(drawn.matches("\u{1b}[H").count() > 1, "{drawn}");
 }

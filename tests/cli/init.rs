@@ -3,7 +3,6 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
@@ -14,7 +13,9 @@ use rustix::process::{Signal, geteuid};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{Ran, Running, program, project, run, wait_for};
+use crate::patience::Run as _;
+use crate::patience::wait_until;
+use crate::support::{Ran, Running, program, project, run};
 
 /// A directory with these files. Those whose name ends with `.xml` are projects.
 fn tree(files: &[&str]) -> TempDir {
@@ -194,7 +195,7 @@ fn browse(arguments: &[&str], address: &str) -> (String, String) {
 
 #[track_caller]
 fn run_command(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let output = command.stdin(Stdio::null()).run().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
     String::from_utf8(output.stdout).unwrap()
@@ -229,14 +230,12 @@ fn a_stranger_sees_the_first_callback_and_the_page_by_what_is_printed() {
         shell
     };
     run(shell(check)).succeeded();
-    let mut listening = shell(listen).stdout(Stdio::piped()).spawn().unwrap();
-    let printed = BufReader::new(listening.stdout.take().unwrap());
-    let _listening = Running(listening);
-    let mut lines = printed.lines().map(Result::unwrap);
+    let (_listening, lines) = Running::printing(shell(listen));
+    let mut lines = lines.map(Result::unwrap);
     lines.find(|line| line.contains("127.0.0.1:")).unwrap();
     let log = fs::File::create(place.path().join("log")).unwrap();
     let daemon = Running(shell(daemon).stderr(log).spawn().unwrap());
-    wait_for("a ready daemon", || {
+    wait_until("a ready daemon", || {
         let log = fs::read_to_string(place.path().join("log")).unwrap();
         log.contains("ready").then_some(())
     });

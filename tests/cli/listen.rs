@@ -2,10 +2,11 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use rustix::process::Signal;
 
+use crate::patience::{Patient, accept};
 use crate::support::{Running, program, run};
 
 #[test]
@@ -42,9 +43,8 @@ fn it_introduces_itself_prints_and_stops() {
     assert!(!help.contains("hush"), "{help}");
 }
 
-fn introduces_itself_prints_and_stops(mut command: Command) {
-    let mut listening = Running(command.stdout(Stdio::piped()).spawn().unwrap());
-    let mut lines = BufReader::new(listening.0.stdout.take().unwrap()).lines();
+fn introduces_itself_prints_and_stops(command: Command) {
+    let (listening, mut lines) = Running::printing(command);
     let mut until_empty = || {
         let lines = lines.by_ref().map(Result::unwrap);
         lines
@@ -60,7 +60,7 @@ fn introduces_itself_prints_and_stops(mut command: Command) {
     assert_eq!(snippet["webhooks"][0]["event"].as_str(), Some("*"));
 
     let address = url.trim_start_matches("http://").trim_end_matches('/');
-    let mut socket = TcpStream::connect(address).unwrap();
+    let mut socket = Patient::of(TcpStream::connect(address).unwrap());
     let request = b"POST /x HTTP/1.1\r\nHost: x\r\nWebhook-Event: test\r\n\
         Connection: close\r\nContent-Length: 0\r\n\r\n";
     socket.write_all(request).unwrap();
@@ -116,16 +116,15 @@ fn forwarding(to: &str) -> (Running, String, impl Iterator<Item = String>) {
     let mut command = program();
     command.args(["listen", "--port", "0"]);
     command.env("PROJECT_WEBHOOKS_LISTEN_FORWARD_TO", to);
-    let mut listening = Running(command.stdout(Stdio::piped()).spawn().unwrap());
-    let out = BufReader::new(listening.0.stdout.take().unwrap());
-    let mut lines = out.lines().map(Result::unwrap);
+    let (listening, lines) = Running::printing(command);
+    let mut lines = lines.map(Result::unwrap);
     let first = lines.next().unwrap();
     let url = first.strip_prefix("Listening on http://").unwrap();
     (listening, url.trim_end_matches('/').to_owned(), lines)
 }
 
 /// Reads the head and the body of a message with a length.
-fn message(stream: &mut TcpStream) -> (Vec<String>, Vec<u8>) {
+fn message(stream: &mut impl Read) -> (Vec<String>, Vec<u8>) {
     let mut reader = BufReader::new(stream);
     let mut head = Vec::new();
     loop {
@@ -161,14 +160,14 @@ fn it_passes_callbacks_on_unchanged_and_the_answer_back() {
     );
     assert!(shown.ends_with("/hook/…?key=…"), "{shown}");
 
-    let mut sender = TcpStream::connect(&address).unwrap();
+    let mut sender = Patient::of(TcpStream::connect(&address).unwrap());
     let body = b"<schema/>\xff\0";
     let head = "POST /?a=1&b=%26 HTTP/1.1\r\nHost: x\r\nWebhook-Id: evt_1\r\nWebhook-Event: test\r\n\
                 Webhook-Attempt: 3\r\nWebhook-Signature: v1,abc v1,def\r\nX-Two: 1\r\nX-Two: 2\r\n\
                 Content-Type: application/xml\r\nContent-Length: 11\r\n\r\n";
     sender.write_all(head.as_bytes()).unwrap();
     sender.write_all(body).unwrap();
-    let (mut stream, _) = target.accept().unwrap();
+    let mut stream = accept(&target).unwrap();
     let (came, came_body) = message(&mut stream);
     assert_eq!(came[0], "POST /hook/hush?key=hush&a=1&b=%26 HTTP/1.1");
     assert_eq!(came_body, body);
@@ -214,7 +213,7 @@ fn it_passes_callbacks_on_unchanged_and_the_answer_back() {
     sender
         .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         .unwrap();
-    let (mut stream, _) = target.accept().unwrap();
+    let mut stream = accept(&target).unwrap();
     let (request, _) = message(&mut stream);
     assert_eq!(request[0], "POST /hook/hush?key=hush HTTP/1.1");
     sender.shutdown(Shutdown::Both).unwrap();
@@ -228,7 +227,7 @@ fn it_passes_callbacks_on_unchanged_and_the_answer_back() {
 
     // Without the target, the sender gets an answer that makes it retry.
     drop((stream, target));
-    let mut sender = TcpStream::connect(&address).unwrap();
+    let mut sender = Patient::of(TcpStream::connect(&address).unwrap());
     sender
         .write_all(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
         .unwrap();

@@ -10,6 +10,9 @@
     reason = "a test owns its clock and its threads, and fails by panicking"
 )]
 
+#[path = "../common/patience.rs"]
+mod patience;
+
 mod demo;
 mod follow;
 mod found;
@@ -20,14 +23,14 @@ mod support;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
-use std::process::Stdio;
 
 use project_webhooks::config::settings::SETTINGS;
 use project_webhooks::domain::event::EventKind;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use support::{Endpoint, Place, SECRET, program, project, run, terminal, wait_for, webhook};
+use patience::{wait_exit, wait_until as wait_for};
+use support::{Endpoint, Place, Running, SECRET, program, project, run, terminal, webhook};
 
 #[test]
 fn before_the_first_start_commands_report_that_nothing_is_recorded() {
@@ -478,9 +481,11 @@ fn the_manual_page_of_the_configuration_has_every_setting() {
 
 #[test]
 fn a_reader_that_has_enough_is_no_failure() {
-    let mut child = program().arg("man").stdout(Stdio::piped()).spawn().unwrap();
-    drop(child.stdout.take());
-    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let mut command = program();
+    command.arg("man");
+    let (mut man, lines) = Running::printing(command);
+    drop(lines);
+    assert_eq!(wait_exit(&mut man.0).code(), Some(0));
 }
 
 #[test]
@@ -499,12 +504,8 @@ fn an_operator_changes_only_as_many_deliveries_as_agreed() {
         let (mut terminal, side) = terminal();
         let mut command = place.command(arguments);
         let (input, errors) = (side.try_clone().unwrap(), side.try_clone().unwrap());
-        let mut child = command
-            .stdin(input)
-            .stdout(side)
-            .stderr(errors)
-            .spawn()
-            .unwrap();
+        let child = command.stdin(input).stdout(side).stderr(errors).spawn();
+        let mut running = Running(child.unwrap());
         drop(command);
         let mut printed = String::new();
         let mut buffer = [0; 4096];
@@ -516,7 +517,7 @@ fn an_operator_changes_only_as_many_deliveries_as_agreed() {
                 terminal.write_all(b"y\n").unwrap();
             }
         }
-        (child.wait().unwrap().code(), printed)
+        (wait_exit(&mut running.0).code(), printed)
     };
     let replay = ["events", "replay", "--to", "catalog", "--since", "1h"];
     let cancel = ["deliveries", "cancel", "--webhook", "catalog"];

@@ -6,12 +6,12 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::mpsc;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::support::{PATIENCE, Place, program, project, terminal, wait_for, webhook};
+use crate::patience::{Patient, Run as _, wait_until};
+use crate::support::{Place, program, project, terminal, webhook};
 
 /// Command lines up to the Tab key, and some of the expected completions.
 const OFFERED: [(&str, &[&str]); 9] = [
@@ -51,7 +51,7 @@ fn is_here(test: &str, tool: &str) -> bool {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
+        .ended()
         .is_ok();
     if !found {
         let _ = writeln!(std::io::stderr(), "skipped: {test}: no {tool}");
@@ -61,7 +61,7 @@ fn is_here(test: &str, tool: &str) -> bool {
 
 /// The output of the program.
 fn printed(arguments: &[&str]) -> String {
-    let output = program().args(arguments).output().unwrap();
+    let output = program().args(arguments).run().unwrap();
     assert!(output.status.success(), "{arguments:?}");
     String::from_utf8(output.stdout).unwrap()
 }
@@ -90,7 +90,7 @@ fn run(mut command: Command, directory: &Path) -> String {
         .env("TERM", "dumb")
         .env("HOME", directory)
         .env("PATH", path())
-        .output()
+        .run()
         .unwrap();
     let said = String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned();
     assert!(output.status.success(), "{command:?}: {said}");
@@ -214,7 +214,7 @@ fn the_manual_pages_are_well_formed() {
         if is_here(TEST, "mandoc") {
             let mut mandoc = Command::new("mandoc");
             mandoc.args(["-T", "lint", "-W", "warning", &file]);
-            let output = mandoc.current_dir(directory.path()).output().unwrap();
+            let output = mandoc.current_dir(directory.path()).run().unwrap();
             let said = String::from_utf8_lossy(&output.stdout).into_owned();
             // Without a date, one version always has the same page.
             let mut lines = said.lines().filter(|line| !line.contains("missing date"));
@@ -254,7 +254,7 @@ fn recorded() -> Place {
         let project = project("Orders");
         place.write(&format!("{name}/orders/project.xml"), &project);
     }
-    wait_for("the events", || {
+    wait_until("the events", || {
         let events = place.run(&["events", "--json"]).json();
         // A new project is an Import, and an Import of any project.
         (events.as_array()?.len() == 2 * (HOSTILE.len() + UNSAFE.len())).then_some(())
@@ -266,8 +266,7 @@ fn recorded() -> Place {
 /// A shell at a terminal, in which the program is a function that prints its arguments.
 struct Terminal {
     child: Child,
-    terminal: File,
-    printed: mpsc::Receiver<Vec<u8>>,
+    terminal: Patient<File>,
     text: String,
 }
 
@@ -287,19 +286,10 @@ impl Terminal {
             .spawn()
             .unwrap();
         drop(shell);
-        let (sender, printed) = mpsc::channel();
-        let mut reader = terminal.try_clone().unwrap();
-        std::thread::spawn(move || {
-            let mut buffer = [0; 4096];
-            while let Ok(n @ 1..) = reader.read(&mut buffer) {
-                let _ = sender.send(buffer[..n].to_vec());
-            }
-        });
         let text = String::new();
         let mut terminal = Self {
             child,
             terminal,
-            printed,
             text,
         };
         terminal.enter(setup);
@@ -321,10 +311,11 @@ impl Terminal {
                 self.text = after;
                 return before;
             }
-            let Ok(printed) = self.printed.recv_timeout(PATIENCE) else {
+            let mut buffer = [0; 4096];
+            let Ok(n) = self.terminal.read(&mut buffer) else {
                 panic!("{wanted} did not come: {:?}", self.text);
             };
-            let printed = String::from_utf8_lossy(&printed).into_owned();
+            let printed = String::from_utf8_lossy(&buffer[..n]).into_owned();
             // fish asks which terminal it has.
             if printed.contains("\u{1b}[c") || printed.contains("\u{1b}[0c") {
                 self.enter("\u{1b}[?62;c");
@@ -459,7 +450,7 @@ fn candidates_are_few_and_the_newest_first() {
     ] {
         let output = program()
             .args(["complete", "zsh", "--", line])
-            .output()
+            .run()
             .unwrap();
         assert!(output.status.success());
         assert!(

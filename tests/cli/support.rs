@@ -1,10 +1,10 @@
 //! Helpers for the tests of the commands.
 
 use std::fs;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
@@ -15,8 +15,7 @@ use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The deadline of a wait on a busy machine.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+use crate::patience::{PATIENCE, Patient, Run as _, kill, wait_exit, wait_until};
 
 pub(crate) const SECRET: &str = "a-secret-that-nobody-may-ever-see";
 
@@ -56,7 +55,7 @@ impl Ran {
 }
 
 pub(crate) fn run(mut command: Command) -> Ran {
-    let output = command.output().unwrap();
+    let output = command.run().unwrap();
     Ran {
         status: output.status.code().unwrap(),
         out: String::from_utf8(output.stdout).unwrap(),
@@ -65,26 +64,14 @@ pub(crate) fn run(mut command: Command) -> Ran {
 }
 
 /// Makes a terminal. Returns its end and the side of a program.
-pub(crate) fn terminal() -> (fs::File, fs::File) {
+pub(crate) fn terminal() -> (Patient<fs::File>, fs::File) {
     let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
     let terminal = fs::File::from(openpt(flags).unwrap());
     unlockpt(&terminal).unwrap();
     let name = ptsname(&terminal, Vec::new()).unwrap();
     let mut options = fs::File::options();
     let side = options.read(true).write(true).open(name.to_str().unwrap());
-    (terminal, side.unwrap())
-}
-
-/// Polls until there is an answer.
-#[track_caller]
-pub(crate) fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(answer) = ask() {
-            return answer;
-        }
-        assert!(began.elapsed() < PATIENCE, "{what} did not come");
-    }
+    (Patient::of(terminal), side.unwrap())
 }
 
 /// A repository with a configuration beside it.
@@ -132,7 +119,7 @@ impl Place {
     pub(crate) fn daemon(&self) -> Running {
         let log = fs::File::create(self.path("daemon.log")).unwrap();
         let daemon = Running(self.command(&["run"]).stderr(log).spawn().unwrap());
-        wait_for("a daemon that watches", || {
+        wait_until("a daemon that watches", || {
             let status = self.run(&["status", "--json"]).json();
             (status["ready"] == true).then_some(())
         });
@@ -142,7 +129,7 @@ impl Place {
     /// Waits until there are matching deliveries.
     #[track_caller]
     pub(crate) fn deliveries(&self, what: &str, fit: impl Fn(&Value) -> bool) -> Vec<Value> {
-        wait_for(what, || {
+        wait_until(what, || {
             let listed = self.run(&["deliveries", "--json"]).json();
             let fitting: Vec<Value> = listed
                 .as_array()?
@@ -162,7 +149,17 @@ pub(crate) fn project(name: &str) -> String {
 /// A process that ends with the test.
 pub(crate) struct Running(pub(crate) Child);
 
+/// The lines that a process prints.
+pub(crate) type Printed = Lines<BufReader<Patient<ChildStdout>>>;
+
 impl Running {
+    /// Starts a process whose output is read.
+    pub(crate) fn printing(mut command: Command) -> (Self, Printed) {
+        let mut running = Self(command.stdout(Stdio::piped()).spawn().unwrap());
+        let out = running.0.stdout.take().unwrap();
+        (running, BufReader::new(Patient::of(out)).lines())
+    }
+
     pub(crate) fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.0.id()).unwrap()).unwrap();
         kill_process(pid, signal).unwrap();
@@ -170,16 +167,20 @@ impl Running {
 
     pub(crate) fn end(mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
-        self.0.wait().unwrap().code()
+        wait_exit(&mut self.0).code()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
         if matches!(self.0.try_wait(), Ok(None)) {
-            // SIGTERM first, so that a demo removes its directory.
+            // A demo removes its directory.
             self.signal(Signal::TERM);
-            let _ = self.0.wait();
+            let begin = Instant::now();
+            while matches!(self.0.try_wait(), Ok(None)) && begin.elapsed() < PATIENCE {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            kill(&mut self.0);
         }
     }
 }
@@ -201,7 +202,9 @@ impl Endpoint {
         let shared = Arc::clone(&status);
         std::thread::spawn(move || {
             for stream in listener.incoming() {
-                let _ = answer(stream.unwrap(), shared.load(Ordering::SeqCst));
+                // A client may open a connection and use another one.
+                let shared = Arc::clone(&shared);
+                std::thread::spawn(move || answer(stream?, shared.load(Ordering::SeqCst)));
             }
         });
         Self { url, status }

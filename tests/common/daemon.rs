@@ -8,7 +8,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Home, wait_until, xml};
+use super::{Home, kill, wait_exit, wait_until, xml};
 
 /// The organization of the projects that [`Daemon::fence`] makes.
 pub const FENCE: &str = "fence";
@@ -233,8 +233,7 @@ impl<'a> Daemon<'a> {
 
     /// Sends SIGKILL.
     pub fn kill(mut self) {
-        self.child.kill().expect("kills");
-        self.child.wait().expect("waits");
+        assert!(kill(&mut self.child), "the daemon is stuck");
     }
 
     /// Sends SIGTERM and waits for the end.
@@ -250,16 +249,13 @@ impl<'a> Daemon<'a> {
 
     /// Waits for the end.
     pub fn wait_exit(&mut self) -> ExitStatus {
-        wait_until("the end of the daemon", || {
-            self.child.try_wait().expect("waits")
-        })
+        wait_exit(&mut self.child)
     }
 }
 
 impl Drop for Daemon<'_> {
     fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        kill(&mut self.child);
         if std::thread::panicking() {
             let log = fs::read_to_string(&self.log).unwrap_or_default();
             let lines: Vec<&str> = log.lines().collect();

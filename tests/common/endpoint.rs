@@ -171,6 +171,11 @@ impl Reserved {
         format!("http://{}/", self.address)
     }
 
+    /// The address.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Listens on it.
     pub fn open(self, options: ReceiverOptions) -> Endpoint {
         let endpoint = Endpoint::at(self.address, options);

@@ -2,12 +2,12 @@
 
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::Command;
 
-use super::{Daemon, Endpoint, wait_until, write};
+use super::{Daemon, Endpoint, Patient, Run as _, wait_until, write};
 
 /// One test's directory.
 #[derive(Debug)]
@@ -217,9 +217,8 @@ impl Home {
             .arg("--config")
             .arg(self.config())
             .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .expect("the program starts");
+            .run()
+            .expect("the program ends");
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{arguments:?}: {said}");
         String::from_utf8(output.stdout).expect("text")
@@ -281,15 +280,24 @@ pub fn get(home: &Home, path: &str) -> Option<(u16, String)> {
 
 /// The answer to a request with one more header.
 pub fn get_with(home: &Home, path: &str, header: &str) -> Option<(u16, String)> {
-    let mut stream = UnixStream::connect(home.beside("admin.sock")).ok()?;
-    let request =
-        format!("GET {path} HTTP/1.1\r\nhost: x\r\n{header}\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).ok()?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).ok()?;
+    let answer = ask(home, path, &format!("{header}\r\n")).ok()?;
     let status = answer.split(' ').nth(1)?.parse().ok()?;
     let (_, body) = answer.split_once("\r\n\r\n")?;
     Some((status, body.to_owned()))
+}
+
+/// The whole answer of the admin server at a Unix socket. Fails if there is none.
+pub fn fetch(home: &Home, path: &str) -> String {
+    ask(home, path, "").expect("an answer")
+}
+
+fn ask(home: &Home, path: &str, lines: &str) -> io::Result<String> {
+    let mut stream = Patient::of(UnixStream::connect(home.beside("admin.sock"))?);
+    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\n{lines}connection: close\r\n\r\n");
+    stream.write_all(request.as_bytes())?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer)?;
+    Ok(answer)
 }
 
 /// Waits until a path of the admin server answers with this status.

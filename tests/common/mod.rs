@@ -24,18 +24,21 @@ mod daemon;
 mod disk;
 mod endpoint;
 mod home;
+mod patience;
 mod postgres;
 
 use std::fs;
 use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 pub use daemon::Daemon;
 pub use disk::Disk;
-pub use endpoint::Endpoint;
-pub use home::{Home, Settings, Webhook, get, get_with, wait_health, xml};
+pub use endpoint::{Endpoint, Reserved};
+pub use home::{Home, Settings, Webhook, fetch, get, get_with, wait_health, xml};
+pub use patience::{
+    PATIENCE, Patient, RUN_MAX, Run, Stop, accept, finish, kill, wait_exit, wait_until, wait_within,
+};
 pub use postgres::{Postgres, Relay};
 
 /// Reports that a test cannot run on this machine; .ci/run counts these lines.
@@ -47,12 +50,13 @@ pub fn skip(test: &str, reason: &str) {
 
 /// Runs a command to its end. Returns whether it succeeded.
 pub fn succeeds(program: &str, arguments: &[&str]) -> bool {
+    // Nobody reads what a server in the background prints.
     Command::new(program)
         .args(arguments)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
+        .ended()
         .is_ok_and(|status| status.success())
 }
 
@@ -83,9 +87,6 @@ macro_rules! on_both_backends {
 }
 pub(crate) use on_both_backends;
 
-/// How long a test waits before it fails: enough for a slow and busy machine.
-pub const PATIENCE: Duration = Duration::from_secs(60);
-
 /// Returns the items in order.
 pub fn sorted<T: Ord>(items: impl IntoIterator<Item = T>) -> Vec<T> {
     let mut items: Vec<T> = items.into_iter().collect();
@@ -106,21 +107,4 @@ pub fn in_time(mut scenario: impl FnMut() -> bool) {
     const TRIES: usize = 10;
     let was_in_time = (0..TRIES).any(|_| scenario());
     assert!(was_in_time, "this machine was too busy {TRIES} times");
-}
-
-/// Polls until there is an answer.
-pub fn wait_until<T>(what: &str, answer: impl FnMut() -> Option<T>) -> T {
-    wait_within(PATIENCE, what, answer)
-}
-
-/// Polls until there is an answer. Panics after `patience`.
-pub fn wait_within<T>(patience: Duration, what: &str, mut answer: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + patience;
-    loop {
-        if let Some(found) = answer() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "not within {patience:?}: {what}");
-        std::thread::sleep(Duration::from_millis(2));
-    }
 }

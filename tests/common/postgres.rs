@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process};
 use tokio::net::TcpSocket;
 
-use super::wait_until;
+use super::{PATIENCE, Patient, Run as _, kill, wait_until};
 
 /// A running server, with the user `postgres` and without passwords.
 ///
@@ -57,7 +57,7 @@ impl Session {
         input.write_all(b"SELECT 'end';\n").unwrap();
         drop(self.0.stdin.take());
         let mut output = String::new();
-        let all = self.0.stdout.as_mut().unwrap();
+        let mut all = Patient::of(self.0.stdout.take().unwrap());
         all.read_to_string(&mut output).unwrap();
         output
     }
@@ -66,7 +66,11 @@ impl Session {
 impl Drop for Session {
     fn drop(&mut self) {
         drop(self.0.stdin.take());
-        self.0.wait().unwrap();
+        let begin = Instant::now();
+        while matches!(self.0.try_wait(), Ok(None)) && begin.elapsed() < PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        kill(&mut self.0);
     }
 }
 
@@ -181,13 +185,14 @@ impl Postgres {
         let mut session = Session(command.spawn().unwrap());
         let input = session.0.stdin.as_mut().unwrap();
         writeln!(input, "{sql}\nSELECT 'started';").unwrap();
-        let output = session.0.stdout.as_mut().unwrap();
+        let mut output = Patient::of(session.0.stdout.take().unwrap());
         let mut printed = Vec::new();
         while !printed.ends_with(b"started\n") {
             let mut byte = [0];
             output.read_exact(&mut byte).unwrap();
             printed.extend(byte);
         }
+        session.0.stdout = Some(output.stream);
         session
     }
 
@@ -196,7 +201,7 @@ impl Postgres {
         let done = Command::new(self.programs.join("psql"))
             .args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1"])
             .args(["-d", &self.connection(database), "-c", sql])
-            .output()
+            .run()
             .unwrap();
         assert!(
             done.status.success(),
@@ -223,9 +228,11 @@ impl Postgres {
     /// Stops the server as a crash does: with `pg_ctl stop -m immediate`.
     pub fn crash(&self) {
         self.control(&["-m", "immediate", "stop"]);
-        while TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
-            std::thread::sleep(Duration::from_millis(20));
-        }
+        wait_until("the end of the server", || {
+            TcpStream::connect(("127.0.0.1", self.port))
+                .is_err()
+                .then_some(())
+        });
     }
 
     /// The process id of the server.
@@ -264,7 +271,7 @@ impl Postgres {
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .status();
+            .ended();
         assert!(done.unwrap().success(), "pg_ctl {arguments:?}");
     }
 }
@@ -273,7 +280,10 @@ impl Drop for Postgres {
     fn drop(&mut self) {
         // The shell's input ends.
         drop(self.shell.stdin.take());
-        let _ = self.shell.wait();
+        let begin = Instant::now();
+        while matches!(self.shell.try_wait(), Ok(None)) && begin.elapsed() < 2 * PATIENCE {
+            std::thread::sleep(Duration::from_millis(2));
+        }
     }
 }
 
@@ -406,6 +416,9 @@ impl Relay {
     }
 }
 
+/// More than the length of any text that a relay looks for.
+const PART_MAX: usize = 256;
+
 fn cut(streams: &Mutex<Vec<TcpStream>>) {
     for stream in streams.lock().unwrap().drain(..) {
         let _ = stream.shutdown(Shutdown::Both);
@@ -426,19 +439,28 @@ impl Link {
         streams: &Mutex<Vec<TcpStream>>,
     ) {
         let mut buffer = [0; 16 * 1024];
+        // A text may arrive in two parts.
+        let mut last = Vec::new();
         while let Ok(n) = from.read(&mut buffer)
             && n > 0
         {
             let bytes = &buffer[..n];
             if is_request {
                 self.pace(n);
+                let n_before = last.len();
+                last.extend_from_slice(bytes);
                 let mut closes_at = self.closes_at.lock().unwrap();
-                if closes_at.as_ref().is_some_and(|text| has(bytes, text)) {
+                let has_come = |text: &String| {
+                    let begin = n_before.saturating_sub(text.len() - 1);
+                    has(&last[begin..], text)
+                };
+                if closes_at.as_ref().is_some_and(has_come) {
                     *closes_at = None;
                     self.is_closed.store(true, Ordering::SeqCst);
                     cut(streams);
                     return;
                 }
+                last.drain(..last.len().saturating_sub(PART_MAX));
             }
             if self.is_silent.load(Ordering::SeqCst) {
                 if is_request {

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use assert_cmd::Command;
+use std::process::Command;
+
+use crate::patience::Run as _;
 
 const TEXT: &str = "repository: { path: repository }
 network: { deny: [10.0.0.0/8], allow: [10.1.0.0/16, 169.254.7.7] }
@@ -21,14 +23,14 @@ webhooks:
 ";
 
 fn check(file: &Path, json: bool) -> (i32, String) {
-    let mut command = Command::cargo_bin("project-webhooks").unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
     command.arg("check").arg("--config").arg(file);
     if json {
         command.arg("--json");
     }
     let output = command
         .env("SECRET", "hidden-4-hidden-4-hidden-4")
-        .output()
+        .run()
         .unwrap();
     let printed = String::from_utf8(output.stdout).unwrap();
     (output.status.code().unwrap(), printed)

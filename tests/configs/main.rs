@@ -9,6 +9,9 @@
     reason = "a test may fail by panicking; that is what it is for"
 )]
 
+#[path = "../common/patience.rs"]
+mod patience;
+
 mod check;
 mod fingerprint;
 mod network;

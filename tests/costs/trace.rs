@@ -4,7 +4,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
-use super::common::{Daemon, Home};
+use super::common::{Daemon, Home, Run as _};
 use super::skip;
 
 /// The traced calls: those that open, stat, list, sync and connect.
@@ -29,7 +29,7 @@ impl Trace {
             .args(["-D", "-f", "-qq", "-o", "/dev/null", "true"])
             .stdin(Stdio::null())
             .stderr(Stdio::null())
-            .status()
+            .ended()
             .is_ok_and(|status| status.success());
         if !can_trace {
             skip(test, "needs strace, and to be allowed to trace");

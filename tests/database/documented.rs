@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::common::{Endpoint, Home, Settings, xml};
+use super::common::{Endpoint, Home, Run as _, Settings, xml};
 use super::server;
 
 /// The blocks that a test runs.
@@ -54,7 +54,7 @@ fn the_commands_of_the_guide_work() {
             .env("PGPORT", server.port.to_string())
             .env("PGUSER", "postgres")
             .stdin(Stdio::null())
-            .output()
+            .run()
             .unwrap();
         let said = String::from_utf8_lossy(&done.stderr);
         assert!(done.status.success(), "{block}: {said}");

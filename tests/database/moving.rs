@@ -4,7 +4,8 @@ use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
 use super::common::{
-    Daemon, Endpoint, Home, Postgres, Settings, Webhook, in_time, sorted, wait_until, xml,
+    Daemon, Endpoint, Home, Postgres, Run as _, Settings, Webhook, finish, in_time, kill, sorted,
+    wait_until, xml,
 };
 use super::{server, store};
 use axum::http::StatusCode;
@@ -12,7 +13,7 @@ use project_webhooks::receiver::{Received, Reply};
 use serde_json::{Value, json};
 
 fn migrate(home: &Home, to: &str) -> Output {
-    start_migration(home, to).output().unwrap()
+    start_migration(home, to).run().unwrap()
 }
 
 fn start_migration(home: &Home, to: &str) -> Command {
@@ -38,7 +39,7 @@ fn refused(output: &Output, status: i32, text: &str) {
 }
 
 fn run(home: &Home) -> Output {
-    Daemon::command(home).stdin(Stdio::null()).output().unwrap()
+    Daemon::command(home).stdin(Stdio::null()).run().unwrap()
 }
 
 /// Everything that an operator can list.
@@ -369,10 +370,9 @@ fn a_killed_move_goes_on_and_no_daemon_starts_on_a_part() {
                 std::thread::sleep(delay);
                 delay = delay.mul_f64(1.3);
                 if command.try_wait().unwrap().is_some() {
-                    break command.wait_with_output().unwrap();
+                    break finish(command).unwrap();
                 }
-                command.kill().unwrap();
-                command.wait().unwrap();
+                assert!(kill(&mut command));
                 n_killed += 1;
                 let mark = if to == "postgres" {
                     let table = "SELECT to_regclass('meta') IS NOT NULL";

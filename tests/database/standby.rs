@@ -24,15 +24,11 @@ fn notifying(home: &Home) -> (Command, UnixDatagram) {
 /// Waits for a message to systemd with this text.
 fn wait_notified(socket: &UnixDatagram, text: &str) -> String {
     let mut buffer = [0; 4096];
-    loop {
-        let n = socket
-            .recv(&mut buffer)
-            .unwrap_or_else(|_| panic!("no message with {text}"));
+    wait_until(text, || {
+        let n = socket.recv(&mut buffer).expect("a message");
         let message = String::from_utf8_lossy(&buffer[..n]).into_owned();
-        if message.contains(text) {
-            return message;
-        }
-    }
+        message.contains(text).then_some(message)
+    })
 }
 
 #[test]
@@ -184,11 +180,14 @@ fn collector() -> (u16, Arc<Mutex<Vec<String>>>) {
     let kept = Arc::clone(&lines);
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let mut line = String::new();
-            BufReader::new(&stream).read_line(&mut line).unwrap();
-            kept.lock().unwrap().push(line);
-            let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            let _ = stream.write_all(answer.as_bytes());
+            let kept = Arc::clone(&kept);
+            std::thread::spawn(move || {
+                let mut line = String::new();
+                let _ = BufReader::new(&stream).read_line(&mut line);
+                kept.lock().unwrap().push(line);
+                let answer = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
+                let _ = stream.write_all(answer.as_bytes());
+            });
         }
     });
     (port, lines)

@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
-use super::common::{Daemon, Endpoint, Home, Settings, xml};
+use super::common::{Daemon, Endpoint, Home, Run as _, Settings, xml};
 use super::server;
 
 fn authority(name: &str) -> CertifiedIssuer<'static, KeyPair> {
@@ -74,12 +74,12 @@ fn tls_is_verified_by_the_authorities_of_the_machine() {
     // A command verifies it as well.
     let mut status = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
     status.arg("--config").arg(home.config()).arg("status");
-    let told = trusting(status, &home, "right.pem").output().unwrap();
+    let told = trusting(status, &home, "right.pem").run().unwrap();
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(told.contains("epoch 1; repository models"), "{told}");
     let mut status = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
     status.arg("--config").arg(home.config()).arg("status");
-    let refused = trusting(status, &home, "wrong.pem").output().unwrap();
+    let refused = trusting(status, &home, "wrong.pem").run().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(daemon.terminate().success());
 }

@@ -10,7 +10,7 @@ use project_webhooks::receiver::{ReceiverOptions, Signature};
 use secrecy::SecretString;
 use serde_json::Value;
 
-use crate::common::{Endpoint, Home, Settings, Webhook, wait_until};
+use crate::common::{Endpoint, Home, Patient, Settings, Webhook, wait_until};
 use crate::floods::Flood;
 use crate::{define, reply, snapshot};
 
@@ -118,9 +118,10 @@ fn a_callback_goes_through_listen_with_a_valid_signature() {
 }
 
 /// Sends a request with this path to `listen`. Its answer may come later.
-fn post(forwarding: &Forwarding, id: &str) -> TcpStream {
+fn post(forwarding: &Forwarding, id: &str) -> Patient<TcpStream> {
     let address = forwarding.url.trim_start_matches("http://");
-    let mut sender = TcpStream::connect(address.trim_end_matches('/')).unwrap();
+    let sender = TcpStream::connect(address.trim_end_matches('/'));
+    let mut sender = Patient::of(sender.unwrap());
     let head =
         format!("POST / HTTP/1.1\r\nHost: x\r\nWebhook-Id: {id}\r\nContent-Length: 0\r\n\r\n");
     sender.write_all(head.as_bytes()).unwrap();

@@ -167,8 +167,10 @@ fn endpoints_with_faults_do_not_affect_each_other() {
     // At most one attempt for each slot was answered, and the webhook is off.
     let concurrency = 8;
     assert!(gone.n_all() <= concurrency, "{}", gone.n_all());
-    let state = standing(&home, "gone");
-    assert_eq!(state["standing"], "off");
+    let state = wait_until("the webhook that is gone is off", || {
+        let state = standing(&home, "gone");
+        (state["standing"] == "off").then_some(state)
+    });
     assert_eq!(state["off"]["cause"], "gone");
     assert_eq!(state["pending"], ALL);
     // The hanging endpoint got one attempt for each slot.

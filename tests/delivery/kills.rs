@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rusqlite::Connection;
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::common::{Endpoint, Home, Settings, Webhook, wait_until};
+use crate::common::{Endpoint, Home, Settings, Stop, Webhook, wait_until};
 use crate::{
     assert_in_order, assert_same_bytes, by_id, define, project, reply, snapshot, standing, tag,
 };
@@ -70,6 +70,7 @@ fn repeated_kills_lose_and_invent_nothing() {
             }
             written
         });
+        let end = Stop(&stop);
         for _ in 0..n_kills {
             let came = endpoint.n_all();
             let began = Instant::now();
@@ -80,7 +81,7 @@ fn repeated_kills_lose_and_invent_nothing() {
             daemon.kill();
             daemon = home.start();
         }
-        stop.store(true, Ordering::Release);
+        drop(end);
         let written = writer.join().unwrap();
         daemon.fence();
         wait_until("everything is delivered", || {

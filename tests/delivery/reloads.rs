@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use project_webhooks::receiver::{ReceiverOptions, Signature};
 use rustix::process::Signal;
 
-use crate::common::{Endpoint, Home, Settings, Webhook, wait_until};
+use crate::common::{Endpoint, Home, Settings, Stop, Webhook, wait_until};
 use crate::{
     assert_in_order, assert_same_bytes, by_id, define, order, reply, snapshot, standing, tag,
 };
@@ -68,13 +68,14 @@ fn reloads_under_load_lose_and_double_nothing() {
             }
             n_written
         });
+        let end = Stop(&stop);
         for number in 1..=RELOADS {
             home.reconfigure(&settings(number));
             daemon.signal(Signal::HUP);
             // The pace of the reloads. None waits for the one before.
             std::thread::sleep(PAUSE);
         }
-        stop.store(true, Ordering::Release);
+        drop(end);
         writer.join().unwrap()
     });
     // All three are configured at the end, and send their pending deliveries.

@@ -6,6 +6,7 @@ use std::process::Command;
 use project_webhooks::domain::event::EventKind;
 
 use crate::blocks;
+use crate::patience::Run as _;
 use crate::process::program;
 
 /// The command.
@@ -17,7 +18,7 @@ fn the_demo_shows_all_seven_events() {
     let output = Command::new(program())
         .arg(ARGUMENT)
         .env("NO_COLOR", "1")
-        .output()
+        .run()
         .unwrap();
     let printed = String::from_utf8_lossy(&output.stdout).into_owned();
     let errors = String::from_utf8_lossy(&output.stderr);

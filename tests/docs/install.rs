@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::blocks::{self, root};
+use crate::patience::Run as _;
 use crate::process::program;
 
 /// Scripts in place of programs: `sudo` runs its arguments, `install` writes below
@@ -55,7 +56,7 @@ fn the_installation_puts_every_file_where_the_unit_looks_for_it() {
         .current_dir(&checkout)
         .env("PATH", format!("{}:/usr/bin:/bin", scripts.display()))
         .env("DESTINATION", &destination)
-        .output()
+        .run()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{errors}");

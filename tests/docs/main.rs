@@ -12,6 +12,9 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+#[path = "../common/patience.rs"]
+mod patience;
+
 mod blocks;
 mod demo;
 mod install;

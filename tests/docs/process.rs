@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::patience::Run as _;
+
 /// The longest time that a test waits for output.
 pub const DEADLINE: Duration = Duration::from_secs(180);
 
@@ -83,6 +85,6 @@ pub fn is_there(program: &str, argument: &str) -> bool {
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
-        .status()
+        .ended()
         .is_ok_and(|status| status.success())
 }

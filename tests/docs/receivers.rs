@@ -8,6 +8,7 @@ use std::process::Command;
 
 use sha2::{Digest, Sha256};
 
+use crate::patience::{Patient, Run as _};
 use crate::process::{Running, is_there, program};
 use crate::{blocks, skip};
 
@@ -59,7 +60,7 @@ fn the_go_receiver_accepts_callbacks_of_the_daemon() {
         let built = file.with_extension("");
         let mut command = Command::new("go");
         command.arg("build").arg("-o").arg(&built).arg(file);
-        let output = command.env("GO111MODULE", "off").output().unwrap();
+        let output = command.env("GO111MODULE", "off").run().unwrap();
         assert!(output.status.success(), "{output:?}");
         Command::new(built)
     });
@@ -156,7 +157,7 @@ fn daemon(directory: &Path, port: u16, format: &str, is_signed: bool) -> Running
 
 /// Sends an empty request with these headers and returns the status of the answer.
 fn post(port: u16, headers: &str) -> String {
-    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut stream = Patient::of(TcpStream::connect(("127.0.0.1", port)).unwrap());
     let request = format!(
         "POST /hook HTTP/1.1\r\nhost: localhost\r\ncontent-length: 0\r\nconnection: close\r\n\
          {headers}\r\n"

@@ -6,6 +6,7 @@ use project_webhooks::config::settings::SETTINGS;
 use project_webhooks::domain::event::{EventKind, Parameter};
 
 use crate::blocks;
+use crate::patience::Run as _;
 use crate::process::program;
 
 /// The rows of a page's tables whose first cell satisfies `wanted`, as cells.
@@ -52,7 +53,7 @@ fn the_events_are_listed_with_their_parameters() {
 
 #[test]
 fn every_command_is_listed() {
-    let output = Command::new(program()).arg("--help").output().unwrap();
+    let output = Command::new(program()).arg("--help").run().unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
     let (_, commands) = help.split_once("Commands:\n").unwrap();
     let mut n_commands = 0;

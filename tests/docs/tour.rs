@@ -8,6 +8,7 @@ use std::process;
 use project_webhooks::domain::event::EventKind;
 
 use crate::blocks::{self, Block};
+use crate::patience::Run as _;
 use crate::process::{Running, is_there, program};
 use crate::skip;
 
@@ -116,7 +117,7 @@ impl Tour<'_> {
             output: shown,
         } in commands(block)
         {
-            let output = self.shell(&command).output().unwrap();
+            let output = self.shell(&command).run().unwrap();
             let printed = String::from_utf8_lossy(&output.stdout).into_owned();
             let errors = String::from_utf8_lossy(&output.stderr);
             assert!(
@@ -188,7 +189,7 @@ impl Tour<'_> {
             };
             assert!(is_there(tool, argument), "the tour needs {tool}");
         }
-        let output = self.shell(&block.text).output().unwrap();
+        let output = self.shell(&block.text).run().unwrap();
         let errors = String::from_utf8_lossy(&output.stderr);
         assert_eq!(String::from_utf8_lossy(&output.stdout), "204\n", "{errors}");
     }

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use super::common::{skip, succeeds, wait_until};
+use super::common::{Run as _, skip, succeeds, wait_exit, wait_until};
 
 /// Marks the process that has namespaces of its own.
 const INSIDE: &str = "PROJECT_WEBHOOKS_TEST_INSIDE";
@@ -37,7 +37,7 @@ pub fn in_namespaces(test: &str, tools: &[&str], run: impl FnOnce()) {
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(INSIDE, "1")
         .stdin(Stdio::null())
-        .output()
+        .run()
         .unwrap();
     let (stdout, stderr) = (
         String::from_utf8_lossy(&output.stdout),
@@ -62,7 +62,7 @@ impl Mounted {
     /// Mounts by the program `mount`. None if the kernel lacks the file system.
     pub fn by_mount(arguments: &[&str], at: &Path) -> Option<Self> {
         fs::create_dir_all(at).unwrap();
-        let status = Command::new("mount").args(arguments).arg(at).status();
+        let status = Command::new("mount").args(arguments).arg(at).ended();
         let mounted = Self {
             at: at.to_owned(),
             server: None,
@@ -83,10 +83,10 @@ impl Mounted {
 
     /// Unmounts at once, and fails if it is in use.
     pub fn unmount(mut self) {
-        let status = Command::new("umount").arg(&self.at).status().unwrap();
+        let status = Command::new("umount").arg(&self.at).ended().unwrap();
         assert!(status.success(), "{} is in use", self.at.display());
         if let Some(mut server) = self.server.take() {
-            server.wait().unwrap();
+            wait_exit(&mut server);
         }
     }
 }
@@ -142,7 +142,7 @@ impl LoopDevice {
         let attached = Command::new("losetup")
             .args(["--find", "--show"])
             .arg(disk)
-            .output()
+            .run()
             .unwrap();
         let device = String::from_utf8(attached.stdout).unwrap();
         Self(device.trim().to_owned())

@@ -7,7 +7,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::process::Signal;
 
-use super::common::{Endpoint, Home, Settings, skip, sorted, succeeds, wait_until, write, xml};
+use super::common::{
+    Endpoint, Home, Patient, Settings, skip, sorted, succeeds, wait_exit, wait_until, write, xml,
+};
 use super::mounts::{Mounted, exfat, in_namespaces};
 
 /// Maps a file, changes a letter, and changes another one when it is told to. The kernel changes the
@@ -40,7 +42,7 @@ fn a_memory_mapped_write_that_changes_no_time_is_found_when_the_file_is_closed()
         .spawn()
         .unwrap();
     let mut line = String::new();
-    BufReader::new(mapper.stdout.take().unwrap())
+    BufReader::new(Patient::of(mapper.stdout.take().unwrap()))
         .read_line(&mut line)
         .unwrap();
     // Nothing reports a mapped write. Another change has the project observed, once the times are so
@@ -53,7 +55,7 @@ fn a_memory_mapped_write_that_changes_no_time_is_found_when_the_file_is_closed()
         ["project-publish", "snapshot-create"]
     );
     mapper.stdin.take().unwrap().write_all(b"\n").unwrap();
-    assert!(mapper.wait().unwrap().success());
+    assert!(wait_exit(&mut mapper).success());
     let came = endpoint.wait_for(1);
     assert_eq!(came[0].event, "project-publish");
     assert_eq!(*came[0].payload, *xml("Orders", "e-1", "six").as_bytes());

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use rustix::process::Signal;
 
-use super::common::{Daemon, Endpoint, Home, Settings, skip, write, xml};
+use super::common::{Daemon, Endpoint, Home, Run as _, Settings, skip, write, xml};
 use super::mounts::{Mounted, in_namespaces};
 
 const PATH: &str = "sales/orders/published/project.xml";
@@ -71,7 +71,7 @@ fn a_full_scan_finds_a_truncated_file() {
         ])
         .arg(home.at(PATH))
         .arg(length.to_string())
-        .status();
+        .ended();
     assert!(status.unwrap().success());
     a_scan_finds(&daemon, &endpoint, &content);
 }

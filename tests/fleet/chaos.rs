@@ -22,7 +22,9 @@ use rustix::process::Signal;
 use super::isolated::is_isolated;
 use super::load::{self, Arrived, Written};
 use super::{server, settings};
-use crate::common::{Daemon, Endpoint, Home, Postgres, succeeds, wait_until, wait_within, xml};
+use crate::common::{
+    Daemon, Endpoint, Home, Postgres, Stop, succeeds, wait_until, wait_within, xml,
+};
 
 /// The length of a run in seconds, without `PROJECT_WEBHOOKS_FLEET_SECONDS`.
 const SECONDS: u64 = 45;
@@ -327,15 +329,6 @@ fn failures_of_processes_and_the_database_lose_and_invent_nothing() {
         counts <= LEASE * 2,
         "a take-over took {counts:?}: {times:?}"
     );
-}
-
-/// Stops the writer, also if the test panics.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 fn check(endpoint: &Endpoint, server: &Postgres, database: &str, written: &Written) {

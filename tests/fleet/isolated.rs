@@ -3,7 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
-use crate::common::{skip, succeeds};
+use crate::common::{Patient, RUN_MAX, skip, succeeds, wait_exit};
 
 /// Set in the run within the namespaces.
 const INSIDE: &str = "PROJECT_WEBHOOKS_INSIDE";
@@ -29,9 +29,9 @@ pub fn is_isolated(test: &str) -> bool {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    for line in BufReader::new(run.stdout.take().unwrap()).lines() {
+    for line in BufReader::new(Patient::within(RUN_MAX, run.stdout.take().unwrap())).lines() {
         println!("{}", line.unwrap());
     }
-    assert!(run.wait().unwrap().success(), "{test} failed");
+    assert!(wait_exit(&mut run).success(), "{test} failed");
     false
 }

@@ -6,7 +6,7 @@
 //! `PROJECT_WEBHOOKS_ROUNDS=20 cargo test --test fleet power -- --nocapture` cuts twenty times.
 
 use std::collections::BTreeSet;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use fastrand::Rng;
@@ -16,7 +16,7 @@ use project_webhooks::receiver::{ReceiverOptions, Reply};
 use super::isolated::is_isolated;
 use super::load::{self, Arrived};
 use super::settings;
-use crate::common::{Disk, Endpoint, Home, Postgres, skip, succeeds, wait_until, xml};
+use crate::common::{Disk, Endpoint, Home, Postgres, Stop, skip, succeeds, wait_until, xml};
 
 #[test]
 fn power_cuts_of_the_database_lose_no_acknowledged_event() {
@@ -58,16 +58,18 @@ fn power_cuts_of_the_database_lose_no_acknowledged_event() {
     let mut acknowledged = 0;
     let mut written = load::Written::default();
     for round in 0..rounds {
+        println!("power cuts of the database: round {round}");
         let name = format!("r{round}");
         let (stop, mut writers) = (AtomicBool::new(false), rng.fork());
         let pid = server.pid();
         let pause = Duration::from_millis(500 + rng.u64(..3_000));
         let more = std::thread::scope(|scope| {
             let writer = scope.spawn(|| load::write(&home, &name, &arrived, &mut writers, &stop));
+            let end = Stop(&stop);
             // The moment of the cut, not a wait.
             std::thread::sleep(pause);
             disk.cut();
-            stop.store(true, Ordering::Release);
+            drop(end);
             writer.join().unwrap()
         });
         written.happenings.extend(more.happenings);

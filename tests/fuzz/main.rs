@@ -17,6 +17,9 @@
     reason = "tests fail by panicking and measure real time"
 )]
 
+#[path = "../common/patience.rs"]
+mod patience;
+
 mod python;
 mod targets;
 

@@ -12,6 +12,7 @@ use project_webhooks::webhook::body;
 use serde_json::json;
 
 use super::{Random, mutate, read_corpus, targets};
+use crate::patience::Run as _;
 
 /// The number of mutated bodies.
 const N: usize = 2_000;
@@ -51,7 +52,7 @@ fn python_parses_the_same_fields_from_multipart_bodies() {
     }
     drop(file);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fuzz/multipart.py");
-    let Ok(ran) = Command::new("python3").arg(script).arg(&path).output() else {
+    let Ok(ran) = Command::new("python3").arg(script).arg(&path).run() else {
         let _ = writeln!(
             std::io::stderr(),
             "skipped: multipart by Python: needs python3"

@@ -13,6 +13,9 @@
     reason = "a test may fail by panicking; that is what it is for"
 )]
 
+#[path = "../common/patience.rs"]
+mod patience;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
@@ -20,6 +23,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
+use patience::Run as _;
 use serde_json::Value;
 
 /// Some of the paths of the RPM package.
@@ -61,7 +65,7 @@ fn program(test: &str, tools: &[&str]) -> Option<PathBuf> {
             .arg("--version")
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            .status();
+            .ended();
         if found.is_err() {
             skip(test, &format!("no {tool}"));
             return None;
@@ -73,7 +77,7 @@ fn program(test: &str, tools: &[&str]) -> Option<PathBuf> {
 /// Runs a command, which must succeed, and returns its output.
 #[track_caller]
 fn run(command: &mut Command) -> String {
-    let output = command.stdin(Stdio::null()).output().unwrap();
+    let output = command.stdin(Stdio::null()).run().unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     let out = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{command:?}\n{out}\n{said}");

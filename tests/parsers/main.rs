@@ -21,7 +21,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use common::{Endpoint, Home, Settings, Webhook, skip, succeeds, wait_until};
+use common::{Endpoint, Home, Run as _, Settings, Webhook, skip, succeeds, wait_until};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
@@ -182,7 +182,7 @@ fn go_reads_fields() {
         .arg("-o")
         .arg(&built)
         .arg(program("form.go"));
-    let output = command.env("GO111MODULE", "off").output().unwrap();
+    let output = command.env("GO111MODULE", "off").run().unwrap();
     assert!(output.status.success(), "{output:?}");
     reads_every_parameter(Command::new(built));
 }

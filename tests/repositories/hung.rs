@@ -1,6 +1,6 @@
 //! A repository whose file system hangs, beside one that works.
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,11 +8,11 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::common::{
-    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, own_mounts, skip, succeeds, wait_health,
-    wait_until, write, xml,
+    Daemon, Endpoint, Home, PATIENCE, Run as _, Settings, Webhook, own_mounts, skip, succeeds,
+    wait_health, wait_until, write, xml,
 };
 use super::postgres::{Place, launch, server, store};
-use super::{ADMIN, DEFINITION, field, is_healthy, put, roots, start, two};
+use super::{ADMIN, DEFINITION, field, get, is_healthy, put, roots, start, two};
 
 /// A repository that a process serves. It hangs while that process is stopped.
 struct Served {
@@ -103,24 +103,13 @@ fn engines(daemon: &Daemon<'_>) -> Vec<PathBuf> {
     tasks.filter(is_engine).collect()
 }
 
-/// The answer of the admin server. Fails if there is none.
-fn get(home: &Home, path: &str) -> String {
-    let mut stream = UnixStream::connect(home.beside("admin.sock")).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-    stream.write_all(request.as_bytes()).unwrap();
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer).unwrap();
-    answer
-}
-
 fn accept(home: &Home) -> (Option<i32>, serde_json::Value, String) {
     let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
         .arg("--config")
         .arg(home.config())
         .args(["accept", "--yes", "--json"])
         .stdin(Stdio::null())
-        .output()
+        .run()
         .unwrap();
     let errors = String::from_utf8_lossy(&output.stderr).into_owned();
     let printed = serde_json::from_slice(&output.stdout).unwrap_or_default();
@@ -235,7 +224,10 @@ fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
     let only = Settings::of([webhook()]).and_repository(models).top(ADMIN);
     home.reconfigure(&only);
     assert!(daemon.reload());
-    while !manager.next().lines().any(|line| line == "READY=1") {}
+    wait_until("READY=1", || {
+        let is_ready = manager.next().lines().any(|line| line == "READY=1");
+        is_ready.then_some(())
+    });
     wait_health(&home, "/readyz", 200);
     assert!(is_healthy(&home));
 

@@ -9,7 +9,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Daemon, Endpoint, Home, Postgres, Settings, Webhook, skip, wait_health, wait_until, xml,
+    Daemon, Endpoint, Home, Postgres, Run as _, Settings, Webhook, skip, wait_health, wait_until,
+    xml,
 };
 use crate::{ADMIN, DEFINITION, field, get, put, roots};
 
@@ -67,7 +68,7 @@ fn refused(output: &Output, status: i32, text: &str) {
 }
 
 fn start_refused(home: &Home, text: &str) {
-    let output = Daemon::command(home).stdin(Stdio::null()).output().unwrap();
+    let output = Daemon::command(home).stdin(Stdio::null()).run().unwrap();
     refused(&output, 78, text);
 }
 
@@ -313,7 +314,7 @@ fn migrate(home: &Home, to: &str) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
     command.arg("--config").arg(home.config());
     command.args(["migrate-store", "--to", to]);
-    command.stdin(Stdio::null()).output().unwrap()
+    command.stdin(Stdio::null()).run().unwrap()
 }
 
 #[test]

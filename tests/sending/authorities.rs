@@ -5,7 +5,7 @@ use std::process::Command;
 
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 
-use crate::common::{Endpoint, Home, Settings, Webhook};
+use crate::common::{Endpoint, Home, Run as _, Settings, Webhook};
 use crate::tls::{Authority, Server};
 use crate::{start, webhook};
 
@@ -16,7 +16,7 @@ fn run(home: &Home, arguments: &[&str], variables: &[(&str, &str)]) -> (String, 
         .arg(home.config())
         .args(arguments)
         .envs(variables.iter().copied())
-        .output()
+        .run()
         .unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
     (text, output.status.success())

@@ -15,7 +15,7 @@ use project_webhooks::receiver::{Received, Reply};
 use project_webhooks::webhook::Attempt;
 use serde_json::Value;
 
-use crate::common::{Endpoint, Home, Settings, wait_until, xml};
+use crate::common::{Endpoint, Home, Run as _, Settings, wait_until, xml};
 use crate::harness::{self, REFUSED};
 use crate::{printed, start, webhook};
 
@@ -333,7 +333,7 @@ fn a_url_from_a_credential_is_never_printed() {
             .arg(home.config())
             .args(arguments)
             .env("CREDENTIALS_DIRECTORY", &directory)
-            .output()
+            .run()
             .unwrap();
         let text = [output.stdout, output.stderr].concat();
         String::from_utf8(text).unwrap()

@@ -13,8 +13,10 @@ use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
+use crate::common::Endpoint;
 use crate::harness::{
     PATIENT, REFUSED, SECRET, SHORT, callback, client, hanging, host, now, receiver, send, webhook,
+    within,
 };
 
 #[tokio::test]
@@ -57,7 +59,7 @@ async fn a_callback_arrives_as_it_was_sent_in_every_format() {
         let shown = ("authorization".to_owned(), "(not shown)".to_owned());
         assert!(attempt.request_headers.contains(&shown));
 
-        let received = received.recv().await.unwrap();
+        let received = within(received.recv()).await.unwrap();
         assert_eq!(received.format, Some(format));
         assert_eq!(received.problem, None);
         assert_eq!(received.id, "evt_0123456789abcdef");
@@ -97,7 +99,7 @@ async fn a_payload_of_several_megabytes_arrives_whole() {
         .send(&callback(&payload), now())
         .await;
     assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
-    assert!(received.recv().await.unwrap().payload == payload);
+    assert!(within(received.recv()).await.unwrap().payload == payload);
 }
 
 #[tokio::test]
@@ -135,7 +137,10 @@ async fn answers_become_outcomes() {
                     if asked.wait() <= Duration::from_secs(60)
             )),
         }
-        assert_eq!(received.recv().await.unwrap().target, format!("/{status}"));
+        assert_eq!(
+            within(received.recv()).await.unwrap().target,
+            format!("/{status}")
+        );
     }
     // A redirect was not followed, and nothing was sent twice.
     assert!(received.try_recv().is_err());
@@ -182,10 +187,8 @@ async fn the_status_decides_even_if_the_body_fails() {
 #[tokio::test]
 async fn failures_are_described() {
     let silent = hanging(Vec::new()).await;
-    let closed = {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        listener.local_addr().unwrap()
-    };
+    let reserved = Endpoint::reserved();
+    let closed = reserved.address();
     let nonsense = hanging(b"SSH-2.0-OpenSSH_9.6\r\n".to_vec()).await;
     for (url, timeout, expected) in [
         (
@@ -218,7 +221,7 @@ async fn a_request_that_the_receiver_does_not_read_times_out() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     // Accepted and never read: the kernel's buffers fill.
-    let accepted = tokio::spawn(async move { listener.accept().await.unwrap() });
+    let accepted = tokio::spawn(within(async move { listener.accept().await.unwrap() }));
     let mut webhook = webhook(&format!("http://{address}/"));
     webhook.timeout = SHORT;
     let payload = vec![b'x'; 24_000_000];
@@ -242,7 +245,7 @@ async fn an_unknown_host_name_is_described() {
 async fn a_webhook_without_a_secret_is_not_signed() {
     let (url, mut received) = receiver(|_| Reply::status(StatusCode::OK)).await;
     send(&webhook(&url)).await;
-    let received = received.recv().await.unwrap();
+    let received = within(received.recv()).await.unwrap();
     assert_eq!(received.signature, Signature::Missing);
 }
 

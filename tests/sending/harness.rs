@@ -92,6 +92,12 @@ pub(crate) async fn receiver(
     (url, received)
 }
 
+/// Fails if it takes so long that the other side must be stuck.
+pub(crate) async fn within<T>(future: impl Future<Output = T>) -> T {
+    let answer = tokio::time::timeout(2 * PATIENT, future).await;
+    answer.expect("the other side is not stuck")
+}
+
 /// A server that behaves like this on its one connection.
 pub(crate) async fn peer<T, F>(
     behave: impl FnOnce(TcpStream) -> F + Send + 'static,
@@ -102,10 +108,10 @@ where
 {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(within(async move {
         let (socket, _) = listener.accept().await.unwrap();
         behave(socket).await
-    });
+    }));
     (url, task)
 }
 

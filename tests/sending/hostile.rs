@@ -160,11 +160,14 @@ async fn a_connection_that_is_closed_at_any_stage_is_a_failure_until_the_status_
     // Before the request, within it, and after it.
     for n_read in [0, 1, 100, 1_000, usize::MAX] {
         let (url, _) = peer(move |mut socket| async move {
-            let mut read = 0;
-            let mut buffer = [0; 64];
-            while read < n_read && !buffer.windows(4).any(|end| end == b"--\r\n") {
-                let room = (n_read - read).min(buffer.len());
-                read += socket.read(&mut buffer[..room]).await.unwrap_or(0);
+            let mut request = Vec::new();
+            let mut piece = [0; 64];
+            while request.len() < n_read && !request.ends_with(b"--\r\n") {
+                let room = (n_read - request.len()).min(piece.len());
+                match socket.read(&mut piece[..room]).await {
+                    Ok(n @ 1..) => request.extend_from_slice(&piece[..n]),
+                    _ => return,
+                }
             }
         })
         .await;

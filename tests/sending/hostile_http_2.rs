@@ -10,7 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
-use crate::harness::{REFUSED, callback, client, now, send, webhook};
+use crate::harness::{REFUSED, callback, client, now, send, webhook, within};
 use crate::tls::{self, Authority};
 
 /// How much of an answer the client lets a server send ahead, in bytes.
@@ -33,7 +33,7 @@ where
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(within(async move {
         let (socket, _) = listener.accept().await.unwrap();
         let stream = acceptor.accept(socket).await.unwrap();
         let mut connection = h2::server::handshake(stream).await.unwrap();
@@ -42,7 +42,7 @@ where
         let drive = async { while let Some(Ok(_)) = connection.accept().await {} };
         let (behaved, ()) = tokio::join!(behave(request, respond), drive);
         behaved
-    });
+    }));
     let mut webhook = webhook(&format!("https://localhost:{port}/"));
     webhook.tls = authority.trusted();
     (webhook, task)
@@ -151,7 +151,7 @@ async fn http_1_only(
     let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
-    let task = tokio::spawn(async move {
+    let task = tokio::spawn(within(async move {
         let mut n_http_2 = 0;
         let mut n_http_1 = 0;
         while n_http_1 < n {
@@ -168,13 +168,13 @@ async fn http_1_only(
             n_http_1 += 1;
             let mut request = Vec::new();
             while !request.ends_with(end.as_bytes()) {
-                stream.read_buf(&mut request).await.unwrap();
+                assert!(stream.read_buf(&mut request).await.unwrap() > 0);
             }
             stream.write_all(answer.as_bytes()).await.unwrap();
             stream.shutdown().await.unwrap();
         }
         n_http_2
-    });
+    }));
     (port, task)
 }
 

@@ -31,7 +31,7 @@ mod tls;
 use std::collections::BTreeMap;
 use std::process::Command;
 
-use common::{Daemon, Endpoint, Home, Settings, Webhook, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Run as _, Settings, Webhook, wait_until, xml};
 use proxy::Proxy;
 use rcgen::ExtendedKeyUsagePurpose::ServerAuth;
 use serde_json::Value;
@@ -68,7 +68,7 @@ fn printed(home: &Home, arguments: &[&str]) -> String {
         .arg(home.config())
         .args(arguments)
         .env("NO_COLOR", "1")
-        .output()
+        .run()
         .unwrap();
     String::from_utf8(output.stdout).unwrap()
 }
@@ -241,7 +241,7 @@ fn no_proxy_is_read_with_wildcards_ports_and_blanks() {
     // `check` shows the way of each webhook, without the password of the proxy.
     let mut command = without_proxies(Command::new(env!("CARGO_BIN_EXE_project-webhooks")));
     command.arg("--config").arg(home.config()).arg("check");
-    let output = command.envs(variables).output().unwrap();
+    let output = command.envs(variables).run().unwrap();
     let checked = String::from_utf8(output.stdout).unwrap();
     for expected in [
         "  via       directly: NO_PROXY has *.wild.invalid\n".to_owned(),
@@ -268,7 +268,7 @@ fn a_proxy_that_cannot_be_used_is_reported() {
     ] {
         let mut command = without_proxies(Command::new(env!("CARGO_BIN_EXE_project-webhooks")));
         command.arg("--config").arg(home.config()).arg("check");
-        let output = command.env("HTTP_PROXY", url).output().unwrap();
+        let output = command.env("HTTP_PROXY", url).run().unwrap();
         let checked = String::from_utf8(output.stdout).unwrap();
         assert!(checked.contains(expected), "{url}: {checked}");
         assert!(!checked.contains("hush"), "{checked}");
@@ -309,10 +309,8 @@ fn a_socks_proxy_of_the_environment_is_used() {
 
 #[test]
 fn an_unreachable_proxy_is_in_the_error() {
-    let closed = {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        listener.local_addr().unwrap()
-    };
+    let reserved = Endpoint::reserved();
+    let closed = reserved.address();
     let home = Home::new(&Settings::of([
         webhook("plain", "http://catalog.example/"),
         webhook("tunnel", "https://catalog.example/"),

@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
-use crate::harness::host;
+use crate::harness::{host, within};
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(second).unwrap()
@@ -141,7 +141,7 @@ async fn it_serves_until_it_is_stopped() {
     let request = |line: &'static str| exchange(&address, line);
     let teapot = "HTTP/1.1 418";
     assert!(request("POST /a?b=c").await.starts_with(teapot));
-    let first = received.recv().await.unwrap();
+    let first = within(received.recv()).await.unwrap();
     assert_eq!(first.target, "/a?b=c");
     assert_eq!(first.body, "x");
     assert!(request("GET /").await.starts_with("HTTP/1.1 405"));
@@ -150,7 +150,7 @@ async fn it_serves_until_it_is_stopped() {
     assert!(request("POST /").await.starts_with(teapot));
 
     shutdown.cancel();
-    serving.await.unwrap();
+    within(serving).await.unwrap();
 }
 
 /// Sends a request with the body `x` and returns the whole answer.
@@ -161,6 +161,6 @@ async fn exchange(address: &str, line: &str) -> String {
     );
     socket.write_all(request.as_bytes()).await.unwrap();
     let mut answer = String::new();
-    socket.read_to_string(&mut answer).await.unwrap();
+    within(socket.read_to_string(&mut answer)).await.unwrap();
     answer
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
 
-use super::common::{Home, wait_until, write};
+use super::common::{Endpoint, Home, Reserved, Run as _, wait_until, write};
 
 /// Clients of the admin server and of the control socket that send half a request and then nothing.
 pub struct StalledClients {
@@ -87,7 +87,7 @@ impl Disk {
             .arg("--config")
             .arg(home.config())
             .args(["deliveries", "--limit", "1000", "--json"])
-            .output()
+            .run()
             .unwrap();
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{said}");
@@ -152,7 +152,8 @@ const GOOD: usize = 0;
 
 /// A receiver that can be killed and revived at its port, and that misbehaves.
 pub struct Receiver {
-    address: SocketAddr,
+    /// Nobody else gets the port while the receiver is dead.
+    reserved: Reserved,
     mode: Arc<AtomicUsize>,
     running: Option<Running>,
 }
@@ -166,19 +167,18 @@ struct Running {
 impl Receiver {
     /// Starts it. It answers with 204.
     pub fn new() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut receiver = Self {
-            address: listener.local_addr().unwrap(),
+            reserved: Endpoint::reserved(),
             mode: Arc::new(AtomicUsize::new(GOOD)),
             running: None,
         };
-        receiver.serve(listener);
+        receiver.revive();
         receiver
     }
 
     /// Its URL.
     pub fn url(&self) -> String {
-        format!("http://{}/", self.address)
+        self.reserved.url()
     }
 
     /// Misbehaves in one of its ways.
@@ -198,7 +198,7 @@ impl Receiver {
         };
         running.stop.store(true, Ordering::SeqCst);
         // Wakes the thread that accepts.
-        let _ = TcpStream::connect(self.address);
+        let _ = TcpStream::connect(self.reserved.address());
         running.thread.join().unwrap();
         for client in running.clients.lock().unwrap().drain(..) {
             let _ = client.shutdown(Shutdown::Both);
@@ -207,7 +207,8 @@ impl Receiver {
 
     /// Listens at its port again.
     pub fn revive(&mut self) {
-        let listener = wait_until("the port", || TcpListener::bind(self.address).ok());
+        let bind = || TcpListener::bind(self.reserved.address()).ok();
+        let listener = wait_until("the port", bind);
         self.serve(listener);
     }
 

@@ -9,6 +9,8 @@ use std::time::Duration;
 use project_webhooks::config::Postgres;
 use project_webhooks::store::{Listings, Operations, Store};
 
+use crate::common::Run as _;
+
 /// The environment variable with the connection string of a server of PostgreSQL.
 ///
 /// With it, the tests of the contract open that implementation.
@@ -30,7 +32,7 @@ pub fn in_new_schema(connection: &str) -> Postgres {
     let sql = format!("CREATE SCHEMA {schema}");
     let done = Command::new("psql")
         .args(["-X", "-q", "-d", connection, "-c", &sql])
-        .output();
+        .run();
     let done = done.unwrap();
     assert!(
         done.status.success(),

@@ -16,6 +16,8 @@ use project_webhooks::store::{
     Alone, Asking, AttemptLog, Batch, Change, Claim, Claims, Finish, NewEvent, Store, WebhookState,
 };
 
+use crate::common::RUN_MAX;
+
 pub fn at(seconds: i64) -> Timestamp {
     Timestamp::from_second(1_700_000_000 + seconds).unwrap()
 }
@@ -173,10 +175,12 @@ pub fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
 
 /// Runs a future to its end on this thread.
 pub fn wait<T>(future: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_time()
         .build()
-        .unwrap()
-        .block_on(future)
+        .unwrap();
+    let answer = runtime.block_on(async { tokio::time::timeout(RUN_MAX, future).await });
+    answer.expect("the store answers")
 }
 
 /// A request of at most `limit` deliveries, by a sender that has none.

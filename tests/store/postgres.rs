@@ -13,7 +13,7 @@ use project_webhooks::store::{
     move_to_postgres, move_to_sqlite,
 };
 
-use crate::common::{Postgres, Relay, skip, wait_until};
+use crate::common::{Patient, Postgres, Relay, Run as _, skip, wait_exit, wait_until};
 use crate::fixture::{POSTGRES, in_new_schema};
 use crate::helpers::*;
 
@@ -52,7 +52,7 @@ fn the_contract_holds_with_postgresql() {
     for module in OTHERS {
         tests.args(["--skip", module]);
     }
-    let done = tests.output().unwrap();
+    let done = tests.run().unwrap();
     let output = String::from_utf8_lossy(&done.stdout);
     assert!(done.status.success(), "{output}");
     // So that the tests are not just skipped.
@@ -446,7 +446,7 @@ fn slow_statements_do_not_lose_the_lease() {
         let mut input = slow.stdin.take().unwrap();
         let sql = format!("BEGIN; LOCK TABLE {schema}.deliveries; SELECT 'locked';\n");
         input.write_all(sql.as_bytes()).unwrap();
-        let mut said = BufReader::new(slow.stdout.take().unwrap());
+        let mut said = BufReader::new(Patient::of(slow.stdout.take().unwrap()));
         said.read_line(&mut String::new()).unwrap();
         // More than there are connections for.
         for number in 0..8 {
@@ -466,7 +466,7 @@ fn slow_statements_do_not_lose_the_lease() {
             wait_until("a renewal", || (until() != before).then_some(()));
         }
         drop(input);
-        assert!(slow.wait().unwrap().success());
+        assert!(wait_exit(&mut slow).success());
     });
     assert!(!until().is_empty());
 }

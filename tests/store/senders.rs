@@ -5,6 +5,7 @@ use std::io::Write;
 use std::process::{Child, Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
+use std::time::Instant;
 
 use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
@@ -12,7 +13,7 @@ use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded};
 use project_webhooks::store::{Asking, Batch, Change, Claim, Finish, Store};
 
-use crate::common::{Postgres, wait_until};
+use crate::common::{PATIENCE, Postgres, wait_exit, wait_until};
 use crate::helpers::*;
 use crate::postgres::{schema, server, settings};
 
@@ -108,7 +109,7 @@ impl Drop for Held {
     fn drop(&mut self) {
         // The session ends with its input.
         drop(self.0.stdin.take());
-        self.0.wait().unwrap();
+        wait_exit(&mut self.0);
     }
 }
 
@@ -265,7 +266,10 @@ struct Sent {
 
 /// Sends until `n_events` are delivered. Some attempts fail first.
 fn send(store: &Store, sent: &Mutex<Sent>, n_events: usize) {
+    let begin = Instant::now();
     while sent.lock().unwrap().n_delivered < n_events {
+        // Another sender, or the recording, may have failed.
+        assert!(begin.elapsed() < 3 * PATIENCE, "not all are delivered");
         let found = wait(store.claim("catalog", asking(at(9), 3))).unwrap();
         for claim in &found.ready {
             let is_free = sent.lock().unwrap().lanes.insert(claim.key.clone());

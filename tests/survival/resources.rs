@@ -13,7 +13,9 @@ use axum::http::StatusCode;
 use project_webhooks::receiver::{Received, Reply};
 use rustix::process::Signal;
 
-use super::common::{Daemon, Endpoint, Home, Settings, Webhook, wait_health, wait_until, xml};
+use super::common::{
+    Daemon, Endpoint, Home, Run as _, Settings, Webhook, wait_health, wait_until, xml,
+};
 use super::{Mount, is_root, projects, skip, succeeds, wait_status};
 
 /// Runs the program and returns its exit status and output.
@@ -24,7 +26,7 @@ fn run(home: &Home, arguments: &[&str]) -> (i32, String) {
         .args(arguments)
         .stdin(Stdio::null())
         .env_remove("NOTIFY_SOCKET")
-        .output()
+        .run()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     (output.status.code().unwrap_or(-1), said)
@@ -301,7 +303,7 @@ fn a_full_table_of_descriptors_loses_nothing() {
         let limit = format!("--nofile={n}:");
         let set = Command::new("prlimit")
             .args(["--pid", &pid, &limit])
-            .output()
+            .run()
             .unwrap();
         assert!(
             set.status.success(),
@@ -493,7 +495,7 @@ fn a_state_directory_of_somebody_else_is_refused() {
         ])
         .arg(config)
         .arg("run")
-        .output()
+        .run()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::Command;
 
-use super::common::{Daemon, Endpoint, Home, Settings, wait_health, xml};
+use super::common::{Daemon, Endpoint, Home, Run as _, Settings, wait_health, xml};
 use super::{Mount, is_root, projects, unprivileged};
 
 /// A daemon that watches four projects, with a health endpoint.
@@ -43,7 +43,7 @@ fn copy(from: &Path, to: &Path) {
         .arg("-a")
         .arg(from)
         .arg(to)
-        .status()
+        .ended()
         .unwrap();
     assert!(copied.success());
 }

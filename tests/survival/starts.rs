@@ -5,7 +5,7 @@ use std::os::unix::fs::symlink;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use super::common::{Daemon, Endpoint, Home, Settings};
+use super::common::{Daemon, Endpoint, Home, Run as _, Settings};
 use super::{is_root, projects, skip, succeeds};
 
 /// A state directory: what makes it from one that is in use, and words of the error.
@@ -121,7 +121,7 @@ fn fails(name: &str, mut command: Command) -> String {
     let output = command
         .stdin(Stdio::null())
         .env_remove("NOTIFY_SOCKET")
-        .output()
+        .run()
         .unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{name}: {said}");

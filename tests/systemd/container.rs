@@ -10,7 +10,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 
-use crate::common::wait_until;
+use crate::common::{Run as _, wait_exit, wait_until};
 
 /// Mounts the view and boots: `$1` is the layer over the root `$2`.
 const BOOT: &str = r#"
@@ -166,7 +166,7 @@ pub fn why_not() -> Option<String> {
         return Some("needs root".to_owned());
     }
     let stage = Stage::new();
-    match stage.nspawn().args(["--pipe", "true"]).output() {
+    match stage.nspawn().args(["--pipe", "true"]).run() {
         Ok(output) if output.status.success() => None,
         Ok(output) => {
             let said = String::from_utf8_lossy(&output.stderr).into_owned();
@@ -205,7 +205,7 @@ impl Container {
 
     /// Runs a command inside, and returns its output whatever its exit status.
     pub fn output(&self, command: &[&str]) -> Output {
-        self.enter(command).stdin(Stdio::null()).output().unwrap()
+        self.enter(command).stdin(Stdio::null()).run().unwrap()
     }
 
     /// Its exit status, and both of its outputs.
@@ -251,7 +251,7 @@ impl Container {
         let mut stdin = child.stdin.take().unwrap();
         stdin.write_all(content.as_bytes()).unwrap();
         drop(stdin);
-        assert!(child.wait().unwrap().success(), "{path}");
+        assert!(wait_exit(&mut child).success(), "{path}");
     }
 
     /// A property of a unit.
@@ -277,8 +277,12 @@ impl Container {
 impl Drop for Container {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let (_, journal) = self.try_run(&["journalctl", "--boot", "--lines=80", "--quiet"]);
-            eprintln!("the end of the container's journal:\n{journal}");
+            let mut journal = self.enter(&["journalctl", "--boot", "--lines=80", "--quiet"]);
+            // A second panic would end the process.
+            if let Ok(output) = journal.run() {
+                let journal = String::from_utf8_lossy(&output.stdout);
+                eprintln!("the end of the container's journal:\n{journal}");
+            }
         }
         let _ = self.child.kill();
         let _ = self.child.wait();

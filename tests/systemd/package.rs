@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::common::wait_until;
+use crate::common::{Run as _, wait_until};
 use crate::container::{Container, Stage};
 use crate::service::{REPOSITORY, UNIT, config, installed};
 use crate::{can_boot, root, skip};
@@ -15,7 +15,7 @@ fn build(directory: &Path, version: &str) -> PathBuf {
         .args(["--program", env!("CARGO_BIN_EXE_project-webhooks")])
         .args(["--fast", "--offline", "--deb-version", version])
         .env("CARGO_TARGET_DIR", directory)
-        .output()
+        .run()
         .unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{said}");
@@ -69,7 +69,7 @@ fn the_package_is_installed_upgraded_and_purged() {
     if !can_boot(TEST) {
         return;
     }
-    if Command::new("cargo-deb").arg("--version").output().is_err() {
+    if Command::new("cargo-deb").arg("--version").run().is_err() {
         return skip(TEST, "no cargo-deb (cargo install cargo-deb)");
     }
     let directory = tempfile::tempdir().unwrap();

@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 
 use super::common::{
-    Endpoint, Home, Settings, on_both_backends, own_mounts, skip, succeeds, wait_until, write, xml,
+    Endpoint, Home, Patient, Settings, on_both_backends, own_mounts, skip, succeeds, wait_until,
+    write, xml,
 };
 use super::home_with_projects;
 
@@ -71,7 +72,7 @@ while True:
 /// A running daemon for automounts.
 struct Automount {
     daemon: Child,
-    lines: BufReader<ChildStdout>,
+    lines: BufReader<Patient<ChildStdout>>,
     at: PathBuf,
 }
 
@@ -81,7 +82,7 @@ impl Automount {
         let mut command = Command::new("python3");
         command.args(["-c", AUTOMOUNT]).args([at, source]);
         let mut daemon = command.stdout(Stdio::piped()).spawn().ok()?;
-        let lines = BufReader::new(daemon.stdout.take()?);
+        let lines = BufReader::new(Patient::of(daemon.stdout.take()?));
         let at = at.to_owned();
         let mut this = Self { daemon, lines, at };
         (this.next() == "ready").then_some(this)
@@ -96,7 +97,8 @@ impl Automount {
 
     /// Waits until it has done this once more.
     fn expect(&mut self, done: &str) {
-        while self.next() != format!("{done} True") {}
+        let done = format!("{done} True");
+        wait_until(&done, || (self.next() == done).then_some(()));
     }
 }
 

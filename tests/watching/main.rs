@@ -35,7 +35,9 @@ use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use common::{Daemon, Endpoint, Home, Settings, on_both_backends, skip, succeeds, wait_until, xml};
+use common::{
+    Daemon, Endpoint, Home, Run as _, Settings, on_both_backends, skip, succeeds, wait_until, xml,
+};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn home_with_projects(settings: &Settings, count: usize) -> Home {
@@ -202,7 +204,7 @@ fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named(backend: &st
     let may = Command::new("unshare")
         .args(["--user", "--map-root-user", "sh", "-c", &limit_to(20)])
         .stderr(Stdio::null())
-        .status();
+        .ended();
     if !may.is_ok_and(|status| status.success()) {
         skip(test, "no user namespace can be made here");
         return;
@@ -242,7 +244,7 @@ fn at_the_limit_of_watches_changes_are_found_and_the_limit_is_named(backend: &st
         .args(["--user", "--preserve-credentials", "--target"])
         .arg(daemon.pid().to_string())
         .args(["sh", "-c", &limit_to(1000)])
-        .status()
+        .ended()
         .unwrap();
     assert!(raised.success());
     wait_for_watches(&home, 32);
