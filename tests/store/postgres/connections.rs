@@ -1,0 +1,152 @@
+//! A server that restarts, a connection that is cut off, and a slow link.
+
+use std::time::Duration;
+
+use project_webhooks::config::Postgres as Settings;
+use project_webhooks::domain::delivery::Verdict;
+use project_webhooks::domain::event::EventKind;
+use project_webhooks::store::{EventFilter, Fault, Listings, Store};
+
+use super::{schema, server, settings};
+use crate::common::{Postgres, Relay, skip, wait_until};
+use crate::helpers::*;
+
+#[test]
+fn a_restarted_server_loses_nothing_and_is_used_again() {
+    // A server of its own, because others must not notice.
+    let Some(server) = Postgres::start() else {
+        return skip(
+            "a_restarted_server_loses_nothing_and_is_used_again",
+            "no postgresql",
+        );
+    };
+    let settings = settings(&server);
+    let store = Store::connect(&settings).unwrap();
+    store.record(one_event("a", "one", &["catalog"])).unwrap();
+    server.crash();
+    let error = store
+        .record(one_event("b", "two", &["catalog"]))
+        .unwrap_err();
+    assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
+    let error = wait(store.claim("catalog", asking(at(0), 10))).unwrap_err();
+    assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
+    server.start_again();
+    store.record(one_event("b", "two", &["catalog"])).unwrap();
+    assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 2);
+}
+
+/// Nobody knows whether a batch was recorded whose commit was not answered.
+#[test]
+fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
+    let Some(server) = server("a_batch_whose_commit_was_cut_off_is_recorded_once") else {
+        return;
+    };
+    // A trigger at the end of the transaction ends it, or makes it last.
+    for (at_commit, is_recorded) in [
+        ("pg_terminate_backend(pg_backend_pid())", false),
+        ("pg_sleep(8)", true),
+    ] {
+        let relay = Relay::start(server.port);
+        let direct = settings(server);
+        let schema = schema(&direct);
+        let settings = Settings {
+            connection: direct.connection.replace(
+                &format!("port={}", server.port),
+                &format!("port={}", relay.port),
+            ),
+            ..direct.clone()
+        };
+        let store = Store::connect(&settings).unwrap();
+        server.sql(
+            "postgres",
+            &format!(
+                "CREATE FUNCTION {schema}.at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+                 PERFORM {at_commit}; RETURN NULL; END $$; \
+                 CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {schema}.events \
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.at_commit()"
+            ),
+        );
+        // An event that leaves the record as it is, such as that of a short-lived snapshot.
+        let batch = || {
+            let new = event(EventKind::SnapshotCreate, &key("a"), "one", &["catalog"]);
+            of_event(new, "one")
+        };
+        let error = std::thread::scope(|scope| {
+            let recording = scope.spawn(|| store.record(batch()).unwrap_err());
+            if is_recorded {
+                wait_until("the commit sleeps", || {
+                    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                               AND application_name = 'project-webhooks'";
+                    (server.sql("postgres", sql) == "1").then_some(())
+                });
+                relay.cut();
+            }
+            recording.join().unwrap()
+        });
+        assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
+        if !is_recorded {
+            let sql = format!("DROP TRIGGER at_commit ON {schema}.events");
+            server.sql("postgres", &sql);
+        }
+        // This waits for the commit that is under way.
+        let committed = store.record(batch()).unwrap();
+        let expected = batch().changes[0].events[0].event.id.clone();
+        assert_eq!(committed.events[0].id, expected, "{at_commit}");
+        let listings = Listings::connect(&direct).unwrap();
+        let events = listings.events(&EventFilter::default(), 10).unwrap();
+        assert_eq!(events.len(), 1, "{at_commit}");
+        assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 1);
+        // The same happening again is another one.
+        store.record(batch()).unwrap();
+        let events = listings.events(&EventFilter::default(), 10).unwrap();
+        assert_eq!(events.len(), 2);
+    }
+}
+
+#[test]
+fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
+    let test = "a_slow_link_delays_batches_and_results_and_does_not_prevent_them";
+    let Some(server) = server(test) else { return };
+    let relay = Relay::start(server.port);
+    let direct = settings(server);
+    let settings = Settings {
+        connection: relay.through(&direct.connection, server),
+        lease: Duration::from_secs(2),
+        ..direct.clone()
+    };
+    let store = Store::connect(&settings).unwrap();
+    // The server waits for 0.5 s within a transaction, in which the link sends 128 KiB.
+    relay.slow_down(256 * 1024);
+    let mut rng = fastrand::Rng::with_seed(7);
+    let mut random = |n| -> String {
+        std::iter::repeat_with(|| rng.alphanumeric())
+            .take(n)
+            .collect()
+    };
+    let large = random(512 * 1024);
+    store.record(one_event("a", &large, &["other"])).unwrap();
+
+    let mut batch = one_event("b", "one", &[]);
+    batch.changes = (0..400)
+        .map(|number| {
+            let key = key(&format!("b{number}"));
+            let mut new = event(EventKind::SnapshotCreate, &key, "one", &["catalog"]);
+            new.event.explanation.because = random(512);
+            of_event(new, "one").changes.remove(0)
+        })
+        .collect();
+    store.record(batch).unwrap();
+
+    let claims = claims(&store, "catalog", at(0)).ready;
+    let results = claims.iter().take(24).map(|claim| {
+        let mut finish = finish(claim, Verdict::Retry(at(60)));
+        finish.attempt.answer = random(16 * 1024).into();
+        finish
+    });
+    wait(store.finish(results.collect())).unwrap();
+    let listings = Listings::connect(&direct).unwrap();
+    let events = listings.events(&EventFilter::default(), 2_000).unwrap();
+    assert_eq!(events.len(), 401);
+    let (_, _, attempts) = listings.delivery(claims[0].delivery).unwrap().unwrap();
+    assert_eq!(attempts.len(), 1);
+}

@@ -1,0 +1,128 @@
+//! Senders beside a process that watches, and the one that must be alone.
+
+use project_webhooks::config::Postgres as Settings;
+use project_webhooks::domain::delivery::Verdict;
+use project_webhooks::store::{Alone, Asking, Store};
+
+use super::{remove_senders, schema, server, settings};
+use crate::common::{Relay, wait_until};
+use crate::helpers::*;
+
+#[test]
+fn senders_claim_different_lanes_and_a_late_one_records_nothing() {
+    let Some(server) = server("senders_claim_different_lanes_and_a_late_one_records_nothing")
+    else {
+        return;
+    };
+    let settings = settings(server);
+    let watching = Store::connect(&settings).unwrap();
+    let other = Store::connect_sender(&settings).unwrap();
+    for (project, text) in [("a", "one"), ("a", "two"), ("b", "three")] {
+        let batch = one_event(project, text, &["catalog"]);
+        watching.record(batch).unwrap();
+    }
+    let some = wait(watching.claim("catalog", asking(at(0), 1))).unwrap();
+    let late = some.ready[0].clone();
+    let theirs = claim(&other, "catalog", at(0));
+    assert_eq!((&late.key, &theirs.key), (&key("a"), &key("b")));
+    assert_eq!(claim(&watching, "catalog", at(0)), late);
+    end(&other, &theirs, Verdict::Delivered);
+    remove_senders(server, schema(&settings));
+    // The first claim finds that the lease is gone, and gets another one.
+    assert!(claims(&other, "catalog", at(0)).ready.is_empty());
+    assert_eq!(claim(&other, "catalog", at(0)), late);
+    end(&watching, &late, Verdict::Delivered);
+    assert_eq!(claim(&other, "catalog", at(0)), late);
+    end(&other, &late, Verdict::Delivered);
+    assert_eq!(claim(&other, "catalog", at(0)).payload, bytes("two"));
+    // The end of a sender releases its lanes.
+    other.close();
+    assert!(claims(&watching, "catalog", at(0)).ready.is_empty());
+    assert_eq!(claim(&watching, "catalog", at(0)).payload, bytes("two"));
+}
+
+#[test]
+fn a_sender_that_must_be_alone_is_alone_until_it_ends() {
+    let Some(server) = server("a_sender_that_must_be_alone_is_alone_until_it_ends") else {
+        return;
+    };
+    let settings = settings(server);
+    let watching = Store::connect(&settings).unwrap();
+    let other = Store::connect_sender(&settings).unwrap();
+    let batch = one_event("a", "one", &["catalog"]);
+    watching.record(batch).unwrap();
+    let tell = |store: &Store, alone| {
+        let asking = Asking {
+            alone,
+            ..asking(at(0), 0)
+        };
+        wait(store.claim("catalog", asking)).unwrap();
+    };
+    tell(&other, Alone::Yes);
+    assert!(claims(&watching, "catalog", at(0)).ready.is_empty());
+    tell(&other, Alone::No);
+    let claimed = claim(&watching, "catalog", at(0));
+    tell(&other, Alone::Yes);
+    // The result of an exchange that was under way is recorded.
+    end(&watching, &claimed, Verdict::Retry(at(1)));
+    assert!(claims(&watching, "catalog", at(9)).ready.is_empty());
+    other.close();
+    assert_eq!(claim(&watching, "catalog", at(9)).attempt, 2);
+}
+
+/// Nobody tells a sender that it became the only one if the answer of the database is lost.
+#[test]
+fn a_sender_that_may_be_alone_ends_that() {
+    let Some(server) = server("a_sender_that_may_be_alone_ends_that") else {
+        return;
+    };
+    let settings = settings(server);
+    let watching = Store::connect(&settings).unwrap();
+    let batch = one_event("a", "one", &["catalog"]);
+    watching.record(batch).unwrap();
+    let relay = Relay::start(server.port);
+    let other = Store::connect_sender(&Settings {
+        connection: relay.through(&settings.connection, server),
+        ..settings.clone()
+    });
+    let other = other.unwrap();
+    let schema = schema(&settings);
+    server.sql(
+        "postgres",
+        &format!(
+            "CREATE FUNCTION {schema}.at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             PERFORM pg_sleep(3); RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER at_commit AFTER UPDATE ON {schema}.webhooks \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.at_commit()"
+        ),
+    );
+    let tell = |alone| {
+        let asking = Asking {
+            alone,
+            ..asking(at(0), 0)
+        };
+        wait(other.claim("catalog", asking))
+    };
+    std::thread::scope(|scope| {
+        let asking = scope.spawn(|| tell(Alone::Yes).unwrap_err());
+        wait_until("the commit sleeps", || {
+            let sql = format!(
+                "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                 AND query LIKE 'COMMIT%' AND pid IN (SELECT pid FROM pg_locks WHERE relation = \
+                 '{schema}.webhooks'::regclass)"
+            );
+            (server.sql("postgres", &sql) == "1").then_some(())
+        });
+        relay.cut();
+        asking.join().unwrap();
+    });
+    // This waits for the commit.
+    server.sql(
+        "postgres",
+        &format!("DROP TRIGGER at_commit ON {schema}.webhooks"),
+    );
+    let sql = format!("SELECT count(sole_sender) FROM {schema}.webhooks");
+    assert_eq!(server.sql("postgres", &sql), "1");
+    wait_until("an answer", || tell(Alone::No).ok());
+    assert_eq!(claim(&watching, "catalog", at(0)).attempt, 1);
+}
