@@ -26,6 +26,11 @@ const SENDING: &str = "sending; roles does not contain watch";
 /// The same while it cannot send.
 const SENDING_LATER: &str = "sending; the database does not answer";
 
+/// The time between two attempts of a process that was refused.
+///
+/// Each may take the lease for a moment, and another process must be able to get it.
+const REFUSED_AGAIN: Duration = Duration::from_secs(2);
+
 /// How long stopping waits for tasks that cannot be cancelled, such as resolving a name.
 const TASKS_MAX: Duration = Duration::from_secs(1);
 
@@ -35,9 +40,10 @@ async fn work(
     rereading: Rereading<'_>,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
 ) -> Result<(), DaemonError> {
+    let mut is_start = true;
     loop {
         let mut sending = None;
-        let started = wait(&mut config, rereading, signals, &mut sending).await;
+        let started = wait(&mut config, is_start, rereading, signals, &mut sending).await;
         let Ok(Some(daemon)) = started else {
             let stopped = match sending {
                 Some(sending) => sending.stop(signals).await,
@@ -48,7 +54,7 @@ async fn work(
         let present = daemon.config();
         match run_beside(daemon, sending, signals).await {
             // Another process took over. Wait for the next turn.
-            Err(DaemonError::Superseded) => config = present,
+            Err(DaemonError::Superseded) => (config, is_start) = (present, false),
             ended => return ended,
         }
     }
@@ -75,11 +81,102 @@ async fn run_beside(
     }
 }
 
+/// Why the process does not watch now.
+struct Waits {
+    reason: String,
+    cause: Cause,
+}
+
+/// The kinds of reasons of [`Waits`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    /// `roles` does not contain `watch`.
+    Role,
+    /// Another process watches.
+    Leased,
+    /// The former record of a repository is in use.
+    NotYet,
+    /// The database cannot be used now.
+    Unreachable,
+    /// The state refuses the configuration until an operator changes one of them.
+    Refused,
+}
+
+impl Waits {
+    /// The reason of a process that never watches.
+    fn as_sender(sending: Option<&Sending>) -> Self {
+        let (reason, cause) = match sending.is_none_or(Sending::is_reachable) {
+            true => (SENDING, Cause::Role),
+            false => (SENDING_LATER, Cause::Unreachable),
+        };
+        let reason = reason.to_owned();
+        Self { reason, cause }
+    }
+
+    /// The reason of a process that tried to watch.
+    ///
+    /// Returns an error for which the process must not wait. Of a start, a refusal is one. Later it is none:
+    /// the process goes on sending, and an operator may have to change only the list of repositories.
+    fn after(error: DaemonError, is_start: bool) -> Result<Self, DaemonError> {
+        let cause = match &error {
+            DaemonError::Open(OpenError::Leased { .. }) => Cause::Leased,
+            DaemonError::Open(OpenError::NotYet { .. }) => Cause::NotYet,
+            error if error.is_passing() => Cause::Unreachable,
+            refused if refused.is_refusal() && !is_start => Cause::Refused,
+            _ => return Err(error),
+        };
+        let reason = match &error {
+            DaemonError::Open(error) => chain(error),
+            error => chain(error),
+        };
+        let reason = format!("waiting: {reason}");
+        Ok(Self { reason, cause })
+    }
+
+    fn is_reachable(&self) -> bool {
+        self.cause != Cause::Unreachable
+    }
+
+    /// The reason without names of hosts, databases and processes.
+    fn public(&self, config: &Config) -> &'static str {
+        let is_list = !config.repositories.is_empty();
+        match (self.cause, config.roles.watch) {
+            (Cause::Unreachable, true) => "waiting: the database cannot be used now",
+            (Cause::Unreachable, false) => SENDING_LATER,
+            (Cause::Role, _) => SENDING,
+            (Cause::Leased, _) if is_list => "waiting: another process watches the repositories",
+            (Cause::Leased, _) => "waiting: another process watches the repository",
+            (Cause::NotYet, _) => "waiting: the former record of a repository is in use",
+            (Cause::Refused, _) => "waiting: the state refuses the configuration",
+        }
+    }
+
+    /// Logs the reason and reports it to systemd.
+    fn report(&self) {
+        match self.cause {
+            Cause::Refused => tracing::error!("{}", self.reason),
+            _ => tracing::warn!("{}", self.reason),
+        }
+        // Otherwise `systemctl start` would wait too.
+        os::notify_ready(&self.reason);
+    }
+
+    /// The time before the process tries again.
+    fn pause(&self) -> Duration {
+        match self.cause {
+            Cause::Refused => REFUSED_AGAIN,
+            _ => ASK_AGAIN,
+        }
+    }
+}
+
 /// Waits until the daemon has started. Only sends while another process watches.
 ///
-/// Also waits while the database cannot be reached. Returns `None` after a signal to stop.
+/// Also waits while the database cannot be reached. Returns `None` after a signal to stop. `is_start` says that
+/// the process has not watched before.
 async fn wait<'a>(
     config: &mut Arc<Config>,
+    is_start: bool,
     rereading: Rereading<'a>,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     sending: &mut Option<Sending>,
@@ -88,11 +185,7 @@ async fn wait<'a>(
     let mut server = WaitingServer::new();
     let mut waiting = None;
     loop {
-        let mut is_reachable = sending.as_ref().is_none_or(Sending::is_reachable);
-        let mut waits = match is_reachable {
-            true => SENDING.to_owned(),
-            false => SENDING_LATER.to_owned(),
-        };
+        let mut waits = Waits::as_sender(sending.as_ref());
         if config.roles.watch {
             match open(config, &waiting, signals).await {
                 None => return Ok(None),
@@ -103,64 +196,60 @@ async fn wait<'a>(
                         .await
                         .map(Some);
                 }
-                Some(Err(error)) => {
-                    if matches!(error, DaemonError::Open(OpenError::Leased { .. }))
-                        && waiting.is_none()
-                    {
-                        waiting = Waiting::of(config)?;
-                    }
-                    (waits, is_reachable) = passing(error)?;
-                }
+                Some(Err(error)) => waits = Waits::after(error, is_start && waiting.is_none())?,
+            }
+            if waits.is_reachable() && waiting.is_none() {
+                waiting = Waiting::of(config)?;
             }
         }
         if sending.is_none() {
             match signals.unless_stopped(Sending::start(config)).await {
                 None => return Ok(None),
                 Some(Ok(started)) => *sending = started,
-                Some(Err(error)) => (waits, is_reachable) = passing(error)?,
+                Some(Err(error)) => waits = Waits::after(error, true)?,
             }
         }
         let wait = Wait {
-            reason: waits.clone(),
-            public_reason: match (config.roles.watch, is_reachable) {
-                (true, false) => "waiting: the database cannot be used now",
-                (true, true) if config.repositories.is_empty() => {
-                    "waiting: another process watches the repository"
-                }
-                (true, true) => "waiting: another process watches the repositories",
-                (false, false) => SENDING_LATER,
-                (false, true) => SENDING,
-            },
-            is_reachable,
-            is_ready: is_reachable && sending.is_some() && !config.roles.watch,
+            reason: waits.reason.clone(),
+            public_reason: waits.public(config),
+            is_reachable: waits.is_reachable(),
+            is_ready: waits.cause == Cause::Role && sending.is_some(),
             metrics: sending.as_ref().map(Sending::metrics),
         };
         server.waits(wait, config.admin.as_ref()).await;
-        if reported.as_ref() != Some(&waits) {
-            tracing::warn!("{waits}");
-            // Otherwise `systemctl start` would wait too.
-            os::notify_ready(&waits);
-            reported = Some(waits);
+        if reported.as_ref() != Some(&waits.reason) {
+            waits.report();
+            reported = Some(waits.reason.clone());
         }
         os::notify_watchdog();
-        let again = tokio::time::sleep(ASK_AGAIN);
-        tokio::pin!(again);
-        loop {
-            tokio::select! {
-                () = &mut again => break,
-                error = failure(sending) => return Err(error),
-                signal = signals.next() => match signal {
-                    SIGHUP => {
-                        let read = reread(config, sending.as_mut(), rereading);
-                        let Some(()) = signals.unless_stopped(read).await else {
-                            return Ok(None);
-                        };
-                    }
-                    // There is nothing to rescan yet.
-                    SIGUSR1 => {}
-                    _ => return Ok(None),
-                },
-            }
+        let paused = pause(waits.pause(), config, rereading, signals, sending).await?;
+        let Some(()) = paused else { return Ok(None) };
+    }
+}
+
+/// Handles signals for a time, or until a reload. Returns `None` after a signal to stop.
+async fn pause(
+    length: Duration,
+    config: &mut Arc<Config>,
+    rereading: Rereading<'_>,
+    signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+    sending: &mut Option<Sending>,
+) -> Result<Option<()>, DaemonError> {
+    let again = tokio::time::sleep(length);
+    tokio::pin!(again);
+    loop {
+        tokio::select! {
+            () = &mut again => return Ok(Some(())),
+            error = failure(sending) => return Err(error),
+            signal = signals.next() => match signal {
+                SIGHUP => {
+                    let read = reread(config, sending.as_mut(), rereading);
+                    return Ok(signals.unless_stopped(read).await);
+                }
+                // There is nothing to rescan yet.
+                SIGUSR1 => {}
+                _ => return Ok(None),
+            },
         }
     }
 }
@@ -194,18 +283,6 @@ async fn open(
     // Otherwise this process would wait for its own lease.
     daemon::close_store(store, signals).await;
     error
-}
-
-/// Returns why the process waits, and whether the database answered. Returns other errors.
-fn passing(error: DaemonError) -> Result<(String, bool), DaemonError> {
-    if !error.is_passing() {
-        return Err(error);
-    }
-    let (reason, is_reachable) = match &error {
-        DaemonError::Open(error) => (chain(error), matches!(error, OpenError::Leased { .. })),
-        error => (chain(error), false),
-    };
-    Ok((format!("waiting: {reason}"), is_reachable))
 }
 
 /// Waits for the failure of a queue.

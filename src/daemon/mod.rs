@@ -130,6 +130,14 @@ impl DaemonError {
             _ => false,
         }
     }
+
+    /// Whether the state refuses this configuration, until an operator changes one of them.
+    pub(crate) fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::HeldRemovals { .. } | Self::Open(OpenError::WatchedTwice { .. })
+        )
+    }
 }
 
 impl Daemon<'_> {

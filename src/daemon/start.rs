@@ -132,7 +132,7 @@ pub(crate) async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError
 }
 
 /// Refuses the state of one repository for several, and the other way round: their keys differ.
-fn check_record(store: &Store, config: &Config, now: Timestamp) -> Result<(), DaemonError> {
+fn check_record(store: &Store, config: &Config) -> Result<(), DaemonError> {
     let is_for_several = !config.repositories.is_empty();
     let has_several = store.meta_of(None, MetaKey::HasRepositories)?.is_some();
     if has_several != is_for_several && has_record(|key| store.meta_of(None, key))? {
@@ -142,15 +142,15 @@ fn check_record(store: &Store, config: &Config, now: Timestamp) -> Result<(), Da
             has_several,
         });
     }
-    match is_for_several {
-        true => name_repositories(store, config, now),
-        false => Ok(()),
-    }
+    Ok(())
 }
 
 /// Records the names of several repositories, and logs which are no longer among them.
 fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<(), DaemonError> {
     let names = config.repository_names();
+    if names.is_empty() {
+        return Ok(());
+    }
     let recorded = store.meta_of(None, MetaKey::HasRepositories)?;
     let before = names_of(recorded.as_deref());
     if config.store.is_none() && before == names {
@@ -194,11 +194,13 @@ pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<bool,
     let (read, of) = (store.clone(), Arc::clone(config));
     let check = move || -> Result<(), DaemonError> {
         warn_of_unmoved(&read, &of)?;
-        check_record(&read, &of, clock.now())?;
+        check_record(&read, &of)?;
         let configs = of.of_each_repository();
         configs
             .iter()
-            .try_for_each(|config| keep_held_removals(&read, config))
+            .try_for_each(|config| keep_held_removals(&read, config))?;
+        // Last, because a refused start must change nothing.
+        name_repositories(&read, &of, clock.now())
     };
     tokio::task::spawn_blocking(check)
         .await

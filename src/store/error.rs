@@ -101,7 +101,7 @@ pub enum OpenError {
         what: String,
     },
     /// Another process has the lease on the repository.
-    #[error("{holder} watches {repository} in {location}{}", other_list(.difference.as_ref()))]
+    #[error("{holder} watches {repository} in {location}{}{}", other_list(.difference.as_ref()), cannot_take_over(.refusal.as_ref()))]
     Leased {
         /// The database.
         location: Arc<str>,
@@ -111,6 +111,8 @@ pub enum OpenError {
         holder: String,
         /// How the list of this process differs from that of the holder.
         difference: Option<String>,
+        /// Why this process could not take over.
+        refusal: Option<String>,
     },
     /// A repository would be watched twice: in a list and by itself.
     #[error("{location}: {reason}")]
@@ -198,7 +200,16 @@ impl OpenError {
             difference: is_known
                 .then(|| difference(recorded, &settings.repositories))
                 .flatten(),
+            refusal: None,
         }
+    }
+
+    /// Adds why this process could not take the lease over.
+    pub(super) fn refused(mut self, reason: Option<String>) -> Self {
+        if let Self::Leased { refusal, .. } = &mut self {
+            *refusal = reason;
+        }
+        self
     }
 
     /// Whether opening the store may succeed later without a change by an operator.
@@ -214,6 +225,13 @@ impl OpenError {
 fn other_list(difference: Option<&String>) -> String {
     difference.map_or_else(String::new, |difference| {
         format!("; the list `repositories` of this process {difference}: give all processes the same list")
+    })
+}
+
+/// Says why this process could not take over.
+fn cannot_take_over(refusal: Option<&String>) -> String {
+    refusal.map_or_else(String::new, |reason| {
+        format!("; this process cannot take over now: {reason}")
     })
 }
 

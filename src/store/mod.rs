@@ -112,7 +112,7 @@ impl Waiting {
         Ok(standby.transpose()?.map(Self))
     }
 
-    /// Returns the error [`OpenError::Leased`] while another process has the lease. This is cheap.
+    /// Returns an error while another process has the lease, or this one may not have it. This is cheap.
     pub(crate) async fn ask(&self, config: &Config) -> Result<(), OpenError> {
         match &config.store {
             Some(settings) => self.0.ask(settings).await,

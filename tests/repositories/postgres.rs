@@ -289,25 +289,81 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     // does not get the repository back.
     let empty = Home::new(&place.single("empty"));
     let daemon = empty.start();
-    let with_empty = place.list(&["finance", "empty"]);
-    home.configure(&with_empty);
+    home.configure(&place.list(&["finance", "empty"]));
     assert!(!list.reload());
     list.wait_message("the repository empty of the list", 1);
     daemon.signal(Signal::STOP);
     wait_until("the end of the lease", || list.reload().then_some(()));
     empty.write(DEFINITION, &xml("Late", "e-3", "one"));
     daemon.signal(Signal::CONT);
-    let mut daemon = daemon;
-    assert_eq!(daemon.wait_exit().code(), Some(78));
     daemon.wait_message("the repository empty is one of the list", 1);
+    wait_health(&empty, "/readyz", 503);
+    assert!(daemon.terminate().success());
     put(&home, "empty", DEFINITION, &xml("Orders", "e-4", "one"));
     endpoint.wait_for(4);
     // The list starts again with it.
     assert!(list.terminate().success());
     let list = launch(&home);
     wait_health(&home, "/readyz", 200);
-    assert!(list.terminate().success());
     assert_eq!(endpoint.n(), 4);
+    refused_take_overs(&place, list);
+}
+
+/// Shows that a standby whose take-over is refused goes on sending, and says why it waits.
+///
+/// `list` watches finance and empty, and models has a record of its own.
+fn refused_take_overs(place: &Place<'_>, list: Daemon<'_>) {
+    let (home, endpoint) = (place.root, place.endpoint);
+    let both = place.list(&["finance", "empty"]);
+    let other = Home::new(&both);
+    let standby = launch(&other);
+    standby.wait_message("watches the repositories finance, empty in", 1);
+    other.configure(&place.list(&["finance", "empty", "models"]));
+    assert!(standby.reload());
+    standby.wait_message("this process cannot take over: the repository models of", 1);
+    assert!(list.terminate().success());
+    standby.wait_log("a refused take-over", |entry| {
+        let message = entry.message();
+        message.contains("the repository models of the list") && !message.contains(" watches ")
+    });
+    wait_health(&other, "/readyz", 503);
+    let replay = ["events", "replay", "--to", "all", "--yes"];
+    assert_eq!(other.json(&replay)["replayed"], 4);
+    endpoint.wait_for(8);
+    other.configure(&both);
+    assert!(standby.reload());
+    wait_health(&other, "/readyz", 200);
+
+    // The same with a layout that the working process rejects, because removals are held.
+    for project in ["a", "b", "c"] {
+        let path = format!("sales/{project}/project.xml");
+        put(home, "finance", &path, &xml(project, "", "one"));
+    }
+    endpoint.wait_for(14);
+    let (sales, away) = (home.beside("finance/sales"), home.beside("away"));
+    fs::rename(sales, away).unwrap();
+    let held = |of: &Home| {
+        wait_until("held removals", || {
+            (of.json(&["status"])["heldRemovals"]["count"] == 4).then_some(())
+        });
+    };
+    held(&other);
+    let list = launch(home);
+    list.wait_message("watches the repositories finance, empty in", 1);
+    let finance = home.beside("finance").display().to_string();
+    let layout = "{ project: \"{project}/project.xml\", published: [], snapshot: [] }";
+    let finance = format!("{{ path: {finance}, name: finance, layout: {layout} }}");
+    home.configure(&place.list(&["empty"]).and_repository(&finance));
+    assert!(list.reload());
+    assert!(standby.terminate().success());
+    list.wait_message("layout changed while removals are held", 1);
+    wait_health(home, "/readyz", 503);
+    home.configure(&both);
+    assert!(list.reload());
+    wait_health(home, "/readyz", 200);
+    held(home);
+    assert!(list.terminate().success());
+    assert_eq!(endpoint.n(), 14);
 }
 
 fn migrate(home: &Home, to: &str) -> Output {

@@ -11,9 +11,10 @@ use deadpool_postgres::Pool;
 use tokio::time::Instant;
 
 use super::connect::{self, open_error};
+use super::names::{self, Refusal};
 use super::session::{Session, statement};
 use super::worker::Worker;
-use super::{fleet, guard, names, row};
+use super::{fleet, guard, row};
 use crate::config::Postgres;
 use crate::store::error::{Fault, OpenError};
 use crate::store::fleet::Process;
@@ -56,25 +57,40 @@ impl PostgresStandby {
 
     /// Returns the error [`OpenError::Leased`] while another process has the lease.
     ///
-    /// `settings` may have another list of names than those at the start.
+    /// Returns [`OpenError::WatchedTwice`] if the lease is free, but this process may not have it. `settings`
+    /// may have another list of names than those at the start.
     pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
-        let shared = Arc::clone(&self.shared);
-        let holder = self.worker.run(async move { shared.ask().await }).await;
-        match holder.map_err(|fault| open_error(&self.location, fault))? {
-            Some((holder, recorded)) => Err(OpenError::leased(
+        let (shared, names) = (Arc::clone(&self.shared), settings.repositories.clone());
+        let found = self.worker.run(async move { shared.ask(names).await });
+        let found = found.await;
+        let found = found.map_err(|fault| open_error(&self.location, fault))?;
+        match (found.holder, found.refusal) {
+            (Some(holder), refusal) => Err(OpenError::leased(
                 &self.location,
                 settings,
                 holder,
-                &recorded,
-            )),
-            None => Ok(()),
+                &found.recorded,
+            )
+            .refused(refusal.map(|refusal| refusal.reason))),
+            (None, Some(refusal)) => Err(refusal.error(&self.location)),
+            (None, None) => Ok(()),
         }
     }
 }
 
+/// The answer of the database to a waiting process.
+struct Found {
+    /// The process that has the lease.
+    holder: Option<String>,
+    /// The list of names that the holder recorded.
+    recorded: Vec<String>,
+    /// Why the list of this process may not be watched.
+    refusal: Option<Refusal>,
+}
+
 impl Waiting {
-    /// Returns the holder of the lease with its list of names, unless the lease is free.
-    async fn ask(&self) -> Result<Option<(String, Vec<String>)>, Fault> {
+    /// Reads the lease, and whether this process may have it with this list of names.
+    async fn ask(&self, names: Vec<String>) -> Result<Found, Fault> {
         let mut session = Session::of(&self.pool).await?;
         let mut statements = vec![
             statement!(
@@ -83,6 +99,7 @@ impl Waiting {
                 self.repository.clone()
             ),
             names::listed(&self.repository),
+            names::own_records(&names),
         ];
         let now = Instant::now();
         let is_due = guard(&self.seen).is_none_or(|seen| now.duration_since(seen) >= SEEN);
@@ -93,10 +110,12 @@ impl Waiting {
         if is_due {
             *guard(&self.seen) = Some(now);
         }
-        let Some(found) = answers.first().and_then(|rows| rows.first()) else {
-            return Ok(None);
-        };
-        let recorded = names::of_rows(answers.get(1).map_or(&[], Vec::as_slice))?;
-        Ok(Some((row::text(found, 0)?, recorded)))
+        let rows = |number: usize| answers.get(number).map_or(&[][..], Vec::as_slice);
+        let holder = rows(0).first();
+        Ok(Found {
+            holder: holder.map(|found| row::text(found, 0)).transpose()?,
+            recorded: names::of_rows(rows(1))?,
+            refusal: names::refusal(rows(2))?,
+        })
     }
 }
