@@ -81,8 +81,8 @@ pub(super) async fn run(
     let began = clock.moment();
     let config = Arc::new(config);
     let store = daemon::open_store(Arc::clone(&config)).await?;
-    let is_noted = daemon::prepare(&config, &store).await?;
-    let daemon = Daemon::start(config, store, is_noted, rereading).await?;
+    let noted = daemon::prepare(&config, &store).await?;
+    let daemon = Daemon::start(config, store, noted, rereading).await?;
     let mut play = Play {
         received,
         status: daemon.status(),

@@ -13,7 +13,7 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use super::{CONFIGURATION, DONE, FAILED, HELD, runtime};
 use crate::admin::waiting::{Wait, WaitingServer};
 use crate::config::{self, Config, SystemEnvironment};
-use crate::daemon::{self, Daemon, DaemonError, Rereading, Sending, Signals, reread};
+use crate::daemon::{self, Daemon, DaemonError, Noted, Rereading, Sending, Signals, reread};
 use crate::domain::lease::ASK_AGAIN;
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
@@ -189,10 +189,10 @@ async fn wait<'a>(
         if config.roles.watch {
             match open(config, &waiting, signals).await {
                 None => return Ok(None),
-                Some(Ok((store, is_noted))) => {
+                Some(Ok((store, noted))) => {
                     server.stop().await;
                     let config = Arc::clone(config);
-                    return Daemon::start(config, store, is_noted, rereading)
+                    return Daemon::start(config, store, noted, rereading)
                         .await
                         .map(Some);
                 }
@@ -261,7 +261,7 @@ async fn open(
     config: &Arc<Config>,
     waiting: &Option<Waiting>,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
-) -> Option<Result<(Store, bool), DaemonError>> {
+) -> Option<Result<(Store, Noted), DaemonError>> {
     if let Some(waiting) = waiting
         && let Err(error) = signals.unless_stopped(waiting.ask(config)).await?
     {
@@ -276,7 +276,7 @@ async fn open(
         .unless_stopped(daemon::prepare(config, &store))
         .await
     {
-        Some(Ok(is_noted)) => return Some(Ok((store, is_noted))),
+        Some(Ok(noted)) => return Some(Ok((store, noted))),
         Some(Err(error)) => Some(Err(error)),
         None => None,
     };

@@ -8,7 +8,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::{join, join_all, select_all};
+use futures_util::future::{FutureExt, join, join_all, pending, select_all};
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -253,8 +253,14 @@ impl Engines {
         }
     }
 
-    /// Waits until a state changes or an engine ends.
+    /// Waits until a state changes or an engine ends. The end of a removed one is a change.
     pub(super) async fn next(&mut self) -> Next {
+        self.leaving.retain(|one| !one.end.is_cancelled());
+        let leaving = self.leaving.iter().map(|one| Box::pin(one.end.cancelled()));
+        let left = match leaving.collect::<Vec<_>>() {
+            none if none.is_empty() => pending().left_future(),
+            some => select_all(some).right_future(),
+        };
         let (mut changes, mut ends) = (Vec::new(), Vec::new());
         for one in &mut self.running {
             changes.push(Box::pin(one.changes.changed()));
@@ -263,6 +269,7 @@ impl Engines {
         tokio::select! {
             _ = select_all(ends) => Next::Ended,
             (Ok(()), ..) = select_all(changes) => Next::Changed,
+            _ = left => Next::Changed,
             else => Next::Ended,
         }
     }
@@ -344,6 +351,12 @@ impl Engines {
     /// Keeps the removed engines that have not ended.
     pub(super) fn keep_leaving(&mut self, leaving: Vec<Running>) {
         self.leaving.extend(leaving);
+    }
+
+    /// The names of removed repositories whose engines have not ended.
+    pub(super) fn leaving(&self) -> impl Iterator<Item = &str> {
+        let leaving = self.leaving.iter().filter(|one| !one.end.is_cancelled());
+        leaving.map(Running::name)
     }
 
     /// The way to ask all engines.

@@ -6,13 +6,15 @@
 //! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository,
 //! and [`asking`] asks them.
 //! [`supervise`] handles signals while they run. [`reload`] changes the configuration. [`drain`] stops
-//! the parts in order. [`health`] keeps the admin server at its address. [`sending`] sends while
-//! another process watches. [`signals`] hears signals during all of that.
+//! the parts in order. [`health`] keeps the admin server at its address. [`note`] records names
+//! and fingerprints. [`sending`] sends while another process watches. [`signals`] hears signals during all of
+//! that.
 
 mod asking;
 mod drain;
 mod engines;
 mod health;
+mod note;
 mod reload;
 mod sending;
 mod signals;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::engines::Engines;
 use self::health::Health;
+pub(crate) use self::note::Noted;
 pub(crate) use self::sending::{Sending, reread};
 pub(crate) use self::signals::Signals;
 pub(crate) use self::start::{close_store, open_store, prepare};
@@ -104,8 +107,8 @@ pub(crate) struct Rereading<'a> {
 pub(crate) struct Daemon<'a> {
     config: Arc<Config>,
     rereading: Rereading<'a>,
-    /// Whether the fingerprints of the configured webhooks are stored.
-    is_noted: bool,
+    /// The recorded parts of the configuration.
+    noted: Noted,
     store: Store,
     /// The acts of other processes that use the same database, if any can.
     notices: Option<watch::Receiver<Notice>>,

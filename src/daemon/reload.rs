@@ -11,7 +11,7 @@ use super::engines::Running;
 use super::start::enabled;
 use crate::admin::{Bound, Reloaded};
 use crate::config::{self, Config, Environment, Loaded, Repository};
-use crate::dispatch::{self, Targets};
+use crate::dispatch::Targets;
 use crate::error::chain;
 
 /// The parts of a reload that can fail. All are made before any of them is used.
@@ -86,7 +86,7 @@ impl Daemon<'_> {
         let reloaded = match self.prepare().await {
             Ok(prepared) => {
                 let warnings = prepared.warnings.clone();
-                self.is_noted = true;
+                self.noted.has_webhooks = true;
                 self.apply(prepared).await;
                 Reloaded {
                     errors: Vec::new(),
@@ -151,10 +151,7 @@ impl Daemon<'_> {
         // They do nothing yet, and end if the reload is rejected.
         let added = self.engines.start_added(&configs).await;
         let added = added.map_err(|error| vec![chain(&error)])?;
-        // Last, because it changes the state. Unlike at a start, a failure rejects the reload. The
-        // daemon continues with the old settings, and the operator sees the error. If the new ones are
-        // recorded all the same, the supervisor records the old ones again.
-        self.is_noted = false;
+        // Last, because it changes the state.
         self.note(&new).await?;
         Ok(Prepared {
             config: new,
@@ -164,52 +161,6 @@ impl Daemon<'_> {
             admin,
             warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
         })
-    }
-
-    /// Records the names of several repositories, and the fingerprints of webhooks.
-    async fn note(&self, new: &Config) -> Result<(), Vec<String>> {
-        if new.repository_names() == self.config.repository_names() {
-            return self.note_webhooks(new).await;
-        }
-        let noted = match self.name_repositories(new).await {
-            Ok(()) => self.note_webhooks(new).await,
-            Err(errors) => Err(errors),
-        };
-        if noted.is_err() {
-            // If this fails too, the next start or reload records the names.
-            let _ = self.name_repositories(&self.config).await;
-        }
-        noted
-    }
-
-    /// Records the fingerprints of webhooks.
-    async fn note_webhooks(&self, new: &Config) -> Result<(), Vec<String>> {
-        dispatch::note_configuration(&self.store, &new.webhooks, self.clock.now())
-            .await
-            .map_err(|error| {
-                vec![format!(
-                    "cannot save the changed webhook settings; fix this and reload again: {}",
-                    chain(&error)
-                )]
-            })
-    }
-
-    /// Records the names of several repositories. One that is watched alone is refused.
-    async fn name_repositories(&self, config: &Config) -> Result<(), Vec<String>> {
-        let names = config.repository_names();
-        if names.is_empty() {
-            return Ok(());
-        }
-        let (store, now) = (self.store.clone(), self.clock.now());
-        let named = tokio::task::spawn_blocking(move || store.name_repositories(&names, now)).await;
-        match named {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(error)) => Err(vec![format!(
-                "cannot record the names of the repositories: {}",
-                chain(&error)
-            )]),
-            Err(_) => Err(vec!["the store ended".to_owned()]),
-        }
     }
 
     /// Refuses a new layout of a repository while its removals are held.
@@ -255,6 +206,7 @@ impl Daemon<'_> {
         // handle signals. The watchdog restarts a daemon whose engines stay stuck.
         let leaving = switching.finish().await;
         self.engines.keep_leaving(leaving);
+        self.note_again().await;
         info!(
             webhooks = self.config.webhooks.len(),
             "the configuration is applied"

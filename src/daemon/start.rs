@@ -15,6 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use super::drain::close;
 use super::engines::{Common, Engines};
+use super::note::Noted;
 use super::supervise::feed_watchdog;
 use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL, Signals};
 use crate::admin::{Admin, control, stream};
@@ -38,7 +39,7 @@ use crate::traces::{Counter, Exporter, Traces};
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
-    /// Starts all parts on an open state. `is_noted` is the result of [`prepare`].
+    /// Starts all parts on an open state. `noted` is the result of [`prepare`].
     ///
     /// # Errors
     ///
@@ -46,7 +47,7 @@ impl<'a> Daemon<'a> {
     pub(crate) async fn start(
         config: Arc<Config>,
         store: Store,
-        is_noted: bool,
+        noted: Noted,
         rereading: Rereading<'a>,
     ) -> Result<Self, DaemonError> {
         os::raise_open_files();
@@ -104,7 +105,7 @@ impl<'a> Daemon<'a> {
             health,
             config,
             rereading,
-            is_noted,
+            noted,
             notices: store.notices(),
             store,
             clock,
@@ -146,16 +147,23 @@ fn check_record(store: &Store, config: &Config) -> Result<(), DaemonError> {
 }
 
 /// Records the names of several repositories, and logs which are no longer among them.
-fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<(), DaemonError> {
+///
+/// Returns the recorded names, or `None` if the daemon has to record them later.
+fn name_repositories(
+    store: &Store,
+    config: &Config,
+    now: Timestamp,
+) -> Result<Option<Vec<String>>, DaemonError> {
     let names = config.repository_names();
     if names.is_empty() {
-        return Ok(());
+        return Ok(Some(names));
     }
     let recorded = store.meta_of(None, MetaKey::HasRepositories)?;
     let before = names_of(recorded.as_deref());
     if config.store.is_none() && before == names {
-        return Ok(());
+        return Ok(Some(names));
     }
+    let mut is_noted = true;
     if let Err(error) = store.name_repositories(&names, now) {
         match error.fault() {
             Fault::WatchedTwice(reason) => {
@@ -166,10 +174,11 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<(
                 let (location, reason) = (store.location().into(), reason.clone());
                 return Err(OpenError::NotYet { location, reason }.into());
             }
-            // As on a full disk. The next start tries again. But without the mark, a later start could
+            // As on a full disk. The daemon tries again. But without the mark, a later start could
             // take the record for that of one repository. A first start has nothing pending to delay.
             _ if config.store.is_none() && recorded.is_some() => {
                 debug!(%error, "cannot record the names of the repositories");
+                is_noted = false;
             }
             _ => return Err(error.into()),
         }
@@ -181,18 +190,18 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<(
              deliveries are kept"
         );
     }
-    Ok(())
+    Ok(is_noted.then_some(names))
 }
 
-/// Checks an open state before a start. Returns whether the fingerprints of webhooks are stored.
+/// Checks an open state before a start. Returns the recorded parts of the configuration.
 ///
 /// # Errors
 ///
 /// The state cannot be used, or cannot be read now ([`Fault::is_passing`]).
-pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<bool, DaemonError> {
+pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<Noted, DaemonError> {
     let clock = Clock::start();
     let (read, of) = (store.clone(), Arc::clone(config));
-    let check = move || -> Result<(), DaemonError> {
+    let check = move || -> Result<Option<Vec<String>>, DaemonError> {
         warn_of_unmoved(&read, &of)?;
         check_record(&read, &of)?;
         let configs = of.of_each_repository();
@@ -202,10 +211,14 @@ pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<bool,
         // Last, because a refused start must change nothing.
         name_repositories(&read, &of, clock.now())
     };
-    tokio::task::spawn_blocking(check)
+    let names = tokio::task::spawn_blocking(check)
         .await
         .map_err(|_| DaemonError::PartEnded { part: "the store" })??;
-    note_at_start(store, config, clock).await
+    Ok(Noted {
+        has_webhooks: note_at_start(store, config, clock).await?,
+        names,
+        refusal: None,
+    })
 }
 
 /// Warns if the database has no state yet, but the state directory has one.

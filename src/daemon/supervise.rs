@@ -9,14 +9,14 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, info};
+use tracing::{error, info};
 
 use super::drain::Reason;
 use super::engines::Next;
 use super::{Daemon, DaemonError, STANDSTILL, Signals};
 use crate::admin::{self, Request};
 use crate::clock::Clock;
-use crate::dispatch::{self, QueueHandles};
+use crate::dispatch::QueueHandles;
 use crate::domain::rescan::RescanReason;
 use crate::engine::commands::Command;
 use crate::engine::statuses::Statuses;
@@ -24,7 +24,7 @@ use crate::os;
 use crate::report::summary;
 use crate::store::{LeaseView, Notice};
 
-/// The time between two attempts to store the fingerprints of webhooks.
+/// The time between two attempts to record names and the fingerprints of webhooks.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
 /// The time between two checks of the admin server's address, the log thread and systemd's socket.
@@ -76,7 +76,7 @@ impl Daemon<'_> {
         keep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                _ = retry.tick(), if !self.is_noted => {
+                _ = retry.tick(), if !self.is_noted() => {
                     let Some(()) = signals.unless_stopped(self.note_again()).await else {
                         return Ok(());
                     };
@@ -193,21 +193,6 @@ impl Daemon<'_> {
         let view = self.store.fleet().map(|lease| lease.borrow().clone());
         let (statuses, now) = (&self.engines.statuses, self.clock.moment());
         statuses.with(now, STANDSTILL, |state| summary(state, view.as_ref()))
-    }
-
-    /// Stores the fingerprints of webhooks, if that failed at the start or a reload was rejected.
-    async fn note_again(&mut self) {
-        let now = self.clock.now();
-        match dispatch::note_configuration(&self.store, &self.config.webhooks, now).await {
-            Ok(()) => {
-                self.is_noted = true;
-                // Deliveries may be due now because the settings changed, so the queues must claim
-                // them.
-                self.health.admin.queues.wake_all();
-                info!("saved the changed webhook settings");
-            }
-            Err(error) => debug!(%error, "still cannot save the changed webhook settings"),
-        }
     }
 }
 

@@ -11,7 +11,7 @@ use super::common::{
     Daemon, Endpoint, Home, PATIENCE, Run as _, Settings, Webhook, own_mounts, skip, succeeds,
     wait_health, wait_until, write, xml,
 };
-use super::postgres::{Place, launch, server, store};
+use super::postgres::{Place, launch, server, start_refused, store, wait_fleet};
 use super::{ADMIN, DEFINITION, field, get, is_healthy, put, roots, start, two};
 
 /// A repository that a process serves. It hangs while that process is stopped.
@@ -198,9 +198,14 @@ impl Manager {
 #[test]
 fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
     let test = "hung::a_repository_that_hangs_at_the_start_can_be_removed_and_added_again";
+    let Some(server) = server(test) else {
+        return;
+    };
+    let store = store(server, &server.database());
     let all = Endpoint::new();
     let webhook = || Webhook::new("all", &all.url());
-    let home = Home::new(&two([webhook()]));
+    let both = two([webhook()]).top(&store);
+    let home = Home::new(&both);
     roots(&home, &["models", "finance"]);
     let Some(finance) = Served::new(&home, "finance", test) else {
         return;
@@ -221,7 +226,8 @@ fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
 
     // Without it, the start is complete.
     let models = "{ path: ./models, name: models, settle: 300ms }";
-    let only = Settings::of([webhook()]).and_repository(models).top(ADMIN);
+    let only = Settings::of([webhook()]).and_repository(models);
+    let only = only.top(ADMIN).top(&store);
     home.reconfigure(&only);
     assert!(daemon.reload());
     wait_until("READY=1", || {
@@ -231,17 +237,20 @@ fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
     wait_health(&home, "/readyz", 200);
     assert!(is_healthy(&home));
 
-    // It has one engine at a time.
-    home.reconfigure(&two([webhook()]));
+    // It has one engine at a time. Nobody else may watch it while that has not ended.
+    let alone = Settings::of([webhook()]).repository("name: finance");
+    let alone = Home::new(&alone.top(ADMIN).top(&store));
+    start_refused(&alone, "the repository finance is one of the list");
+    home.reconfigure(&both);
     assert!(!daemon.reload());
     daemon.wait_message(
         "the former engine of the repository finance has not ended",
         1,
     );
     finance.answer();
-    wait_until("the end of the former engine", || {
-        daemon.reload().then_some(())
-    });
+    wait_fleet(&home, "/repositories", &serde_json::json!(["models"]));
+    assert!(alone.start().terminate().success());
+    assert!(daemon.reload());
     wait_health(&home, "/readyz", 200);
     let status = home.json(&["status"]);
     assert_eq!(

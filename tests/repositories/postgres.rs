@@ -9,8 +9,8 @@ use rustix::process::Signal;
 use serde_json::{Value, json};
 
 use crate::common::{
-    Daemon, Endpoint, Home, Postgres, Run as _, Settings, Webhook, skip, wait_health, wait_until,
-    xml,
+    Daemon, Endpoint, Home, Postgres, Relay, Run as _, Settings, Webhook, skip, wait_health,
+    wait_until, xml,
 };
 use crate::{ADMIN, DEFINITION, field, get, put, roots};
 
@@ -67,7 +67,7 @@ fn refused(output: &Output, status: i32, text: &str) {
     assert!(said.contains(text), "{said}");
 }
 
-fn start_refused(home: &Home, text: &str) {
+pub fn start_refused(home: &Home, text: &str) {
     let output = Daemon::command(home).stdin(Stdio::null()).run().unwrap();
     refused(&output, 78, text);
 }
@@ -107,7 +107,7 @@ fn all_delivered(home: &Home, endpoint: &Endpoint, n: usize) {
 }
 
 /// Waits until `status` says this of the fleet. What it says is as old as the last renewal.
-fn wait_fleet(home: &Home, pointer: &str, expected: &Value) {
+pub fn wait_fleet(home: &Home, pointer: &str, expected: &Value) {
     wait_until(&format!("{pointer} {expected} in the fleet"), || {
         let status = home.json(&["status"]);
         (status["fleet"].pointer(pointer) == Some(expected)).then_some(())
@@ -249,12 +249,13 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     let test = "no_repository_is_watched_in_a_list_and_alone";
     let Some(server) = server(test) else { return };
     let database = server.database();
+    let relay = Relay::start(server.port);
     let endpoint = Endpoint::new();
     let home = Home::new(&Settings::all_to(&endpoint));
     let place = Place {
         root: &home,
         endpoint: &endpoint,
-        store: store(server, &database),
+        store: relay.through(&store(server, &database), server),
     };
     roots(&home, &["models", "finance", "empty"]);
     let single = Home::new(&place.single("models"));
@@ -306,13 +307,32 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     let list = launch(&home);
     wait_health(&home, "/readyz", 200);
     assert_eq!(endpoint.n(), 4);
-    refused_take_overs(&place, list);
+    let list = refused_take_overs(&place, list);
+    rejected_reload(&place, &relay, &list);
+    assert!(list.terminate().success());
+    assert_eq!(endpoint.n(), 14);
+}
+
+/// Shows that a rejected reload leaves the former list on record, although the database was away.
+fn rejected_reload(place: &Place<'_>, relay: &Relay, list: &Daemon<'_>) {
+    let mut settings = place.list(&["finance", "third"]);
+    let added = Webhook::new("added-by-the-reload", &place.endpoint.url());
+    settings.webhooks.push(added);
+    place.root.configure(&settings);
+    // The names are recorded by then, and the new webhook is not.
+    relay.close_at("added-by-the-reload");
+    assert!(!list.reload());
+    list.wait_message("cannot save the changed webhook settings", 1);
+    assert!(relay.is_closed());
+    relay.open();
+    let names = json!(["finance", "empty"]);
+    wait_fleet(place.root, "/repositories", &names);
 }
 
 /// Shows that a standby whose take-over is refused goes on sending, and says why it waits.
 ///
 /// `list` watches finance and empty, and models has a record of its own.
-fn refused_take_overs(place: &Place<'_>, list: Daemon<'_>) {
+fn refused_take_overs<'a>(place: &Place<'a>, list: Daemon<'_>) -> Daemon<'a> {
     let (home, endpoint) = (place.root, place.endpoint);
     let both = place.list(&["finance", "empty"]);
     let other = Home::new(&both);
@@ -362,8 +382,7 @@ fn refused_take_overs(place: &Place<'_>, list: Daemon<'_>) {
     assert!(list.reload());
     wait_health(home, "/readyz", 200);
     held(home);
-    assert!(list.terminate().success());
-    assert_eq!(endpoint.n(), 14);
+    list
 }
 
 fn migrate(home: &Home, to: &str) -> Output {
