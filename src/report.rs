@@ -79,6 +79,10 @@ pub(crate) struct DaemonReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) repositories: Vec<RepositoryReport>,
+    /// The repositories that nobody watches since this process took over.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(crate) left_out: Vec<String>,
     pub(crate) since_start: Counts,
     /// The settings that the daemon uses.
     #[serde(default)]
@@ -138,6 +142,7 @@ impl Sources {
             },
             settings: Settings::of(&self.config()),
             repositories: self.statuses.reports(self.clock.moment(), self.standstill),
+            left_out: self.statuses.left_out(),
             engine,
         }
     }

@@ -164,27 +164,42 @@ impl Figures {
                 causes.into()
             },
         )?;
-        self.gauges_of(
-            &engines,
-            "trouble",
-            "1 while inference waits because of the repository's root, the store, held removals, or a stuck engine.",
-            &["part"],
-            |engine| {
-                let trouble = |part| flag(engine.troubles.contains_key(&part));
-                vec![
-                    (vec!["root"], trouble(Trouble::Root)),
-                    (vec!["store"], trouble(Trouble::Store)),
-                    (vec!["removals"], trouble(Trouble::Removals)),
-                    (vec!["engine"], trouble(Trouble::Engine)),
-                ]
-            },
-        )?;
+        self.troubles(daemon, &engines)?;
         let version = vec![daemon.version.as_str()];
         self.gauges(
             "build_info",
             "1, with the version.",
             &["version"],
             [(version, 1.0)],
+        )
+    }
+
+    fn troubles<'a>(
+        &self,
+        daemon: &'a DaemonReport,
+        engines: &[Engine<'a>],
+    ) -> Result<(), prometheus::Error> {
+        let (labels, mut rows) = labelled(engines, &["part"], |engine| {
+            let parts = [
+                ("root", Trouble::Root),
+                ("store", Trouble::Store),
+                ("removals", Trouble::Removals),
+                ("engine", Trouble::Engine),
+                ("repositories", Trouble::Repositories),
+            ];
+            let value = |part| flag(engine.troubles.contains_key(&part));
+            parts
+                .map(|(name, part)| (vec![name], value(part)))
+                .into()
+        });
+        let left_out = daemon.left_out.iter();
+        rows.extend(left_out.map(|name| (vec!["repositories", name.as_str()], 1.0)));
+        self.gauges(
+            "trouble",
+            "1 while inference waits because of the repository's root, the store, held removals, or a stuck engine, \
+             or while nobody watches the repository since a take-over.",
+            &labels,
+            rows,
         )
     }
 

@@ -81,7 +81,7 @@ pub(super) async fn run(
     let began = clock.moment();
     let config = Arc::new(config);
     let store = daemon::open_store(Arc::clone(&config)).await?;
-    let noted = daemon::prepare(&config, &store).await?;
+    let noted = daemon::prepare(&config, &store, false).await?;
     let daemon = Daemon::start(config, store, noted, rereading).await?;
     let mut play = Play {
         received,

@@ -96,6 +96,8 @@ enum Cause {
     Leased,
     /// The former record of a repository is in use.
     NotYet,
+    /// Another process may take over first.
+    Yields,
     /// The database cannot be used now.
     Unreachable,
     /// The state refuses the configuration until an operator changes one of them.
@@ -121,6 +123,7 @@ impl Waits {
         let cause = match &error {
             DaemonError::Open(OpenError::Leased { .. }) => Cause::Leased,
             DaemonError::Open(OpenError::NotYet { .. }) => Cause::NotYet,
+            DaemonError::Open(OpenError::Yields { .. }) => Cause::Yields,
             error if error.is_passing() => Cause::Unreachable,
             refused if refused.is_refusal() && !is_start => Cause::Refused,
             _ => return Err(error),
@@ -147,6 +150,7 @@ impl Waits {
             (Cause::Leased, _) if is_list => "waiting: another process watches the repositories",
             (Cause::Leased, _) => "waiting: another process watches the repository",
             (Cause::NotYet, _) => "waiting: the former record of a repository is in use",
+            (Cause::Yields, _) => "waiting: another process may take over first",
             (Cause::Refused, _) => "waiting: the state refuses the configuration",
         }
     }
@@ -187,7 +191,7 @@ async fn wait<'a>(
     loop {
         let mut waits = Waits::as_sender(sending.as_ref());
         if config.roles.watch {
-            match open(config, &waiting, signals).await {
+            match open(config, &waiting, is_start, signals).await {
                 None => return Ok(None),
                 Some(Ok((store, noted))) => {
                     server.stop().await;
@@ -260,6 +264,7 @@ async fn pause(
 async fn open(
     config: &Arc<Config>,
     waiting: &Option<Waiting>,
+    is_start: bool,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
 ) -> Option<Result<(Store, Noted), DaemonError>> {
     if let Some(waiting) = waiting
@@ -272,10 +277,9 @@ async fn open(
         Ok(store) => store,
         Err(error) => return Some(Err(error)),
     };
-    let error = match signals
-        .unless_stopped(daemon::prepare(config, &store))
-        .await
-    {
+    let is_take_over = waiting.is_some() || !is_start;
+    let prepare = daemon::prepare(config, &store, is_take_over);
+    let error = match signals.unless_stopped(prepare).await {
         Some(Ok(noted)) => return Some(Ok((store, noted))),
         Some(Err(error)) => Some(Err(error)),
         None => None,

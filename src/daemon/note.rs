@@ -21,6 +21,8 @@ pub(crate) struct Noted {
     pub(super) has_webhooks: bool,
     /// The recorded names of several repositories. `None` after a failure.
     pub(super) names: Option<Vec<String>>,
+    /// The repositories with projects that the former process watched, and this one does not since it took over.
+    pub(super) left_out: Vec<String>,
     /// The reason why the names may not be recorded, as it was last logged.
     pub(super) refusal: Option<String>,
 }

@@ -190,6 +190,8 @@ impl Daemon<'_> {
     async fn apply(&mut self, prepared: Prepared) {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
+        // The operator confirms the list.
+        self.engines.statuses.leave_out(Vec::new());
         let switching = self.engines.apply(&prepared.configs, prepared.added);
         self.dispatcher.apply(prepared.targets);
         self.metrics.configure(enabled(&new.webhooks));

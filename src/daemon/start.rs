@@ -67,6 +67,7 @@ impl<'a> Daemon<'a> {
             traces: traces.clone(),
         };
         let engines = Engines::start(&configs, common)?;
+        engines.statuses.leave_out(noted.left_out.clone());
 
         let stop = CancellationToken::new();
         let shared = dispatch::Shared {
@@ -146,22 +147,28 @@ fn check_record(store: &Store, config: &Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Records the names of several repositories, and logs which are no longer among them.
-///
-/// Returns the recorded names, or `None` if the daemon has to record them later.
+/// The names of several repositories, after their recording.
+struct Named {
+    /// The recorded names, or `None` if the daemon has to record them later.
+    names: Option<Vec<String>>,
+    /// The former names that are no longer among them.
+    removed: Vec<String>,
+}
+
+/// Records the names of several repositories.
 fn name_repositories(
     store: &Store,
     config: &Config,
     now: Timestamp,
-) -> Result<Option<Vec<String>>, DaemonError> {
+) -> Result<Named, DaemonError> {
     let names = config.repository_names();
     if names.is_empty() {
-        return Ok(Some(names));
+        return Ok(Named { names: Some(names), removed: Vec::new() });
     }
     let recorded = store.meta_of(None, MetaKey::HasRepositories)?;
-    let before = names_of(recorded.as_deref());
+    let mut before = names_of(recorded.as_deref());
     if config.store.is_none() && before == names {
-        return Ok(Some(names));
+        return Ok(Named { names: Some(names), removed: Vec::new() });
     }
     let mut is_noted = true;
     if let Err(error) = store.name_repositories(&names, now) {
@@ -183,25 +190,50 @@ fn name_repositories(
             _ => return Err(error.into()),
         }
     }
-    for removed in before.iter().filter(|name| !names.contains(name)) {
-        info!(
-            repository = %removed,
-            "not watching a repository that was removed from the configuration; its record and its pending \
-             deliveries are kept"
-        );
-    }
-    Ok(is_noted.then_some(names))
+    before.retain(|name| !names.contains(name));
+    Ok(Named {
+        names: is_noted.then_some(names),
+        removed: before,
+    })
 }
+
+/// Logs the repositories that are no longer watched. Returns those with projects, after a take-over.
+fn report_removed(
+    store: &Store,
+    config: &Config,
+    removed: &[String],
+    is_take_over: bool,
+) -> Result<Vec<String>, DaemonError> {
+    let mut left_out = Vec::new();
+    for repository in removed {
+        match config.store {
+            // The list of another process may have it.
+            Some(_) => warn!(repository, "{REMOVED}"),
+            None => info!(repository, "{REMOVED}"),
+        }
+        if is_take_over && store.n_defined_of(Some(repository))? > 0 {
+            left_out.push(repository.clone());
+        }
+    }
+    Ok(left_out)
+}
+
+const REMOVED: &str = "not watching a repository that was removed from the configuration; its record and \
+                       its pending deliveries are kept";
 
 /// Checks an open state before a start. Returns the recorded parts of the configuration.
 ///
 /// # Errors
 ///
 /// The state cannot be used, or cannot be read now ([`Fault::is_passing`]).
-pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<Noted, DaemonError> {
+pub(crate) async fn prepare(
+    config: &Arc<Config>,
+    store: &Store,
+    is_take_over: bool,
+) -> Result<Noted, DaemonError> {
     let clock = Clock::start();
     let (read, of) = (store.clone(), Arc::clone(config));
-    let check = move || -> Result<Option<Vec<String>>, DaemonError> {
+    let check = move || -> Result<_, DaemonError> {
         warn_of_unmoved(&read, &of)?;
         check_record(&read, &of)?;
         let configs = of.of_each_repository();
@@ -209,14 +241,17 @@ pub(crate) async fn prepare(config: &Arc<Config>, store: &Store) -> Result<Noted
             .iter()
             .try_for_each(|config| keep_held_removals(&read, config))?;
         // Last, because a refused start must change nothing.
-        name_repositories(&read, &of, clock.now())
+        let named = name_repositories(&read, &of, clock.now())?;
+        let left_out = report_removed(&read, &of, &named.removed, is_take_over)?;
+        Ok((named.names, left_out))
     };
-    let names = tokio::task::spawn_blocking(check)
+    let (names, left_out) = tokio::task::spawn_blocking(check)
         .await
         .map_err(|_| DaemonError::PartEnded { part: "the store" })??;
     Ok(Noted {
         has_webhooks: note_at_start(store, config, clock).await?,
         names,
+        left_out,
         refusal: None,
     })
 }

@@ -35,6 +35,15 @@ pub(crate) enum Trouble {
     Removals,
     /// The engine's loop does not run, as while a file system hangs.
     Engine,
+    /// After a take-over, nobody watches repositories that the former process watched.
+    Repositories,
+}
+
+impl Trouble {
+    /// Whether all other events are inferred as usual.
+    const fn is_partial(self) -> bool {
+        matches!(self, Self::Removals | Self::Repositories)
+    }
 }
 
 /// The held removals, as `status` shows them.
@@ -111,16 +120,17 @@ impl Snapshot {
     /// problem ends.
     pub(crate) fn is_started(&self) -> bool {
         let mut troubles = self.troubles.keys();
-        self.ready || troubles.any(|trouble| *trouble != Trouble::Removals)
+        self.ready || troubles.any(|trouble| !trouble.is_partial())
     }
 
     /// Whether the engine notices changes.
     ///
     /// This is so once the first full scan is recorded, and while there is no problem. Held
-    /// removals do not count, because all other events are inferred.
+    /// removals do not count, because all other events are inferred. Nor do repositories that are not in the
+    /// configuration.
     pub(crate) fn is_watching(&self) -> bool {
         let mut troubles = self.troubles.keys();
-        self.ready && troubles.all(|trouble| *trouble == Trouble::Removals)
+        self.ready && troubles.all(|trouble| trouble.is_partial())
     }
 }
 

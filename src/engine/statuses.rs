@@ -73,6 +73,8 @@ pub(crate) struct Statuses {
     all: Mutex<Vec<OfRepository>>,
     /// The number of applied reloads, and the number of rejected ones.
     reloads: Mutex<(u64, u64)>,
+    /// The repositories that nobody watches since this process took over.
+    left_out: Mutex<Vec<String>>,
 }
 
 impl Statuses {
@@ -95,6 +97,17 @@ impl Statuses {
             true => reloads.0 += 1,
             false => reloads.1 += 1,
         }
+    }
+
+    /// Sets the repositories that nobody watches since this process took over.
+    pub(crate) fn leave_out(&self, names: Vec<String>) {
+        *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = names;
+    }
+
+    /// The repositories that nobody watches since this process took over.
+    pub(crate) fn left_out(&self) -> Vec<String> {
+        let left_out = self.left_out.lock();
+        left_out.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Whether an engine's loop runs. Those of a stuck file system do not stop the others.
@@ -160,6 +173,17 @@ impl Statuses {
             });
         }
         let mut whole = whole.unwrap_or_default();
+        let left_out = self.left_out();
+        if !left_out.is_empty() {
+            whole.troubles.insert(
+                Trouble::Repositories,
+                format!(
+                    "not watched since this process took over, because its list `repositories` lacks \
+                     them: {}. Add them, or reload the configuration to confirm its list",
+                    left_out.join(", ")
+                ),
+            );
+        }
         whole.reloads = *self.reloads.lock().unwrap_or_else(PoisonError::into_inner);
         whole
     }

@@ -114,6 +114,16 @@ pub enum OpenError {
         /// Why this process could not take over.
         refusal: Option<String>,
     },
+    /// The lease is free, but a process whose list lacks no repository goes first.
+    #[error("nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so it takes over only if no other process does within `store.lease`")]
+    Yields {
+        /// The database.
+        location: Arc<str>,
+        /// The repositories of the last holder.
+        repository: String,
+        /// How the list of this process differs from that of the last holder.
+        difference: String,
+    },
     /// A repository would be watched twice: in a list and by itself.
     #[error("{location}: {reason}")]
     WatchedTwice {
@@ -204,6 +214,24 @@ impl OpenError {
         }
     }
 
+    /// Refuses a list that lacks recorded names.
+    pub(super) fn unless_lacking(
+        location: &Arc<str>,
+        settings: &Postgres,
+        recorded: &[String],
+    ) -> Result<(), Self> {
+        let own = &settings.repositories;
+        let lacks = recorded.iter().any(|name| !own.contains(name));
+        match difference(recorded, own) {
+            Some(difference) if lacks && !own.is_empty() => Err(Self::Yields {
+                location: Arc::clone(location),
+                repository: format!("the repositories {}", recorded.join(", ")),
+                difference,
+            }),
+            _ => Ok(()),
+        }
+    }
+
     /// Adds why this process could not take the lease over.
     pub(super) fn refused(mut self, reason: Option<String>) -> Self {
         if let Self::Leased { refusal, .. } = &mut self {
@@ -216,7 +244,10 @@ impl OpenError {
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Leased { .. } | Self::NotYet { .. } | Self::Unreachable { .. }
+            Self::Leased { .. }
+                | Self::NotYet { .. }
+                | Self::Yields { .. }
+                | Self::Unreachable { .. }
         )
     }
 }

@@ -206,8 +206,9 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     home.configure(&watching(&["models", "third"]));
     assert!(third.reload());
     third.wait_message("of this process lacks finance and adds third:", 1);
-    // After its take-over, the list is its own. The other repository stays on record.
+    // It lets others go first. Then the list is its own, and the other repository stays on record.
     second.signal(Signal::STOP);
+    third.wait_message("takes over only if no other process does within", 1);
     third.wait_message(
         "not watching a repository that was removed from the configuration",
         1,
@@ -225,6 +226,10 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
         "{text}"
     );
     assert!(get(&home, "/").contains("finance: not in the configuration"));
+    let left_out = "project_webhooks_trouble{part=\"repositories\",repository=\"finance\"} 1";
+    assert!(get(&home, "/metrics").contains(left_out));
+    let trouble = status["troubles"]["repositories"].to_string();
+    assert!(trouble.contains("lacks them: finance."), "{trouble}");
     put(&home, "finance", "sales/last/project.xml", &content);
     put(&home, "third", DEFINITION, &content);
     all_delivered(&home, &endpoint, 21);
@@ -238,6 +243,8 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     all_delivered(&home, &endpoint, 23);
     wait_fleet(&home, "/repositories", &json!(["finance", "models"]));
     second.wait_message("watches the repositories finance, models in", 1);
+    assert_eq!(home.json(&["status"])["troubles"], json!({}));
+    assert!(!get(&home, "/metrics").contains(left_out));
     for daemon in [third, second, sending] {
         assert!(daemon.terminate().success());
     }

@@ -2,7 +2,8 @@
 //!
 //! Constraint: waiting must cost little, because any number of standbys may wait for months. So a
 //! standby keeps one connection, and asks with one round trip. If the lease is free, the process opens
-//! the store, which tries to get the lease.
+//! the store, which tries to get the lease. If its list lacks repositories that were watched, others go
+//! first: it opens the store only after the lease has been free for `store.lease`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -35,6 +36,8 @@ struct Waiting {
     name: String,
     /// The time of the last write of its row.
     seen: Mutex<Option<Instant>>,
+    /// The time since which the lease is free.
+    free_since: Mutex<Option<Instant>>,
 }
 
 impl PostgresStandby {
@@ -50,6 +53,7 @@ impl PostgresStandby {
                 repository: settings.repository.clone(),
                 name: Process::this().to_string(),
                 seen: Mutex::default(),
+                free_since: Mutex::default(),
             }),
             location,
         })
@@ -57,8 +61,9 @@ impl PostgresStandby {
 
     /// Returns the error [`OpenError::Leased`] while another process has the lease.
     ///
-    /// Returns [`OpenError::WatchedTwice`] if the lease is free, but this process may not have it. `settings`
-    /// may have another list of names than those at the start.
+    /// If the lease is free, returns [`OpenError::WatchedTwice`] if this process may not have it, and
+    /// [`OpenError::Yields`] while others go first. `settings` may have another list of names than those at
+    /// the start.
     pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
         let (shared, names) = (Arc::clone(&self.shared), settings.repositories.clone());
         let found = self.worker.run(async move { shared.ask(names).await });
@@ -73,6 +78,9 @@ impl PostgresStandby {
             )
             .refused(refusal.map(|refusal| refusal.reason))),
             (None, Some(refusal)) => Err(refusal.error(&self.location)),
+            (None, None) if found.free_for < settings.lease => {
+                OpenError::unless_lacking(&self.location, settings, &found.recorded)
+            }
             (None, None) => Ok(()),
         }
     }
@@ -82,8 +90,10 @@ impl PostgresStandby {
 struct Found {
     /// The process that has the lease.
     holder: Option<String>,
-    /// The list of names that the holder recorded.
+    /// The list of names that the last holder recorded.
     recorded: Vec<String>,
+    /// How long the lease has been free.
+    free_for: Duration,
     /// Why the list of this process may not be watched.
     refusal: Option<Refusal>,
 }
@@ -112,8 +122,14 @@ impl Waiting {
         }
         let rows = |number: usize| answers.get(number).map_or(&[][..], Vec::as_slice);
         let holder = rows(0).first();
+        let mut free_since = guard(&self.free_since);
+        *free_since = match holder {
+            Some(_) => None,
+            None => free_since.or(Some(now)),
+        };
         Ok(Found {
             holder: holder.map(|found| row::text(found, 0)).transpose()?,
+            free_for: free_since.map_or(Duration::ZERO, |since| now.duration_since(since)),
             recorded: names::of_rows(rows(1))?,
             refusal: names::refusal(rows(2))?,
         })
