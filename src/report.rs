@@ -256,11 +256,20 @@ impl Report {
         let incomplete =
             listings.map_or(Ok(Vec::new()), |record| record.problems(INCOMPLETE_MAX))?;
         let settings = daemon.as_ref().map_or(file, |daemon| &daemon.settings);
-        let incomplete = incomplete.into_iter().filter(|one| settings.watches(one));
+        let fleet = listings.map_or(Ok(None), |record| record.fleet())?;
+        let watched = match (&daemon, &fleet) {
+            (None, Some(fleet)) => fleet.watched_by_another(),
+            _ => None,
+        };
+        let watched = watched.unwrap_or(&settings.repositories);
+        let incomplete = incomplete.into_iter().filter(|one| is_of(one, watched));
         let incomplete = incomplete.map(ProblemReport::of).collect();
-        let unwatched = listings.map_or(Ok(Vec::new()), |record| {
-            UnwatchedReport::all(settings, record)
-        })?;
+        let unwatched = match listings {
+            Some(record) if !settings.repositories.is_empty() => {
+                UnwatchedReport::all(watched, record)?
+            }
+            _ => Vec::new(),
+        };
         let webhooks = WebhookReport::of_settings(settings, states);
         Ok(Self {
             running: daemon.is_some(),
@@ -272,10 +281,7 @@ impl Report {
             has_state: listings.is_some(),
             recorded_projects,
             unwatched,
-            fleet: match listings {
-                Some(record) => record.fleet()?.map(FleetReport::of),
-                None => None,
-            },
+            fleet: fleet.map(FleetReport::of),
             incomplete,
             webhooks,
         })
@@ -294,31 +300,57 @@ impl Report {
     }
 }
 
+/// Whether the repository of an invalid file is one of the watched ones.
+fn is_of(problem: &RecordedProblem, watched: &[String]) -> bool {
+    let repository = problem.key.as_ref().and_then(|key| key.repository());
+    repository.is_none_or(|name| watched.iter().any(|known| known == name))
+}
+
 /// A repository that is on record but no longer configured.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UnwatchedReport {
     pub(crate) name: String,
     /// The number of recorded projects.
     pub(crate) projects: usize,
+    /// The number of pending deliveries, up to 10,000. A greater number means only that there are more.
+    pub(crate) pending: u64,
 }
 
 impl UnwatchedReport {
-    /// Lists those with recorded projects.
-    fn all(settings: &Settings, record: &Listings) -> Result<Vec<Self>, StoreError> {
+    /// Lists those with recorded projects or pending deliveries.
+    fn all(watched: &[String], record: &Listings) -> Result<Vec<Self>, StoreError> {
         let mut all = Vec::new();
-        if settings.repositories.is_empty() {
-            return Ok(all);
-        }
         for name in record.repositories()? {
-            if settings.repositories.contains(&name) {
+            if watched.contains(&name) {
                 continue;
             }
             let projects = record.n_defined_of(Some(&name))?;
-            if projects > 0 {
-                all.push(Self { name, projects });
+            let pending = record.n_pending_of(&name, SHOWN_MAX.saturating_add(1))?;
+            if projects > 0 || pending > 0 {
+                all.push(Self {
+                    name,
+                    projects,
+                    pending,
+                });
             }
         }
         Ok(all)
+    }
+
+    /// Describes it in words.
+    pub(crate) fn text(&self) -> String {
+        let projects = match self.projects {
+            1 => "1 project".to_owned(),
+            n => format!("{n} projects"),
+        };
+        let pending = match self.pending {
+            0 => String::new(),
+            1 => ", 1 pending delivery".to_owned(),
+            n if n > SHOWN_MAX => format!(", more than {SHOWN_MAX} pending deliveries"),
+            n => format!(", {n} pending deliveries"),
+        };
+        let name = &self.name;
+        format!("{name}: not in the configuration, so not watched; {projects} recorded{pending}")
     }
 }
 

@@ -263,7 +263,7 @@ fn the_dashboard_is_json_and_every_alert_is_explained() {
         .lines()
         .filter_map(|line| line.trim().strip_prefix("- alert: "))
         .collect();
-    assert_eq!(alerts.len(), 16);
+    assert_eq!(alerts.len(), 17);
     for alert in &alerts {
         assert!(
             guide.contains(&format!("\n### {alert}\n")),

@@ -188,9 +188,7 @@ impl Figures {
                 ("repositories", Trouble::Repositories),
             ];
             let value = |part| flag(engine.troubles.contains_key(&part));
-            parts
-                .map(|(name, part)| (vec![name], value(part)))
-                .into()
+            parts.map(|(name, part)| (vec![name], value(part))).into()
         });
         let left_out = daemon.left_out.iter();
         rows.extend(left_out.map(|name| (vec!["repositories", name.as_str()], 1.0)));

@@ -113,16 +113,8 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
             format!("{}: {}, {projects} recorded{note}", one.name, one.path),
         ));
     }
-    for one in &report.unwatched {
-        let projects = counted(one.projects as u64, "project");
-        pairs.push((
-            "",
-            format!(
-                "{}: not in the configuration, so not watched; {projects} recorded",
-                one.name
-            ),
-        ));
-    }
+    let unwatched = report.unwatched.iter();
+    pairs.extend(unwatched.map(|one| ("", one.text())));
     pairs.push(("state", state(report)));
     if let Some(daemon) = &report.daemon {
         let coverage = &daemon.engine.coverage;

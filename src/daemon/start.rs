@@ -156,19 +156,21 @@ struct Named {
 }
 
 /// Records the names of several repositories.
-fn name_repositories(
-    store: &Store,
-    config: &Config,
-    now: Timestamp,
-) -> Result<Named, DaemonError> {
+fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<Named, DaemonError> {
     let names = config.repository_names();
     if names.is_empty() {
-        return Ok(Named { names: Some(names), removed: Vec::new() });
+        return Ok(Named {
+            names: Some(names),
+            removed: Vec::new(),
+        });
     }
     let recorded = store.meta_of(None, MetaKey::HasRepositories)?;
     let mut before = names_of(recorded.as_deref());
     if config.store.is_none() && before == names {
-        return Ok(Named { names: Some(names), removed: Vec::new() });
+        return Ok(Named {
+            names: Some(names),
+            removed: Vec::new(),
+        });
     }
     let mut is_noted = true;
     if let Err(error) = store.name_repositories(&names, now) {

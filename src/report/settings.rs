@@ -9,7 +9,6 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::{Config, Webhook};
-use crate::store::RecordedProblem;
 
 /// The settings of a configuration that listings show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -61,14 +60,6 @@ impl Settings {
             repositories: config.repository_names(),
             webhooks: config.webhooks.iter().map(WebhookSettings::of).collect(),
         }
-    }
-}
-
-impl Settings {
-    /// Whether the repository of an invalid file is configured.
-    pub(crate) fn watches(&self, problem: &RecordedProblem) -> bool {
-        let repository = problem.key.as_ref().and_then(|key| key.repository());
-        repository.is_none_or(|name| self.repositories.iter().any(|known| known == name))
     }
 }
 

@@ -338,7 +338,10 @@ pub trait Listing: Records {
     /// oldest pending delivery. Its cost does not depend on the number of deliveries.
     fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError>;
 
-    /// Lists those of several repositories that ever had a complete record, sorted.
+    /// Counts the pending deliveries of one of several repositories, up to `most`.
+    fn n_pending_of(&self, repository: &str, most: u64) -> Result<u64, StoreError>;
+
+    /// Lists those of several repositories that have a record, or ever had a complete one, sorted.
     fn repositories(&self) -> Result<Vec<String>, StoreError>;
 
     /// Returns the webhooks that events of a project were routed to, by name.

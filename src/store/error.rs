@@ -115,7 +115,9 @@ pub enum OpenError {
         refusal: Option<String>,
     },
     /// The lease is free, but a process whose list lacks no repository goes first.
-    #[error("nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so it takes over only if no other process does within `store.lease`")]
+    #[error(
+        "nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so it takes over only if no other process does within `store.lease`"
+    )]
     Yields {
         /// The database.
         location: Arc<str>,

@@ -21,6 +21,14 @@ pub struct Fleet {
     pub senders: Vec<Sender>,
 }
 
+impl Fleet {
+    /// The repositories of a list that a process watches now. `None` if nobody does.
+    pub(crate) fn watched_by_another(&self) -> Option<&[String]> {
+        let is_watched = self.lease.as_ref().is_some_and(|lease| lease.is_valid);
+        (is_watched && !self.repositories.is_empty()).then_some(&self.repositories)
+    }
+}
+
 /// The lease as this process read it at its last renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {

@@ -196,6 +196,8 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     home.configure(&watching(&["models"]));
     let third = launch(&home);
     third.wait_message("the list `repositories` of this process lacks finance:", 1);
+    // The working process watches it.
+    assert_eq!(home.json(&["status"])["unwatched"], Value::Null);
     // A record belongs to its name, also on a standby.
     let models = home.beside("models").display().to_string();
     let renamed = place.settings().top("roles: [watch]");
@@ -218,7 +220,7 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     assert_eq!(field(&status["repositories"], "name"), ["models", "third"]);
     assert_eq!(
         status["unwatched"],
-        json!([{ "name": "finance", "projects": 2 }])
+        json!([{ "name": "finance", "projects": 2, "pending": 0 }])
     );
     let text = home.command(&["status"]);
     assert!(
@@ -316,8 +318,38 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     assert_eq!(endpoint.n(), 4);
     let list = refused_take_overs(&place, list);
     rejected_reload(&place, &relay, &list);
+    removed_with_pending(&place, &list);
     assert!(list.terminate().success());
-    assert_eq!(endpoint.n(), 14);
+    assert_eq!(endpoint.n(), 18);
+}
+
+/// Shows that `status` names a removed repository that has only pending deliveries.
+///
+/// `list` watches finance, and holds the removals of its four projects.
+fn removed_with_pending(place: &Place<'_>, list: &Daemon<'_>) {
+    let home = place.root;
+    let with_down = |names: &[&str]| {
+        let mut settings = place.list(names);
+        let down = Webhook::new("down", "http://127.0.0.1:1/").schedule("[1h]");
+        settings.webhooks.push(down);
+        home.configure(&settings);
+        assert!(list.reload());
+    };
+    with_down(&["finance", "empty"]);
+    assert_eq!(home.json(&["accept", "--yes"])["released"], 4);
+    place.endpoint.wait_for(18);
+    with_down(&["empty"]);
+    let expected = json!([{ "name": "finance", "projects": 0, "pending": 4 }]);
+    wait_until("the repository with pending deliveries", || {
+        (home.json(&["status"])["unwatched"] == expected).then_some(())
+    });
+    let text = home.command(&["status"]);
+    assert!(
+        text.contains(
+            "finance: not in the configuration, so not watched; 0 projects recorded, 4 pending"
+        ),
+        "{text}"
+    );
 }
 
 /// Shows that a rejected reload leaves the former list on record, although the database was away.
@@ -347,7 +379,10 @@ fn refused_take_overs<'a>(place: &Place<'a>, list: Daemon<'_>) -> Daemon<'a> {
     standby.wait_message("watches the repositories finance, empty in", 1);
     other.configure(&place.list(&["finance", "empty", "models"]));
     assert!(standby.reload());
-    standby.wait_message("this process cannot take over: the repository models of", 1);
+    standby.wait_message(
+        "this process cannot take over now: the repository models",
+        1,
+    );
     assert!(list.terminate().success());
     standby.wait_log("a refused take-over", |entry| {
         let message = entry.message();

@@ -2,7 +2,7 @@ use crate::helpers::*;
 use crate::retaining::collect;
 use project_webhooks::domain::event::{EventId, EventKind};
 use project_webhooks::domain::project::Identity;
-use project_webhooks::domain::project::{Problem, Recorded, Role};
+use project_webhooks::domain::project::{Problem, ProjectKey, Recorded, Role};
 use project_webhooks::store::{Batch, Fault, MetaKey};
 
 #[test]
@@ -256,4 +256,41 @@ fn facts_about_the_repository_are_set_with_a_batch() {
         Some("two")
     );
     assert_eq!(store.meta_of(None, MetaKey::RepositoryRoot).unwrap(), None);
+}
+
+#[test]
+fn several_repositories_are_listed_and_their_pending_deliveries_counted() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let of = |organization: &str, project: &str| ProjectKey::new(organization, project);
+    for (organization, project, is_defined) in [
+        ("a//sales", "one", true),
+        ("a//sales", "two", true),
+        ("a//z", "three", false),
+        ("b//sales", "one", false),
+        ("c/d//sales", "one", true),
+    ] {
+        let key = of(organization, project);
+        let text = format!("{organization}/{project}");
+        let new = event(EventKind::SnapshotCreate, &key, &text, &["x", "y"]);
+        let mut batch = of_event(new, &text);
+        if is_defined {
+            let path = format!("{project}/project.xml");
+            batch.changes[0].after = Recorded::from_iter([file(Role::Definition, &path, &text)]);
+        }
+        store.record(batch).unwrap();
+    }
+    store.close();
+    let listings = fixture.listings();
+    assert_eq!(listings.repositories().unwrap(), ["a", "c/d"]);
+    for (repository, most, expected) in [
+        ("a", 100, 6),
+        ("a", 4, 4),
+        ("b", 100, 2),
+        ("c", 100, 0),
+        ("c/d", 100, 2),
+    ] {
+        let n = listings.n_pending_of(repository, most).unwrap();
+        assert_eq!(n, expected, "{repository}");
+    }
 }

@@ -175,7 +175,7 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
                         @if !one.engine.is_watching() { ", not watching" } }
                 }
                 @for one in &report.unwatched {
-                    li { (one.name) ": not in the configuration, so not watched, " (one.projects) " projects" }
+                    li { (one.text()) }
                 } } }
             },
         ),

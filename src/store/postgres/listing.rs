@@ -104,6 +104,12 @@ impl Listing for PostgresListings {
         })
     }
 
+    fn n_pending_of(&self, name: &str, most: u64) -> Result<u64, StoreError> {
+        self.read(async |session, repository| {
+            recorded::n_pending(session, repository, name, most).await
+        })
+    }
+
     fn repositories(&self) -> Result<Vec<String>, StoreError> {
         self.read(async |session, repository| recorded::repositories(session, repository).await)
     }

@@ -204,6 +204,26 @@ pub(super) async fn meta(
     rows.first().map(|found| row::text(found, 0)).transpose()
 }
 
+pub(super) async fn n_pending(
+    session: &mut Session,
+    repository: i32,
+    name: &str,
+    most: u64,
+) -> Result<u64, Fault> {
+    let (first, end) = organizations_of(name);
+    let rows = session
+        .rows(statement!(
+            "SELECT count(*) FROM (SELECT FROM deliveries WHERE repository = $1 AND state = 'pending' \
+             AND organization >= $2 AND organization < $3 LIMIT $4) d",
+            repository,
+            first,
+            end,
+            i64::try_from(most).unwrap_or(i64::MAX)
+        ))
+        .await?;
+    Ok(row::count(number(&rows)?))
+}
+
 pub(super) async fn repositories(
     session: &mut Session,
     repository: i32,
@@ -212,8 +232,14 @@ pub(super) async fn repositories(
     let skipped = i32::try_from(first.len()).unwrap_or_default();
     let rows = session
         .rows(statement!(
-            "SELECT substr(key, $4 + 1) FROM meta WHERE repository = $1 AND key >= $2 AND key < $3 \
-             ORDER BY key",
+            "WITH RECURSIVE names(first) AS (SELECT min(organization) FROM files \
+             WHERE repository = $1 UNION ALL SELECT (SELECT min(organization) FROM files \
+             WHERE repository = $1 AND organization >= split_part(first, '//', 1) || '/0') \
+             FROM names WHERE first IS NOT NULL) \
+             SELECT substr(key, $4 + 1) COLLATE \"C\" AS name FROM meta \
+             WHERE repository = $1 AND key >= $2 AND key < $3 \
+             UNION SELECT split_part(first, '//', 1) FROM names WHERE first LIKE '%//%' \
+             ORDER BY name",
             repository,
             first,
             end,

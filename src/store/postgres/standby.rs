@@ -70,13 +70,12 @@ impl PostgresStandby {
         let found = found.await;
         let found = found.map_err(|fault| open_error(&self.location, fault))?;
         match (found.holder, found.refusal) {
-            (Some(holder), refusal) => Err(OpenError::leased(
-                &self.location,
-                settings,
-                holder,
-                &found.recorded,
-            )
-            .refused(refusal.map(|refusal| refusal.reason))),
+            (Some(holder), refusal) => {
+                Err(
+                    OpenError::leased(&self.location, settings, holder, &found.recorded)
+                        .refused(refusal.map(|refusal| refusal.reason)),
+                )
+            }
             (None, Some(refusal)) => Err(refusal.error(&self.location)),
             (None, None) if found.free_for < settings.lease => {
                 OpenError::unless_lacking(&self.location, settings, &found.recorded)

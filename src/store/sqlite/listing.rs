@@ -205,6 +205,10 @@ impl Listing for SqliteListings {
         self.read(|connection| webhooks::states_up_to(connection, most))
     }
 
+    fn n_pending_of(&self, repository: &str, most: u64) -> Result<u64, StoreError> {
+        self.read(|connection| recorded::n_pending(connection, repository, most))
+    }
+
     fn repositories(&self) -> Result<Vec<String>, StoreError> {
         self.read(recorded::repositories)
     }

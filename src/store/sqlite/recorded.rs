@@ -6,7 +6,7 @@
 //! [`Recording`]: crate::store::contract::Recording
 //! [`Listing`]: crate::store::contract::Listing
 
-use rusqlite::{Connection, OptionalExtension, params_from_iter};
+use rusqlite::{Connection, OptionalExtension, params, params_from_iter};
 
 use super::row;
 use crate::domain::project::{
@@ -145,10 +145,32 @@ pub(super) fn meta(
         .optional()?)
 }
 
+pub(super) fn n_pending(
+    connection: &Connection,
+    repository: &str,
+    most: u64,
+) -> Result<u64, Fault> {
+    let (first, end) = organizations_of(repository);
+    let mut statement = connection.prepare_cached(
+        "SELECT count(*) FROM (SELECT 1 FROM webhooks CROSS JOIN deliveries d \
+         INDEXED BY deliveries_lane WHERE d.webhook = webhooks.name AND d.organization >= ?1 \
+         AND d.organization < ?2 AND d.state = 'pending' LIMIT ?3)",
+    )?;
+    let most = i64::try_from(most).unwrap_or(i64::MAX);
+    let n = statement.query_row(params![first, end, most], |row| row.get(0))?;
+    Ok(row::count(n))
+}
+
 pub(super) fn repositories(connection: &Connection) -> Result<Vec<String>, Fault> {
     let (first, end) = MetaKey::FirstStart.range();
     let mut statement = connection.prepare_cached(
-        "SELECT substr(key, length(?1) + 1) FROM meta WHERE key >= ?1 AND key < ?2 ORDER BY key",
+        "WITH RECURSIVE names(first) AS (SELECT min(organization) FROM files \
+         WHERE organization >= '' UNION ALL SELECT (SELECT min(organization) FROM files \
+         WHERE organization >= substr(first, 1, instr(first, '//') - 1) || '/0') FROM names \
+         WHERE instr(first, '//') > 0) \
+         SELECT substr(key, length(?1) + 1) FROM meta WHERE key >= ?1 AND key < ?2 \
+         UNION SELECT substr(first, 1, instr(first, '//') - 1) FROM names \
+         WHERE instr(first, '//') > 0 ORDER BY 1",
     )?;
     let names = statement
         .query_map([first, end], |row| row.get(0))?

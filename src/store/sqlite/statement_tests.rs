@@ -71,12 +71,13 @@ const SCANS: &[(&str, &str)] = &[
 ];
 
 /// Tables with few rows, and the rows that a statement makes itself.
-const SMALL: [&str; 8] = [
+const SMALL: [&str; 9] = [
     "CONSTANT",
     "json_each",
     "listeners",
     "meta",
     "moves",
+    "names",
     "numbers",
     "problems",
     "webhooks",
