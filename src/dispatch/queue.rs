@@ -310,7 +310,8 @@ impl Queue {
         if self.fingerprint != target.fingerprint {
             self.fingerprint = target.fingerprint;
             self.endpoint = Endpoint::default();
-            self.pace = Pace::default();
+            let now = self.shared.clock.moment();
+            self.pace.reset(target.webhook.rate, now);
         }
         target
     }

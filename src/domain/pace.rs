@@ -98,6 +98,14 @@ impl Pace {
         self.learned.is_some()
     }
 
+    /// Forgets what was learned, because the settings changed at `now`.
+    ///
+    /// The next request keeps its time, but waits at most as long as the new rate demands.
+    pub fn reset(&mut self, rate: Option<Rate>, now: Duration) {
+        self.learned = None;
+        self.next = self.next.min(now.saturating_add(self.interval(rate)));
+    }
+
     /// Returns the earliest time for the next request.
     pub fn next(&self, rate: Option<Rate>) -> Duration {
         if rate.is_none() && self.learned.is_none() {

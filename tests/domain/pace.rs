@@ -208,6 +208,27 @@ fn a_configured_rate_is_never_exceeded() {
     }
 }
 
+/// A reload is no reason for more requests. A higher rate takes effect at once.
+#[test]
+fn new_settings_do_not_exceed_the_rate() {
+    let seconds = Duration::from_secs;
+    let rate = |n| {
+        Some(Rate {
+            n,
+            per: seconds(60),
+        })
+    };
+    for (new, next) in [(rate(1), 60), (rate(6), 20), (None, 0)] {
+        let mut pace = Pace::default();
+        pace.sent(rate(1), seconds(0));
+        pace.reset(new, seconds(10));
+        assert_eq!(pace.next(new), seconds(next), "{new:?}");
+    }
+    let mut pace = Pace::default();
+    pace.reset(rate(1), seconds(10));
+    assert_eq!(pace.next(rate(1)), seconds(0));
+}
+
 #[test]
 fn a_receiver_without_a_limit_is_not_slowed_down() {
     let sent = deliver(1_000, &mut Unlimited, None, MILLISECOND);
