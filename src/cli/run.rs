@@ -26,6 +26,10 @@ const SENDING: &str = "sending; roles does not contain watch";
 /// The same while it cannot send.
 const SENDING_LATER: &str = "sending; the database does not answer";
 
+/// The same if it never gets a new delivery, because events are in the record of a list.
+const SENDING_NOTHING: &str = "sending nothing new: with this database, the repository is watched in a list. \
+                               Give this process the same `repositories`";
+
 /// The time between two attempts of a process that was refused.
 ///
 /// Each may take the lease for a moment, and another process must be able to get it.
@@ -92,6 +96,8 @@ struct Waits {
 enum Cause {
     /// `roles` does not contain `watch`.
     Role,
+    /// The same, but the deliveries are in the record of a list.
+    Listed,
     /// Another process watches.
     Leased,
     /// The former record of a repository is in use.
@@ -107,9 +113,10 @@ enum Cause {
 impl Waits {
     /// The reason of a process that never watches.
     fn as_sender(sending: Option<&Sending>) -> Self {
-        let (reason, cause) = match sending.is_none_or(Sending::is_reachable) {
-            true => (SENDING, Cause::Role),
-            false => (SENDING_LATER, Cause::Unreachable),
+        let (reason, cause) = match sending {
+            Some(sending) if !sending.is_reachable() => (SENDING_LATER, Cause::Unreachable),
+            Some(sending) if sending.is_listed() => (SENDING_NOTHING, Cause::Listed),
+            _ => (SENDING, Cause::Role),
         };
         let reason = reason.to_owned();
         Self { reason, cause }
@@ -147,6 +154,7 @@ impl Waits {
             (Cause::Unreachable, true) => "waiting: the database cannot be used now",
             (Cause::Unreachable, false) => SENDING_LATER,
             (Cause::Role, _) => SENDING,
+            (Cause::Listed, _) => SENDING_NOTHING,
             (Cause::Leased, _) if is_list => "waiting: another process watches the repositories",
             (Cause::Leased, _) => "waiting: another process watches the repository",
             (Cause::NotYet, _) => "waiting: the former record of a repository is in use",
@@ -209,7 +217,12 @@ async fn wait<'a>(
         if sending.is_none() {
             match signals.unless_stopped(Sending::start(config)).await {
                 None => return Ok(None),
-                Some(Ok(started)) => *sending = started,
+                Some(Ok(started)) => {
+                    *sending = started;
+                    if !config.roles.watch {
+                        waits = Waits::as_sender(sending.as_ref());
+                    }
+                }
                 Some(Err(error)) => waits = Waits::after(error, true)?,
             }
         }

@@ -107,6 +107,12 @@ impl Sending {
         view.is_none_or(|view| view.borrow().is_reachable)
     }
 
+    /// Whether the single repository is in a list, whose record then has its deliveries.
+    pub(crate) fn is_listed(&self) -> bool {
+        let view = self.store.fleet();
+        view.is_some_and(|view| view.borrow().fleet.is_listed)
+    }
+
     /// The counts of attempts.
     pub(crate) fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)

@@ -277,8 +277,17 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     start_refused(&home, &format!("{own} in this database, which process"));
     assert!(daemon.terminate().success());
     start_refused(&home, own);
+    // Without a record, it has only to wait.
+    let alone = Home::new(&place.single("finance"));
+    let daemon = alone.start();
     home.configure(&place.list(&["finance"]));
     let list = launch(&home);
+    list.wait_message(
+        "the repository finance of the list `repositories` is watched alone by",
+        1,
+    );
+    wait_health(&home, "/readyz", 503);
+    assert!(daemon.terminate().success());
     wait_health(&home, "/readyz", 200);
     home.configure(&place.list(&["finance", "models"]));
     assert!(!list.reload());
@@ -287,8 +296,15 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     // The other way round, and also after the repository was removed from the list.
     put(&home, "finance", DEFINITION, &xml("Ledger", "e-2", "one"));
     endpoint.wait_for(2);
-    let alone = Home::new(&place.single("finance"));
     start_refused(&alone, "the repository finance is one of the list");
+    // A sender with the former configuration gets no new delivery.
+    let former = Home::new(&place.single("finance").top("roles: [deliver]"));
+    let sending = launch(&former);
+    let nothing = "sending nothing new: with this database, the repository is watched in a list";
+    sending.wait_message(nothing, 1);
+    wait_health(&former, "/readyz", 503);
+    assert!(get(&former, "/readyz").contains(nothing));
+    assert!(sending.terminate().success());
     home.configure(&place.list(&["empty"]));
     assert!(list.reload());
     start_refused(&alone, "the repository finance was one of the list");

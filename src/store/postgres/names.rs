@@ -197,7 +197,7 @@ pub(super) async fn refuse_listed(
 ///
 /// Pending deliveries count until the repository is in the list. A state that is moving here is a record. The
 /// smallest organization is found by an index. For `EXISTS` the server might read all files.
-pub(super) fn own_records(names: &[String]) -> Statement {
+fn own_records(names: &[String]) -> Statement {
     statement!(
         concat!(
             "SELECT name, holder, has_record FROM (SELECT r.name, l.holder, \
@@ -218,7 +218,7 @@ pub(super) fn own_records(names: &[String]) -> Statement {
 }
 
 /// Reads the rows of [`own_records`]: why the list may not be watched.
-pub(super) fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
+fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     let Some(found) = rows.first() else {
         return Ok(None);
     };
@@ -256,6 +256,26 @@ pub(super) async fn refuse_own(
     names: &[String],
 ) -> Result<Option<Refusal>, Fault> {
     refusal(&session.rows(own_records(names)).await?)
+}
+
+/// Reads why a single repository of this name, or else a list of names, may not be watched.
+pub(super) fn check(name: &str, names: &[String]) -> Statement {
+    match names.is_empty() {
+        true => list_beside(name),
+        false => own_records(names),
+    }
+}
+
+/// Reads the rows of [`check`].
+pub(super) fn checked(
+    name: &str,
+    names: &[String],
+    rows: &[Row],
+) -> Result<Option<Refusal>, Fault> {
+    match names.is_empty() {
+        true => single_refusal(name, rows),
+        false => refusal(rows),
+    }
 }
 
 /// Replaces the list of names, while the process has the lease on the list.

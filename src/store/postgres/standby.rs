@@ -93,7 +93,7 @@ struct Found {
     recorded: Vec<String>,
     /// How long the lease has been free.
     free_for: Duration,
-    /// Why the list of this process may not be watched.
+    /// Why the repository or the list of this process may not be watched.
     refusal: Option<Refusal>,
 }
 
@@ -108,7 +108,7 @@ impl Waiting {
                 self.repository.clone()
             ),
             names::listed(&self.repository),
-            names::own_records(&names),
+            names::check(&self.repository, &names),
         ];
         let now = Instant::now();
         let is_due = guard(&self.seen).is_none_or(|seen| now.duration_since(seen) >= SEEN);
@@ -130,7 +130,7 @@ impl Waiting {
             holder: holder.map(|found| row::text(found, 0)).transpose()?,
             free_for: free_since.map_or(Duration::ZERO, |since| now.duration_since(since)),
             recorded: names::of_rows(rows(1))?,
-            refusal: names::refusal(rows(2))?,
+            refusal: names::checked(&self.repository, &names, rows(2))?,
         })
     }
 }
