@@ -294,6 +294,32 @@ fn no_list_takes_a_repository_whose_move_is_incomplete() {
 }
 
 #[test]
+fn a_record_that_moved_away_lets_no_delivery_of_a_list_be_late() {
+    let test = "a_record_that_moved_away_lets_no_delivery_of_a_list_be_late";
+    let Some(server) = server(test) else { return };
+    let of = settings(server);
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::open(directory.path()).unwrap();
+    let mut project = change("a", &Default::default(), &definition("one"));
+    project.payloads = vec![payload("one")];
+    store.record(project).unwrap();
+    drop(store);
+    // Its rows stay in the database.
+    let models = single(&of, "models");
+    move_to_postgres(directory.path(), &models, &mut |_, _| {}).unwrap();
+    move_to_sqlite(&models, directory.path(), &mut |_, _| {}).unwrap();
+    let listed = start(&list(&of, &["models", "finance"])).unwrap();
+    listed.record(event_in("models", "one")).unwrap();
+    let finance = ["finance".to_owned()];
+    listed.name_repositories(&finance, at(0)).unwrap();
+    let refused = move_to_postgres(directory.path(), &models, &mut |_, _| {}).unwrap_err();
+    assert!(refused.to_string().contains("pending"), "{refused}");
+    give_up(&listed);
+    move_to_postgres(directory.path(), &models, &mut |_, _| {}).unwrap();
+    listed.close();
+}
+
+#[test]
 fn a_sender_of_a_repository_that_is_in_a_list_knows_it() {
     let test = "a_sender_of_a_repository_that_is_in_a_list_knows_it";
     let Some(server) = server(test) else { return };

@@ -98,21 +98,24 @@ pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
 
 /// Reads the part of the list's record that concerns a single repository.
 ///
-/// Pending deliveries count until the repository has projects in a record of its own.
+/// Pending deliveries count until the repository has projects in a record of its own, which did not move away.
 fn list_beside(name: &str) -> Statement {
     let (first, end) = organizations_of(name);
     statement!(
-        "SELECT m.value, t.value, EXISTS (SELECT 1 FROM leases l WHERE l.repository = r.id \
-         AND l.leased_until >= clock_timestamp()), \
-         EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id \
-         AND f.organization >= $3 AND f.organization < $4), \
-         NOT EXISTS (SELECT 1 FROM repositories o WHERE o.name = $2 \
-         AND (SELECT min(f.organization) FROM files f WHERE f.repository = o.id) IS NOT NULL) \
-         AND EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = r.id \
-         AND d.organization >= $3 AND d.organization < $4 AND d.state = 'pending') \
-         FROM repositories r \
-         LEFT JOIN meta m ON m.repository = r.id AND m.key = 'repositories' \
-         LEFT JOIN meta t ON t.repository = r.id AND t.key = 'transfer' WHERE r.name = $1",
+        concat!(
+            "SELECT m.value, t.value, EXISTS (SELECT 1 FROM leases l WHERE l.repository = r.id \
+             AND l.leased_until >= clock_timestamp()), \
+             EXISTS (SELECT 1 FROM files f WHERE f.repository = r.id \
+             AND f.organization >= $3 AND f.organization < $4), \
+             NOT EXISTS (SELECT 1 FROM repositories o WHERE o.name = $2 AND ",
+            is_here!("o"),
+            " AND (SELECT min(f.organization) FROM files f WHERE f.repository = o.id) IS NOT NULL) \
+             AND EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = r.id \
+             AND d.organization >= $3 AND d.organization < $4 AND d.state = 'pending') \
+             FROM repositories r \
+             LEFT JOIN meta m ON m.repository = r.id AND m.key = 'repositories' \
+             LEFT JOIN meta t ON t.repository = r.id AND t.key = 'transfer' WHERE r.name = $1"
+        ),
         Postgres::LIST,
         name.to_owned(),
         first,
