@@ -191,8 +191,11 @@ fn files_of_others_that_fill_the_disk_cost_nothing() {
         (good.n() >= 201).then_some(())
     });
     wait_health(&home, "/readyz", 200);
-    daemon.wait_message("the store works again", 1);
-    assert_eq!(daemon.n_messages("inference waits until it works again"), 1);
+    // Each trouble is logged once. A busy machine may have several, if a commit succeeds in between.
+    wait_until("the end of each trouble", || {
+        let n_begun = daemon.n_messages("inference waits until it works again");
+        (daemon.n_messages("the store works again") == n_begun).then_some(())
+    });
     let deliveries = home.json(&["deliveries", "--limit", "1000"]);
     let n = |webhook: &str, state: &str| {
         let of = |one: &&serde_json::Value| one["webhook"] == webhook && one["state"] == state;

@@ -10,7 +10,7 @@ use project_webhooks::receiver::Reply;
 use rustix::process::Signal;
 
 use super::common::{
-    Daemon, Endpoint, Home, Settings, Webhook, in_time, skip, succeeds, wait_until, xml,
+    Daemon, Endpoint, Home, PATIENCE, Settings, Webhook, in_time, skip, succeeds, wait_within, xml,
 };
 
 /// The size of each large file, in bytes.
@@ -64,7 +64,7 @@ fn limited(home: &Home) -> Daemon<'_> {
 /// The payloads are dropped meanwhile, because the endpoint keeps what it received.
 fn wait_for_snapshots(endpoint: &Endpoint) {
     let mut tags: Vec<String> = Vec::new();
-    wait_until("the events of all snapshots", || {
+    wait_within(3 * PATIENCE, "the events of all snapshots", || {
         for one in endpoint.take() {
             assert_eq!(one.event, "snapshot-create");
             assert!(one.payload.len() > LARGE, "the payload is whole");
