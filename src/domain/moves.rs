@@ -235,7 +235,6 @@ fn moved(origin: &Comparison, recorded: &Recorded) -> Option<InferredEvent> {
 ///
 /// If the recorded project was removed, it is deleted now. Otherwise two projects that exchange
 /// their locations would wait for each other.
-/// locations would wait for each other.
 fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inference {
     let mut inference = Inference {
         record: here.recorded.clone(),

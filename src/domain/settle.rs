@@ -21,7 +21,8 @@
 //! 1. Pass hints to [`Agenda::hint`] and [`Agenda::check`].
 //! 2. Take due projects from [`Agenda::due`] and observe them.
 //! 3. For each arrival ([`super::moves::arrival`]), also observe the recorded projects of its
-//!    organization with the same identity. Repeat this for arrivals among them.
+//!    organization with the same identity. For each project that is gone, also observe the location
+//!    that it waits to move to ([`Agenda::moves_to`]). Repeat this for those projects.
 //! 4. For each comparison, pass the missing files ([`super::infer::missing`]) to
 //!    [`Agenda::removals`].
 //! 5. Infer ([`super::moves::infer_all`]) and record.
@@ -98,6 +99,8 @@ struct Entry {
     taken: Option<Origin>,
     /// Whether [`Agenda::due`] has already used `origin`.
     origin_served: bool,
+    /// The location that the project moves to once the project recorded there is gone.
+    moves_to: Option<ProjectKey>,
     /// The number of observations with invalid files since the last activity.
     n_retries: u32,
     origin: Origin,
@@ -128,6 +131,7 @@ impl Entry {
             observe_at: None,
             taken: None,
             origin_served: false,
+            moves_to: None,
             n_retries: 0,
             origin,
             hint: hint.to_owned(),
@@ -239,15 +243,22 @@ impl Agenda {
     ///
     /// So both are judged in the same step, and the project is not deleted before it moves.
     pub fn confirm_after(&mut self, key: &ProjectKey, moves_to: &ProjectKey) {
-        let Some(since) = self.entries.get(moves_to).and_then(Entry::idle_since) else {
+        let since = self.entries.get(moves_to).and_then(Entry::idle_since);
+        let Some(entry) = self.entries.get_mut(key) else {
             return;
         };
-        let Some(entry) = self.entries.get_mut(key) else {
+        entry.moves_to = Some(moves_to.clone());
+        let Some(since) = since else {
             return;
         };
         // One nanosecond later, so that the other location is due first.
         let behind = since.saturating_add(Duration::from_nanos(1));
         entry.active_at = entry.active_at.max(behind);
+    }
+
+    /// Returns the location that a project waits to move to since its last observation.
+    pub fn moves_to(&self, key: &ProjectKey) -> Option<&ProjectKey> {
+        self.entries.get(key)?.moves_to.as_ref()
     }
 
     /// Schedules the removals of a project together with those of another with the same id.
@@ -377,6 +388,7 @@ impl Agenda {
             return;
         };
         let taken = entry.taken.take();
+        entry.moves_to = None;
         // A hint that came during the observation has scheduled another observation.
         let was_hinted_meanwhile = taken.is_some() && entry.observe_at.is_some();
         // If a removal was due for confirmation but was not confirmed, its settle time starts

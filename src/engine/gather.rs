@@ -89,6 +89,7 @@ impl Gatherer<'_> {
             let arrived: Vec<Arrived> = new.filter_map(Observation::arrival).collect();
             self.observe_origins_again(&arrived, gathered);
             let mut more = self.recorded_origins(&arrived, gathered)?;
+            more.extend(self.destinations(first, gathered, &more));
             if more.is_empty() {
                 more = self.recorded_elsewhere(gathered)?;
             }
@@ -232,6 +233,27 @@ impl Gatherer<'_> {
             }
         }
         Ok(origins.into_values().collect())
+    }
+
+    /// Returns the directories that departed projects wait to move to and that are not observed yet.
+    ///
+    /// Without them, a departed project would seem to be in no directory of its organization.
+    fn destinations(&self, first: usize, gathered: &Gathered, more: &[Due]) -> Vec<Due> {
+        let new = gathered.observations.iter().skip(first);
+        let departed = new.filter(|one| one.comparison.departure().is_some());
+        let all: BTreeMap<&ProjectKey, &Observation> = departed
+            .filter_map(|one| Some((self.agenda.moves_to(&one.comparison.key)?, one)))
+            .collect();
+        let is_new = |key: &ProjectKey| {
+            !gathered.keys.contains(key) && more.iter().all(|due| due.key != *key)
+        };
+        let all = all.into_iter().filter(|(key, _)| is_new(key));
+        all.map(|(key, observation)| Due {
+            key: key.clone(),
+            origin: observation.origin,
+            hint: format!("{} moves here", observation.comparison.key),
+        })
+        .collect()
     }
 
     /// Reads the recorded projects with these identities, unless they are known already.

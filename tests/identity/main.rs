@@ -318,6 +318,37 @@ fn a_delete_that_fails_holds_back_the_import_in_another_organization() {
     assert_eq!(events, expected);
 }
 
+/// The arrival in another organization must not end the wait for the project that is replaced.
+#[test]
+fn a_project_that_replaces_another_lives_on_while_a_copy_arrives_elsewhere() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).settle("1s"));
+    home.write("sales/orders/project.xml", &xml("Orders", "e-1", "one"));
+    home.write("sales/leads/project.xml", &xml("Leads", "e-2", "two"));
+    home.write("sales/visits/project.xml", &xml("Visits", "e-3", "three"));
+    let daemon = home.start();
+    home.remove_all("sales/leads");
+    home.rename("sales/orders", "sales/leads");
+    // Once this project is imported, both directories were observed.
+    home.write("finance/plans/project.xml", &xml("Plans", "e-4", "four"));
+    endpoint.wait_for(2);
+    home.replace("finance/orders/project.xml", &xml("Orders", "e-1", "one"));
+    // It vanishes later than the others, so they wait longer.
+    home.remove_all("sales/visits");
+    endpoint.wait_for(6);
+    daemon.fence();
+    let mut expected = vec![
+        ("project-delete", "sales", "e-2"),
+        ("project-delete", "sales", "e-3"),
+    ];
+    expected.extend(["e-1", "e-4"].iter().flat_map(|id| import("finance", id)));
+    expected.sort_unstable();
+    let came = endpoint.take();
+    let mut came: Vec<_> = came.iter().map(summary).collect();
+    came.sort_unstable();
+    assert_eq!(came, expected);
+}
+
 #[test]
 fn replacing_a_project_by_its_copy_deletes_nothing() {
     let definition = "sales/orders/project.xml";
