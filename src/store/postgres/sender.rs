@@ -3,7 +3,8 @@
 //! Constraint: two processes never send the deliveries of one lane at the same time. A sender *claims* a
 //! delivery before it sends it. While the claim exists, no other sender claims a delivery of the same
 //! lane. Each sender has a lease, which it renews while it runs, so a renewal costs one row however
-//! many exchanges are under way. If a lease ends, another sender removes the claims with the lease.
+//! many exchanges are under way. If a lease ends, another sender removes the claims with the lease,
+//! but not before it renewed its own lease for that long: after an outage, all leases have ended.
 //!
 //! A process that was stopped past its lease may continue. Its claims are gone then, and the results of
 //! its attempts are ignored. Its request may have reached the receiver, and another sender sends the
@@ -33,6 +34,11 @@ use super::session::{LOCK, LOCK_ALONE, LOCK_SHARED, Session, statement};
 use super::{guard, row, transfer};
 use crate::store::error::Fault;
 use crate::store::transfer::MARK;
+
+/// The renewals without a failure after which a sender removes the leases of others that have ended.
+///
+/// They take the length of a lease, so every other sender that lives has renewed its lease meanwhile.
+const RENEWALS_BEFORE_REMOVAL: u32 = 3;
 
 /// This process as a sender.
 pub(super) struct Sender {
@@ -195,19 +201,25 @@ impl Sender {
         let ended = Notify::new();
         let renewing = async {
             let mut n_changes = None;
+            // The number of renewals since the last one that failed.
+            let mut n_renewals = 0_u32;
             loop {
                 let mut again = self.length / 3;
                 match self.renew(&renewals, &notices, last_read.as_ref()).await {
                     Ok((found, have_ended)) => {
+                        n_renewals = n_renewals.saturating_add(1);
                         if n_changes.is_some_and(|before| before != found) {
                             notices.changed();
                         }
                         n_changes = Some(found);
-                        if have_ended {
+                        // After an outage all leases have ended, also those of senders that renew
+                        // theirs a moment later.
+                        if have_ended && n_renewals > RENEWALS_BEFORE_REMOVAL {
                             ended.notify_one();
                         }
                     }
                     Err(fault) => {
+                        n_renewals = 0;
                         if let Some(last_read) = &last_read {
                             last_read.unanswered();
                         }

@@ -1,8 +1,10 @@
 //! Senders beside a process that watches, and the one that must be alone.
 
+use std::time::Duration;
+
 use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
-use project_webhooks::store::{Alone, Asking, Store};
+use project_webhooks::store::{Alone, Asking, Listings, Store};
 
 use super::{remove_senders, schema, server, settings};
 use crate::common::{Relay, wait_until};
@@ -39,6 +41,60 @@ fn senders_claim_different_lanes_and_a_late_one_records_nothing() {
     other.close();
     assert!(claims(&watching, "catalog", at(0)).ready.is_empty());
     assert_eq!(claim(&watching, "catalog", at(0)).payload, bytes("two"));
+}
+
+/// The first sender that reaches the database again must not remove the others.
+#[test]
+fn an_outage_that_lasts_longer_than_the_leases_costs_no_sender_its_claims() {
+    let test = "an_outage_that_lasts_longer_than_the_leases_costs_no_sender_its_claims";
+    let Some(server) = server(test) else { return };
+    let direct = settings(server);
+    let relay = Relay::start(server.port);
+    let settings = Settings {
+        connection: relay.through(&direct.connection, server),
+        lease: Duration::from_secs(4),
+        ..direct.clone()
+    };
+    let senders = [
+        Store::connect(&settings).unwrap(),
+        Store::connect_sender(&settings).unwrap(),
+        Store::connect_sender(&settings).unwrap(),
+    ];
+    for project in ["a", "b", "c"] {
+        let batch = one_event(project, "one", &["catalog"]);
+        senders[0].record(batch).unwrap();
+    }
+    let claims = senders.each_ref().map(|one| {
+        let found = wait(one.claim("catalog", asking(at(0), 1))).unwrap();
+        found.ready.into_iter().next().unwrap()
+    });
+    relay.close();
+    let schema = schema(&direct);
+    let of_senders = |condition: &str| {
+        let sql = format!("SELECT count(*) FROM {schema}.senders WHERE {condition}");
+        server.sql("postgres", &sql)
+    };
+    wait_until("the end of all leases", || {
+        (of_senders("leased_until < clock_timestamp()") == "3").then_some(())
+    });
+    relay.open();
+    wait_until("all renewals", || {
+        assert_eq!(of_senders("true"), "3");
+        (of_senders("leased_until > clock_timestamp()") == "3").then_some(())
+    });
+    for (sender, claim) in senders.iter().zip(&claims) {
+        wait_until("an answer", || {
+            let finish = finish(claim, Verdict::Delivered);
+            wait(sender.finish([finish].into())).ok()
+        });
+    }
+    let none_left = format!("SELECT count(*) FROM {schema}.claims");
+    assert_eq!(server.sql("postgres", &none_left), "0");
+    let listings = Listings::connect(&direct).unwrap();
+    for claim in claims {
+        let (_, _, attempts) = listings.delivery(claim.delivery).unwrap().unwrap();
+        assert_eq!(attempts.len(), 1);
+    }
 }
 
 #[test]
