@@ -193,8 +193,12 @@ fn files_of_others_that_fill_the_disk_cost_nothing() {
     wait_health(&home, "/readyz", 200);
     // Each trouble is logged once. A busy machine may have several, if a commit succeeds in between.
     wait_until("the end of each trouble", || {
+        let entries = daemon.entries();
+        let n_ended = entries
+            .iter()
+            .filter(|entry| entry.message() == "the store works again");
         let n_begun = daemon.n_messages("inference waits until it works again");
-        (daemon.n_messages("the store works again") == n_begun).then_some(())
+        (n_ended.count() == n_begun).then_some(())
     });
     let deliveries = home.json(&["deliveries", "--limit", "1000"]);
     let n = |webhook: &str, state: &str| {
