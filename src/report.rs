@@ -8,6 +8,7 @@ mod fleet;
 mod passed_over;
 mod settings;
 mod summary;
+mod unwatched;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -32,6 +33,7 @@ pub(crate) use fleet::FleetReport;
 pub(crate) use passed_over::{PassedOver, passed_over};
 pub(crate) use settings::Settings;
 pub(crate) use summary::{public_summary, summary};
+pub(crate) use unwatched::UnwatchedReport;
 
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
@@ -304,54 +306,6 @@ impl Report {
 fn is_of(problem: &RecordedProblem, watched: &[String]) -> bool {
     let repository = problem.key.as_ref().and_then(|key| key.repository());
     repository.is_none_or(|name| watched.iter().any(|known| known == name))
-}
-
-/// A repository that is on record but no longer configured.
-#[derive(Serialize, ToSchema)]
-pub(crate) struct UnwatchedReport {
-    pub(crate) name: String,
-    /// The number of recorded projects.
-    pub(crate) projects: usize,
-    /// The number of pending deliveries, up to 10,000. A greater number means only that there are more.
-    pub(crate) pending: u64,
-}
-
-impl UnwatchedReport {
-    /// Lists those with recorded projects or pending deliveries.
-    fn all(watched: &[String], record: &Listings) -> Result<Vec<Self>, StoreError> {
-        let mut all = Vec::new();
-        for name in record.repositories()? {
-            if watched.contains(&name) {
-                continue;
-            }
-            let projects = record.n_defined_of(Some(&name))?;
-            let pending = record.n_pending_of(&name, SHOWN_MAX.saturating_add(1))?;
-            if projects > 0 || pending > 0 {
-                all.push(Self {
-                    name,
-                    projects,
-                    pending,
-                });
-            }
-        }
-        Ok(all)
-    }
-
-    /// Describes it in words.
-    pub(crate) fn text(&self) -> String {
-        let projects = match self.projects {
-            1 => "1 project".to_owned(),
-            n => format!("{n} projects"),
-        };
-        let pending = match self.pending {
-            0 => String::new(),
-            1 => ", 1 pending delivery".to_owned(),
-            n if n > SHOWN_MAX => format!(", more than {SHOWN_MAX} pending deliveries"),
-            n => format!(", {n} pending deliveries"),
-        };
-        let name = &self.name;
-        format!("{name}: not in the configuration, so not watched; {projects} recorded{pending}")
-    }
 }
 
 /// An invalid file.
