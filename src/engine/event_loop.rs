@@ -87,16 +87,13 @@ impl EventLoop {
     ///
     /// Returns `None` if that fails, and logs the error. Also if the engine is stopped.
     pub(super) fn new(parts: Parts, watched: Watched) -> Option<Self> {
-        let Watched { inbox, watch } = watched;
         let worker = loop {
             parts.status.beat(parts.clock.moment());
             match Worker::new(parts.clone()) {
                 Ok(worker) => break worker,
+                Err(_) if parts.status.is_stopping() => return None,
                 Err(error) if error.fault().is_passing() => {
                     report(&parts.status, &error);
-                    if parts.status.is_stopping() {
-                        return None;
-                    }
                     // Inputs wait in the inbox.
                     std::thread::sleep(READ_AGAIN);
                 }
@@ -106,6 +103,8 @@ impl EventLoop {
                 }
             }
         };
+        // Not earlier: variables are dropped in another order than the fields.
+        let Watched { inbox, watch } = watched;
         Some(Self {
             inbox,
             watch,
