@@ -48,21 +48,26 @@ impl Collector {
         let tls = tls.map(Arc::new);
         std::thread::spawn(move || {
             for stream in listener.incoming().map(Result::unwrap) {
-                let taken = match &tls {
-                    None => request(stream),
-                    Some(tls) => {
-                        let connection = ServerConnection::new(Arc::clone(tls)).unwrap();
-                        request(StreamOwned::new(connection, stream))
+                // A client may open a connection and use another one.
+                let (tls, spans, heads) = (tls.clone(), Arc::clone(&spans), Arc::clone(&heads));
+                std::thread::spawn(move || {
+                    let keep = |head: Vec<String>, body: ExportTraceServiceRequest| {
+                        heads.lock().unwrap().extend(head);
+                        for found in body.resource_spans {
+                            let attributes = found.resource.unwrap().attributes;
+                            assert_eq!(value(&attributes, "service.name"), "project-webhooks");
+                            let found = found.scope_spans.into_iter().flat_map(|scope| scope.spans);
+                            spans.lock().unwrap().extend(found);
+                        }
+                    };
+                    match tls {
+                        None => request(stream, keep),
+                        Some(tls) => {
+                            let connection = ServerConnection::new(tls).unwrap();
+                            request(StreamOwned::new(connection, stream), keep);
+                        }
                     }
-                };
-                let Some((head, body)) = taken else { continue };
-                heads.lock().unwrap().extend(head);
-                for found in body.resource_spans {
-                    let attributes = found.resource.unwrap().attributes;
-                    assert_eq!(value(&attributes, "service.name"), "project-webhooks");
-                    let found = found.scope_spans.into_iter().flat_map(|scope| scope.spans);
-                    spans.lock().unwrap().extend(found);
-                }
+                });
             }
         });
         collector
@@ -91,14 +96,17 @@ impl Collector {
     }
 }
 
-/// Reads a request as a collector does, and accepts it. `None` if the client sends none.
-fn request(mut stream: impl Read + Write) -> Option<(Vec<String>, ExportTraceServiceRequest)> {
+/// Reads a request as a collector does, keeps it, and accepts it. The client may send none.
+fn request(
+    mut stream: impl Read + Write,
+    keep: impl FnOnce(Vec<String>, ExportTraceServiceRequest),
+) {
     let mut reader = BufReader::new(&mut stream);
     let mut lines = Vec::new();
     loop {
         let mut line = String::new();
         if reader.read_line(&mut line).unwrap_or(0) == 0 {
-            return None;
+            return;
         }
         match line.trim_end() {
             "" => break,
@@ -112,12 +120,12 @@ fn request(mut stream: impl Read + Write) -> Option<(Vec<String>, ExportTraceSer
         .find_map(|line| line.strip_prefix("content-length: "));
     let mut body = vec![0; length.unwrap().parse().unwrap()];
     reader.read_exact(&mut body).unwrap();
+    let body = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
+    keep(lines, body);
     let answer = "HTTP/1.1 200 OK\r\ncontent-type: application/x-protobuf\r\n\
                   content-length: 0\r\nconnection: close\r\n\r\n";
     stream.write_all(answer.as_bytes()).unwrap();
     stream.flush().unwrap();
-    let body = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
-    Some((lines, body))
 }
 
 /// The value of an attribute as text. Empty if there is none.
