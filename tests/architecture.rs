@@ -320,3 +320,37 @@ fn the_tests_that_prove_a_promise_exist() {
         assert!(is_there, "{file}.rs has no test {name}");
     }
 }
+
+/// The source files below a directory.
+fn files(directory: PathBuf) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(directory).unwrap();
+    let below = entries.map(|entry| entry.unwrap().path()).map(|path| {
+        if path.is_dir() {
+            return files(path);
+        }
+        let is_source = path.extension().is_some_and(|end| end == "rs");
+        Vec::from_iter(is_source.then_some(path))
+    });
+    below.flatten().collect()
+}
+
+/// A test that waits for ever stops the whole run, and nothing says which test it was.
+#[test]
+fn tests_wait_for_processes_with_a_deadline() {
+    let own = ["tests/architecture.rs", "tests/common/patience.rs"].map(|file| root().join(file));
+    let mut sources = files(root().join("tests"));
+    sources.retain(|file| !own.contains(file));
+    assert!(sources.len() > 150, "{} files", sources.len());
+    for file in sources {
+        let text = std::fs::read_to_string(&file).unwrap();
+        for call in [".output()", ".wait_with_output()", ".wait().unwrap()"] {
+            let has_call = text.contains(call);
+            assert!(
+                !has_call,
+                "{}: {call}; see {}",
+                file.display(),
+                own[1].display()
+            );
+        }
+    }
+}

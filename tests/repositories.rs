@@ -223,10 +223,36 @@ fn a_missing_root_stops_only_its_own_repository() {
         )
         .unwrap();
     }
-    wait_until("both hold their removals", || {
-        let held = &home.json(&["status"])["heldRemovals"];
-        (held["count"] == 8).then_some(())
-    });
+    let wait_held = |count: usize| {
+        wait_until("held removals", || {
+            let held = &home.json(&["status"])["heldRemovals"];
+            (held["count"] == count).then_some(())
+        });
+    };
+    wait_held(8);
+    // Removed and added again, it holds them still, so it gets no new layout.
+    let with_finance = |more: &str| {
+        Settings::all_to(&endpoint)
+            .and_repository("{ path: ./models, name: models, settle: 300ms }")
+            .and_repository(&format!(
+                "{{ path: ./finance, name: finance, settle: 300ms{more} }}"
+            ))
+            .top(ADMIN)
+    };
+    let models = Settings::all_to(&endpoint)
+        .and_repository("{ path: ./models, name: models, settle: 300ms }")
+        .top(ADMIN);
+    home.configure(&models);
+    assert!(daemon.reload());
+    wait_held(4);
+    home.configure(&with_finance(
+        ", layout: { snapshot: \"{organization}/{project}/old/{versionTag}.xml\" }",
+    ));
+    assert!(!daemon.reload());
+    daemon.wait_message("layout cannot change while removals are held", 1);
+    home.configure(&with_finance(""));
+    assert!(daemon.reload());
+    wait_held(8);
     let accepted = home.json(&["accept", "--yes"]);
     assert_eq!(accepted["released"], 8);
     let named = accepted["projects"].to_string();

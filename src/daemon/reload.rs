@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::Daemon;
 use super::engines::Running;
-use super::start::enabled;
+use super::start::{enabled, keep_held_removals};
+use super::{Daemon, DaemonError};
 use crate::admin::{Bound, Reloaded};
 use crate::config::{self, Config, Environment, Loaded, Repository};
 use crate::dispatch::Targets;
@@ -135,6 +135,7 @@ impl Daemon<'_> {
         for config in &configs {
             self.keep_held_removals(config)?;
         }
+        self.keep_recorded_removals(&configs).await?;
         let runs = |webhook: &str| self.dispatcher.runs(webhook);
         let targets = Targets::prepare(new.sent_webhooks(), &new.network, runs)
             .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
@@ -177,13 +178,31 @@ impl Daemon<'_> {
             .snapshot_of(new)
             .and_then(|state| state.held_removals);
         match held {
-            Some(held) if is_new_layout => Err(vec![format!(
-                "repository.layout cannot change while removals are held (projects: {}). Restore the \
-                 projects or run `project-webhooks accept`, and then reload again",
-                held.count
-            )]),
+            Some(held) if is_new_layout => Err(vec![held_removals(held.count)]),
             _ => Ok(()),
         }
+    }
+
+    /// The same for repositories that are added, by the record of an earlier time.
+    async fn keep_recorded_removals(&self, configs: &[Arc<Config>]) -> Result<(), Vec<String>> {
+        let added = configs
+            .iter()
+            .filter(|config| self.engines.snapshot_of(config).is_none());
+        let added: Vec<Arc<Config>> = added.cloned().collect();
+        let store = self.store.clone();
+        let check = move || {
+            added
+                .iter()
+                .try_for_each(|config| keep_held_removals(&store, config))
+        };
+        let checked = tokio::task::spawn_blocking(check).await;
+        checked
+            .map_err(|_| DaemonError::PartEnded { part: "the store" })
+            .flatten()
+            .map_err(|error| match error {
+                DaemonError::HeldRemovals { n } => vec![held_removals(n)],
+                error => vec![chain(&error)],
+            })
     }
 
     /// Applies a prepared configuration to all parts.
@@ -214,4 +233,12 @@ impl Daemon<'_> {
             "the configuration is applied"
         );
     }
+}
+
+/// Says why a layout cannot change.
+fn held_removals(n: usize) -> String {
+    format!(
+        "repository.layout cannot change while removals are held (projects: {n}). Restore the \
+         projects or run `project-webhooks accept`, and then reload again"
+    )
 }

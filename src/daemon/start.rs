@@ -297,7 +297,7 @@ pub(crate) async fn close_store(
 /// Refuses a new layout while removals are held.
 ///
 /// With a new layout, the held removals would never cause events.
-fn keep_held_removals(store: &Store, config: &Config) -> Result<(), DaemonError> {
+pub(super) fn keep_held_removals(store: &Store, config: &Config) -> Result<(), DaemonError> {
     let store = &RepositoryStore::new(store.clone(), config.repository.name_in_keys());
     let start = Start::judge(
         store.meta(MetaKey::FirstStart)?.as_deref(),
