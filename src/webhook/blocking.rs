@@ -1,26 +1,74 @@
 //! Threads for work that blocks: resolving names, reading files, building large requests.
 //!
 //! Constraint: each webhook sends on a thread of its own, and such work would block it. All
-//! webhooks share the threads of this module, because a webhook rarely needs one.
+//! webhooks share the threads of this module, because a webhook rarely needs one. A name whose servers
+//! are silent, or a file that hangs, keeps its thread for long after nobody waits for it. So a webhook uses
+//! only a few of the threads at a time.
+
+use std::sync::Arc;
 
 use tokio::runtime::Handle;
+use tokio::sync::Semaphore;
+
+/// The threads that one kind of work of a webhook uses at a time. The runtime has 512.
+const AT_ONCE: usize = 8;
 
 /// The threads of the runtime that made the client of a webhook.
 #[derive(Clone, Debug)]
-pub(super) struct BlockingThreads(Option<Handle>);
+pub(super) struct BlockingThreads {
+    runtime: Option<Handle>,
+    free: Arc<Semaphore>,
+}
 
 impl BlockingThreads {
     /// Returns the threads of the current runtime, if there is one.
     pub(super) fn current() -> Self {
-        Self(Handle::try_current().ok())
+        Self {
+            runtime: Handle::try_current().ok(),
+            free: Arc::new(Semaphore::new(AT_ONCE)),
+        }
     }
 
-    /// Runs work on one of the threads. `None` if the runtime is shutting down.
+    /// Runs work on one of the threads, once one is free. `None` if the runtime is shutting down.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Option<T> {
-        let handle = self.0.clone().unwrap_or_else(Handle::current);
-        handle.spawn_blocking(work).await.ok()
+        let runtime = self.runtime.clone().unwrap_or_else(Handle::current);
+        let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
+        let work = move || {
+            let result = work();
+            // Only now, also if nobody waits for the result any more.
+            drop(permit);
+            result
+        };
+        runtime.spawn_blocking(work).await.ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Mutex, PoisonError, mpsc};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_nobody_waits_for_uses_few_threads() {
+        let threads = BlockingThreads::current();
+        let (hold, held) = mpsc::channel::<()>();
+        let held = Arc::new(Mutex::new(held));
+        for _ in 0..3 * AT_ONCE {
+            let held = Arc::clone(&held);
+            let hangs = move || held.lock().unwrap_or_else(PoisonError::into_inner).recv();
+            // This gives up after the work has begun, or while it waits for a thread.
+            let ended = tokio::time::timeout(Duration::ZERO, threads.run(hangs)).await;
+            assert!(ended.is_err());
+        }
+        assert_eq!(threads.free.available_permits(), 0);
+        // Others have threads.
+        assert_eq!(BlockingThreads::current().run(|| 7).await, Some(7));
+        drop(hold);
+        assert_eq!(threads.run(|| 7).await, Some(7));
     }
 }
