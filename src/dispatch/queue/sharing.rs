@@ -60,7 +60,7 @@ impl Queue {
 
     /// Returns how long to wait before telling other senders again.
     ///
-    /// That is after the store failed, and once this sender may leave the webhook to others.
+    /// They are told again after the store failed, and when this sender may leave the webhook to them.
     pub(super) fn until_told(&self) -> Duration {
         if !self.shared.store.is_shared() {
             return SLEEP_MAX;
@@ -78,7 +78,7 @@ impl Queue {
 
     /// Leaves the webhook to other senders for a while, after a failure of the endpoint.
     ///
-    /// That begins when the next request may start. Otherwise each sender could send one at once.
+    /// It leaves when its own next request may start. Else each sender could send a request at once.
     pub(super) fn give_way(&mut self, moment: Duration, target: &Target) {
         let begins = moment.max(self.pace.next(target.webhook.rate));
         self.gives_way_until = begins.saturating_add(GIVE_WAY);

@@ -12,7 +12,7 @@ use crate::store::batch::{Change, NewEvent, RecordedEvent};
 /// Events by their id with repetition 0.
 pub(super) type FirstIds = HashMap<EventId, RecordedEvent>;
 
-/// What is unknown about the last batch, and what became known about earlier ones.
+/// Whether the last batch was committed is unknown; the results of earlier batches are known.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubt {
     /// The mark of the batch. `None` once its result is known.
