@@ -263,7 +263,8 @@ impl Write for Bounded {
 fn described(error: &Error, source: &str) -> TemplateError {
     let message = match (error.kind(), error.detail()) {
         (ErrorKind::UndefinedError, None) => {
-            "the value is undefined; use \"is defined\" or the filter default".to_owned()
+            "the value is undefined; check its name, or use \"is defined\" or the filter default"
+                .to_owned()
         }
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),

@@ -48,7 +48,10 @@ pub(super) fn auth(
             None
         }
         several => {
-            let message = format!("has {}; a webhook has one of them", several.join(" and "));
+            let message = format!(
+                "has {}, but a webhook may have only one of them",
+                several.join(" and ")
+            );
             context.error(&value.location, Fault::new(message));
             None
         }

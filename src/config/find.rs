@@ -67,7 +67,8 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
     }
 }
 
-const ADVICE: &str = "If you trust it, name it with --config FILE";
+const ADVICE: &str =
+    "Correct its owner or permissions, or, if you trust it, name it with --config FILE";
 
 /// Returns the reason why a found file is not trusted, if there is one.
 fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {

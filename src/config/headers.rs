@@ -81,7 +81,7 @@ pub(super) fn headers(
         let value = header_value(value, name.as_ref(), files, context);
         let name = name?;
         if let Some(first) = lines.insert(name.clone(), location.position.line) {
-            let message = format!("the header is given twice, first in line {first}");
+            let message = format!("the header is given twice, first on line {first}");
             context.error(location, message);
             return None;
         }

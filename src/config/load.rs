@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
@@ -322,6 +322,11 @@ fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
     let listen = match text.strip_prefix("unix:") {
         Some(path) => socket(path, context.path(path)),
         None => text.parse().map(Listen::Tcp).map_err(|_| {
+            if let Ok(address) = text.parse::<IpAddr>() {
+                let suggestion = SocketAddr::new(address, 9417).to_string();
+                let message = format!("{} has no port", shown(text));
+                return Fault::not_allowed(message).suggest(Some(suggestion));
+            }
             let suggestion = text
                 .strip_prefix("localhost:")
                 .map(|port| format!("127.0.0.1:{port}"));

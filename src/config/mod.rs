@@ -94,7 +94,7 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
                 let (here, system) = (find::HERE, find::SYSTEM);
                 format!(
                     "the configuration file does not exist; pass --config FILE, or create {here} \
-                     or {system} (`project-webhooks demo` needs none)"
+                     or {system}. `project-webhooks init DIR` writes one; `demo` needs none"
                 )
             } else {
                 format!("the configuration cannot be read: {error}")

@@ -85,6 +85,11 @@ impl Location {
         }
     }
 
+    /// Returns the keys that a mapping at this location may have.
+    pub(super) fn keys(&self) -> Vec<&'static str> {
+        settings::keys_below(&self.row)
+    }
+
     /// Returns the row of this setting in the table.
     pub(super) fn setting(&self) -> Option<&'static Setting> {
         settings::find(&self.row)
@@ -233,7 +238,7 @@ impl<'n> Mapping<'n> {
         location: Location,
         context: &mut Context<'_>,
     ) -> Self {
-        let known = settings::keys_below(&location.row);
+        let known = location.keys();
         Self::with_keys(entries, location, &known, context)
     }
 
@@ -259,7 +264,7 @@ impl<'n> Mapping<'n> {
                 continue;
             };
             if let Some(line) = lines.get(name.as_str()) {
-                let message = format!("is given twice, first in line {line}");
+                let message = format!("is given twice, first on line {line}");
                 context.error(&key_location, message);
                 continue;
             }

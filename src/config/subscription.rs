@@ -53,7 +53,10 @@ pub(super) fn events(
     all(items.iter().map(|item| {
         for kind in event(item, is_filtered, context)? {
             if !found.insert(kind) {
-                let message = format!("{} is named twice", kind.label());
+                let mut message = format!("{} is named twice", kind.label());
+                if items.iter().any(Value::is_star) && EventKind::SEVEN.contains(&kind) {
+                    message.push_str(": \"*\" includes it");
+                }
                 context.error(&item.location, message);
                 return None;
             }
@@ -274,6 +277,14 @@ fn not_a_glob(text: &str, error: &globset::Error) -> Fault {
 fn project_glob(text: &str) -> Result<Glob, Fault> {
     let text = &*composed(text);
     let mut builder = bounded(text)?;
+    if text.starts_with('!') {
+        let message = format!(
+            "{} excludes nothing, because ! has no meaning in projects. For a name that begins with !, \
+             write \\!",
+            shown(text)
+        );
+        return Err(Fault::not_allowed(message));
+    }
     // A glob must match `organization/project`. With a leading slash or without a slash it never
     // does.
     if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {

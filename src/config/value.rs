@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::problem::{nearest, shown};
 use super::reader::{Context, Fault, Location, Mapping};
-use super::settings::{Count, ValueType};
+use super::settings::{Count, DefaultValue, ValueType};
 use super::units;
 use super::yaml::{Kind, Node};
 
@@ -35,6 +35,20 @@ impl<'n> Value<'n> {
     /// Whether the key has no value, `null` or `~`.
     pub(super) fn is_null(&self) -> bool {
         matches!(self.node.kind, Kind::Null)
+    }
+
+    /// Whether the value is `*`, which stands for several events.
+    pub(super) fn is_star(&self) -> bool {
+        matches!(&self.node.kind, Kind::Text(text) if text == "*")
+    }
+
+    /// Returns the unit of the default, for a suggestion. Settings without a default get seconds.
+    fn unit(&self) -> &'static str {
+        let default = match self.location.setting().map(|setting| setting.default) {
+            Some(DefaultValue::Values([first, ..]) | DefaultValue::AtMost([first, ..], _)) => first,
+            _ => "s",
+        };
+        default.trim_start_matches(|character: char| character.is_ascii_digit())
     }
 
     /// Reads a string that is not empty.
@@ -129,7 +143,7 @@ impl<'n> Value<'n> {
             // Zero is zero in every unit.
             Kind::Whole(0) => Ok(Duration::ZERO),
             Kind::Whole(number) => Err(Fault::not_allowed(format!("{number} has no unit"))
-                .suggest(Some(format!("{number}s")))),
+                .suggest(Some(format!("{number}{}", self.unit())))),
             _ => Err(self.wrong_type("a duration such as 1s, 5m, 10h or 7d", "")),
         };
         let result = result.and_then(|duration| match bounds {
@@ -205,7 +219,9 @@ impl<'n> Value<'n> {
             Kind::Null => &[],
             _ => {
                 let fault = self.wrong_type("a mapping (key: value)", "");
-                context.error(&self.location, fault);
+                let keys = self.location.keys().join(", ");
+                let allowed = format!("a mapping; its keys: {keys}");
+                context.error(&self.location, fault.allowed(allowed));
                 return None;
             }
         };

@@ -201,7 +201,7 @@ fn name(text: &str, line: usize, lines: &mut HashMap<String, usize>) -> Result<S
     }
     if let Some(line) = lines.get(text) {
         let message = format!(
-            "the webhook in line {line} already has the name {}",
+            "the webhook on line {line} already has the name {}",
             shown(text)
         );
         return Err(Fault::new(message).allowed("a name that no other webhook has"));
@@ -254,6 +254,11 @@ fn authentication(
 
 /// Parses a URL. Messages do not quote it, because it may contain a password or a token.
 pub(super) fn url(text: &str) -> Result<Url, Fault> {
+    if !text.contains("://") {
+        return Err(Fault::not_allowed(
+            "does not begin with http:// or https://",
+        ));
+    }
     let url = Url::parse(text.trim())
         .map_err(|error| Fault::not_allowed(format!("is not a URL: {error}")))?;
     if !matches!(url.scheme(), "http" | "https") {

@@ -76,6 +76,7 @@ const NOT_EXPRESSIBLE: &[(&str, &[&str])] = &[
         "globs and Jinja templates are languages of their own",
         &[
             "webhook_projects_bad_glob",
+            "webhook_projects_exclude",
             "webhook_template_actor_not_always",
             "webhook_template_block",
             "webhook_template_block_blank",

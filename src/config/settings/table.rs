@@ -85,7 +85,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("a glob on a name, such as `\"*.bak\"`", None),
         count: OneOrList(0, 100),
         default: Values(&["lost+found", "#recycle", "@eaDir", ".*"]),
-        meaning: "names of files and directories to ignore: none of them is an organization, a project or a version; hidden ones are always ignored",
+        meaning: "names of files and directories to ignore, also as organizations, projects and versions; hidden ones are always ignored",
         ..ROW
     },
     Setting {

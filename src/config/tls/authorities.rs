@@ -56,7 +56,7 @@ pub(super) fn authorities(
             Ok(certificate) => found.push(certificate),
             Err(reason) => {
                 let (number, line) = (index + 1, section.line);
-                left_out.push(format!("certificate {number} in line {line} {reason}"));
+                left_out.push(format!("certificate {number} on line {line} {reason}"));
             }
         }
     }
