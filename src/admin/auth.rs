@@ -80,7 +80,8 @@ impl Refusal {
             ),
             Refusal::Unauthorized => (
                 StatusCode::UNAUTHORIZED,
-                "send admin.token as `Authorization: Bearer TOKEN`, or log in at /login",
+                "the token is missing or wrong: send admin.token as `Authorization: Bearer TOKEN`, or log in at \
+                 /login",
             ),
             Refusal::Limited(wait) => {
                 let seconds = seconds_up(wait);

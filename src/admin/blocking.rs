@@ -30,7 +30,7 @@ const DOWNLOADS: usize = 16;
 /// The maximum number of requests that are answered at the same time. Others wait.
 const ANSWERS: usize = 16;
 
-/// How long an answer may still take after the server is told to stop.
+/// How long an answer may still take once the server stops.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
 /// The limits of concurrent work for the API.

@@ -228,7 +228,7 @@ impl Figures {
         Ok(())
     }
 
-    /// The figures of a state in PostgreSQL, in the process that holds the lease.
+    /// Adds the metrics of a state in PostgreSQL, in the process that holds the lease.
     fn lease(&self, view: &LeaseView) -> Result<(), prometheus::Error> {
         let standbys = view.fleet.standbys.iter();
         let n_standbys = standbys.filter(|standby| standby.is_waiting).count();

@@ -254,7 +254,7 @@ pub(super) async fn delivery(
 
 /// Parses the id of a delivery.
 pub(super) fn delivery_id(text: &str) -> Result<i64, ApiError> {
-    let message = "the id of a delivery is a number";
+    let message = "the id of a delivery must be a number";
     text.parse().map_err(|_| ApiError::invalid(message))
 }
 

@@ -77,7 +77,7 @@ pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
 async fn remove_dead(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.file_type().is_socket() => {}
-        Ok(_) => return Err(io::Error::other("the path has a file that is not a socket")),
+        Ok(_) => return Err(io::Error::other("the path exists and is not a socket")),
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(error),
     }

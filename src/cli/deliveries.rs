@@ -68,7 +68,7 @@ struct ListArguments {
 /// Parses the id of a delivery.
 fn parse_id(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| {
-        "the id of a delivery is a number: the first column of `deliveries list`; for the id of \
+        "must be a number, the id of a delivery: see the first column of `deliveries list`; for the id of \
          an event, use `events show`"
             .to_owned()
     })

@@ -25,7 +25,7 @@ pub(super) fn print_line(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     writeln!(out, "{}", safe_json(&json))
 }
 
-/// Prints a report again and again.
+/// Prints a report repeatedly.
 pub(super) fn watch(
     out: &mut dyn Write,
     mut report: impl FnMut(&mut dyn Write) -> anyhow::Result<()>,

@@ -72,7 +72,7 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
     text.parse()
         .ok()
         .filter(|status| (200..=599).contains(&StatusCode::as_u16(status)))
-        .ok_or_else(|| "a status is a number from 200 to 599".to_owned())
+        .ok_or_else(|| "a status must be a number from 200 to 599".to_owned())
 }
 
 /// Listens and prints until `shutdown` is cancelled, or `out` is closed.
@@ -91,7 +91,7 @@ pub(super) async fn run(
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
     let secrets = secrets(arguments)?;
-    let has_secret = !secrets.is_empty();
+    let secret = secret_setting(arguments);
     let forwarder = match &arguments.forward_to {
         Some(url) => Some(Arc::new(forwarder(url)?)),
         None => None,
@@ -108,7 +108,7 @@ pub(super) async fn run(
     let (receiver, mut received) = Receiver::bind(address, options).await?;
     let shown = forwarder.as_ref().map(|forwarder| forwarder.shown());
     refuse_loop(forwarder.as_deref(), receiver.address()).await?;
-    let introduction = introduction(&receiver.url(), has_secret, shown.as_deref());
+    let introduction = introduction(&receiver.url(), secret.as_deref(), shown.as_deref());
     let introduced = if arguments.json {
         write_flushed(notes, &introduction)
     } else {
@@ -231,20 +231,30 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
+/// Returns the setting that names the first secret. `None` without a secret.
+fn secret_setting(arguments: &ListenArguments) -> Option<String> {
+    if !arguments.secrets.is_empty() {
+        return Some("{ env: PROJECT_WEBHOOKS_SECRET }   # the secret of this receiver".to_owned());
+    }
+    let file = arguments.secret_files.first()?;
+    let file = std::path::absolute(file).unwrap_or_else(|_| file.clone());
+    // JSON strings are valid in YAML.
+    Some(format!(
+        "{{ file: {} }}",
+        serde_json::json!(file.to_string_lossy())
+    ))
+}
+
 /// Makes the introduction: the URL, and lines for config.yaml without the secret.
-fn introduction(url: &str, with_secret: bool, forwards_to: Option<&str>) -> String {
-    let secret = if with_secret {
-        "    secret: { env: PROJECT_WEBHOOKS_SECRET }   # the secret of this receiver\n"
-    } else {
-        ""
-    };
+fn introduction(url: &str, secret: Option<&str>, forwards_to: Option<&str>) -> String {
+    let secret = secret.map_or_else(String::new, |secret| format!("    secret: {secret}\n"));
     let forwards_to = forwards_to.map_or_else(String::new, |target| {
         format!("Passing callbacks on to {}\n", print::safe(target))
     });
     format!(
         "Listening on {url}\n\
          {forwards_to}\
-         To send callbacks here, add this to config.yaml:\n\
+         To send callbacks here, config.yaml needs a webhook with this URL:\n\
          \n\
          webhooks:\n\
          \x20 - name: listen\n\

@@ -199,7 +199,7 @@ pub(super) struct Listing {
     /// Print a JSON array; with --follow, one JSON object a line
     #[arg(long)]
     json: bool,
-    /// Go on with new items until interrupted
+    /// Continue with new items until interrupted
     #[arg(long, short)]
     follow: bool,
 }

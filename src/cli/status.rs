@@ -30,7 +30,7 @@ pub(super) struct StatusArguments {
     /// Print one JSON object; with --watch, one a line
     #[arg(long)]
     json: bool,
-    /// Show it again and again until interrupted
+    /// Repeat until interrupted
     #[arg(long, short)]
     watch: bool,
     /// Exit with 1 unless the daemon runs and watches the repository, for health checks
@@ -38,7 +38,7 @@ pub(super) struct StatusArguments {
     exit_code: bool,
 }
 
-/// Shows the state of the daemon and its webhooks, with `--watch` again and again.
+/// Shows the state of the daemon and its webhooks, with `--watch` repeatedly.
 ///
 /// Without `--exit-code`, the exit status is 0 even if no daemon runs.
 pub(super) fn run(
@@ -177,7 +177,7 @@ fn lease(fleet: &FleetReport, style: &Style) -> String {
     let expired = if holder.is_valid {
         ""
     } else {
-        "; expired or given back"
+        "; expired or released"
     };
     format!(
         "process {} on {} since {}, epoch {}{expired}; {}",
@@ -229,7 +229,7 @@ fn state(report: &Report) -> String {
     };
     let (used, log) = (ByteSize(size.used), ByteSize(size.log));
     match size.limit.map(ByteSize) {
-        Some(limit) => format!("{directory}, {used} of {limit}, and {log} of log"),
+        Some(limit) => format!("{directory}, {used} of {limit}, and a write-ahead log of {log}"),
         None => format!("{directory}, and {used} in the database"),
     }
 }

@@ -227,7 +227,7 @@ fn print_differences(
         ),
         None => writeln!(
             out,
-            "note: test is no event of a project; --event EVENT sends a sample of one"
+            "note: `test` is not an event of a project; --event EVENT sends a sample of one"
         ),
         Some(_) => Ok(()),
     }

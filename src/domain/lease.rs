@@ -57,7 +57,7 @@ pub enum Input {
 /// A request to the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Request {
-    /// Ask for the lease. The database grants it if it was given back or has expired.
+    /// Ask for the lease. The database grants it if it was released or has expired.
     Acquire,
     /// Renew the lease of this epoch.
     Renew {

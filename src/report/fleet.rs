@@ -33,7 +33,7 @@ pub(crate) struct HolderReport {
     /// The number of the grant. Each grant has a higher one.
     pub(crate) epoch: i64,
     pub(crate) since: Timestamp,
-    /// Whether the lease is valid: it is neither expired nor given back.
+    /// Whether the lease is valid: it is neither expired nor released.
     pub(crate) is_valid: bool,
 }
 

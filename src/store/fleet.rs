@@ -47,7 +47,7 @@ pub struct Holder {
     pub epoch: i64,
     /// When the process got the lease.
     pub since: Timestamp,
-    /// Whether the process still has it: it is neither expired nor given back.
+    /// Whether the process still has it: it is neither expired nor released.
     pub is_valid: bool,
 }
 
@@ -56,7 +56,7 @@ pub struct Holder {
 pub struct Standby {
     /// The process.
     pub process: Process,
-    /// Since when it waits.
+    /// When it began to wait.
     pub since: Timestamp,
     /// When it last asked for the lease.
     pub last_seen: Timestamp,

@@ -16,7 +16,7 @@ fn a_status_is_a_number_from_200_to_599() {
         command.args(["listen", "--status", status]);
         let error = run(command).failed(2);
         assert!(
-            error.contains("a status is a number from 200 to 599"),
+            error.contains("a status must be a number from 200 to 599"),
             "{error}"
         );
     }

@@ -85,7 +85,7 @@ fn advices(report: &Report) -> Vec<Advice> {
         if let (Standing::Off, Some(off)) = (webhook.standing, &webhook.off) {
             found.push(Advice {
                 problem: format!("Webhook {name} is switched off: {}", off.reason),
-                advice: html! { "Fix the receiver, then switch it on under " a href="/webhooks" { "Webhooks" } "." },
+                advice: html! { "Fix the receiver, then switch the webhook on under " a href="/webhooks" { "Webhooks" } "." },
             });
         }
         if webhook.dead > 0 {
@@ -224,7 +224,7 @@ fn lease(fleet: &FleetReport) -> Markup {
             Some(holder) => {
                 "Process " (holder.pid) " on " (holder.host) " since " (time(holder.since))
                 ", epoch " (holder.epoch)
-                @if !holder.is_valid { ", expired or given back" }
+                @if !holder.is_valid { ", expired or released" }
             }
             None => "–",
         }

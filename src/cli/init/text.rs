@@ -76,7 +76,7 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
         "{}\n\
          # project-webhooks: the configuration, as `project-webhooks init` wrote it.\n\
          #\n\
-         # `project-webhooks check` tells whether it is valid and where every event goes. A running\n\
+         # `project-webhooks check` validates this file and prints where every event goes. A running\n\
          # daemon reads it again by `project-webhooks reload`. Every setting is in\n\
          # `project-webhooks man 5`. Relative paths start from the directory of this file.\n\
          \n\
@@ -108,8 +108,8 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          # retention: {{ delivered: 7d, dead: 30d }}\n\
          \n\
          # The page (http://127.0.0.1:{page}/), the API, metrics and health, for this machine only. The page\n\
-         # and the API need the token. Whoever has it sees all payloads, so only its owner may read the\n\
-         # file. If the daemon runs as another user, make that user the owner.\n\
+         # and the API need the token. The token gives access to all payloads, so only its owner may\n\
+         # read the file. If the daemon runs as another user, make that user the owner.\n\
          admin: {{ listen: \"127.0.0.1:{page}\", token: {{ file: {TOKEN_FILE} }} }}\n",
         editor_line()
     ))
