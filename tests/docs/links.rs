@@ -17,6 +17,11 @@ fn prose(page: &str) -> String {
 
 /// The anchors of the headings, as GitHub derives them.
 fn anchors(page: &str) -> Vec<String> {
+    anchors_of(page, "#")
+}
+
+/// The anchors of the headings that begin with this prefix.
+fn anchors_of(page: &str, prefix: &str) -> Vec<String> {
     let mut is_code = false;
     text(page)
         .lines()
@@ -29,7 +34,7 @@ fn anchors(page: &str) -> Vec<String> {
                 .strip_prefix(' ')
                 .map(|t| (line, t))
         })
-        .filter(|(line, _)| line.starts_with('#'))
+        .filter(|(line, _)| line.starts_with(prefix))
         .map(|(_, title)| {
             title
                 .to_lowercase()
@@ -73,6 +78,26 @@ fn every_link_leads_somewhere() {
     }
     assert!(n_checked > 80, "{n_checked} links");
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn contents_list_all_sections_in_order() {
+    let mut n_checked = 0;
+    for page in pages() {
+        let prose = prose(&page);
+        let Some((_, contents)) = prose.split_once("\nContents: ") else {
+            continue;
+        };
+        let contents = contents.split("\n\n").next().unwrap();
+        let listed: Vec<&str> = contents
+            .split("](#")
+            .skip(1)
+            .map(|rest| rest.split(')').next().unwrap())
+            .collect();
+        assert_eq!(listed, anchors_of(&page, "## "), "{page}");
+        n_checked += 1;
+    }
+    assert!(n_checked > 5, "{n_checked} pages");
 }
 
 #[test]
