@@ -73,12 +73,19 @@ fn sources(module: &str) -> Vec<PathBuf> {
     found
 }
 
+/// The text before the tests in a file. The line of a module in another file ends nothing.
+fn without_tests(text: &str) -> &str {
+    let mut marks = text.match_indices("\n#[cfg(test)]\nmod ");
+    let is_inline = |start: usize| text[start..].lines().nth(2).unwrap().ends_with('{');
+    match marks.find(|(start, _)| is_inline(*start)) {
+        Some((start, _)) => &text[..start],
+        None => text,
+    }
+}
+
 /// The modules of the crate that a source text imports, without those of its tests.
 fn imports(text: &str) -> BTreeSet<String> {
-    let code: String = text
-        .split("\n#[cfg(test)]\nmod ")
-        .next()
-        .unwrap()
+    let code: String = without_tests(text)
         .lines()
         .filter(|line| !line.trim_start().starts_with("//"))
         .flat_map(|line| [line, "\n"])
@@ -124,7 +131,8 @@ fn identifier(text: &str) -> String {
 
 #[test]
 fn groups_of_imports_are_read() {
-    let text = "use crate::{a::b, c::{d, e}, f};\n// crate::g\nlet x = crate::h::i();\n";
+    let text = "use crate::{a::b, c::{d, e}, f};\n#[cfg(test)]\nmod tests;\n// crate::g\nlet x = \
+                crate::h::i();\n#[cfg(test)]\nmod more {\nuse crate::j;\n}\n";
     let expected = ["a", "c", "f", "h"].map(str::to_owned);
     assert_eq!(imports(text), BTreeSet::from(expected));
 }
@@ -172,12 +180,22 @@ fn every_module_imports_what_it_may_and_no_more() {
         );
         let files = sources(module);
         assert!(!files.is_empty(), "{module}");
+        let mut unused = may.clone();
         for file in files {
             for import in imports(&read(&file)) {
+                unused.remove(&import);
                 if listed.contains(&import) && !may.contains(&import) && import != *module {
                     wrong.push(format!("{}: crate::{import}", file.display()));
                 }
             }
+        }
+        // These two rows list exceptions only.
+        if !["daemon", "cli"].contains(&module.as_str()) {
+            wrong.extend(
+                unused
+                    .iter()
+                    .map(|one| format!("{module} never imports {one}")),
+            );
         }
     }
     assert!(
@@ -263,10 +281,29 @@ fn every_file_and_module_that_is_named_exists() {
 }
 
 #[test]
+fn every_test_is_in_the_table() {
+    let rows = table("Tests");
+    let named: BTreeSet<String> = rows
+        .iter()
+        .flat_map(|cells| names(&format!("`{}`{}", cells[0], cells[1])))
+        .collect();
+    for entry in std::fs::read_dir(root().join("tests")).unwrap() {
+        let name = entry.unwrap().file_name().into_string().unwrap();
+        let is_test =
+            root().join("tests").join(&name).join("main.rs").exists() || name.ends_with(".rs");
+        let path = format!("tests/{name}");
+        assert!(
+            !is_test || named.contains(&path),
+            "{path} is not in the table of tests"
+        );
+    }
+}
+
+#[test]
 fn the_rules_are_pure() {
     for file in sources("domain") {
         let text = read(&file);
-        let code = text.split("\n#[cfg(test)]\nmod ").next().unwrap();
+        let code = without_tests(&text);
         for word in [
             "std::fs", "std::env", "std::net", "tokio::", "async fn", "::now()",
         ] {
