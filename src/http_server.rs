@@ -89,7 +89,7 @@ impl Known {
 pub(crate) struct Bounds {
     /// The maximum number of connections at the same time.
     pub(crate) connections: usize,
-    /// How long requests may still run after the server is told to stop.
+    /// How long requests may still run once the server stops.
     pub(crate) stop: Duration,
 }
 

@@ -21,9 +21,9 @@
 //! Four more events exist: a save, a move ([`super::moves`]), and the removal of a published copy
 //! or a snapshot while the project stays. Only webhooks that name them receive them.
 //!
-//! A deleted project counts as unpublished only if no published copy remains. A copy counts if it
-//! is unreadable, or if it has new content or another tag. A new copy with another id does not
-//! count, because it belongs to another project.
+//! A deleted project counts as unpublished only if no published copy remains. A copy also
+//! remains if it is unreadable, or if it has new content or another tag. A new copy with another
+//! id is ignored, because it belongs to another project.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -16,7 +16,7 @@
 //! - [`infer`]: the events of one project.
 //! - [`short_lived`]: the events of files that existed between two observations.
 //! - [`moves`]: projects that moved.
-//! - `pairs`: which appeared project is which disappeared one.
+//! - `pairs`: pairs arrivals with departures, for `moves`.
 //! - [`portions`]: how a large change is recorded in several parts.
 //! - [`shared_ids`]: project ids that several directories share.
 //! - [`names`]: how names on disk and names in the configuration are compared.

@@ -13,8 +13,8 @@
 //!   or has moved away. Until then the removal at the old location waits too
 //!   ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted there and imported
 //!   here.
-//! - A moved project takes along the record of all files that are gone from the old location, even
-//!   if they have not arrived yet. Files that remain or cannot be read stay recorded at the old
+//! - The record of a file that is gone from the old location moves with the project, even if the
+//!   file has not arrived yet. Files that remain or cannot be read stay recorded at the old
 //!   location.
 //! - If a project is copied and the original is gone in the same observation, that is a move.
 //!   Observations cannot tell the difference.
@@ -271,7 +271,7 @@ fn left_behind(from: &Comparison) -> Recorded {
         .collect()
 }
 
-/// Returns the record that a moved project takes along: files that are gone from its old location.
+/// Returns the record that moves with a project: the files that are gone from its old location.
 ///
 /// A file that is not observed here yet is recorded as missing. A checkout moves file by file, and
 /// a file that arrives later must not cause an event.

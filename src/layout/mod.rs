@@ -98,7 +98,7 @@ pub struct TemplateError {
     pub role: Role,
     /// The index of the template among those of its role, from 0.
     pub index: usize,
-    /// What is wrong, and how to fix it.
+    /// The fault, and how to fix it.
     pub reason: String,
 }
 

@@ -113,7 +113,7 @@ impl Recognised {
 /// A directory, and the index of a shape.
 type Candidate<'a> = (&'a str, usize);
 
-/// What a file is according to a candidate.
+/// The role of a file according to a candidate.
 struct Meaning<'a> {
     candidate: Candidate<'a>,
     key: ProjectKey,

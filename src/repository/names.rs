@@ -15,7 +15,7 @@ use rustix::fs::FileType;
 use super::encrypted::{check_listed, is_encrypted};
 use super::{Root, stat_at};
 
-/// What is known about the directories of a root.
+/// Cached facts about the directories of a root.
 #[derive(Debug, Default)]
 pub(super) struct Names {
     listed: RefCell<HashMap<String, HashSet<String>>>,

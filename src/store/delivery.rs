@@ -241,7 +241,7 @@ pub(super) struct Effect {
     pub(super) is_due_as_asked: bool,
     /// Whether the schedule begins after this attempt, because of a redelivery during it.
     pub(super) starts_again: bool,
-    /// The number of attempts that use up none of the schedule.
+    /// The number of attempts that do not use up a step of the schedule.
     pub(super) n_uncounted: u32,
     /// Whether the webhook is switched off.
     pub(super) switches_off: bool,

@@ -283,7 +283,7 @@ fn difference(recorded: &[String], own: &[String]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(" and "))
 }
 
-/// What to do about an error of the operating system, in parentheses. The cause follows it.
+/// Returns advice for an error of the operating system, in parentheses. The cause follows it.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {

@@ -23,7 +23,7 @@ pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project,
 /// The number of [`EVENT_COLUMNS`].
 pub(super) const N_EVENT_COLUMNS: usize = 9;
 
-/// Converts a time to milliseconds since the Unix epoch, rounded down: for past times.
+/// Converts a time to milliseconds since the Unix epoch, rounded down. Use it for past times.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {
     time.as_millisecond()
 }

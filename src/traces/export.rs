@@ -1,10 +1,10 @@
 //! Sends spans to a collector, from a thread of its own.
 //!
 //! Constraint: a collector may be absent, slow or hostile. Its thread sends one request at a time, reads
-//! no body, follows no redirect, and tries nothing again: a trace that is late is worth less than memory.
+//! no body, follows no redirect, and retries nothing, because a late trace is worth less than memory.
 //!
-//! [`SpanExporter`] encodes the spans. The queue before it is ours, because the queue of the SDK does not
-//! tell how many spans it dropped. So is the HTTP client, which uses the TLS of the webhooks.
+//! [`SpanExporter`] encodes the spans. The queue before it is our own, because the queue of the SDK does
+//! not report how many spans it dropped. The HTTP client is our own too: it uses the TLS of the webhooks.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,9 +49,9 @@ const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 pub(crate) enum ExportError {
     #[error("the certificates for otlp.endpoint cannot be used")]
     Tls(#[source] rustls::Error),
-    #[error("there is no HTTP client for otlp.endpoint")]
+    #[error("cannot create an HTTP client for otlp.endpoint")]
     Client(#[source] reqwest::Error),
-    #[error("there is no exporter for otlp.endpoint")]
+    #[error("cannot create an exporter for otlp.endpoint")]
     Exporter(#[source] ExporterBuildError),
     #[error("the thread for traces cannot be started")]
     Thread(#[source] io::Error),

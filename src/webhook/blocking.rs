@@ -1,9 +1,9 @@
 //! Threads for work that blocks: resolving names, reading files, building large requests.
 //!
 //! Constraint: each webhook sends on a thread of its own, and such work would block it. All
-//! webhooks share the threads of this module, because a webhook rarely needs one. A name whose servers
-//! are silent, or a file that hangs, keeps its thread for long after nobody waits for it. So a webhook uses
-//! only a few of the threads at a time.
+//! webhooks share the threads of this module, because a webhook rarely needs one. If the servers of a
+//! name are silent, or a file hangs, the thread stays busy long after the request timed out. So a webhook
+//! uses only a few of the threads at a time.
 
 use std::sync::Arc;
 
