@@ -119,3 +119,23 @@ proptest::proptest! {
         proptest::prop_assert_eq!(shown.lines().count(), lines);
     }
 }
+
+#[test]
+fn the_introduction_names_the_file_of_the_secret() {
+    let arguments = |secrets: &[&str], files: &[&str]| ListenArguments {
+        port: 0,
+        secrets: secrets.iter().map(|one| SecretString::from(*one)).collect(),
+        secret_files: files.iter().map(PathBuf::from).collect(),
+        status: StatusCode::NO_CONTENT,
+        forward_to: None,
+        json: false,
+    };
+    assert_eq!(secret_setting(&arguments(&[], &[])), None);
+    let file = secret_setting(&arguments(&[], &["/a b/secret"]));
+    assert_eq!(file.as_deref(), Some("{ file: \"/a b/secret\" }"));
+    let given = secret_setting(&arguments(&["hush"], &["/a b/secret"])).unwrap();
+    assert!(
+        given.contains("env: ") && !given.contains("hush"),
+        "{given}"
+    );
+}
