@@ -30,6 +30,11 @@ const SENDING_LATER: &str = "sending; the database does not answer";
 const SENDING_NOTHING: &str = "sending nothing new: with this database, the repository is watched in a list. \
                                Give this process the same `repositories`";
 
+/// The same if nothing is recorded under its name.
+const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \
+                               name. Give this process the `repository.name` and the `store` of the process that \
+                               watches, or start that process";
+
 /// The time between two attempts of a process that was refused.
 ///
 /// Each may take the lease for a moment, and another process must be able to get it.
@@ -98,6 +103,8 @@ enum Cause {
     Role,
     /// The same, but the deliveries are in the record of a list.
     Listed,
+    /// The same, but nobody ever watched the repository, so its name may be wrong.
+    Unknown,
     /// Another process watches.
     Leased,
     /// The former record of a repository is in use.
@@ -116,6 +123,7 @@ impl Waits {
         let (reason, cause) = match sending {
             Some(sending) if !sending.is_reachable() => (SENDING_LATER, Cause::Unreachable),
             Some(sending) if sending.is_listed() => (SENDING_NOTHING, Cause::Listed),
+            Some(sending) if sending.is_unknown() => (SENDING_UNKNOWN, Cause::Unknown),
             _ => (SENDING, Cause::Role),
         };
         let reason = reason.to_owned();
@@ -155,6 +163,7 @@ impl Waits {
             (Cause::Unreachable, false) => SENDING_LATER,
             (Cause::Role, _) => SENDING,
             (Cause::Listed, _) => SENDING_NOTHING,
+            (Cause::Unknown, _) => SENDING_UNKNOWN,
             (Cause::Leased, _) if is_list => "waiting: another process watches the repositories",
             (Cause::Leased, _) => "waiting: another process watches the repository",
             (Cause::NotYet, _) => "waiting: the former record of a repository is in use",

@@ -345,6 +345,15 @@ fn of_this_machine(report: &Report, style: &Style) -> String {
                 standby.pid
             ),
         ),
+        (None, Some(sender)) if fleet.is_some_and(|fleet| fleet.holder.is_none()) => (
+            RED,
+            "sending",
+            format!(
+                "process {} on this machine sends nothing, because no process has ever watched a \
+                 repository of this name",
+                sender.pid
+            ),
+        ),
         (None, Some(sender)) => (
             GREEN,
             "sending",

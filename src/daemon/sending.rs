@@ -113,6 +113,12 @@ impl Sending {
         view.is_some_and(|view| view.borrow().fleet.is_listed)
     }
 
+    /// Whether nobody ever watched the repository, so that nothing is recorded.
+    pub(crate) fn is_unknown(&self) -> bool {
+        let view = self.store.fleet();
+        view.is_some_and(|view| view.borrow().fleet.lease.is_none())
+    }
+
     /// The counts of attempts.
     pub(crate) fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)

@@ -7,7 +7,9 @@ use std::os::unix::net::UnixDatagram;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use super::common::{Daemon, Endpoint, Home, Settings, get, get_with, wait_until, xml};
+use super::common::{
+    Daemon, Endpoint, Home, Settings, get, get_with, wait_health, wait_until, xml,
+};
 use super::{server, store};
 
 /// A command whose lines for systemd arrive at the socket.
@@ -191,6 +193,36 @@ fn collector() -> (u16, Arc<Mutex<Vec<String>>>) {
         }
     });
     (port, lines)
+}
+
+#[test]
+fn a_process_that_sends_for_an_unknown_repository_says_so() {
+    let test = "a_process_that_sends_for_an_unknown_repository_says_so";
+    let Some(server) = server(test) else { return };
+    let endpoint = Endpoint::new();
+    let connection = server.connection(&server.database());
+    let settings = |name: &str, roles: &str| {
+        let settings = Settings::all_to(&endpoint).repository(&format!("name: {name}"));
+        let settings = settings.top(&store(&connection)).top(roles);
+        settings.top("admin: { listen: \"unix:./admin.sock\" }")
+    };
+    let nothing = "sending nothing: with this database, no process has ever watched";
+    let sending = Home::new(&settings("misspelt", "roles: [deliver]"));
+    let sender = Daemon::launch(&sending, Daemon::command(&sending));
+    sender.wait_message(nothing, 1);
+    let (ready, line) = get(&sending, "/readyz").unwrap();
+    assert_eq!((ready, line.starts_with(nothing)), (503, true), "{line}");
+    let text = sending.command(&["status"]);
+    let first = format!(
+        "sending: process {} on this machine sends nothing",
+        sender.pid()
+    );
+    assert!(text.starts_with(&first), "{text}");
+    // It may only have started first.
+    let watching = Home::new(&settings("misspelt", "roles: [watch]"));
+    let _watching = watching.start();
+    wait_health(&sending, "/readyz", 200);
+    assert!(sender.terminate().success());
 }
 
 #[test]
