@@ -23,10 +23,6 @@ impl Reading {
         self.now
     }
 
-    pub(crate) fn moment(&self) -> Duration {
-        self.moment
-    }
-
     #[cfg(test)]
     pub(crate) fn of(now: Timestamp, moment: Duration) -> Self {
         Self { now, moment }

@@ -18,11 +18,11 @@ mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use common::{Daemon, Endpoint, Home, Postgres, Settings, Webhook, skip, wait_within};
+use common::{Daemon, Endpoint, Home, Postgres, Relay, Settings, Webhook, skip, wait_within};
 use http::{HeaderValue, StatusCode};
 use jiff::Timestamp;
 use project_webhooks::config::Postgres as Database;
@@ -104,13 +104,17 @@ impl Fleet {
         )
     }
 
+    fn database(&self) -> &str {
+        self.connection.rsplit('=').next().unwrap()
+    }
+
+    fn sql(&self, sql: &str) -> String {
+        self.server.sql(self.database(), sql)
+    }
+
     /// Waits until all senders have renewed their leases `n` times.
     fn wait_renewals(&self, n_senders: usize, n: usize) {
-        let database = self.connection.rsplit('=').next().unwrap();
-        let seen = || {
-            let sql = "SELECT count(*), min(seen) FROM senders";
-            self.server.sql(database, sql)
-        };
+        let seen = || self.sql("SELECT count(*), min(seen) FROM senders");
         let all = format!("{n_senders}|");
         let mut before = wait_within(PATIENCE, "the senders", || {
             Some(seen()).filter(|seen| seen.starts_with(&all))
@@ -124,8 +128,7 @@ impl Fleet {
 
     fn n_pending(&self) -> usize {
         let sql = "SELECT count(*) FROM deliveries WHERE state <> 'delivered'";
-        let database = self.connection.rsplit('=').next().unwrap();
-        self.server.sql(database, sql).parse().unwrap()
+        self.sql(sql).parse().unwrap()
     }
 }
 
@@ -321,6 +324,107 @@ fn a_sender_that_is_killed_during_an_exchange_leaves_its_lanes() {
     }
 }
 
+/// The sender has claimed its delivery, and waits for a token when its lease ends.
+#[test]
+fn a_sender_that_gets_its_token_after_its_lease_ended_sends_nothing() {
+    let Some(fleet) =
+        Fleet::new("a_sender_that_gets_its_token_after_its_lease_ended_sends_nothing")
+    else {
+        return;
+    };
+    let (issue, may_issue) = mpsc::channel::<()>();
+    let may_issue = Mutex::new(may_issue);
+    let tokens = Endpoint::answering(move |_| {
+        // Until the test says so, or has failed.
+        let _ = may_issue.lock().unwrap().recv_timeout(PATIENCE);
+        let mut reply = Reply::status(StatusCode::OK);
+        reply.body = Bytes::from_static(b"{\"access_token\": \"t\", \"token_type\": \"bearer\"}");
+        reply
+    });
+    let endpoint = Endpoint::new();
+    fleet.record(0..2, 1);
+    let relay = Relay::start(fleet.server.port);
+    let auth = format!(
+        "auth: {{ oauth2: {{ token_url: '{}', client_id: c, client_secret: s }} }}",
+        tokens.url()
+    );
+    let late = fleet.home(&endpoint, "late", "[deliver]", &["timeout: 1h", &auth]);
+    let config = std::fs::read_to_string(late.config()).unwrap();
+    let through = relay.through(&config, &fleet.server);
+    std::fs::write(late.config(), through).unwrap();
+    let other = fleet.home(&endpoint, "other", "[deliver]", &[]);
+    let late = launch(&late);
+    wait_within(PATIENCE, "the request for a token", || {
+        (tokens.n_all() == 1).then_some(())
+    });
+    relay.close();
+    let other = launch(&other);
+    wait_within(PATIENCE, "the other sender", || {
+        (endpoint.n_all() == 2).then_some(())
+    });
+    issue.send(()).unwrap();
+    // It lets its exchanges end.
+    assert!(late.terminate().success());
+    assert!(other.terminate().success());
+    let all = endpoint.all();
+    assert_eq!(senders(&all), ["other".to_owned()].into());
+    assert_in_order(&all, 2);
+}
+
+/// The answer to a claim takes longer than half of a lease, which is renewed meanwhile.
+#[test]
+fn a_claim_whose_answer_takes_long_is_sent() {
+    let Some(fleet) = Fleet::new("a_claim_whose_answer_takes_long_is_sent") else {
+        return;
+    };
+    let endpoint = Endpoint::new();
+    fleet.record(0..1, 1);
+    let slow = LEASE / 2 + 1;
+    fleet.sql(&format!(
+        "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         PERFORM pg_sleep({slow}); RETURN NULL; END $$; \
+         CREATE TRIGGER slow AFTER INSERT ON claims FOR EACH ROW EXECUTE FUNCTION slow()"
+    ));
+    let home = fleet.home(&endpoint, "slow", "[deliver]", &[]);
+    let daemon = launch(&home);
+    wait_within(PATIENCE, "the end", || {
+        (fleet.n_pending() == 0).then_some(())
+    });
+    assert!(daemon.terminate().success());
+    assert_eq!(endpoint.n_all(), 1);
+}
+
+#[test]
+fn a_sender_says_that_it_sends_nothing_without_a_confirmed_lease() {
+    let Some(fleet) = Fleet::new("a_sender_says_that_it_sends_nothing_without_a_confirmed_lease")
+    else {
+        return;
+    };
+    let endpoint = Endpoint::new();
+    fleet.record(0..1, 1);
+    let home = fleet.home(&endpoint, "slow", "[deliver]", &[]);
+    let daemon = launch(&home);
+    let all_sent = || {
+        wait_within(PATIENCE, "the end", || {
+            (fleet.n_pending() == 0).then_some(())
+        });
+    };
+    all_sent();
+    let locks = "BEGIN; SELECT FROM senders FOR UPDATE;";
+    let locked = fleet.server.session(fleet.database(), locks);
+    daemon.wait_message(
+        "sending no callbacks: the database has not confirmed the lease",
+        1,
+    );
+    fleet.record(1..2, 1);
+    assert_eq!(endpoint.n_all(), 1);
+    locked.end();
+    daemon.wait_message("the database confirmed the lease", 1);
+    all_sent();
+    assert!(daemon.terminate().success());
+    assert_eq!(endpoint.n_all(), 2);
+}
+
 #[test]
 fn a_resting_receiver_is_asked_once_for_all_senders() {
     let Some(fleet) = Fleet::new("a_resting_receiver_is_asked_once_for_all_senders") else {
@@ -440,8 +544,9 @@ fn senders_at_rest_send_no_notices() {
     wait_within(PATIENCE, "the end", || {
         (fleet.n_pending() == 0).then_some(())
     });
-    let database = fleet.connection.rsplit('=').next().unwrap();
-    let listening = fleet.server.session(database, "LISTEN project_webhooks;");
+    let listening = fleet
+        .server
+        .session(fleet.database(), "LISTEN project_webhooks;");
     fleet.wait_renewals(2, 4);
     let n_notices = listening.end().matches("payload").count();
     assert!(n_notices <= 3, "{n_notices}");

@@ -13,9 +13,9 @@ use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::event::{EventId, Origin};
 use crate::domain::project::ProjectKey;
 use crate::metrics::AttemptOutcome;
-use crate::store::{AttemptLog, Claim, Finish};
+use crate::store::{AttemptLog, Claim, Finish, Hold};
 use crate::traces::{AttemptSpan, EndedAttempt, Traces};
-use crate::webhook::{Attempt, Callback, CallbackContent, EventName};
+use crate::webhook::{Attempt, Callback, CallbackContent, EventName, MayBegin};
 
 /// An attempt that has ended.
 pub(super) struct Ended {
@@ -46,12 +46,14 @@ pub(super) struct AttemptResult {
     pub(super) finish: Finish,
 }
 
-/// Sends a claimed delivery. `n_moves` is the number of renames that the queue knows now.
+/// Sends a claimed delivery, if the claim is still valid when the request begins.
+///
+/// `n_moves` is the number of renames that the queue knows now.
 pub(super) async fn send(
     clock: Clock,
     traces: Option<Arc<Traces>>,
     target: Arc<Target>,
-    claim: Claim,
+    (claim, hold): (Claim, Hold),
     is_probe: bool,
     n_moves: usize,
 ) -> Ended {
@@ -63,7 +65,8 @@ pub(super) async fn send(
         origin: claim.origin,
     };
     let began = clock.now();
-    let attempt = target.client.send(&callback, began).await;
+    let may_begin: MayBegin = Arc::new(move || hold.is_valid());
+    let attempt = target.client.send_if(&callback, began, &may_begin).await;
     let now = clock.now();
     // The end is the start plus the duration, at most the current time. The clock alone may be
     // wrong: if it was set forward during the attempt and is set back later, the next attempt
@@ -71,7 +74,9 @@ pub(super) async fn send(
     let ended = began
         .checked_add(attempt.duration)
         .map_or(now, |by| by.min(now));
-    if let Some(traces) = traces {
+    if let Some(traces) = traces
+        && !attempt.is_withheld
+    {
         let ended = EndedAttempt {
             webhook: target.webhook.name(),
             began,
@@ -121,6 +126,16 @@ impl Ended {
 
     pub(super) fn n_moves(&self) -> usize {
         self.n_moves
+    }
+
+    /// Whether no request was sent, because the claim might have ended before.
+    pub(super) fn was_withheld(&self) -> bool {
+        self.attempt.is_withheld
+    }
+
+    /// The key of the project when the delivery was claimed, and the delivery.
+    pub(super) fn lane(self) -> (ProjectKey, i64) {
+        (self.project, self.delivery)
     }
 
     pub(super) fn was_probe(&self) -> bool {

@@ -8,7 +8,7 @@ use super::attempt::{self, Ended};
 use super::handle::Moves;
 use super::{Shared, Target, ended_of, next_of};
 use crate::domain::project::ProjectKey;
-use crate::store::Claim;
+use crate::store::{Claim, Hold};
 
 /// The maximum number of payload bytes that one webhook sends at the same time.
 ///
@@ -46,6 +46,7 @@ impl InFlight {
         shared: &Shared,
         target: Arc<Target>,
         claim: Claim,
+        hold: Hold,
         is_probe: bool,
     ) {
         if self.is_empty() {
@@ -55,7 +56,12 @@ impl InFlight {
         let (clock, traces) = (shared.clock, shared.traces.clone());
         let n_moves = self.moves.len();
         self.attempts.spawn(attempt::send(
-            clock, traces, target, claim, is_probe, n_moves,
+            clock,
+            traces,
+            target,
+            (claim, hold),
+            is_probe,
+            n_moves,
         ));
     }
 

@@ -18,7 +18,7 @@ use super::handle::QueueHandle;
 use super::next_of;
 use crate::clock::Reading;
 use crate::domain::project::ProjectKey;
-use crate::store::{Alone, Asking, Claim, Claims, Store, StoreError, Unreadable};
+use crate::store::{Alone, Asking, Claim, Claims, Hold, Store, StoreError, Unreadable};
 
 /// The number of deliveries to claim in addition to those that can be sent now.
 ///
@@ -53,6 +53,7 @@ pub(super) enum Wanted {
 /// A claimed delivery, with the monotonic time until which the claim is valid.
 struct Prefetched {
     claim: Claim,
+    hold: Hold,
     until: Duration,
 }
 
@@ -92,8 +93,6 @@ pub(super) struct Prefetch {
     question: JoinSet<Result<Claims, StoreError>>,
     /// The number of deliveries that the claim in progress asks for.
     n_asked: usize,
-    /// The monotonic time at which the claim in progress began.
-    asked_at: Duration,
     /// Whether the last claim left out failed projects, because it was too early for a probe.
     leaves_out_failed: bool,
     /// The deliveries released after the claim in progress began.
@@ -104,8 +103,6 @@ pub(super) struct Prefetch {
     may_be_more: bool,
     /// Whether other processes send deliveries of the same lanes.
     is_shared: bool,
-    /// How long after the question the claims surely exclude others.
-    claims_last: Duration,
     /// Whether the store may have claims of other deliveries than the busy ones.
     ///
     /// Others could send these. A claim that failed may have been made, and so may those of an
@@ -116,22 +113,19 @@ pub(super) struct Prefetch {
 }
 
 impl Prefetch {
-    /// `claims_last` is `None` if no other process sends deliveries of the same lanes.
-    pub(super) fn new(handle: Arc<QueueHandle>, claims_last: Option<Duration>) -> Self {
-        let is_shared = claims_last.is_some();
+    /// `is_shared` tells whether other processes send deliveries of the same lanes.
+    pub(super) fn new(handle: Arc<QueueHandle>, is_shared: bool) -> Self {
         Self {
             handle,
             claims: VecDeque::new(),
             busy: Claimed::default(),
             question: JoinSet::new(),
             n_asked: 0,
-            asked_at: Duration::ZERO,
             leaves_out_failed: false,
             released: Claimed::default(),
             is_outdated: false,
             may_be_more: true,
             is_shared,
-            claims_last: claims_last.unwrap_or(Duration::MAX),
             has_others: is_shared,
             told: Alone::No,
         }
@@ -154,15 +148,15 @@ impl Prefetch {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);
             if self.handle.is_new(claim.delivery) && !is_busy {
-                self.push(claim, at.saturating_add(VALID_FOR));
+                self.push(claim, Hold::default(), at.saturating_add(VALID_FOR));
             }
         }
     }
 
-    fn push(&mut self, claim: Claim, until: Duration) {
+    fn push(&mut self, claim: Claim, hold: Hold, until: Duration) {
         self.handle.note_claimed(claim.delivery);
         self.busy.insert(claim.key.clone(), claim.delivery);
-        self.claims.push_back(Prefetched { claim, until });
+        self.claims.push_back(Prefetched { claim, hold, until });
     }
 
     /// The number of bytes in the payload of the oldest claim.
@@ -171,8 +165,8 @@ impl Prefetch {
     }
 
     /// Removes the oldest claim and returns it.
-    pub(super) fn pop(&mut self) -> Option<Claim> {
-        self.claims.pop_front().map(|one| one.claim)
+    pub(super) fn pop(&mut self) -> Option<(Claim, Hold)> {
+        self.claims.pop_front().map(|one| (one.claim, one.hold))
     }
 
     /// Records that more deliveries may be due.
@@ -193,14 +187,15 @@ impl Prefetch {
     pub(super) fn clear(&mut self) {
         self.is_outdated = self.is_asking();
         self.may_be_more = true;
-        while let Some(claim) = self.pop() {
-            self.drop_claim(claim);
+        while let Some((claim, _)) = self.pop() {
+            self.drop_claim(claim.key, claim.delivery);
         }
     }
 
-    fn drop_claim(&mut self, claim: Claim) {
+    /// Drops the claim of a delivery that this process does not send.
+    pub(super) fn drop_claim(&mut self, project: ProjectKey, delivery: i64) {
         self.has_others = self.is_shared;
-        self.release(claim.key, claim.delivery);
+        self.release(project, delivery);
     }
 
     /// Tells other senders what this one needs, although it claims nothing now.
@@ -238,7 +233,6 @@ impl Prefetch {
 
     pub(super) fn asking(&mut self, at: Reading, limit: usize, alone: Alone) -> Asking {
         self.told = alone;
-        self.asked_at = at.moment();
         Asking {
             now: at.now(),
             limit,
@@ -251,10 +245,10 @@ impl Prefetch {
     /// Drops claims that are no longer valid.
     pub(super) fn drop_expired(&mut self, now: Duration) {
         while let Some(oldest) = self.claims.front()
-            && now > oldest.until
-            && let Some(claim) = self.pop()
+            && (now > oldest.until || !oldest.hold.is_valid())
+            && let Some((claim, _)) = self.pop()
         {
-            self.drop_claim(claim);
+            self.drop_claim(claim.key, claim.delivery);
         }
     }
 
@@ -345,8 +339,7 @@ impl Prefetch {
 
     /// Adds the claims of an answer that came at `moment`.
     ///
-    /// If others could send them, they are valid only while the claims surely exclude others. That time
-    /// begins with the question, because an answer may come late: the process may have been stopped.
+    /// They are valid from then on. Otherwise a slow store would be asked again and again.
     ///
     /// Returns the unreadable deliveries, and the due time of the next delivery.
     pub(super) fn accept(
@@ -363,13 +356,12 @@ impl Prefetch {
         if n_found >= self.n_asked {
             self.may_be_more = true;
         }
-        let until = self.asked_at.saturating_add(self.claims_last);
-        let until = until.min(moment.saturating_add(VALID_FOR));
+        let until = moment.saturating_add(VALID_FOR);
         let released = std::mem::take(&mut self.released);
         for claim in answer.ready {
             let is_claimed = |claimed: &Claimed| claimed.has(&claim.key, claim.delivery);
             if !is_claimed(&self.busy) && !is_claimed(&released) {
-                self.push(claim, until);
+                self.push(claim, answer.hold.clone(), until);
             } else if !self.busy.deliveries.contains(&claim.delivery) {
                 self.has_others = self.is_shared;
             }

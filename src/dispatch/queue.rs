@@ -89,7 +89,7 @@ impl Queue {
         let handle = shared.queues.of(&name);
         Self {
             fingerprint,
-            prefetch: Prefetch::new(Arc::clone(&handle), shared.store.claims_last()),
+            prefetch: Prefetch::new(Arc::clone(&handle), shared.store.is_shared()),
             next_claim: NextClaim::default(),
             handle,
             logger: AttemptLogger::default(),
@@ -266,12 +266,12 @@ impl Queue {
         while self.in_flight.len() < concurrency
             && !self.is_full()
             && self.pace.next(target.webhook.rate) <= self.shared.clock.moment()
-            && let Some(claim) = self.prefetch.pop()
+            && let Some((claim, hold)) = self.prefetch.pop()
         {
             self.pace
                 .sent(target.webhook.rate, self.shared.clock.moment());
             self.in_flight
-                .send(&self.shared, Arc::clone(target), claim, is_probe);
+                .send(&self.shared, Arc::clone(target), claim, hold, is_probe);
         }
     }
 
@@ -396,6 +396,11 @@ impl Queue {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());
         self.follow_moves();
+        if ended.was_withheld() {
+            let (project, delivery) = ended.lane();
+            debug!(webhook = self.name, %project, "not sent: another process may send the delivery");
+            return self.prefetch.drop_claim(project, delivery);
+        }
         let mut uses_attempt = true;
         let mut transition = None;
         if ended.used(&self.fingerprint) {

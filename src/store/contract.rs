@@ -13,7 +13,6 @@
 use std::collections::{BTreeSet, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -155,16 +154,11 @@ pub trait Delivering: Send + Sync {
     /// shared, it also tells other senders what this one needs. Otherwise a claim changes nothing.
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims>;
 
-    /// How long a claim surely excludes other processes that send deliveries of the same lanes.
+    /// Whether other processes send deliveries of the same lanes.
     ///
-    /// `None` if no other process does.
-    fn claims_last(&self) -> Option<Duration> {
-        None
-    }
-
-    /// Whether other processes send deliveries of the same lanes. Then a claim excludes them.
+    /// Then a claim excludes them while its [`Hold`](super::Hold) is valid.
     fn is_shared(&self) -> bool {
-        self.claims_last().is_some()
+        false
     }
 
     /// Records attempts and their verdicts. Atomic, durable, repeatable.

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::error::Fault;
+use super::hold::Hold;
 use crate::domain::delivery::{State, Verdict};
 use crate::domain::event::{Event, Origin};
 use crate::domain::project::ProjectKey;
@@ -81,6 +82,8 @@ pub struct Claims {
     ///
     /// It is in the past if more deliveries are due than the limit allows.
     pub next_due: Option<Timestamp>,
+    /// How long the claims surely exclude other processes.
+    pub hold: Hold,
 }
 
 impl Claims {

@@ -24,6 +24,7 @@ mod delivery;
 mod error;
 mod fleet;
 mod garbage;
+mod hold;
 mod listing;
 mod payload;
 mod postgres;
@@ -51,6 +52,7 @@ pub use contract::{
 pub use delivery::{AttemptLog, Claim, Claims, Finish, Unreadable};
 pub use error::{Cause, Fault, OpenError, StoreError};
 pub use fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
+pub use hold::Hold;
 pub use listing::{
     ATTEMPTS_MAX, Collected, EventFilter, ListedDelivery, ListedEvent, Off, OffCause, Page,
     PayloadPart, RecordedProblem, Replay, Selector, Space, WebhookState,

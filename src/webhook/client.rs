@@ -35,6 +35,7 @@ use super::blocking::BlockingThreads;
 use super::network::{Destination, SystemLookup};
 use super::proxy::Proxies;
 use super::request::{self, Callback, Request, RequestSettings};
+use super::start::{MayBegin, Start, guarded};
 use super::transport::Transport;
 use super::trust::TrustRoots;
 use super::{answer, failure, upload};
@@ -116,6 +117,8 @@ pub struct Attempt {
     pub answer: Bytes,
     /// The headers of the request, in order. The values of configured headers are hidden.
     pub request_headers: Vec<(String, String)>,
+    /// Whether no request was sent, because none might begin. Then there is no outcome.
+    pub is_withheld: bool,
 }
 
 /// How the credentials of a request were refused.
@@ -191,6 +194,18 @@ impl WebhookClient {
     /// `now` is the time of day, for the signature and for a date in Retry-After. Dropping the
     /// future ends the attempt, but the receiver may have received the callback.
     pub async fn send(&self, callback: &Callback, now: Timestamp) -> Attempt {
+        let always: MayBegin = Arc::new(|| true);
+        self.send_if(callback, now, &always).await
+    }
+
+    /// Sends a callback like [`send`](Self::send), unless `may_begin` is false when the request begins.
+    pub(crate) async fn send_if(
+        &self,
+        callback: &Callback,
+        now: Timestamp,
+        may_begin: &MayBegin,
+    ) -> Attempt {
+        let start = Start::new(may_begin);
         let started = Instant::now();
         let time = || now.saturating_add(started.elapsed()).unwrap_or(now);
         let mut attempt = Attempt {
@@ -200,23 +215,37 @@ impl WebhookClient {
             duration: Duration::ZERO,
             answer: Bytes::new(),
             request_headers: Vec::new(),
+            is_withheld: false,
         };
         let credentials = self.credentials();
-        let refusal = self.request_once(&credentials, callback, started, &time, &mut attempt);
+        let refusal = self.request_once(
+            &credentials,
+            callback,
+            (started, &start),
+            &time,
+            &mut attempt,
+        );
         // A timeout that the clock cannot represent never ends.
         let deadline = started.checked_add(self.timeout);
         if let Some(refusal) = refusal.await {
             let renewed = self.renew(&credentials, &refusal);
-            if within(deadline, renewed).await == Some(true) {
+            if within(deadline, renewed).await == Some(true) && start.check().is_ok() {
                 let credentials = self.credentials();
-                self.request_once(&credentials, callback, started, &time, &mut attempt)
-                    .await;
+                self.request_once(
+                    &credentials,
+                    callback,
+                    (started, &start),
+                    &time,
+                    &mut attempt,
+                )
+                .await;
             }
         }
         // The other side may repeat the URL in the text of an error.
         let error = attempt.error.take();
         attempt.error = error.map(|error| answer::cleaned(&error, self.to.secrets()));
         attempt.duration = started.elapsed();
+        attempt.is_withheld = start.is_withheld();
         attempt
     }
 
@@ -231,7 +260,7 @@ impl WebhookClient {
         &self,
         credentials: &Credentials,
         callback: &Callback,
-        started: Instant,
+        (started, start): (Instant, &Arc<Start>),
         now: &impl Fn() -> Timestamp,
         attempt: &mut Attempt,
     ) -> Option<Refusal> {
@@ -263,7 +292,8 @@ impl WebhookClient {
             request.headers.insert(AUTHORIZATION, value.clone());
         }
         attempt.request_headers = shown_headers(&request.headers);
-        self.exchange(&request, deadline, now, attempt).await;
+        self.exchange(&request, (deadline, start), now, attempt)
+            .await;
         match attempt.status {
             Some(401) => Some(Refusal::Unauthorized(authorization)),
             Some(403) => Some(Refusal::Forbidden),
@@ -311,8 +341,12 @@ impl WebhookClient {
     ///
     /// If the server closes the connection during a large upload, its answer may be lost. The
     /// request is then sent a second time.
-    async fn execute(&self, request: &Request) -> Result<reqwest::Response, reqwest::Error> {
-        let send = |wait| self.transport.send(move || post(request, wait));
+    async fn execute(
+        &self,
+        request: &Request,
+        start: &Arc<Start>,
+    ) -> Result<reqwest::Response, reqwest::Error> {
+        let send = |wait| self.transport.send(move || post(request, wait, start));
         match send(Duration::ZERO).await {
             Err(error) if is_cut_off(request, &error) => send(upload::WAIT).await,
             result => result,
@@ -322,7 +356,7 @@ impl WebhookClient {
     async fn exchange(
         &self,
         request: &Request,
-        deadline: Option<Instant>,
+        (deadline, start): (Option<Instant>, &Arc<Start>),
         now: &impl Fn() -> Timestamp,
         attempt: &mut Attempt,
     ) {
@@ -332,7 +366,11 @@ impl WebhookClient {
             attempt.error = Some(denied);
             return;
         }
-        let mut response = match within(deadline, self.execute(request)).await {
+        if let Err(withheld) = start.check() {
+            attempt.error = Some(withheld.to_string());
+            return;
+        }
+        let mut response = match within(deadline, self.execute(request, start)).await {
             Some(Ok(response)) => response,
             Some(Err(error)) => {
                 if is_cut_off(request, &error) {
@@ -394,10 +432,11 @@ fn is_cut_off(request: &Request, error: &reqwest::Error) -> bool {
 }
 
 /// Makes the request for the HTTP library. A large body begins after `wait`.
-fn post(request: &Request, wait: Duration) -> reqwest::Request {
+fn post(request: &Request, wait: Duration, start: &Arc<Start>) -> reqwest::Request {
     let mut post = reqwest::Request::new(Method::POST, request.url.clone());
     *post.headers_mut() = request.headers.clone();
-    *post.body_mut() = Some(upload::body(request.body.clone(), wait));
+    let body = upload::body(request.body.clone(), wait);
+    *post.body_mut() = Some(guarded(body, start));
     post
 }
 

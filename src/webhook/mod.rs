@@ -8,7 +8,7 @@
 //! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS, and
 //! `authorization` makes the header of that name. `client` sends the request. `network` resolves
 //! names and applies the network policy, `proxy` chooses the proxy, `transport` has the
-//! connections, and `upload` sends a large body. `blocking` has threads for work that blocks.
+//! connections, and `upload` sends a large body. `start` decides whether a request may begin. `blocking` has threads for work that blocks.
 //! [`answer`] turns the answer into an outcome, and `failure` describes why there was no answer.
 //! `forward` passes on a received request, for `listen`.
 
@@ -23,6 +23,7 @@ mod network;
 mod proxy;
 pub mod request;
 pub mod signature;
+mod start;
 mod transport;
 mod trust;
 mod upload;
@@ -31,4 +32,5 @@ pub use client::{Attempt, ClientError, WebhookClient};
 pub(crate) use forward::{ForwardError, Forwarded, Forwarder};
 pub(crate) use proxy::{Proxies, Way};
 pub use request::{Callback, CallbackContent, EventName};
+pub(crate) use start::MayBegin;
 pub use trust::TrustRoots;

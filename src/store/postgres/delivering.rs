@@ -1,7 +1,6 @@
 //! Implements [`Delivering`]: claims, results of attempts, webhooks, and the removal of rows.
 
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use jiff::Timestamp;
 use tokio::sync::oneshot;
@@ -43,7 +42,7 @@ impl Shared {
         let all: Vec<Finish> = group.iter().flat_map(|(some, _)| some.to_vec()).collect();
         let result = async {
             let (mut session, repository) = self.session().await?;
-            let sender = self.sender.id(&mut session).await?;
+            let sender = self.sender.lease(&mut session).await?.id;
             let finishing = queue::Finishing {
                 repository,
                 sender,
@@ -74,7 +73,8 @@ impl Shared {
 
     async fn claim(&self, webhook: String, asking: Asking) -> Result<Claims, Fault> {
         let (mut session, repository) = self.session().await?;
-        let sender = self.sender.id(&mut session).await?;
+        let lease = self.sender.lease(&mut session).await?;
+        let sender = lease.id;
         if let Some(keeping) = asking.keeping {
             let released = claims::release(repository, sender, &webhook, keeping);
             session.transact(released).await?;
@@ -95,6 +95,10 @@ impl Shared {
             }
         }
         let alone = asking.alone != Alone::No;
+        // Others may remove a lease that nobody confirmed in time. The next renewal decides.
+        if (alone || claiming.limit > 0) && !lease.hold.is_valid() {
+            return Ok(Claims::default());
+        }
         let own = self
             .sender
             .own(&mut session, sender, &claiming.webhook, alone);
@@ -106,7 +110,10 @@ impl Shared {
             return Ok(Claims::later(next_due));
         }
         match claiming.claim(&mut session).await? {
-            Some(claims) => Ok(claims),
+            Some(claims) => Ok(Claims {
+                hold: lease.hold,
+                ..claims
+            }),
             None => {
                 self.sender.lose(sender).await;
                 Ok(Claims::default())
@@ -182,9 +189,8 @@ impl Shared {
 }
 
 impl Delivering for PostgresStore {
-    fn claims_last(&self) -> Option<Duration> {
-        // A sender renews its lease several times in this time, or others may take its lanes over.
-        Some(self.shared.sender.length() / 2)
+    fn is_shared(&self) -> bool {
+        true
     }
 
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {

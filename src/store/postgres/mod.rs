@@ -382,7 +382,7 @@ async fn open(
     if purpose == Purpose::Send {
         // A move must find a sender that has claimed nothing yet.
         let mut session = Session::of(&pool).await.map_err(fault)?;
-        sender.id(&mut session).await.map_err(fault)?;
+        sender.lease(&mut session).await.map_err(fault)?;
     }
     let last_read = LastRead::new(lease.fleet(&pool).await.map_err(fault)?);
     let statistics = Statistics::read(&pool).await.map_err(fault)?;

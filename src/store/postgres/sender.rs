@@ -8,7 +8,8 @@
 //!
 //! A process that was stopped past its lease may continue. Its claims are gone then, and the results of
 //! its attempts are ignored. Its request may have reached the receiver, and another sender sends the
-//! same delivery again, with the same id and body.
+//! same delivery again, with the same id and body. So no request begins unless the database has confirmed
+//! the lease in time: see [`Hold`].
 //!
 //! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint asked
 //! for a wait, or has a `rate`. Other senders then claim nothing of the webhook. The sender ends that after
@@ -23,8 +24,9 @@ use std::time::Duration;
 
 use deadpool_postgres::Pool;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, info, warn};
 
 use super::changes::{self, Kind};
 use super::connect::renewal_max;
@@ -33,12 +35,16 @@ use super::lease::Notices;
 use super::session::{LOCK, LOCK_ALONE, LOCK_SHARED, Session, statement};
 use super::{guard, row, transfer};
 use crate::store::error::Fault;
+use crate::store::hold::Hold;
 use crate::store::transfer::MARK;
 
-/// The renewals without a failure after which a sender removes the leases of others that have ended.
-///
-/// They take the length of a lease, so every other sender that lives has renewed its lease meanwhile.
-const RENEWALS_BEFORE_REMOVAL: u32 = 3;
+/// A lease of this process as a sender.
+#[derive(Clone)]
+pub(super) struct SenderLease {
+    pub(super) id: i64,
+    /// How long the claims by this lease surely exclude others.
+    pub(super) hold: Hold,
+}
 
 /// This process as a sender.
 pub(super) struct Sender {
@@ -47,8 +53,8 @@ pub(super) struct Sender {
     name: String,
     /// The time after which the lease expires without a renewal.
     length: Duration,
-    /// The number of the lease. `None` before the first claim, and after the lease was lost.
-    id: tokio::sync::Mutex<Option<i64>>,
+    /// The lease. `None` before the first claim, and after the lease was lost.
+    lease: tokio::sync::Mutex<Option<SenderLease>>,
     /// The webhooks that this sender alone sends to, perhaps or surely.
     owned: Mutex<HashMap<String, Owned>>,
 }
@@ -67,22 +73,18 @@ impl Sender {
             repository,
             name,
             length,
-            id: tokio::sync::Mutex::default(),
+            lease: tokio::sync::Mutex::default(),
             owned: Mutex::default(),
         }
     }
 
-    /// The time after which the lease expires without a renewal.
-    pub(super) fn length(&self) -> Duration {
-        self.length
-    }
-
-    /// Returns the number of the lease. Gets a lease if there is none.
-    pub(super) async fn id(&self, session: &mut Session) -> Result<i64, Fault> {
-        let mut id = self.id.lock().await;
-        if let Some(id) = *id {
-            return Ok(id);
+    /// Returns the lease. Gets one if there is none.
+    pub(super) async fn lease(&self, session: &mut Session) -> Result<SenderLease, Fault> {
+        let mut lease = self.lease.lock().await;
+        if let Some(lease) = &*lease {
+            return Ok(lease.clone());
         }
+        let requested = Instant::now();
         // A move that ends meanwhile finds this sender, or this sender finds its mark.
         let answers = session
             .transact(vec![
@@ -105,16 +107,19 @@ impl Sender {
             transfer::unless_moved(answers.get(1))?;
             return Err(Fault::Closed);
         }
-        let new = super::client::number(rows)?;
-        *id = Some(new);
+        let new = SenderLease {
+            id: super::client::number(rows)?,
+            hold: Hold::of_lease(requested, self.length),
+        };
+        *lease = Some(new.clone());
         Ok(new)
     }
 
     /// Forgets the lease, because another sender removed it.
     pub(super) async fn lose(&self, lost: i64) {
-        let mut id = self.id.lock().await;
-        if *id == Some(lost) {
-            *id = None;
+        let mut lease = self.lease.lock().await;
+        if let Some(lost) = lease.take_if(|lease| lease.id == lost) {
+            lost.hold.end();
             guard(&self.owned).clear();
             warn!(
                 "another process took over the deliveries that this one was sending, because it was \
@@ -201,33 +206,43 @@ impl Sender {
         let ended = Notify::new();
         let renewing = async {
             let mut n_changes = None;
-            // The number of renewals since the last one that failed.
-            let mut n_renewals = 0_u32;
+            // The time of the first answer since the last renewal that failed.
+            let mut reached_at = None;
+            let mut is_warned = false;
             loop {
+                let requested = Instant::now();
                 let mut again = self.length / 3;
                 match self.renew(&renewals, &notices, last_read.as_ref()).await {
                     Ok((found, have_ended)) => {
-                        n_renewals = n_renewals.saturating_add(1);
+                        let reached = reached_at.get_or_insert_with(Instant::now).elapsed();
+                        if std::mem::take(&mut is_warned) {
+                            info!("the database confirmed the lease; sending callbacks again");
+                        }
                         if n_changes.is_some_and(|before| before != found) {
                             notices.changed();
                         }
                         n_changes = Some(found);
                         // After an outage all leases have ended, also those of senders that renew
                         // theirs a moment later.
-                        if have_ended && n_renewals > RENEWALS_BEFORE_REMOVAL {
+                        if have_ended && reached >= self.length {
                             ended.notify_one();
                         }
                     }
                     Err(fault) => {
-                        n_renewals = 0;
+                        reached_at = None;
                         if let Some(last_read) = &last_read {
                             last_read.unanswered();
                         }
                         debug!(%fault, "cannot renew the lease of the sender; retrying");
+                        if !is_warned && self.has_ended().await {
+                            is_warned = true;
+                            warn!(%fault, "{}", self.unconfirmed());
+                        }
                         again = self.length / 10;
                     }
                 }
-                tokio::time::sleep(again).await;
+                // On a slow link, the next request begins without a pause.
+                tokio::time::sleep(again.saturating_sub(requested.elapsed())).await;
             }
         };
         let removing = async {
@@ -243,11 +258,27 @@ impl Sender {
             _ = both => {}
             () = stop.cancelled() => {}
         }
-        if let Some(id) = self.id.lock().await.take()
-            && let Err(fault) = self.remove(&pool, Some(id)).await
+        if let Some(lease) = self.lease.lock().await.take()
+            && let Err(fault) = self.remove(&pool, Some(lease.id)).await
         {
             debug!(%fault, "cannot remove the lease of the sender; it expires by itself");
         }
+    }
+
+    /// Whether there is a lease whose claims may no longer exclude others.
+    async fn has_ended(&self) -> bool {
+        let lease = self.lease.lock().await;
+        lease.as_ref().is_some_and(|lease| !lease.hold.is_valid())
+    }
+
+    /// Describes why this process sends nothing.
+    fn unconfirmed(&self) -> String {
+        let length = humantime::format_duration(self.length);
+        format!(
+            "sending no callbacks: the database has not confirmed the lease of this process for {length} \
+             (store.lease), so others may send its deliveries. If the link to the database is slow, \
+             raise store.lease"
+        )
     }
 
     /// Renews the lease. Returns the number of changes by operators, and whether leases of others ended.
@@ -259,7 +290,9 @@ impl Sender {
     ) -> Result<(i64, bool), Fault> {
         let session = Session::of(pool).await?;
         let mut session = session.answers_within(renewal_max(self.length));
-        let id = *self.id.lock().await;
+        let lease = self.lease.lock().await.clone();
+        let id = lease.as_ref().map(|lease| lease.id);
+        let requested = Instant::now();
         let length = self.length.as_secs_f64();
         let mut statements = vec![
             statement!(
@@ -281,11 +314,13 @@ impl Sender {
         if let Some(last_read) = last_read {
             last_read.set(fleet::of_rows(answers.get(2..).unwrap_or_default())?);
         }
-        if let Some(id) = id
-            && answers.first().is_none_or(Vec::is_empty)
-        {
-            self.lose(id).await;
-            notices.paused();
+        if let Some(lease) = lease {
+            if answers.first().is_none_or(Vec::is_empty) {
+                self.lose(lease.id).await;
+                notices.paused();
+            } else {
+                lease.hold.renewed(requested, self.length);
+            }
         }
         let found = answers.get(1).and_then(|rows| rows.first());
         let Some(found) = found else {

@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use deadpool_postgres::{ClientWrapper, Object, Pool};
-use futures_util::future::join_all;
+use futures_util::future::{join_all, try_join_all};
 use tokio_postgres::Row;
 use tokio_postgres::types::ToSql;
 
@@ -238,11 +238,9 @@ impl Session {
 
 /// Sends these statements on a connection. Returns their rows, or the first error.
 async fn send(client: &ClientWrapper, statements: &[Statement]) -> Result<Vec<Vec<Row>>, Fault> {
-    let mut prepared = Vec::with_capacity(statements.len());
-    // Prepare all of them first. A connection prepares each only once.
-    for (sql, _) in statements {
-        prepared.push(client.prepare_cached(sql).await?);
-    }
+    // Prepare all of them first, in one round trip. A connection prepares each only once.
+    let all = statements.iter().map(|(sql, _)| client.prepare_cached(sql));
+    let prepared = try_join_all(all).await?;
     let values: Vec<Vec<&(dyn ToSql + Sync)>> = statements
         .iter()
         .map(|(_, values)| values.iter().map(|value| &**value as _).collect())

@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use axum::http::StatusCode;
 use reqwest::dns::{Addrs, Name, Resolving};
@@ -43,14 +44,20 @@ fn client(webhook: &config::Webhook, addresses: &[&str]) -> WebhookClient {
 }
 
 async fn send(client: &WebhookClient) -> Attempt {
-    let now = Timestamp::from_second(1_767_323_045).unwrap();
-    let callback = Callback {
+    client.send(&callback(), now()).await
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_767_323_045).unwrap()
+}
+
+fn callback() -> Callback {
+    Callback {
         traceparent: None,
-        content: CallbackContent::test(EventId("evt_1".to_owned()), now),
+        content: CallbackContent::test(EventId("evt_1".to_owned()), now()),
         attempt: 1,
         origin: Origin::Test,
-    };
-    client.send(&callback, now).await
+    }
 }
 
 #[tokio::test]
@@ -122,4 +129,30 @@ async fn connections_have_an_age_limit() {
     let attempt = send(&client).await;
     let error = attempt.error.unwrap_or_default();
     assert!(error.contains("169.254.169.254 is denied"), "{error}");
+}
+
+/// The last check is when the body begins, after the connection is there.
+#[tokio::test]
+async fn a_request_that_may_no_longer_begin_is_not_received() {
+    let options = ReceiverOptions::new(Timestamp::now);
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let (receiver, mut received) = Receiver::bind(address, options).await.unwrap();
+    let client = client(&webhook(&receiver.url()), &[]);
+    tokio::spawn(receiver.serve(CancellationToken::new()));
+    for size in [10, 1024 * 1024] {
+        let mut callback = callback();
+        callback.content.payload = vec![b'x'; size].into();
+        // On a new connection, and on an open one.
+        for _ in 0..2 {
+            let n_checks = AtomicUsize::new(0);
+            let once: MayBegin = Arc::new(move || n_checks.fetch_add(1, Ordering::Relaxed) == 0);
+            let attempt = client.send_if(&callback, now(), &once).await;
+            assert!(attempt.is_withheld, "{attempt:?}");
+            let attempt = client.send(&callback, now()).await;
+            assert_eq!(attempt.outcome, Outcome::Accepted, "{attempt:?}");
+            assert!(!attempt.is_withheld);
+            timeout(PATIENCE, received.recv()).await.unwrap().unwrap();
+        }
+    }
+    assert!(received.try_recv().is_err());
 }

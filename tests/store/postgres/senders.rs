@@ -97,6 +97,43 @@ fn an_outage_that_lasts_longer_than_the_leases_costs_no_sender_its_claims() {
     }
 }
 
+/// Others may remove such a lease at any time.
+#[test]
+fn a_sender_claims_nothing_while_its_lease_is_not_renewed() {
+    let Some(server) = server("a_sender_claims_nothing_while_its_lease_is_not_renewed") else {
+        return;
+    };
+    let settings = Settings {
+        lease: Duration::from_secs(4),
+        ..settings(server)
+    };
+    let watching = Store::connect(&settings).unwrap();
+    let batch = one_event("a", "one", &["catalog"]);
+    watching.record(batch).unwrap();
+    let sender = Store::connect_sender(&settings).unwrap();
+    let schema = schema(&settings);
+    let locks = format!("BEGIN; SELECT FROM {schema}.senders FOR UPDATE;");
+    let locked = server.session("postgres", &locks);
+    let sql = format!("SELECT count(*) FROM {schema}.senders WHERE leased_until > now()");
+    wait_until("the end of the lease", || {
+        (server.sql("postgres", &sql) == "0").then_some(())
+    });
+    for alone in [Alone::No, Alone::Yes] {
+        let asking = Asking {
+            alone,
+            ..asking(at(0), 1)
+        };
+        let found = wait(sender.claim("catalog", asking)).unwrap();
+        assert!(found.ready.is_empty(), "{alone:?}");
+    }
+    locked.end();
+    let found = wait_until("a renewal", || {
+        let found = claims(&sender, "catalog", at(0));
+        (!found.ready.is_empty()).then_some(found)
+    });
+    assert!(found.hold.is_valid());
+}
+
 #[test]
 fn a_sender_that_must_be_alone_is_alone_until_it_ends() {
     let Some(server) = server("a_sender_that_must_be_alone_is_alone_until_it_ends") else {

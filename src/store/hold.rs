@@ -1,0 +1,75 @@
+//! How long the claims of a process surely exclude other processes.
+//!
+//! Constraint: whoever sends a claimed delivery asks immediately before the first byte. Waiting for a token
+//! or for a host name may take longer than a lease, and a stopped process does not notice that time passes.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// How long the claims of a process surely exclude other processes. All clones are of one lease.
+///
+/// The default is that of a store without other processes: its claims last as long as the store is open.
+#[derive(Clone, Debug, Default)]
+pub struct Hold(Option<Arc<Mutex<Option<Instant>>>>);
+
+impl Hold {
+    /// Makes the hold of a lease that was requested at this time and has this length.
+    ///
+    /// The lease began later, when the request arrived.
+    pub(super) fn of_lease(requested: Instant, length: Duration) -> Self {
+        Self(Some(Arc::new(Mutex::new(requested.checked_add(length)))))
+    }
+
+    /// Extends the hold after an answer: the lease was renewed by a request of this time.
+    pub(super) fn renewed(&self, requested: Instant, length: Duration) {
+        if let Some(mut until) = self.lock()
+            && let Some(before) = *until
+        {
+            *until = requested.checked_add(length).map(|new| new.max(before));
+        }
+    }
+
+    /// Ends the hold forever, because another process removed the lease.
+    pub(super) fn end(&self) {
+        if let Some(mut until) = self.lock() {
+            *until = None;
+        }
+    }
+
+    /// Whether the claims surely exclude others now.
+    pub fn is_valid(&self) -> bool {
+        let Some(until) = self.lock() else {
+            return true;
+        };
+        until.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn lock(&self) -> Option<MutexGuard<'_, Option<Instant>>> {
+        let until = self.0.as_ref()?;
+        Some(until.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LENGTH: Duration = Duration::from_secs(3_600);
+
+    #[test]
+    fn a_hold_lasts_from_the_request_and_never_comes_back() {
+        assert!(Hold::default().is_valid());
+        let now = Instant::now();
+        let long_ago = now.checked_sub(2 * LENGTH).unwrap_or(now);
+        let hold = Hold::of_lease(now, LENGTH);
+        // The answer of an earlier request comes late.
+        hold.renewed(long_ago, LENGTH);
+        assert!(hold.is_valid());
+        let other = hold.clone();
+        other.end();
+        hold.renewed(now, LENGTH);
+        assert!(!hold.is_valid());
+    }
+}
