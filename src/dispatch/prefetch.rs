@@ -7,7 +7,7 @@
 //! the meantime, the queue drops the whole answer. The queue claims more deliveries than it can
 //! send at the same time, so that a burst needs few claims.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -64,22 +64,38 @@ struct Prefetched {
 #[derive(Default)]
 struct Claimed {
     projects: HashSet<ProjectKey>,
-    deliveries: HashSet<i64>,
+    /// The deliveries with the current keys of their projects, as far as this process knows.
+    deliveries: HashMap<i64, ProjectKey>,
 }
 
 impl Claimed {
     fn has(&self, project: &ProjectKey, delivery: i64) -> bool {
-        self.projects.contains(project) || self.deliveries.contains(&delivery)
+        self.projects.contains(project) || self.deliveries.contains_key(&delivery)
     }
 
     fn insert(&mut self, project: ProjectKey, delivery: i64) {
-        self.projects.insert(project);
-        self.deliveries.insert(delivery);
+        self.projects.insert(project.clone());
+        self.deliveries.insert(delivery, project);
     }
 
-    fn remove(&mut self, project: &ProjectKey, delivery: i64) {
-        self.projects.remove(project);
-        self.deliveries.remove(&delivery);
+    /// Removes a delivery. Returns the current key of its project.
+    fn remove(&mut self, delivery: i64) -> Option<ProjectKey> {
+        let project = self.deliveries.remove(&delivery)?;
+        // Two projects may have become one.
+        if !self.deliveries.values().any(|other| *other == project) {
+            self.projects.remove(&project);
+        }
+        Some(project)
+    }
+
+    /// Replaces the old keys of renamed projects.
+    fn follow(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
+        for project in self.deliveries.values_mut() {
+            if let Some(new) = moves.get(project) {
+                project.clone_from(new);
+            }
+        }
+        self.projects = self.deliveries.values().cloned().collect();
     }
 }
 
@@ -176,11 +192,17 @@ impl Prefetch {
 
     /// Records that a delivery and its project are no longer busy.
     pub(super) fn release(&mut self, project: ProjectKey, delivery: i64) {
-        self.busy.remove(&project, delivery);
+        let project = self.busy.remove(delivery).unwrap_or(project);
         self.may_be_more = true;
         if self.is_asking() {
             self.released.insert(project, delivery);
         }
+    }
+
+    /// Replaces the old keys of renamed projects. Drops the claims, which have the old keys.
+    pub(super) fn follow(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
+        self.clear();
+        self.busy.follow(moves);
     }
 
     /// Drops all claims, and the answer of the claim in progress.
@@ -238,7 +260,8 @@ impl Prefetch {
             limit,
             excluding: self.busy.projects.clone(),
             alone,
-            keeping: std::mem::take(&mut self.has_others).then(|| self.busy.deliveries.clone()),
+            keeping: std::mem::take(&mut self.has_others)
+                .then(|| self.busy.deliveries.keys().copied().collect()),
         }
     }
 
@@ -362,7 +385,7 @@ impl Prefetch {
             let is_claimed = |claimed: &Claimed| claimed.has(&claim.key, claim.delivery);
             if !is_claimed(&self.busy) && !is_claimed(&released) {
                 self.push(claim, answer.hold.clone(), until);
-            } else if !self.busy.deliveries.contains(&claim.delivery) {
+            } else if !self.busy.deliveries.contains_key(&claim.delivery) {
                 self.has_others = self.is_shared;
             }
         }

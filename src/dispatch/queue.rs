@@ -433,12 +433,10 @@ impl Queue {
     }
 
     /// Replaces the old keys of renamed projects.
-    ///
-    /// Claims have the old keys, so they are dropped.
     fn follow_moves(&mut self) {
         for moves in self.handle.take_moves() {
             self.endpoint.moved(&moves);
-            self.prefetch.clear();
+            self.prefetch.follow(&moves);
             self.in_flight.follow(moves);
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
+use std::time::Duration;
 
 use project_webhooks::receiver::Received;
 
@@ -119,6 +120,38 @@ fn a_project_that_is_renamed_while_its_delivery_is_in_flight_sends_it_once() {
     answer.send(()).unwrap();
     wait_pending(&home, 0);
     assert_eq!(tags(&endpoint.all()), ["v1", "v2"]);
+}
+
+#[test]
+fn a_cancelled_delivery_in_flight_holds_back_later_ones_of_its_renamed_project() {
+    let endpoint = Endpoint::answering(|one| {
+        let mut answer = reply(200);
+        if tag(one) == "v1" {
+            // It is in flight until the end of the test.
+            answer.delay = Duration::from_secs(3_600);
+        }
+        answer
+    });
+    let home = one_project(&endpoint);
+    home.write("sales/other/project.xml", &xml("other", "id-other", ""));
+    let daemon = home.start();
+    publish(&home, "orders", "v1");
+    endpoint.wait_for(1);
+    home.rename("sales/orders", "sales/renamed");
+    daemon.fence();
+    publish(&home, "renamed", "v2");
+    wait_pending(&home, 2);
+    let pending = home.json(&["deliveries", "--state", "pending"]);
+    let ids = pending.as_array().unwrap().iter();
+    let first = ids.map(|one| one["id"].as_i64().unwrap()).min().unwrap();
+    home.command(&["deliveries", "cancel", &first.to_string(), "--yes"]);
+    // Later deliveries of another project come after everything that the daemon sends now.
+    for (version, n) in [("v3", 2), ("v4", 3)] {
+        let copy = format!("sales/other/published/{version}/project.xml");
+        home.write(&copy, &xml("other", "id-other", version));
+        endpoint.wait_for(n);
+    }
+    assert_eq!(tags(&endpoint.all()), ["v1", "v3", "v4"]);
 }
 
 #[test]

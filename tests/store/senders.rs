@@ -11,7 +11,7 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded};
-use project_webhooks::store::{Asking, Batch, Change, Claim, Finish, Store};
+use project_webhooks::store::{Asking, Batch, Change, Claim, Finish, Operations, Selector, Store};
 
 use crate::common::{PATIENCE, Postgres, wait_exit, wait_until};
 use crate::helpers::*;
@@ -189,6 +189,48 @@ fn the_claims_of_lanes_that_became_one_may_end_together() {
     fleet.watching.record(batch).unwrap();
     fleet.finish_together(&one, &two);
     assert_eq!(claim_one(&fleet.one).payload, bytes("three"));
+}
+
+/// The sender knows the project by its former key, because another process watches.
+#[test]
+fn a_lane_with_a_cancelled_delivery_under_way_has_nothing_to_claim() {
+    let Some(fleet) = Fleet::new("a_lane_with_a_cancelled_delivery_under_way_has_nothing_to_claim")
+    else {
+        return;
+    };
+    for text in ["one", "two"] {
+        let batch = one_event("a", text, &["catalog"]);
+        fleet.watching.record(batch).unwrap();
+    }
+    let cancelled = claim_one(&fleet.one);
+    let moved = Change {
+        key: key("b"),
+        moved_from: Some(key("a")),
+        before: Recorded::default(),
+        after: Recorded::default(),
+        events: Vec::new(),
+    };
+    let batch = Batch {
+        changes: vec![moved],
+        ..Batch::new(at(0))
+    };
+    fleet.watching.record(batch).unwrap();
+    let one = Selector {
+        ids: vec![cancelled.delivery],
+        ..Selector::default()
+    };
+    let mut operations = Operations::connect(&fleet.settings).unwrap();
+    assert_eq!(operations.cancel(&one, at(0)).unwrap(), 1);
+    for sender in [&fleet.one, &fleet.other] {
+        let asking = Asking {
+            excluding: [key("a")].into(),
+            ..asking(at(0), 9)
+        };
+        let found = wait(sender.claim("catalog", asking)).unwrap();
+        assert_eq!((found.ready, found.next_due), (Vec::new(), None));
+    }
+    end(&fleet.one, &cancelled, Verdict::Delivered);
+    assert_eq!(claim_one(&fleet.one).payload, bytes("two"));
 }
 
 /// A process that does not watch may still have the former configuration.

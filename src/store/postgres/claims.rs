@@ -28,13 +28,17 @@ const CLAIM_BYTES: i64 = 1024 * 1024;
 ///
 /// The server reads heads in the order of their index until it has enough. `OFFSET 0` keeps it from joining
 /// them with all claims first.
+///
+/// A sender may claim again what it has. But another delivery of the lane may be under way: it was cancelled
+/// meanwhile, and the project has another key than the sender knows.
 macro_rules! free_heads {
     () => {
         "FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
          AND (d.organization, d.project) NOT IN \
          (SELECT o, p FROM unnest($4::text[], $5::text[]) AS x (o, p)) \
          AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.webhook = $3 \
-         AND c.organization = d.organization AND c.project = d.project AND c.sender <> $2 OFFSET 0) \
+         AND c.organization = d.organization AND c.project = d.project \
+         AND (c.sender <> $2 OR c.delivery <> d.id) OFFSET 0) \
          AND NOT EXISTS (SELECT 1 FROM claims c WHERE c.repository = $1 AND c.delivery = d.id \
          AND c.sender <> $2 OFFSET 0) \
          AND NOT EXISTS (SELECT 1 FROM webhooks w WHERE w.repository = $1 AND w.name = $3 \
