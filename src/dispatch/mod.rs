@@ -137,9 +137,10 @@ impl Dispatcher {
         let stop = self.stop.child_token();
         let queue = queue::Queue::new(Arc::clone(&self.shared), receiver, stop.clone());
         let lock = Arc::clone(self.locks.entry(name.clone()).or_default());
+        let stop_of_all = self.stop.clone();
         self.tasks.spawn(thread.run(async move {
             let _held = lock.lock_owned().await;
-            queue.run().await;
+            queue.run(stop_of_all).await;
         }));
         let target = sender;
         self.queues.insert(name, RunningQueue { target, stop });

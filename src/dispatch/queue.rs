@@ -107,7 +107,9 @@ impl Queue {
     }
 
     /// Runs until the queue is stopped and its attempts in progress have ended.
-    pub(super) async fn run(mut self) {
+    ///
+    /// `stop_of_all` stops the queues of all webhooks, because the process ends.
+    pub(super) async fn run(mut self, stop_of_all: CancellationToken) {
         let stop = self.stop.clone();
         // Deliveries in the handle were passed to an earlier queue, which may have sent them. Only
         // the store knows their state, so this queue claims them from there.
@@ -142,7 +144,7 @@ impl Queue {
             self.record();
         }
         if self.shared.store.is_shared() {
-            self.leave().await;
+            self.leave(&stop_of_all).await;
         }
     }
 

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::{Queue, SLEEP_MAX};
@@ -15,9 +16,10 @@ use crate::store::{Alone, Fault};
 /// Others ask every [`super::SHARED_POLL`].
 const GIVE_WAY: Duration = Duration::from_secs(2);
 
-/// How long a queue that ends tries to leave its webhook to other senders.
+/// How long a queue that ends with its process tries to leave its webhook to other senders.
 ///
-/// If it cannot, the next queue of the webhook does, or the end of the process.
+/// If it cannot, the end of the process does. Any other queue tries until it can: its claims would last as
+/// long as the process.
 const LEAVE: Duration = Duration::from_secs(3);
 
 impl Queue {
@@ -86,13 +88,15 @@ impl Queue {
     }
 
     /// Leaves the webhook to other senders.
-    pub(super) async fn leave(&mut self) {
-        let left = tokio::time::timeout(LEAVE, self.try_to_leave()).await;
-        if left.is_err() {
-            debug!(
-                webhook = self.name,
-                "cannot leave the webhook to other senders"
-            );
+    pub(super) async fn leave(&mut self, stop_of_all: &CancellationToken) {
+        let name = self.name.clone();
+        let too_late = async {
+            stop_of_all.cancelled().await;
+            tokio::time::sleep(LEAVE).await;
+        };
+        tokio::select! {
+            () = self.try_to_leave() => {}
+            () = too_late => debug!(webhook = name, "cannot leave the webhook to other senders"),
         }
     }
 
