@@ -4,7 +4,8 @@
 //! directory. A slow client does not delay the others.
 //!
 //! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes all
-//! queues read the store again. `reload`, `list-held` and `accept` go to the supervisor.
+//! queues read the store again. `reload`, `list-held` and `accept` go to the supervisor. A client that
+//! closes its side withdraws `list-held` and `accept`, unless an engine is just releasing removals.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -136,8 +137,8 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     // A client that sends no line gets the report too.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     let report = match line.trim_end() {
-        RELOAD => supervisor(&admin, Request::Reload).await,
-        LIST_HELD => supervisor(&admin, Request::ListHeld).await,
+        RELOAD => supervisor(&admin, &mut stream, Request::Reload).await,
+        LIST_HELD => supervisor(&admin, &mut stream, Request::ListHeld).await,
         WAKE => {
             info!("a command changed deliveries or webhooks");
             admin.queues.wake_all();
@@ -145,7 +146,8 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
         }
         line => match line.strip_prefix(ACCEPT) {
             Some(token) => {
-                supervisor(&admin, |answer| Request::Accept(token.to_owned(), answer)).await
+                let request = |answer| Request::Accept(token.to_owned(), answer);
+                supervisor(&admin, &mut stream, request).await
             }
             None => serde_json::to_vec(&admin.sources.daemon()),
         },
@@ -154,9 +156,10 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
-/// Passes a request to the supervisor. The answer is empty at a stop, or if it takes too long.
+/// Passes a request to the supervisor. The answer is empty at a stop, or if nobody waits for it any more.
 async fn supervisor<T: Serialize>(
     admin: &Admin,
+    client: &mut UnixStream,
     request: impl FnOnce(oneshot::Sender<T>) -> Request,
 ) -> serde_json::Result<Vec<u8>> {
     let answered = async {
@@ -165,10 +168,18 @@ async fn supervisor<T: Serialize>(
         answer.await.ok()
     };
     // The command waits no longer, and its place must not stay taken.
-    match tokio::time::timeout(RELOAD_MAX, answered).await {
-        Ok(Some(answer)) => serde_json::to_vec(&answer),
-        Ok(None) | Err(_) => Ok(Vec::new()),
-    }
+    let answered = tokio::time::timeout(RELOAD_MAX, answered);
+    let answer = tokio::select! {
+        answer = answered => answer.ok().flatten(),
+        () = left(client) => None,
+    };
+    answer.map_or(Ok(Vec::new()), |answer| serde_json::to_vec(&answer))
+}
+
+/// Waits until a client has closed its side. It sends nothing after its line.
+async fn left(client: &mut UnixStream) {
+    let mut rest = [0; 64];
+    while client.read(&mut rest).await.is_ok_and(|n| n > 0) {}
 }
 
 /// Asks the daemon of this state directory for its report. Returns `None` if no daemon runs.

@@ -95,7 +95,13 @@ pub(super) fn run(
         }
     }
     let accepted = admin::control::accept(&config.state_dir, &held.token)
-        .with_context(no_answer)?
+        .with_context(|| {
+            format!(
+                "{}. The request is withdrawn unless the daemon was just releasing the removals; run \
+                 `accept` again to see which are still held",
+                no_answer()
+            )
+        })?
         .ok_or_else(no_daemon)?;
     let refusals;
     (view.released, refusals) = released(accepted)?;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use signal_hook::consts::{SIGHUP, SIGUSR1};
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
@@ -141,15 +141,11 @@ impl Daemon<'_> {
             // The engines answer between two steps, and signals must not wait for them.
             Request::ListHeld(answer) => {
                 let asking = self.engines.asking();
-                self.spawn(async move {
-                    let _ = answer.send(asking.list_held().await);
-                });
+                self.spawn(answered(answer, async move { asking.list_held().await }));
             }
             Request::Accept(token, answer) => {
                 let asking = self.engines.asking();
-                self.spawn(async move {
-                    let _ = answer.send(asking.accept(token).await);
-                });
+                self.spawn(answered(answer, async move { asking.accept(token).await }));
             }
         }
     }
@@ -198,6 +194,17 @@ impl Daemon<'_> {
 
 /// The notices that the queues know of.
 #[derive(Default)]
+/// Answers a request. Drops its work once nobody waits for the answer, so that the request is withdrawn.
+async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = T>) {
+    tokio::select! {
+        biased;
+        () = answer.closed() => {}
+        done = work => {
+            let _ = answer.send(done);
+        }
+    }
+}
+
 pub(super) struct Seen(Notice);
 
 impl Seen {

@@ -225,6 +225,8 @@ impl EventLoop {
             }
             // The sender may have stopped waiting for the answer.
             Command::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
+            // An earlier command may have taken long.
+            Command::Accept(_, answer) if answer.is_closed() => {}
             Command::Accept(token, answer) => drop(answer.send(self.worker.accept(&token))),
         }
     }

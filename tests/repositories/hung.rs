@@ -1,6 +1,6 @@
 //! A repository whose file system hangs, beside one that works.
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -8,8 +8,8 @@ use std::process::{Child, Command, Stdio};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::common::{
-    Daemon, Endpoint, Home, PATIENCE, Run as _, Settings, Webhook, own_mounts, skip, succeeds,
-    wait_health, wait_until, write, xml,
+    Daemon, Endpoint, Home, PATIENCE, Patient, Run as _, Settings, Webhook, own_mounts, skip,
+    succeeds, wait_health, wait_until, write, xml,
 };
 use super::postgres::{Place, launch, server, start_refused, store, wait_fleet};
 use super::{ADMIN, DEFINITION, field, get, is_healthy, put, roots, start, two};
@@ -31,8 +31,10 @@ impl Served {
             return None;
         }
         let backing = home.beside(&format!("{name}.backing"));
-        std::fs::create_dir_all(&backing).unwrap();
         let at = home.beside(name);
+        for directory in [&backing, &at] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
         let server = Command::new("bindfs")
             .args([
                 "-f",
@@ -116,6 +118,18 @@ fn accept(home: &Home) -> (Option<i32>, serde_json::Value, String) {
     (output.status.code(), printed, errors)
 }
 
+/// Accepts the held removals, as a client that leaves before the answer.
+fn accept_and_leave(home: &Home) {
+    let connect = || Patient::of(UnixStream::connect(home.beside("state/control.sock")).unwrap());
+    let mut client = connect();
+    client.write_all(b"list-held\n").unwrap();
+    let mut held = String::new();
+    client.read_to_string(&mut held).unwrap();
+    let held: serde_json::Value = serde_json::from_str(&held).unwrap();
+    let line = format!("accept {}\n", held["token"].as_str().unwrap());
+    connect().write_all(line.as_bytes()).unwrap();
+}
+
 #[test]
 fn a_repository_that_hangs_stops_nobody_else() {
     let test = "hung::a_repository_that_hangs_stops_nobody_else";
@@ -139,6 +153,8 @@ fn a_repository_that_hangs_stops_nobody_else() {
     wait_until("held removals", || {
         (home.json(&["status"])["heldRemovals"]["count"] == 4).then_some(())
     });
+    // Nobody waits for the answer, so the removals stay held.
+    accept_and_leave(&home);
     let (status, printed, errors) = std::thread::scope(|scope| {
         // The engine of the hung one is asked, too.
         let accepting = scope.spawn(|| accept(&home));
