@@ -105,7 +105,7 @@ pub(crate) fn is_in_container() -> bool {
     differs("/proc/self/ns/user", USER) || differs("/proc/self/ns/pid", PROCESS) || is_other_network
 }
 
-/// Returns the gaps that this process can find.
+/// Returns the gaps that this process can find. The path of the repository has no symbolic links.
 #[cfg(target_os = "linux")]
 pub(crate) fn gaps(repository: &Path, key: &str) -> Vec<Gap> {
     use super::netlink;
@@ -128,18 +128,15 @@ pub(crate) fn gaps(repository: &Path, key: &str) -> Vec<Gap> {
             if (1..QUEUE_MIN).contains(&state.backlog_limit) {
                 gaps.push(Gap::ShortQueue(state.backlog_limit));
             }
-            let path = repository
-                .canonicalize()
-                .unwrap_or_else(|_| repository.to_owned());
             let covers = |rule: &netlink::Rule| {
                 let is_above = rule
                     .path
                     .as_ref()
-                    .is_some_and(|above| path.starts_with(above));
+                    .is_some_and(|above| repository.starts_with(above));
                 is_above && rule.is_for_writes && rule.key.as_deref() == Some(key)
             };
             if !rules.iter().any(covers) {
-                let key = key.to_owned();
+                let (path, key) = (repository.to_owned(), key.to_owned());
                 gaps.push(Gap::NoRule { path, key });
             }
         }

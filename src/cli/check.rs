@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::{DONE, status_of_problems};
 use crate::actor;
 use crate::config::{
     self, Auth, Config, Problem, Repository, SystemEnvironment, Webhook, duration_text, rate_text,
@@ -21,8 +22,8 @@ use crate::webhook::{Proxies, TrustRoots, Way};
 
 /// Checks `file`, or the default one, and prints the result.
 ///
-/// Returns whether the configuration is valid.
-pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Result<bool> {
+/// Returns the exit status.
+pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Result<u8> {
     let (file, mut result) = match config::find(file) {
         Ok(found) => {
             let mut result = config::load(&found.file, &SystemEnvironment);
@@ -47,7 +48,7 @@ pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io:
     {
         let problem = |gap: actor::Gap| Problem::of_file(&file, format!("username: {gap}"));
         for path in loaded.config.roots() {
-            let gaps = actor::gaps(path, key);
+            let gaps = actor::gaps(&config::resolved(path), key);
             loaded.warnings.extend(gaps.into_iter().map(problem));
         }
     }
@@ -69,7 +70,10 @@ pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io:
         print(&report, out)?;
     }
     out.flush()?;
-    Ok(report.valid)
+    Ok(match &result {
+        Ok(_) => DONE,
+        Err(problems) => status_of_problems(problems),
+    })
 }
 
 /// The result of a check.

@@ -145,12 +145,22 @@ pub fn main() -> ExitCode {
             }
             // Each problem already starts with the path of its file.
             let (status, said) = match error.downcast_ref::<Problems>() {
-                Some(problems) => (CONFIGURATION, problems.to_string()),
+                Some(problems) => (status_of_problems(problems), problems.to_string()),
                 None => (status_of(&error), failure(&error)),
             };
             let _ = writeln!(std::io::stderr(), "{said}");
             ExitCode::from(status)
         }
+    }
+}
+
+/// Returns the exit status for the problems of a configuration.
+///
+/// A service manager has to start the daemon again if a file system may answer later.
+fn status_of_problems(problems: &Problems) -> u8 {
+    match problems.are_passing() {
+        true => FAILED,
+        false => CONFIGURATION,
     }
 }
 
@@ -204,10 +214,7 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
             &style(),
             &mut std::io::stdout().lock(),
         )),
-        Command::Check { json } => {
-            let is_valid = check::check(config, *json, &mut std::io::stdout().lock())?;
-            Ok(if is_valid { DONE } else { CONFIGURATION })
-        }
+        Command::Check { json } => Ok(check::check(config, *json, &mut std::io::stdout().lock())?),
         Command::Init(init) => printing(|out| init::run(init, config, out)),
         Command::Reload => reload::run(
             config,

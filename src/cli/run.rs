@@ -337,7 +337,7 @@ pub(super) fn run(
         Ok(loaded) => loaded,
         Err(problems) => {
             writer.print_last(problems);
-            return Ok(CONFIGURATION);
+            return Ok(status);
         }
     };
     let log = &mut loaded.config.log;
@@ -350,6 +350,7 @@ pub(super) fn run(
         environment: &SystemEnvironment,
         logging: &logging,
         level_is_fixed: level.is_some(),
+            let status = super::status_of_problems(&problems);
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {

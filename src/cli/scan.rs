@@ -2,16 +2,17 @@
 //!
 //! Constraint: the command records nothing. It uses the daemon's observer, inference and check of
 //! the root. It treats a missing file as removed immediately, without waiting for
-//! `repository.settle`.
+//! `repository.settle`. A repository that hangs ends the command.
 
 mod result;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use jiff::Timestamp;
 
 use super::output::{Progress, Style, print_json};
@@ -32,6 +33,9 @@ use crate::repository::Root;
 use crate::store::{Listings, MetaKey};
 use result::{Routes, ScanView, print, view};
 
+/// How long a scan may take without progress. Finding the projects of a slow file system takes less.
+const STANDSTILL: Duration = Duration::from_secs(30);
+
 /// Scans the repository and prints the events that `run` would infer.
 pub(super) fn run(
     config: &Config,
@@ -43,7 +47,7 @@ pub(super) fn run(
     let configs = Arc::new(config.clone()).of_each_repository();
     let mut views = Vec::new();
     for config in &configs {
-        views.push(scan(config, now)?);
+        views.push(scan_apart(config, now)?);
     }
     match (json, views.as_slice()) {
         (true, [only]) if config.repositories.is_empty() => print_json(out, only)?,
@@ -57,7 +61,44 @@ pub(super) fn run(
     Ok(DONE)
 }
 
-fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
+/// What happens in the thread of a scan.
+enum Step {
+    Progress,
+    Done(anyhow::Result<ScanView>),
+}
+
+/// Scans on a thread of its own, because nothing can end a system call that hangs.
+fn scan_apart(config: &Arc<Config>, now: Timestamp) -> anyhow::Result<ScanView> {
+    let (sender, steps) = sync_channel(1);
+    let scanned = Arc::clone(config);
+    std::thread::Builder::new()
+        .name("scan".to_owned())
+        .spawn(move || {
+            let done = scan(&scanned, now, &sender);
+            // The command may have stopped waiting.
+            let _ = sender.send(Step::Done(done));
+        })
+        .context("cannot start a thread for the scan")?;
+    let path = config.repository.path.display();
+    loop {
+        match steps.recv_timeout(STANDSTILL) {
+            Ok(Step::Progress) => {}
+            Ok(Step::Done(done)) => return done,
+            Err(RecvTimeoutError::Timeout) => {
+                return Err(anyhow!(
+                    "the repository {path} does not answer; is its disk or network file system stuck?"
+                ));
+            }
+            Err(RecvTimeoutError::Disconnected) => {
+                return Err(anyhow!(
+                    "the scan of {path} ended unexpectedly; please report this bug"
+                ));
+            }
+        }
+    }
+}
+
+fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Result<ScanView> {
     let repository = &config.repository;
     let name = repository.name_in_keys();
     let listings = recorded(config)?;
@@ -77,7 +118,11 @@ fn scan(config: &Config, now: Timestamp) -> anyhow::Result<ScanView> {
 
     let missing = MountGuard::new(meta(MetaKey::Mounts)?).missing(&repository.path);
 
-    let observed = observe(config, listings.as_ref(), &mut guard, missing, now)?;
+    let steps = steps.clone();
+    let observer = Observer::new(repository.layout.clone(), repository.max_file_size);
+    let mut observer = observer.with_progress(move || drop(steps.try_send(Step::Progress)));
+    observer.hide(missing);
+    let observed = observe(config, listings.as_ref(), &mut guard, observer, now)?;
     let (mut comparisons, incomplete) = observed;
     let known = |comparison: &&Comparison| !comparison.recorded.is_empty();
     let n_recorded = comparisons.iter().filter(known).count();
@@ -186,7 +231,7 @@ fn observe(
     config: &Config,
     listings: Option<&Listings>,
     guard: &mut RootGuard,
-    missing: BTreeMap<String, String>,
+    mut observer: Observer,
     now: Timestamp,
 ) -> anyhow::Result<(Vec<Comparison>, Vec<Problem>)> {
     let repository = &config.repository;
@@ -194,8 +239,6 @@ fn observe(
     let root = Root::open(&repository.path)
         .with_context(|| format!("cannot open the repository {path}"))?;
     guard.watched(Some(root.identity()));
-    let mut observer = Observer::new(repository.layout.clone(), repository.max_file_size);
-    observer.hide(missing);
     let discovered = observer.discover(&root);
     let name = repository.name_in_keys();
     let mut recorded = listings.map_or(Ok(Vec::new()), |listings| listings.keys())?;

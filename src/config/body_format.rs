@@ -145,7 +145,8 @@ fn source_of(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, Op
         return None;
     };
     let path = file.path(context)?;
-    let text = context.accept(&file.location, source::read_text(&path))?;
+    let text = source::read_text(&path, &mut context.looks);
+    let text = context.accept(&file.location, text)?;
     if text.trim().is_empty() {
         let message = format!("{} is empty", path.display());
         context.error(&file.location, Fault::not_allowed(message));

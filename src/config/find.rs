@@ -12,6 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use super::looks::Looks;
 use super::problem::{Problem, Problems};
 
 /// The first default, below the current directory.
@@ -43,7 +44,9 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
         return Ok(found(named, None));
     }
     let (here, system) = (Path::new(HERE), Path::new(SYSTEM));
-    let distrust = match distrust(here, rustix::process::geteuid().as_raw()) {
+    let caller = rustix::process::geteuid().as_raw();
+    let distrust = Looks::new(false).read(here, move |here| distrust(here, caller));
+    let distrust = match distrust {
         Ok(distrust) => distrust,
         Err(error) if error.kind() == io::ErrorKind::NotFound && system.exists() => {
             return Ok(found(system, None));

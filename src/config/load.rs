@@ -320,7 +320,7 @@ fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToke
 fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
     let text = value.text(context)?;
     let listen = match text.strip_prefix("unix:") {
-        Some(path) => socket(path, context.path(path)),
+        Some(path) => socket(path, context.path(path), &mut context.looks),
         None => text.parse().map(Listen::Tcp).map_err(|_| {
             if let Ok(address) = text.parse::<IpAddr>() {
                 let suggestion = SocketAddr::new(address, 9417).to_string();
@@ -342,7 +342,7 @@ fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
     Some(listen)
 }
 
-fn socket(written: &str, path: PathBuf) -> Result<Listen, Fault> {
+fn socket(written: &str, path: PathBuf, looks: &mut Looks) -> Result<Listen, Fault> {
     if written.trim().is_empty() || written.ends_with('/') {
         return Err(Fault::not_allowed("has no file name for the socket"));
     }
@@ -354,7 +354,8 @@ fn socket(written: &str, path: PathBuf) -> Result<Listen, Fault> {
         )));
     }
     let is_file = |found: Metadata| !found.file_type().is_socket();
-    if path.symlink_metadata().is_ok_and(is_file) {
+    let found = looks.read(&path, |path| path.symlink_metadata());
+    if found.is_ok_and(is_file) {
         let message = format!("{} exists and is not a socket", path.display());
         return Err(Fault::not_allowed(message));
     }

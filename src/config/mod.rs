@@ -14,7 +14,7 @@
 //! - `source` reads values from credentials, the environment and files.
 //! - `load` makes a [`Config`] from the tree. `repository`, `webhook`, `subscription`, `headers`,
 //!   `auth`, `tls` and `network` read its parts.
-//! - `looks` looks at paths that may not answer.
+//! - `looks` looks at paths that may not answer, and reads files there.
 //! - `again` reads the values of files again.
 //! - `problem` has the type of errors and warnings.
 //! - `fingerprint` hashes the settings of a webhook.
@@ -47,11 +47,13 @@ mod webhook;
 mod yaml;
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags};
+
+use looks::{Looks, is_silent};
 
 pub(crate) use again::read_again;
 pub(crate) use auth::bearer;
@@ -90,7 +92,7 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
     match read(file) {
         Ok((bytes, mode)) => load::load(&bytes, file, mode & 0o004 != 0, environment),
         Err(error) => {
-            let message = if error.kind() == std::io::ErrorKind::NotFound {
+            let message = if error.kind() == io::ErrorKind::NotFound {
                 let (here, system) = (find::HERE, find::SYSTEM);
                 format!(
                     "the configuration file does not exist; pass --config FILE, or create {here} \
@@ -99,8 +101,12 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
             } else {
                 format!("the configuration cannot be read: {error}")
             };
+            let problem = Problem {
+                is_passing: is_silent(&error),
+                ..Problem::of_file(file, message)
+            };
             Err(Problems {
-                errors: vec![Problem::of_file(file, message)],
+                errors: vec![problem],
                 warnings: Vec::new(),
             })
         }
@@ -126,14 +132,31 @@ pub fn load_str(
 ///
 /// A pipe with a writer is read to its end, as for `--config <(command)`. A pipe without a writer
 /// reads as empty. Otherwise the daemon would wait for a writer.
-fn read(path: &Path) -> std::io::Result<(Vec<u8>, u32)> {
-    let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-    let file = rustix::fs::open(path, nonblocking, Mode::empty())?;
-    rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
-    let file = File::from(file);
-    let mode = file.metadata()?.mode();
-    let mut bytes = Vec::new();
-    file.take(yaml::SIZE_MAX as u64 + 1)
-        .read_to_end(&mut bytes)?;
-    Ok((bytes, mode))
+fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
+    let mut looks = Looks::new(false);
+    let (file, metadata) = looks.read(path, |path| {
+        let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+        let file = rustix::fs::open(path, nonblocking, Mode::empty())?;
+        rustix::fs::fcntl_setfl(&file, OFlags::empty())?;
+        let file = File::from(file);
+        let metadata = file.metadata()?;
+        Ok((file, metadata))
+    })?;
+    let content = move |_: &Path| {
+        let mut bytes = Vec::new();
+        let mut limited = file.take(yaml::SIZE_MAX as u64 + 1);
+        limited.read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    // The writer of a pipe may take longer than a file system.
+    let bytes = match metadata.is_file() {
+        true => looks.read(path, content)?,
+        false => content(path)?,
+    };
+    Ok((bytes, metadata.mode()))
+}
+
+/// Where a path leads, as far as its file systems answer. Waits a few seconds at most.
+pub(crate) fn resolved(path: &Path) -> PathBuf {
+    Looks::new(true).at(path).canonical
 }

@@ -41,6 +41,9 @@ pub struct Problem {
     /// The value that the user probably meant.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub suggestion: Option<String>,
+    /// Whether the same configuration may be valid later, once a file system answers.
+    #[serde(skip)]
+    pub is_passing: bool,
 }
 
 impl Problem {
@@ -53,6 +56,7 @@ impl Problem {
             message: one_line(&message.into()),
             allowed: None,
             suggestion: None,
+            is_passing: false,
         }
     }
 }
@@ -85,6 +89,14 @@ pub struct Problems {
     pub errors: Vec<Problem>,
     /// Settings that are valid but probably not intended.
     pub warnings: Vec<Problem>,
+}
+
+impl Problems {
+    /// Whether the same configuration may be valid later, without a change by an operator.
+    #[must_use]
+    pub fn are_passing(&self) -> bool {
+        self.errors.iter().all(|error| error.is_passing)
+    }
 }
 
 impl fmt::Display for Problems {

@@ -7,10 +7,11 @@
 //! Known keys, defaults and bounds come from the table, so that messages always agree with it.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
-use super::looks::Looks;
+use super::looks::{Looks, is_silent};
 use super::problem::{LISTED_MAX, Position, Problem, nearest, one_line};
 use super::settings::{self, DefaultValue, Setting};
 use super::value::Value;
@@ -23,7 +24,7 @@ pub(super) struct Context<'a> {
     /// The absolute path of the directory for relative paths.
     pub base: PathBuf,
     pub environment: &'a dyn Environment,
-    /// The looks at the paths of repositories.
+    /// The looks at the paths of repositories and files.
     pub looks: Looks,
     /// Whether every user of the machine can read the configuration file.
     pub world_readable: bool,
@@ -110,6 +111,7 @@ pub(super) struct Fault {
     message: String,
     allowed: Allowed,
     suggestion: Option<String>,
+    is_passing: bool,
 }
 
 /// The allowed values at the end of a message.
@@ -130,6 +132,15 @@ impl Fault {
             message: message.into(),
             allowed: Allowed::Nothing,
             suggestion: None,
+            is_passing: false,
+        }
+    }
+
+    /// Makes an error of a file that cannot be read.
+    pub(super) fn of_file(path: &Path, error: &io::Error) -> Self {
+        Self {
+            is_passing: is_silent(error),
+            ..Self::new(format!("{} cannot be read: {error}", path.display()))
         }
     }
 
@@ -180,6 +191,7 @@ impl Context<'_> {
             message: one_line(&fault.message),
             allowed: allowed.as_deref().map(one_line),
             suggestion: fault.suggestion.as_deref().map(one_line),
+            is_passing: fault.is_passing,
         }
     }
 

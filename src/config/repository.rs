@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 
 use globset::Glob;
 
-use super::looks::{Found, canonical};
+use super::looks::{Found, is_silent};
 use super::problem::{Position, shown};
 use super::reader::{Context, Fault, Location, Mapping, all};
 use super::settings::REPOSITORY_NAME_MAX;
 use super::value::Value;
-use super::yaml::Kind;
+use super::yaml::{Kind, key_text};
 use super::{Environment, FirstStart, Repository, Templates, WatchMode};
 use crate::domain::names::composed;
 use crate::domain::project::Role;
@@ -125,6 +125,9 @@ pub(super) fn repositories(
         return None;
     };
     let items = list.items(context)?;
+    let paths = items.iter().filter_map(|item| path_of(item, context));
+    let paths: Vec<PathBuf> = paths.collect();
+    context.looks.at_all(&paths);
     let mut several: Vec<Repository> = Vec::new();
     for item in &items {
         let Some(mut one) = repository(item, state, context) else {
@@ -146,6 +149,18 @@ pub(super) fn repositories(
     }
     let first = several.first().cloned();
     Some(Repositories { several, first })
+}
+
+/// Returns the path of a repository, without a check of its other settings.
+fn path_of(item: &Value<'_>, context: &Context<'_>) -> Option<PathBuf> {
+    let Kind::Map(entries) = &item.node.kind else {
+        return None;
+    };
+    let path = entries.iter().find(|entry| key_text(&entry.key) == "path");
+    match &path?.value.kind {
+        Kind::Text(written) => Some(context.path(written)),
+        _ => None,
+    }
 }
 
 /// Reports an error if two repositories have the same name, or if one contains the other.
@@ -285,10 +300,17 @@ pub(super) fn state_dir(root: &Mapping<'_>, context: &mut Context<'_>) -> Option
             )
         }
     };
-    if std::fs::metadata(&path).is_ok_and(|metadata| !metadata.is_dir()) {
-        let message = format!("{} is not a directory", path.display());
-        context.error(&location, message);
-        return None;
+    match context.looks.read(&path, |path| std::fs::metadata(path)) {
+        Ok(metadata) if !metadata.is_dir() => {
+            let message = format!("{} is not a directory", path.display());
+            context.error(&location, message);
+            return None;
+        }
+        Err(error) if is_silent(&error) => {
+            context.error(&location, Fault::of_file(&path, &error));
+            return None;
+        }
+        _ => {}
     }
     Some(StateDir { path, location })
 }
@@ -306,7 +328,7 @@ pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> 
 /// Otherwise the daemon would see its own writes as changes in the repository.
 fn check_apart(repository: &Path, state: &StateDir, context: &mut Context<'_>) {
     let (repository, location) = (context.looks.at(repository).canonical, &state.location);
-    let state = canonical(&state.path);
+    let state = context.looks.at(&state.path).canonical;
     let message = if state == repository {
         "is the repository itself; the daemon would see its own writes as changes"
     } else if state.starts_with(&repository) {

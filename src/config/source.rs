@@ -4,12 +4,13 @@
 //! cannot be formatted.
 
 use std::fs::File;
-use std::io::Read;
+use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
 
+use super::looks::Looks;
 use super::problem::shown;
 use super::reader::{Context, Fault, Location, Mapping};
 use super::value::Value;
@@ -96,14 +97,17 @@ fn read_source(
             let name = value.text(context)?;
             let path = credential_path(name, context.environment);
             let path = context.accept(&value.location, path)?;
-            let text = path.as_deref().map(read_text);
+            let text = path
+                .as_deref()
+                .map(|path| read_text(path, &mut context.looks));
             (value, text, path)
         }
         [None, Some(value), None] => {
             let name = value.text(context)?;
             let environment = context.environment;
             let reads = environment.reads_secrets();
-            (value, reads.then(|| variable(name, environment)), None)
+            let text = reads.then(|| variable(name, environment).map_err(Fault::from));
+            (value, text, None)
         }
         [None, None, Some(value)] => {
             let path = value.path(context)?;
@@ -111,7 +115,7 @@ fn read_source(
             if reads {
                 warn_if_public(&path, &value.location, context);
             }
-            let text = reads.then(|| read_text(&path));
+            let text = reads.then(|| read_text(&path, &mut context.looks));
             (value, text, reads.then_some(path))
         }
         [None, None, None] => {
@@ -128,7 +132,7 @@ fn read_source(
         }
     };
     let text = text.unwrap_or_else(|| Ok(NOT_READ.to_owned()));
-    let text = text.and_then(without_line_end);
+    let text = text.and_then(|text| Ok(without_line_end(text)?));
     let text = context.accept(&value.location, text)?;
     Some(Sourced {
         text: SecretString::from(text),
@@ -138,9 +142,9 @@ fn read_source(
 }
 
 /// Reads the value that a file contains.
-pub(super) fn read_value(path: &Path) -> Result<SecretString, String> {
-    let text = read_text(path).and_then(without_line_end)?;
-    Ok(SecretString::from(text))
+pub(super) fn read_value(path: &Path) -> Result<SecretString, Fault> {
+    let text = read_text(path, &mut Looks::new(false))?;
+    Ok(SecretString::from(without_line_end(text)?))
 }
 
 /// Returns the path of a credential. `None` if secrets are not read.
@@ -192,7 +196,8 @@ fn without_line_end(mut text: String) -> Result<String, String> {
 
 /// Warns if every user of the machine can read a file that contains a secret.
 pub(super) fn warn_if_public(path: &Path, location: &Location, context: &mut Context<'_>) {
-    if std::fs::metadata(path).is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
+    let metadata = context.looks.read(path, |path| std::fs::metadata(path));
+    if metadata.is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {
         let message = format!(
             "every user of this machine can read {}; chmod it to 0600, or to 0640 with the \
              daemon's group",
@@ -203,31 +208,26 @@ pub(super) fn warn_if_public(path: &Path, location: &Location, context: &mut Con
 }
 
 /// Reads a UTF-8 file of at most [`FILE_MAX`] bytes.
-pub(super) fn read_text(path: &Path) -> Result<String, String> {
-    let bytes = read_bytes(path, FILE_MAX)?;
-    String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()))
+pub(super) fn read_text(path: &Path, looks: &mut Looks) -> Result<String, Fault> {
+    let bytes = read_bytes(path, FILE_MAX, looks)?;
+    String::from_utf8(bytes).map_err(|_| format!("{} is not UTF-8", path.display()).into())
 }
 
 /// Reads a file of at most `max` bytes.
-pub(super) fn read_bytes(path: &Path, max: u64) -> Result<Vec<u8>, String> {
-    read_file(path, max).map_err(|reason| format!("{} cannot be read: {reason}", path.display()))
+pub(super) fn read_bytes(path: &Path, max: u64, looks: &mut Looks) -> Result<Vec<u8>, Fault> {
+    let read = looks.read(path, move |path| read_file(path, max));
+    read.map_err(|error| Fault::of_file(path, &error))
 }
 
-fn read_file(path: &Path, max: u64) -> Result<Vec<u8>, String> {
+fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
     // Opening a pipe would wait for its writer.
-    if !std::fs::metadata(path).map_err(text_of)?.is_file() {
-        return Err("it is not a regular file".to_owned());
+    if !std::fs::metadata(path)?.is_file() {
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(max + 1).read_to_end(&mut bytes))
-        .map_err(text_of)?;
+    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
-        return Err(format!("it is larger than {max} bytes"));
+        return Err(io::Error::other(format!("it is larger than {max} bytes")));
     }
     Ok(bytes)
-}
-
-fn text_of(error: std::io::Error) -> String {
-    error.to_string()
 }

@@ -63,7 +63,8 @@ fn certificates(
     context: &mut Context<'_>,
 ) -> Option<Vec<CertificateDer<'static>>> {
     let path = value.path(context)?;
-    let text = context.accept(&value.location, source::read_text(&path))?;
+    let text = source::read_text(&path, &mut context.looks);
+    let text = context.accept(&value.location, text)?;
     let found: Result<Vec<CertificateDer<'static>>, _> =
         CertificateDer::pem_slice_iter(text.as_bytes()).collect();
     match found.as_deref() {
@@ -86,7 +87,8 @@ fn certificates(
 fn private_key(value: &Value<'_>, context: &mut Context<'_>) -> Option<PrivateKeyDer<'static>> {
     let path = value.path(context)?;
     source::warn_if_public(&path, &value.location, context);
-    let text = SecretString::from(context.accept(&value.location, source::read_text(&path))?);
+    let text = source::read_text(&path, &mut context.looks);
+    let text = SecretString::from(context.accept(&value.location, text)?);
     let key = PrivateKeyDer::from_pem_slice(text.expose_secret().as_bytes()).map_err(|_| {
         Fault::new("contains no private key").allowed(
             "an unencrypted PEM file with a section PRIVATE KEY, RSA PRIVATE KEY or EC PRIVATE KEY",

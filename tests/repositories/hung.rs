@@ -1,6 +1,7 @@
 //! A repository whose file system hangs, beside one that works.
 
 use std::io::{Read, Write};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -128,6 +129,20 @@ fn accept_and_leave(home: &Home) {
     let held: serde_json::Value = serde_json::from_str(&held).unwrap();
     let line = format!("accept {}\n", held["token"].as_str().unwrap());
     connect().write_all(line.as_bytes()).unwrap();
+}
+
+/// Runs a command with this configuration. Returns its exit status and its errors.
+fn run(config: &Path, arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_project-webhooks"))
+        .arg("--config")
+        .arg(config)
+        .args(arguments)
+        .env_remove("NOTIFY_SOCKET")
+        .run()
+        .unwrap();
+    let printed = [output.stdout, output.stderr].concat();
+    let printed = String::from_utf8_lossy(&printed).into_owned();
+    (output.status.code(), printed)
 }
 
 #[test]
@@ -330,4 +345,97 @@ fn a_process_becomes_a_standby_although_a_repository_hangs() {
     endpoint.wait_for(4);
     assert!(daemon.terminate().success());
     assert_eq!(endpoint.n(), 4);
+}
+
+#[test]
+fn a_configuration_whose_disk_hangs_is_reported() {
+    let test = "hung::a_configuration_whose_disk_hangs_is_reported";
+    let all = Endpoint::new();
+    let webhook = Webhook::new("all", &all.url()).with("secret: { file: ./disk/secret }");
+    let home = Home::new(&two([webhook]));
+    roots(&home, &["models", "finance"]);
+    let Some(disk) = Served::new(&home, "disk", test) else {
+        return;
+    };
+    let secret = "a secret of the webhook";
+    write(&home.beside("disk.backing/secret"), secret);
+    std::fs::copy(home.config(), home.beside("disk.backing/config.yaml")).unwrap();
+    let daemon = start(&home);
+
+    disk.hang();
+    assert!(!daemon.reload());
+    let silent = "disk/secret cannot be read: it does not answer";
+    daemon.wait_message(silent, 1);
+    put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
+    all.wait_for(2);
+    assert!(daemon.terminate().success());
+
+    // The disk may answer later, so the service manager has to start it again.
+    let (status, errors) = run(&home.config(), &["run"]);
+    assert_eq!(status, Some(1), "{errors}");
+    assert!(errors.contains("webhooks[0].secret"), "{errors}");
+    assert!(errors.contains(silent), "{errors}");
+    for command in ["run", "status", "check", "reload"] {
+        let (status, errors) = run(&home.beside("disk/config.yaml"), &[command]);
+        assert_eq!(status, Some(1), "{command}: {errors}");
+        let silent = "disk/config.yaml: the configuration cannot be read: it does not answer";
+        assert!(errors.contains(silent), "{command}: {errors}");
+    }
+}
+
+#[test]
+fn a_scan_of_a_repository_that_hangs_ends() {
+    let test = "hung::a_scan_of_a_repository_that_hangs_ends";
+    let home = Home::new(&two([]));
+    roots(&home, &["models"]);
+    let Some(finance) = Served::new(&home, "finance", test) else {
+        return;
+    };
+    finance.hang();
+    let (status, errors) = run(&home.config(), &["scan"]);
+    assert_eq!(status, Some(1), "{errors}");
+    let silent = format!("{} does not answer", finance.at.display());
+    assert!(errors.contains(&silent), "{errors}");
+    let (status, printed) = run(&home.config(), &["check"]);
+    assert_eq!(status, Some(0), "{printed}");
+    assert!(printed.contains("cannot be read now"), "{printed}");
+}
+
+#[test]
+fn repositories_that_overlap_are_found_although_their_disk_hangs() {
+    let test = "hung::repositories_that_overlap_are_found_although_their_disk_hangs";
+    let home = Home::new(
+        &Settings::of([])
+            .and_repository("{ path: ./finance, name: finance }")
+            .and_repository("{ path: ./link/below, name: below }"),
+    );
+    let Some(finance) = Served::new(&home, "finance", test) else {
+        return;
+    };
+    symlink("finance/sales", home.beside("link")).unwrap();
+    finance.hang();
+    let (status, printed) = run(&home.config(), &["check"]);
+    assert_eq!(status, Some(78), "{printed}");
+    assert!(printed.contains("overlap"), "{printed}");
+}
+
+#[test]
+fn many_repositories_that_hang_do_not_reject_a_reload() {
+    let test = "hung::many_repositories_that_hang_do_not_reject_a_reload";
+    let list = |n: usize| {
+        let models = Settings::of([]).and_repository("{ path: ./models, name: models }");
+        (0..n).fold(models.top(ADMIN), |settings, n| {
+            settings.and_repository(&format!("{{ path: ./disk/{n}, name: disk-{n} }}"))
+        })
+    };
+    let home = Home::new(&list(0));
+    roots(&home, &["models"]);
+    let Some(disk) = Served::new(&home, "disk", test) else {
+        return;
+    };
+    let daemon = start(&home);
+    disk.hang();
+    home.reconfigure(&list(63));
+    assert!(daemon.reload());
+    assert!(daemon.terminate().success());
 }

@@ -48,7 +48,8 @@ pub(super) fn authorities(
     context: &mut Context<'_>,
 ) -> Option<Vec<CertificateDer<'static>>> {
     let path = value.path(context)?;
-    let bytes = context.accept(&value.location, source::read_bytes(&path, BUNDLE_MAX))?;
+    let bytes = source::read_bytes(&path, BUNDLE_MAX, &mut context.looks);
+    let bytes = context.accept(&value.location, bytes)?;
     let mut found = Vec::new();
     let mut left_out = Vec::new();
     for (index, section) in sections(&bytes).iter().enumerate() {
