@@ -24,7 +24,7 @@ use crate::clock::Clock;
 use crate::config::Config;
 use crate::domain::state_size::StateSize;
 use crate::engine::status::Snapshot;
-use crate::engine::statuses::{RepositoryReport, Statuses};
+use crate::engine::statuses::{EndingReport, RepositoryReport, Statuses};
 use crate::logging::DroppedLines;
 use crate::metrics::{AttemptCounts, Metrics};
 use crate::store::{LeaseView, Listings, RecordedProblem, Store, StoreError, WebhookState};
@@ -81,6 +81,10 @@ pub(crate) struct DaemonReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) repositories: Vec<RepositoryReport>,
+    /// The engines of removed repositories, and former engines, that were told to stop and have not ended.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(required = false)]
+    pub(crate) ending: Vec<EndingReport>,
     /// The repositories that nobody watches since this process took over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
@@ -144,6 +148,7 @@ impl Sources {
             },
             settings: Settings::of(&self.config()),
             repositories: self.statuses.reports(self.clock.moment(), self.standstill),
+            ending: self.statuses.ending(),
             left_out: self.statuses.left_out(),
             engine,
         }

@@ -82,7 +82,7 @@ pub(super) async fn run(
     let config = Arc::new(config);
     let store = daemon::open_store(Arc::clone(&config)).await?;
     let noted = daemon::prepare(&config, &store, false).await?;
-    let daemon = Daemon::start(config, store, noted, rereading).await?;
+    let daemon = Daemon::start(config, store, noted, rereading, Vec::new()).await?;
     let mut play = Play {
         received,
         status: daemon.status(),
@@ -102,7 +102,8 @@ pub(super) async fn run(
     let signals = os::ended_by_hangup(signals);
     let finished = Box::pin(stream::once(stop.clone().cancelled_owned()).map(|()| SIGTERM));
     let mut signals = Signals::new(stream::select(signals, finished));
-    let mut running = pin!(daemon.run(&mut signals).fuse());
+    let mut leaving = Vec::new();
+    let mut running = pin!(daemon.run(&mut signals, &mut leaving).fuse());
     let ended = tokio::select! {
         () = receiver.serve(CancellationToken::new()) => Ok(()),
         ended = &mut running => ended.map_err(anyhow::Error::from).and_then(|()| play.interrupted(keep)),

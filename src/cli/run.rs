@@ -13,7 +13,9 @@ use signal_hook::consts::{SIGHUP, SIGUSR1};
 use super::{CONFIGURATION, DONE, FAILED, HELD, runtime};
 use crate::admin::waiting::{Wait, WaitingServer};
 use crate::config::{self, Config, SystemEnvironment};
-use crate::daemon::{self, Daemon, DaemonError, Noted, Rereading, Sending, Signals, reread};
+use crate::daemon::{
+    self, Daemon, DaemonError, Leaving, Noted, Rereading, Sending, Signals, reread,
+};
 use crate::domain::lease::ASK_AGAIN;
 use crate::error::chain;
 use crate::logging::{LogWriter, Logging};
@@ -50,9 +52,18 @@ async fn work(
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
 ) -> Result<(), DaemonError> {
     let mut is_start = true;
+    let mut leaving = Vec::new();
     loop {
         let mut sending = None;
-        let started = wait(&mut config, is_start, rereading, signals, &mut sending).await;
+        let started = wait(
+            &mut config,
+            is_start,
+            rereading,
+            signals,
+            &mut sending,
+            &mut leaving,
+        );
+        let started = started.await;
         let Ok(Some(daemon)) = started else {
             let stopped = match sending {
                 Some(sending) => sending.stop(signals).await,
@@ -61,7 +72,7 @@ async fn work(
             return started.map(drop).and(stopped);
         };
         let present = daemon.config();
-        match run_beside(daemon, sending, signals).await {
+        match run_beside(daemon, sending, signals, &mut leaving).await {
             // Another process took over. Wait for the next turn.
             Err(DaemonError::Superseded) => (config, is_start) = (present, false),
             ended => return ended,
@@ -74,8 +85,9 @@ async fn run_beside(
     daemon: Daemon<'_>,
     sending: Option<Sending>,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+    leaving: &mut Vec<Leaving>,
 ) -> Result<(), DaemonError> {
-    let running = daemon.run(signals);
+    let running = daemon.run(signals, leaving);
     let Some(sending) = sending else {
         return running.await;
     };
@@ -194,13 +206,14 @@ impl Waits {
 /// Waits until the daemon has started. Only sends while another process watches.
 ///
 /// Also waits while the database cannot be reached. Returns `None` after a signal to stop. `is_start` says that
-/// the process has not watched before.
+/// the process has not watched before, and `leaving` has the engines of the time before that have not ended.
 async fn wait<'a>(
     config: &mut Arc<Config>,
     is_start: bool,
     rereading: Rereading<'a>,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     sending: &mut Option<Sending>,
+    leaving: &mut Vec<Leaving>,
 ) -> Result<Option<Daemon<'a>>, DaemonError> {
     let mut reported = None;
     let mut server = WaitingServer::new();
@@ -213,7 +226,8 @@ async fn wait<'a>(
                 Some(Ok((store, noted))) => {
                     server.stop().await;
                     let config = Arc::clone(config);
-                    return Daemon::start(config, store, noted, rereading)
+                    let leaving = std::mem::take(leaving);
+                    return Daemon::start(config, store, noted, rereading, leaving)
                         .await
                         .map(Some);
                 }
@@ -336,6 +350,7 @@ pub(super) fn run(
     let (mut loaded, ignored) = match found {
         Ok(loaded) => loaded,
         Err(problems) => {
+            let status = super::status_of_problems(&problems);
             writer.print_last(problems);
             return Ok(status);
         }
@@ -350,7 +365,6 @@ pub(super) fn run(
         environment: &SystemEnvironment,
         logging: &logging,
         level_is_fixed: level.is_some(),
-            let status = super::status_of_problems(&problems);
     };
     let runtime = runtime()?;
     let ended = runtime.block_on(async {

@@ -21,6 +21,7 @@ use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
 use crate::engine::status::{ActorReport, Trouble};
+use crate::engine::statuses::EndingReport;
 use crate::report::{Counts, FleetReport, INCOMPLETE_MAX, ProblemReport, Report, Settings};
 use crate::watch::Coverage;
 
@@ -113,6 +114,8 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
             format!("{}: {}, {projects} recorded{note}", one.name, one.path),
         ));
     }
+    let ending = report.daemon.iter().flat_map(|daemon| &daemon.ending);
+    pairs.extend(ending.map(|one| ("", ending_line(one, style))));
     let unwatched = report.unwatched.iter();
     pairs.extend(unwatched.map(|one| ("", one.text())));
     pairs.push(("state", state(report)));
@@ -167,6 +170,16 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         standing::print_file_changed(out)?;
     }
     Ok(())
+}
+
+/// An engine that was told to stop, in one line.
+fn ending_line(ending: &EndingReport, style: &Style) -> String {
+    format!(
+        "{}: {}, told to stop at {}, but its engine has not ended; is its disk or network file system stuck?",
+        ending.name,
+        ending.path,
+        time(ending.since, style)
+    )
 }
 
 /// The process with the lease, in one line.

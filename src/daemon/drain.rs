@@ -8,6 +8,7 @@ use futures_util::future::join;
 use tokio::time::timeout;
 use tracing::{info, warn};
 
+use super::engines::Leaving;
 use super::{Daemon, Signals};
 use crate::os;
 use crate::store::Store;
@@ -27,6 +28,8 @@ pub(super) struct Drained {
     pub panicked: Option<&'static str>,
     /// A signal to stop arrived in the meantime.
     pub is_signalled: bool,
+    /// The engines that have not ended.
+    pub leaving: Vec<Leaving>,
 }
 
 /// How long requests in progress may take after the daemon was told to stop.
@@ -53,7 +56,8 @@ impl Daemon<'_> {
     ) -> Drained {
         // Commands that are waiting get no answer.
         drop(self.requests);
-        let engines = self.engines.stop();
+        let since = self.clock.now();
+        let (engines, mut leaving) = self.engines.stop();
         let limit = match reason {
             Reason::End => {
                 os::notify_stopping();
@@ -92,23 +96,26 @@ impl Daemon<'_> {
         let is_signalled = close(self.store, others, is_signalled, signals.stop()).await;
         // Without its store, an engine ends unless a file system does not answer.
         let _ = timeout(ENGINES, engines.ended()).await;
-        let engines = engines.ends();
+        let engines = engines.ends(since);
         log_stuck(&engines.stuck, reason);
+        leaving.extend(engines.stuck);
         info!("stopped");
         let engine = engines.has_panicked.then_some("the engine");
         let queue = (!queues_are_fine).then_some("a webhook's queue");
         Drained {
             panicked: engine.or(queue),
             is_signalled,
+            leaving,
         }
     }
 }
 
 /// Logs which repositories have an engine that has not ended.
-fn log_stuck(stuck: &[String], reason: Reason) {
+fn log_stuck(stuck: &[Leaving], reason: Reason) {
     if stuck.is_empty() {
         return;
     }
+    let stuck: Vec<&str> = stuck.iter().map(Leaving::shown).collect();
     let stuck = stuck.join(", ");
     let consequence = match reason {
         Reason::End => "the next start repeats its last step",

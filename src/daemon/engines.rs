@@ -2,13 +2,15 @@
 //!
 //! Constraint: a fault of one repository stops no other engine, so nothing here waits for an engine
 //! without a limit. Each repository has one engine at most: one that was removed and has not ended keeps
-//! its repository from being added again. An engine that ends unexpectedly ends the daemon, as every other
-//! part does.
+//! its repository from being added again. After the loss of a lease, the next engine of a repository waits
+//! for the end of the former one, so that stuck threads do not gather. An engine that ends unexpectedly ends
+//! the daemon, as every other part does.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::{FutureExt, join, join_all, pending, select_all};
+use jiff::Timestamp;
 use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -21,7 +23,7 @@ use crate::dispatch::QueueHandles;
 use crate::domain::settle::Moment;
 use crate::engine::commands::Command;
 use crate::engine::status::{Snapshot, Status};
-use crate::engine::statuses::{OfRepository, Statuses};
+use crate::engine::statuses::{EndingReport, OfRepository, Statuses};
 use crate::engine::{Engine, Parts};
 use crate::store::{RepositoryStore, Store};
 use crate::traces::Traces;
@@ -48,8 +50,12 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the threads. They do nothing before [`Engine::begin`].
-    fn start(config: &Arc<Config>, common: &Common) -> Result<Self, DaemonError> {
+    /// Starts the threads. They do nothing before [`Engine::begin`], and before the end of the former engine.
+    fn start(
+        config: &Arc<Config>,
+        common: &Common,
+        former: Option<CancellationToken>,
+    ) -> Result<Self, DaemonError> {
         let repository = OfRepository::new(&config.repository);
         let end = CancellationToken::new();
         let ended = end.clone();
@@ -62,10 +68,11 @@ impl Running {
             queues: Arc::clone(&common.queues),
             traces: common.traces.clone(),
         };
-        let engine = Engine::start(parts, on_end).map_err(|source| DaemonError::System {
-            what: "a thread",
-            source,
-        })?;
+        let engine =
+            Engine::start(parts, former, on_end).map_err(|source| DaemonError::System {
+                what: "a thread",
+                source,
+            })?;
         Ok(Self {
             changes: repository.status.subscribe(),
             repository,
@@ -85,38 +92,59 @@ impl Running {
     /// Logs the end of the engine of a removed repository, which has ended.
     fn log_removed(self) {
         let repository = self.name().to_owned();
-        match self.end() {
-            End::Panicked => error!(
+        match self.engine.join() {
+            false => error!(
                 repository,
                 "the engine of a removed repository panicked; please report this bug. Its record and its \
                  pending deliveries are kept"
             ),
-            End::Returned | End::NotYet => info!(
+            true => info!(
                 repository,
                 "no longer watching a removed repository; its record and its pending deliveries are kept"
             ),
         }
     }
-
-    /// Returns how the thread ended. Does not wait for its end.
-    fn end(self) -> End {
-        if !self.end.is_cancelled() {
-            End::NotYet
-        } else if self.engine.join() {
-            End::Returned
-        } else {
-            End::Panicked
-        }
-    }
 }
 
-/// How the thread of an engine ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
-    Returned,
-    Panicked,
-    /// It has not ended. The file system of its repository may not answer.
-    NotYet,
+/// An engine that was told to stop and has not ended. The file system of its repository may not answer.
+pub(crate) struct Leaving {
+    running: Running,
+    /// When it was told to stop.
+    since: Timestamp,
+}
+
+impl Leaving {
+    fn has_ended(&self) -> bool {
+        self.running.end.is_cancelled()
+    }
+
+    /// The name of the repository, or the path of the only one.
+    pub(super) fn shown(&self) -> &str {
+        self.running.repository.shown()
+    }
+
+    fn report(&self) -> EndingReport {
+        EndingReport {
+            name: self.shown().to_owned(),
+            path: self.running.repository.path.clone(),
+            since: self.since,
+        }
+    }
+
+    /// Logs the end of its thread.
+    fn log_ended(self) {
+        let repository = self.shown().to_owned();
+        match self.running.engine.join() {
+            true => info!(
+                repository,
+                "the former engine of the repository has ended; its file system responds again"
+            ),
+            false => error!(
+                repository,
+                "the former engine of the repository panicked; please report this bug"
+            ),
+        }
+    }
 }
 
 /// The engines that were told to stop.
@@ -129,14 +157,13 @@ impl Stopping {
     }
 
     /// Returns how the threads ended. Does not wait for their end.
-    pub(super) fn ends(self) -> Ends {
+    pub(super) fn ends(self, since: Timestamp) -> Ends {
         let mut ends = Ends::default();
-        for one in self.0 {
-            let repository = one.repository.shown().to_owned();
-            match one.end() {
-                End::Returned => {}
-                End::Panicked => ends.has_panicked = true,
-                End::NotYet => ends.stuck.push(repository),
+        for running in self.0 {
+            if !running.end.is_cancelled() {
+                ends.stuck.push(Leaving { running, since });
+            } else if !running.engine.join() {
+                ends.has_panicked = true;
             }
         }
         ends
@@ -144,12 +171,12 @@ impl Stopping {
 }
 
 /// How the engines ended.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Ends {
     /// Whether one of them panicked.
     pub(super) has_panicked: bool,
-    /// The repositories whose engines have not ended.
-    pub(super) stuck: Vec<String>,
+    /// The engines that have not ended.
+    pub(super) stuck: Vec<Leaving>,
 }
 
 /// What happened to the engines.
@@ -165,6 +192,7 @@ pub(super) enum Next {
 pub(super) struct Switching {
     answers: Vec<Answer>,
     removed: Vec<Running>,
+    since: Timestamp,
 }
 
 /// The answer of an engine that takes a new configuration.
@@ -189,31 +217,42 @@ impl Answer {
 
 impl Switching {
     /// Waits for all engines at the same time. Returns the removed ones that have not ended.
-    pub(super) async fn finish(self) -> Vec<Running> {
+    pub(super) async fn finish(self) -> Vec<Leaving> {
+        let since = self.since;
         let answers = join_all(self.answers.into_iter().map(Answer::wait));
         let removed = join_all(self.removed.into_iter().map(stop_removed));
         let (_, removed) = join(answers, removed).await;
-        removed.into_iter().flatten().collect()
+        let removed = removed.into_iter().flatten();
+        removed.map(|running| Leaving { running, since }).collect()
     }
 }
 
 /// The running engines, in the order of the configuration.
 pub(super) struct Engines {
     running: Vec<Running>,
-    /// The engines of removed repositories that have not ended.
-    leaving: Vec<Running>,
+    /// The engines of removed repositories, and of the time before the last lease, that have not ended.
+    leaving: Vec<Leaving>,
     common: Common,
     /// The states of the engines, for other threads.
     pub(super) statuses: Arc<Statuses>,
 }
 
 impl Engines {
-    /// Starts an engine for each of these configurations.
-    pub(super) fn start(configs: &[Arc<Config>], common: Common) -> Result<Self, DaemonError> {
-        let running = configs.iter().map(|config| Running::start(config, &common));
+    /// Starts an engine for each of these configurations. Each waits for the end of its former one.
+    pub(super) fn start(
+        configs: &[Arc<Config>],
+        common: Common,
+        leaving: Vec<Leaving>,
+    ) -> Result<Self, DaemonError> {
+        let running = configs.iter().map(|config| {
+            let name = config.repository.name_in_keys();
+            let mut former = leaving.iter().map(|one| &one.running);
+            let former = former.find(|one| one.repository.name == name);
+            Running::start(config, &common, former.map(|one| one.end.clone()))
+        });
         let engines = Self {
             running: running.collect::<Result<_, _>>()?,
-            leaving: Vec::new(),
+            leaving,
             common,
             statuses: Arc::default(),
         };
@@ -228,6 +267,20 @@ impl Engines {
         let all = self.running.iter();
         self.statuses
             .replace(all.map(|one| one.repository.clone()).collect());
+        let ending = self.leaving.iter().map(Leaving::report);
+        self.statuses.set_ending(ending.collect());
+    }
+
+    /// Forgets the engines that have ended since they were told to stop.
+    fn forget_ended(&mut self) {
+        let leaving = std::mem::take(&mut self.leaving).into_iter();
+        let (ended, leaving): (Vec<_>, Vec<_>) = leaving.partition(Leaving::has_ended);
+        self.leaving = leaving;
+        if ended.is_empty() {
+            return;
+        }
+        ended.into_iter().for_each(Leaving::log_ended);
+        self.publish();
     }
 
     /// The state of the first engine.
@@ -255,8 +308,9 @@ impl Engines {
 
     /// Waits until a state changes or an engine ends. The end of a removed one is a change.
     pub(super) async fn next(&mut self) -> Next {
-        self.leaving.retain(|one| !one.end.is_cancelled());
-        let leaving = self.leaving.iter().map(|one| Box::pin(one.end.cancelled()));
+        self.forget_ended();
+        let leaving = self.leaving.iter();
+        let leaving = leaving.map(|one| Box::pin(one.running.end.cancelled()));
         let left = match leaving.collect::<Vec<_>>() {
             none if none.is_empty() => pending().left_future(),
             some => select_all(some).right_future(),
@@ -285,21 +339,17 @@ impl Engines {
         &mut self,
         configs: &[Arc<Config>],
     ) -> Result<Vec<Running>, DaemonError> {
-        let leaving = std::mem::take(&mut self.leaving).into_iter();
-        let (ended, leaving): (Vec<_>, Vec<_>) = leaving.partition(|one| one.end.is_cancelled());
-        self.leaving = leaving;
-        for one in ended {
-            one.log_removed();
-        }
+        self.forget_ended();
         let is_added = |config: &&Arc<Config>| self.snapshot_of(config).is_none();
         let mut added = Vec::new();
         for config in configs.iter().filter(is_added) {
             let name = config.repository.name_in_keys();
-            if self.leaving.iter().any(|one| one.repository.name == name) {
+            let mut leaving = self.leaving.iter().map(|one| &one.running);
+            if leaving.any(|one| one.repository.name == name) {
                 let repository = config.repository.name();
                 return Err(DaemonError::StillEnding { repository });
             }
-            let mut running = Running::start(config, &self.common)?;
+            let mut running = Running::start(config, &self.common, None)?;
             let started = running.engine.started().await;
             started.map_err(|source| DaemonError::System {
                 what: "the watch of a repository",
@@ -345,18 +395,23 @@ impl Engines {
             self.running.push(one);
         }
         self.publish();
-        Switching { answers, removed }
+        Switching {
+            answers,
+            removed,
+            since: self.common.clock.now(),
+        }
     }
 
     /// Keeps the removed engines that have not ended.
-    pub(super) fn keep_leaving(&mut self, leaving: Vec<Running>) {
+    pub(super) fn keep_leaving(&mut self, leaving: Vec<Leaving>) {
         self.leaving.extend(leaving);
+        self.publish();
     }
 
-    /// The names of removed repositories whose engines have not ended.
+    /// The names of repositories whose former engines have not ended.
     pub(super) fn leaving(&self) -> impl Iterator<Item = &str> {
-        let leaving = self.leaving.iter().filter(|one| !one.end.is_cancelled());
-        leaving.map(Running::name)
+        let leaving = self.leaving.iter().filter(|one| !one.has_ended());
+        leaving.map(|one| one.running.name())
     }
 
     /// The way to ask all engines.
@@ -369,12 +424,12 @@ impl Engines {
         Asking::new(all, self.common.clock)
     }
 
-    /// Makes all engines end soon.
-    pub(super) fn stop(self) -> Stopping {
+    /// Makes all engines end soon. Also returns the former ones that have not ended.
+    pub(super) fn stop(self) -> (Stopping, Vec<Leaving>) {
         for one in &self.running {
             one.engine.begin_stop();
         }
-        Stopping(self.running)
+        (Stopping(self.running), self.leaving)
     }
 }
 

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use super::drain::close;
-use super::engines::{Common, Engines};
+use super::engines::{Common, Engines, Leaving};
 use super::note::Noted;
 use super::supervise::feed_watchdog;
 use super::{Background, Daemon, DaemonError, Health, Rereading, STANDSTILL, Signals};
@@ -39,7 +39,8 @@ use crate::traces::{Counter, Exporter, Traces};
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
-    /// Starts all parts on an open state. `noted` is the result of [`prepare`].
+    /// Starts all parts on an open state. `noted` is the result of [`prepare`], and `leaving` has the
+    /// engines of the time before that have not ended.
     ///
     /// # Errors
     ///
@@ -49,6 +50,7 @@ impl<'a> Daemon<'a> {
         store: Store,
         noted: Noted,
         rereading: Rereading<'a>,
+        leaving: Vec<Leaving>,
     ) -> Result<Self, DaemonError> {
         os::raise_open_files();
         let clock = Clock::start();
@@ -66,7 +68,7 @@ impl<'a> Daemon<'a> {
             queues: Arc::clone(&queues),
             traces: traces.clone(),
         };
-        let engines = Engines::start(&configs, common)?;
+        let engines = Engines::start(&configs, common, leaving)?;
         engines.statuses.leave_out(noted.left_out.clone());
 
         let stop = CancellationToken::new();

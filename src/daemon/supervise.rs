@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info};
 
 use super::drain::Reason;
-use super::engines::Next;
+use super::engines::{Leaving, Next};
 use super::{Daemon, DaemonError, STANDSTILL, Signals};
 use crate::admin::{self, Request};
 use crate::clock::Clock;
@@ -38,7 +38,7 @@ struct Announced {
 }
 
 impl Daemon<'_> {
-    /// Runs until a signal stops the daemon, then drains.
+    /// Runs until a signal stops the daemon, then drains. Adds the engines that have not ended to `leaving`.
     ///
     /// # Errors
     ///
@@ -46,6 +46,7 @@ impl Daemon<'_> {
     pub(crate) async fn run(
         mut self,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
+        leaving: &mut Vec<Leaving>,
     ) -> Result<(), DaemonError> {
         let ended = self.supervise(signals).await;
         let reason = match ended {
@@ -53,6 +54,7 @@ impl Daemon<'_> {
             _ => Reason::End,
         };
         let drained = self.drain(reason, signals).await;
+        leaving.extend(drained.leaving);
         match (ended, drained.panicked) {
             (Err(DaemonError::Superseded), _) if drained.is_signalled => Ok(()),
             (Ok(()) | Err(DaemonError::Superseded | DaemonError::EngineEnded), Some(part)) => {
@@ -192,8 +194,6 @@ impl Daemon<'_> {
     }
 }
 
-/// The notices that the queues know of.
-#[derive(Default)]
 /// Answers a request. Drops its work once nobody waits for the answer, so that the request is withdrawn.
 async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = T>) {
     tokio::select! {
@@ -205,6 +205,8 @@ async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = 
     }
 }
 
+/// The notices that the queues know of.
+#[derive(Default)]
 pub(super) struct Seen(Notice);
 
 impl Seen {

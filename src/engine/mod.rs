@@ -55,8 +55,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::clock::Clock;
 use crate::config::Config;
@@ -74,6 +76,9 @@ use status::Status;
 /// It is the default size of the kernel's inotify queue. The channel allocates all of it at the
 /// start.
 const INPUTS: usize = 16_384;
+
+/// How often an engine checks whether its former one has ended.
+const FORMER_AGAIN: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
 pub(crate) enum Input {
@@ -113,7 +118,13 @@ pub(crate) struct Parts {
 
 impl Engine {
     /// Starts the thread. It calls `on_exit` when it ends, even by a panic.
-    pub(crate) fn start(parts: Parts, on_exit: impl FnOnce() + Send + 'static) -> io::Result<Self> {
+    ///
+    /// It does not touch the repository before `former` is cancelled: the end of its former engine.
+    pub(crate) fn start(
+        parts: Parts,
+        former: Option<CancellationToken>,
+        on_exit: impl FnOnce() + Send + 'static,
+    ) -> io::Result<Self> {
         let (sender, receiver) = sync_channel(INPUTS);
         let has_lost_hints = Arc::new(AtomicBool::new(false));
         let commands = Commands::new(sender.clone());
@@ -138,6 +149,12 @@ impl Engine {
                     has_lost_hints: Arc::clone(&has_lost_hints),
                 };
                 let hints = HintSender::new(sender, has_lost_hints);
+                while former.as_ref().is_some_and(|former| !former.is_cancelled()) {
+                    if parts.status.is_stopping() {
+                        return;
+                    }
+                    std::thread::sleep(FORMER_AGAIN);
+                }
                 let watched = match event_loop::start_watch(&parts, hints) {
                     Ok(watch) => Watched { inbox, watch },
                     Err(error) => return drop(starting.send(Err(error))),

@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use jiff::Timestamp;
+
 use super::status::{ActorReport, HeldReport, Snapshot, Status, Trouble};
 use crate::config::Repository;
 use crate::domain::settle::Moment;
@@ -67,10 +69,22 @@ pub(crate) struct RepositoryReport {
     pub(crate) engine: Snapshot,
 }
 
+/// An engine that was told to stop and has not ended.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub(crate) struct EndingReport {
+    /// The name of the repository, or the path of the only one.
+    pub(crate) name: String,
+    pub(crate) path: String,
+    /// When it was told to stop.
+    pub(crate) since: Timestamp,
+}
+
 /// The states of all engines. A reload adds and removes some.
 #[derive(Debug, Default)]
 pub(crate) struct Statuses {
     all: Mutex<Vec<OfRepository>>,
+    /// The engines that were told to stop and have not ended.
+    ending: Mutex<Vec<EndingReport>>,
     /// The number of applied reloads, and the number of rejected ones.
     reloads: Mutex<(u64, u64)>,
     /// The repositories that nobody watches since this process took over.
@@ -97,6 +111,17 @@ impl Statuses {
             true => reloads.0 += 1,
             false => reloads.1 += 1,
         }
+    }
+
+    /// Replaces the engines that were told to stop and have not ended.
+    pub(crate) fn set_ending(&self, ending: Vec<EndingReport>) {
+        *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = ending;
+    }
+
+    /// The engines that were told to stop and have not ended.
+    pub(crate) fn ending(&self) -> Vec<EndingReport> {
+        let ending = self.ending.lock();
+        ending.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Sets the repositories that nobody watches since this process took over.

@@ -268,6 +268,12 @@ fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
     wait_health(&home, "/readyz", 200);
     assert!(is_healthy(&home));
 
+    let ending = home.json(&["status"])["ending"].clone();
+    assert_eq!(field(&ending, "name"), ["finance"]);
+    assert!(ending[0]["since"].is_string(), "{ending}");
+    let shown = home.command(&["status"]);
+    assert!(shown.contains("its engine has not ended"), "{shown}");
+
     // It has one engine at a time. Nobody else may watch it while that has not ended.
     let alone = Settings::of([webhook()]).repository("name: finance");
     let alone = Home::new(&alone.top(ADMIN).top(&store));
@@ -281,6 +287,7 @@ fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
     finance.answer();
     wait_fleet(&home, "/repositories", &serde_json::json!(["models"]));
     assert!(alone.start().terminate().success());
+    assert!(home.json(&["status"])["ending"].is_null());
     assert!(daemon.reload());
     wait_health(&home, "/readyz", 200);
     let status = home.json(&["status"]);
@@ -331,6 +338,21 @@ fn a_process_becomes_a_standby_although_a_repository_hangs() {
     daemon.wait_message(waiting, 1);
     put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
     endpoint.wait_for(2);
+
+    // It watches the other repository again, and loses the lease a second time.
+    assert!(standby.terminate().success());
+    wait_until("the other repository is watched", || {
+        let status = home.json(&["status"]);
+        (status["repositories"][0]["ready"] == true).then_some(())
+    });
+    let standby = launch(&other);
+    standby.wait_message(waiting, 1);
+    daemon.signal(Signal::STOP);
+    wait_health(&other, "/readyz", 200);
+    daemon.signal(Signal::CONT);
+    daemon.wait_message(waiting, 2);
+    // The second engine has not touched the repository.
+    assert_eq!(engines(&daemon).len(), 1);
 
     // The stuck engine ends with its first answer. A new one takes its place.
     finance.answer();
