@@ -273,7 +273,7 @@ fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, T
         Err(errors) => {
             for error in errors {
                 let located = match error.role {
-                    Role::Definition => &project,
+                    Role::Definition | Role::Deleted => &project,
                     Role::Published => &published,
                     Role::Snapshot => &snapshot,
                 };

@@ -22,8 +22,13 @@
 //! or a snapshot while the project stays. Only webhooks that name them receive them.
 //!
 //! A deleted project counts as unpublished only if no published copy remains. A copy also
-//! remains if it is unreadable, or if it has new content or another tag. A new copy with another
-//! id is ignored, because it belongs to another project.
+//! remains if it has new content or another tag. A new copy with another id is ignored, because it
+//! belongs to another project.
+//!
+//! If a copy cannot be read, it may remain. The delete does not wait for it. The record keeps the
+//! last definition ([`Recorded::deleted`]) until the copies can be read. If they are gone then, the
+//! project is unpublished. A new definition in the directory ends this, because the copies are its
+//! own from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -52,8 +57,9 @@ pub struct Inference {
 
 /// Returns the paths of missing files: recorded files that are gone.
 ///
-/// A definition is also missing if another project's definition is at its path. For a new copy
-/// without a definition, the result has the path of the copy.
+/// A definition is also missing if another project's definition is at its path. That of a deleted
+/// project is missing if its published copies turn out to be gone. For a new copy without a
+/// definition, the result has the path of the copy.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let (is_gone, is_orphan) = (observed.is_gone(), is_orphan(recorded, observed));
     let copies = recorded
@@ -67,12 +73,18 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
         .iter()
         .filter(|_| observed.definition_is_gone() || is_replaced(recorded, observed))
         .map(|definition| &definition.path);
+    let deleted = recorded
+        .deleted
+        .iter()
+        .filter(|deleted| is_unpublished(deleted, recorded, observed))
+        .map(|deleted| &deleted.path);
     let orphans = observed
         .complete(Role::Published)
         .chain(observed.complete(Role::Snapshot))
         .filter(|seen| is_orphan(seen))
         .map(|seen| &seen.path);
-    copies.chain(definition).chain(orphans).cloned().collect()
+    let projects = definition.chain(deleted);
+    copies.chain(projects).chain(orphans).cloned().collect()
 }
 
 /// Returns a function that tells whether a new copy has no definition.
@@ -159,8 +171,10 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         removed_copies(&mut events, recorded, &record);
     }
     if definition_is_missing && removals == Removals::Confirmed {
-        deletes(&mut events, recorded, observed, "the definition is gone");
+        record.deleted = deletes(&mut events, recorded, observed, "the definition is gone");
         record.definition = None;
+    } else if record.definition.is_none() {
+        record.deleted = unpublishes(&mut events, recorded, observed, removals);
     }
     Inference {
         missing: missing(&record, observed),
@@ -177,16 +191,45 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     }
 }
 
-/// Whether a published copy of the project with this definition remains or may remain.
-fn is_still_published(definition: &FileState, recorded: &Recorded, observed: &Observed) -> bool {
+/// What is known of the published copies of a deleted project.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Copies {
+    /// None was recorded.
+    Unrecorded,
+    /// At least one is there.
+    Remain,
+    /// No readable one is there, but one that cannot be read may be.
+    Unclear,
+    /// None is there.
+    Gone,
+}
+
+/// Judges the published copies of the project with this definition.
+fn published_copies(definition: &FileState, recorded: &Recorded, observed: &Observed) -> Copies {
+    // After the delete, recorded copies of another project are new too; see `deletes`.
+    let was_deleted = definition.role == Role::Deleted;
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);
-        definition.is_of_another_project(seen) && known.is_none_or(|copy| copy.hash != seen.hash)
+        let is_new = was_deleted || known.is_none_or(|copy| copy.hash != seen.hash);
+        is_new && definition.is_of_another_project(seen)
     };
-    observed.files.values().any(|file| match file {
-        ObservedFile::Complete(seen) => seen.role == Role::Published && !came_with_another(seen),
+    let is_unreadable = |file: &ObservedFile| match file {
         ObservedFile::Invalid { role, .. } => *role == Role::Published,
-    }) || observed.hides(Role::Published)
+        ObservedFile::Complete(_) => false,
+    };
+    let mut complete = observed.complete(Role::Published);
+    if complete.any(|seen| !came_with_another(seen)) {
+        Copies::Remain
+    } else if observed.hides(Role::Published) || observed.files.values().any(is_unreadable) {
+        Copies::Unclear
+    } else {
+        Copies::Gone
+    }
+}
+
+/// Whether a project that was deleted before has neither a definition nor a published copy.
+fn is_unpublished(deleted: &FileState, recorded: &Recorded, observed: &Observed) -> bool {
+    observed.definition_is_gone() && published_copies(deleted, recorded, observed) == Copies::Gone
 }
 
 /// Returns the event for a definition with new content: a save or a restore.
@@ -247,32 +290,73 @@ fn imports(events: &mut Vec<InferredEvent>, seen: &FileState) {
     }
 }
 
-fn deletes(events: &mut Vec<InferredEvent>, recorded: &Recorded, observed: &Observed, why: &str) {
-    let Some(definition) = &recorded.definition else {
-        return;
-    };
-    let unpublished =
-        !recorded.published.is_empty() && !is_still_published(definition, recorded, observed);
-    let because = if unpublished {
-        format!("{why}, and so are all published copies that were recorded")
-    } else if recorded.published.is_empty() {
-        format!("{why}; no published copy was recorded")
+/// Adds the events of a deleted project.
+///
+/// Returns its definition, for [`Recorded::deleted`], if its published copies cannot be judged yet.
+fn deletes(
+    events: &mut Vec<InferredEvent>,
+    recorded: &Recorded,
+    observed: &Observed,
+    why: &str,
+) -> Option<FileState> {
+    let definition = recorded.definition.as_ref()?;
+    let copies = if recorded.published.is_empty() {
+        Copies::Unrecorded
     } else {
-        format!("{why}; a published copy is still there")
+        published_copies(definition, recorded, observed)
     };
-    let kinds: &[EventKind] = if unpublished {
-        &[
-            EventKind::ProjectDelete,
-            EventKind::ProjectDeleteAndUnpublish,
-        ]
-    } else {
-        &[EventKind::ProjectDelete]
+    let and = match copies {
+        Copies::Unrecorded => "; no published copy was recorded",
+        Copies::Remain => "; a published copy is still there",
+        Copies::Unclear => "; the published copies cannot be read",
+        Copies::Gone => ", and so are all published copies that were recorded",
     };
-    for kind in kinds {
-        events.push(InferredEvent {
-            before: Some(definition.clone()),
-            ..InferredEvent::about(*kind, definition.clone(), because.clone())
-        });
+    let because = format!("{why}{and}");
+    events.push(delete(EventKind::ProjectDelete, definition, &because));
+    if copies == Copies::Gone {
+        let kind = EventKind::ProjectDeleteAndUnpublish;
+        events.push(delete(kind, definition, &because));
+    }
+    // A recorded copy with another id counts, but could not be told from a later one afterwards.
+    let mut published = recorded.published.values();
+    let is_judged_later =
+        copies == Copies::Unclear && published.all(|copy| !definition.is_of_another_project(copy));
+    is_judged_later.then(|| FileState {
+        role: Role::Deleted,
+        // A definition at this path is a new one, even with the same metadata.
+        read_ns: 0,
+        ..definition.clone()
+    })
+}
+
+/// Adds the event of a project that was deleted before, if its published copies are gone.
+///
+/// Returns its definition if they cannot be judged yet.
+fn unpublishes(
+    events: &mut Vec<InferredEvent>,
+    recorded: &Recorded,
+    observed: &Observed,
+    removals: Removals,
+) -> Option<FileState> {
+    let deleted = recorded.deleted.as_ref()?;
+    if is_unpublished(deleted, recorded, observed) && removals == Removals::Confirmed {
+        let definition = FileState {
+            role: Role::Definition,
+            ..deleted.clone()
+        };
+        let because = "the project was deleted before, and its published copies are gone now";
+        let kind = EventKind::ProjectDeleteAndUnpublish;
+        events.push(delete(kind, &definition, because));
+        return None;
+    }
+    let remain = published_copies(deleted, recorded, observed) == Copies::Remain;
+    (!remain).then(|| deleted.clone())
+}
+
+fn delete(kind: EventKind, definition: &FileState, because: &str) -> InferredEvent {
+    InferredEvent {
+        before: Some(definition.clone()),
+        ..InferredEvent::about(kind, definition.clone(), because.to_owned())
     }
 }
 
@@ -288,7 +372,7 @@ fn removed_copies(events: &mut Vec<InferredEvent>, recorded: &Recorded, record: 
     for copy in removed {
         let (kind, what) = match copy.role {
             Role::Published => (EventKind::ProjectUnpublish, "published copy"),
-            Role::Snapshot | Role::Definition => (EventKind::SnapshotDelete, "snapshot"),
+            _ => (EventKind::SnapshotDelete, "snapshot"),
         };
         let because = format!("the {what} is gone, and the definition is there");
         events.push(InferredEvent {
@@ -312,7 +396,7 @@ fn copies(
 ) -> BTreeMap<String, FileState> {
     let (kind, what) = match role {
         Role::Published => (EventKind::ProjectPublish, "a published copy"),
-        Role::Snapshot | Role::Definition => (EventKind::SnapshotCreate, "a snapshot"),
+        _ => (EventKind::SnapshotCreate, "a snapshot"),
     };
     let is_gone = observed.is_gone();
     let mut record: BTreeMap<String, FileState> = recorded

@@ -170,7 +170,10 @@ pub fn infer_all<C: Borrow<Comparison>>(
             let hold = shared.hold(comparison).filter(|_| may_arrive);
             let inference = match hold {
                 Some(_) => judge_departure(comparison, departed, removals),
-                None => judge(comparison, origin, departed, removals, relocate),
+                None => {
+                    let is_back = shared.is_back(comparison);
+                    judge(comparison, origin, (departed, is_back), removals, relocate)
+                }
             };
             Conclusion {
                 key: comparison.key.clone(),
@@ -188,11 +191,11 @@ pub fn infer_all<C: Borrow<Comparison>>(
 /// Infers the events of one comparison.
 ///
 /// `origin` is the old location of the project that arrived here. `departed` is true if the
-/// project recorded here is now at another location.
+/// project recorded here is now at another location, and `is_back` if the one deleted here is.
 fn judge(
     here: &Comparison,
     origin: Option<&Comparison>,
-    departed: bool,
+    (departed, is_back): (bool, bool),
     removals: Removals,
     relocate: &Relocate<'_>,
 ) -> Inference {
@@ -202,6 +205,7 @@ fn judge(
     } else {
         here.recorded.clone()
     };
+    recorded.deleted.take_if(|_| is_back);
     if let Some(origin) = origin {
         if recorded.definition.is_some() {
             // The project that was recorded here is gone, and another one moved here.

@@ -152,7 +152,9 @@ impl<'a> Recording<'a> {
         let mut has_definition = false;
         for event in self.change.events.iter().skip(index) {
             match event.subject.role {
-                Role::Definition => has_definition |= event.kind != EventKind::ProjectMove,
+                Role::Definition | Role::Deleted => {
+                    has_definition |= event.kind != EventKind::ProjectMove
+                }
                 Role::Published | Role::Snapshot => {
                     of_copies.insert(event.subject.path.as_str());
                 }
@@ -161,6 +163,8 @@ impl<'a> Recording<'a> {
         for file in self.change.after.files() {
             let has_event = match file.role {
                 Role::Definition => has_definition,
+                // It is recorded with the delete.
+                Role::Deleted => true,
                 Role::Published | Role::Snapshot => of_copies.contains(file.path.as_str()),
             };
             if !has_event {
@@ -175,6 +179,7 @@ impl<'a> Recording<'a> {
         if event.kind.is_delete() {
             self.remove_definition();
             self.remove_copies();
+            self.keep_deleted();
             return;
         }
         // The removed copy stays recorded until the last portion.
@@ -208,6 +213,7 @@ impl<'a> Recording<'a> {
             self.remove_definition();
         }
         self.remove_copies();
+        self.keep_deleted();
     }
 
     /// Records the removal of copies that are not in the new record.
@@ -224,7 +230,7 @@ impl<'a> Recording<'a> {
             let portion = &mut self.portion;
             let copies = match file.role {
                 Role::Published => &mut portion.after.published,
-                Role::Snapshot | Role::Definition => &mut portion.after.snapshots,
+                _ => &mut portion.after.snapshots,
             };
             copies.remove(&file.path);
             if is_new {
@@ -232,15 +238,19 @@ impl<'a> Recording<'a> {
             }
             let copies = match file.role {
                 Role::Published => &mut self.record.published,
-                Role::Snapshot | Role::Definition => &mut self.record.snapshots,
+                _ => &mut self.record.snapshots,
             };
             copies.remove(&file.path);
         }
     }
 
     fn put(&mut self, file: FileState) {
+        if file.role == Role::Definition {
+            self.remove_deleted();
+        }
         let before = match file.role {
             Role::Definition => self.record.definition.as_ref(),
+            Role::Deleted => self.record.deleted.as_ref(),
             Role::Published => self.record.published.get(&file.path),
             Role::Snapshot => self.record.snapshots.get(&file.path),
         };
@@ -248,7 +258,7 @@ impl<'a> Recording<'a> {
             return;
         }
         let name = match file.role {
-            Role::Definition => String::new(),
+            Role::Definition | Role::Deleted => String::new(),
             Role::Published | Role::Snapshot => file.path.clone(),
         };
         if self.changed.insert((file.role, name))
@@ -258,6 +268,24 @@ impl<'a> Recording<'a> {
         }
         self.portion.after.put(file.clone());
         self.record.put(file);
+    }
+
+    /// Records that the definition of a deleted project is kept, or no longer kept.
+    fn keep_deleted(&mut self) {
+        match &self.change.after.deleted {
+            Some(deleted) => self.put(deleted.clone()),
+            None => self.remove_deleted(),
+        }
+    }
+
+    fn remove_deleted(&mut self) {
+        let Some(before) = self.record.deleted.take() else {
+            return;
+        };
+        self.portion.after.deleted = None;
+        if self.changed.insert((Role::Deleted, String::new())) {
+            self.portion.before.deleted = Some(before);
+        }
     }
 
     fn remove_definition(&mut self) {

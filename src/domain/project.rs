@@ -86,11 +86,18 @@ pub enum Role {
     Published,
     /// A snapshot of the definition.
     Snapshot,
+    /// The last definition of a deleted project. Only the record has it; see [`Recorded::deleted`].
+    Deleted,
 }
 
 impl Role {
     /// All roles.
-    pub const ALL: [Role; 3] = [Role::Definition, Role::Published, Role::Snapshot];
+    pub const ALL: [Role; 4] = [
+        Role::Definition,
+        Role::Published,
+        Role::Snapshot,
+        Role::Deleted,
+    ];
 
     /// The name of this role in the configuration, in listings and in the store.
     pub const fn as_str(self) -> &'static str {
@@ -98,6 +105,7 @@ impl Role {
             Role::Definition => "definition",
             Role::Published => "published",
             Role::Snapshot => "snapshot",
+            Role::Deleted => "deleted",
         }
     }
 
@@ -208,18 +216,29 @@ pub struct Recorded {
     pub published: BTreeMap<String, FileState>,
     /// The snapshots, by path.
     pub snapshots: BTreeMap<String, FileState>,
+    /// The last definition of a deleted project whose published copies could not be read.
+    ///
+    /// It is kept until they can be read. A definition at its path replaces it.
+    pub deleted: Option<FileState>,
 }
 
 impl Recorded {
     /// Whether nothing is recorded.
     pub fn is_empty(&self) -> bool {
-        self.definition.is_none() && self.published.is_empty() && self.snapshots.is_empty()
+        self.last_definition().is_none() && self.published.is_empty() && self.snapshots.is_empty()
     }
 
-    /// All recorded files: the definition, the published copies, the snapshots.
+    /// The definition, or the last one of a deleted project.
+    pub fn last_definition(&self) -> Option<&FileState> {
+        self.definition.as_ref().or(self.deleted.as_ref())
+    }
+
+    /// All recorded files: the definition, also of a deleted project, the published copies, the
+    /// snapshots.
     pub fn files(&self) -> impl Iterator<Item = &FileState> {
         self.definition
             .iter()
+            .chain(&self.deleted)
             .chain(self.published.values())
             .chain(self.snapshots.values())
             .inspect(|_| visit())
@@ -242,7 +261,7 @@ impl Recorded {
             || is_first_below(&self.snapshots)
     }
 
-    /// The recorded file at this path.
+    /// The recorded file at this path. The definition of a deleted project is none.
     pub fn file(&self, path: &str) -> Option<&FileState> {
         self.definition
             .as_ref()
@@ -255,6 +274,7 @@ impl Recorded {
     pub fn put(&mut self, file: FileState) {
         match file.role {
             Role::Definition => self.definition = Some(file),
+            Role::Deleted => self.deleted = Some(file),
             Role::Published => {
                 self.published.insert(file.path.clone(), file);
             }

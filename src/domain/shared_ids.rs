@@ -203,6 +203,17 @@ impl<'a> SharedIds<'a> {
         }
     }
 
+    /// Whether the project that was deleted here is in its organization again.
+    ///
+    /// Then it is not unpublished here, because a receiver would take that for its end.
+    pub(super) fn is_back(&self, here: &Comparison) -> bool {
+        let deleted = here.recorded.deleted.as_ref();
+        let identity = deleted.map(|deleted| deleted.project_identity(&here.key));
+        let organizations = identity.and_then(|identity| self.places.get(&identity));
+        let places = organizations.and_then(|all| all.get(here.key.organization.as_str()));
+        places.is_some_and(|places| places.stays.is_some())
+    }
+
     /// Returns why the project that arrived here is not imported yet.
     pub(super) fn hold(&self, here: &Comparison) -> Option<Hold> {
         let holders = self.holders.get(&here.arrival()?.identity())?;

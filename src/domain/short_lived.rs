@@ -36,7 +36,7 @@ pub(crate) fn infer_short_lived(
 ) -> ShortLived {
     let has_definition = recorded.definition.is_some();
     let belongs_here = match file.role {
-        Role::Definition => has_definition,
+        Role::Definition | Role::Deleted => has_definition,
         Role::Published | Role::Snapshot => has_definition || observed.definition().is_some(),
     };
     // If the record is newer than the file, a later file at this path was recorded first. An event

@@ -34,7 +34,7 @@ mod tests {
 
     fn file(project: &str, role: Role, number: usize) -> FileState {
         let path = match role {
-            Role::Definition => format!("o/{project}/project.xml"),
+            Role::Definition | Role::Deleted => format!("o/{project}/project.xml"),
             Role::Published => format!("o/{project}/published/{number}/project.xml"),
             Role::Snapshot => format!("o/{project}/snapshots/{number}.xml"),
         };

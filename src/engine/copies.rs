@@ -125,9 +125,9 @@ impl Copies {
             return;
         }
         for change in &batch.changes {
-            let after = change.after.definition.as_ref();
+            let after = change.after.last_definition();
             // A merge, or a portion of a change, has only the files that differ.
-            if change.before.definition.is_none() && after.is_none() {
+            if change.before.last_definition().is_none() && after.is_none() {
                 continue;
             }
             let now = after.map(|file| file.project_identity(&change.key));

@@ -242,6 +242,11 @@ impl Judgement {
         if rules.is_adopting {
             short_lived.clear();
             events.clear();
+            // Without the event of its delete, a project is not unpublished later either.
+            inference
+                .record
+                .deleted
+                .take_if(|_| before.deleted.is_none());
         }
         for events in [&mut short_lived, &mut events] {
             let is_wanted = |event: &InferredEvent| rules.routes.may_receive(event, &key);

@@ -68,7 +68,7 @@ pub(super) struct KeptIdChanges {
 impl KeptIdChanges {
     pub(super) fn of(batch: &Batch) -> Self {
         let kept = |record: &Recorded, key: &ProjectKey| {
-            let id = record.definition.as_ref()?.document.kept_id()?;
+            let id = record.last_definition()?.document.kept_id()?;
             Some((key.clone(), id.to_owned()))
         };
         let changes = || batch.changes.iter();

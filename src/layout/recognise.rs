@@ -175,7 +175,7 @@ fn explain(
         let reason = match meaning {
             Some(meaning) if projects.contains(&meaning.key) => {
                 match meaning.role {
-                    Role::Definition => {}
+                    Role::Definition | Role::Deleted => {}
                     Role::Published => recognised.published += 1,
                     Role::Snapshot => recognised.snapshots += 1,
                 }

@@ -70,9 +70,16 @@ pub struct Change {
 
 impl Change {
     /// The hash of the definition that this change replaces or removes, if any.
+    ///
+    /// It includes the kept definition of a deleted project.
     pub(super) fn replaced(&self) -> Option<ContentHash> {
-        let hash = |recorded: &Recorded| recorded.definition.as_ref().map(|file| file.hash);
+        let hash = |recorded: &Recorded| recorded.last_definition().map(|file| file.hash);
         hash(&self.before).filter(|before| hash(&self.after) != Some(*before))
+    }
+
+    /// Whether the record no longer keeps the definition of a deleted project after this change.
+    pub(super) fn forgets_deleted(&self) -> bool {
+        self.before.deleted.is_some() && self.after.deleted.is_none()
     }
 }
 

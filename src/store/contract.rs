@@ -74,6 +74,8 @@ pub trait Recording: Records + Send + Sync {
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
     /// Lists, for each of these identities, the projects whose definition has it, sorted.
+    ///
+    /// Deleted projects whose definition is kept are included, here and in `kept_ids`.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
     /// Lists the projects whose id is not in their definition, each with its id.
@@ -84,9 +86,9 @@ pub trait Recording: Records + Send + Sync {
     /// Records a batch. Atomic, durable, repeatable.
     ///
     /// The new record, its events, their payloads and their deliveries commit together. The store
-    /// keeps the payload of every recorded definition, so that a delete can send it. Ids of events
-    /// and positions in the order of recording are never reused. If another event has or had the
-    /// id, the new event gets the id of a higher repetition.
+    /// keeps the payload of every recorded definition, also of a deleted project, so that a delete
+    /// can send it. Ids of events and positions in the order of recording are never reused. If
+    /// another event has or had the id, the new event gets the id of a higher repetition.
     ///
     /// If a project moved, its pending deliveries go to the lanes of its new key. There, all
     /// deliveries keep the order of recording.

@@ -2,7 +2,7 @@
 //!
 //! A file is written as three words, `<content> <engineId> <time>`: any word for the content
 //! (equal words are equal bytes), the engineId or `-` for none, and the change time. An engineId
-//! `-/e1` is none, in a project that keeps `e1` of an earlier definition. The word `invalid` stands for a file that could not be read. Paths are those of the default layout, and
+//! `-/e1` is none, in a project that keeps `e1` of an earlier definition. The word `invalid` stands for a file that could not be read. With the word `deleted` before them, they are the last definition of a deleted project. Paths are those of the default layout, and
 //! `<organization>/<project>/definition/project.xml` is a second path of a definition.
 //!
 //! ```yaml
@@ -29,14 +29,14 @@ use project_webhooks::domain::infer::Removals;
 use project_webhooks::domain::moves::{Comparison, Conclusion, infer_all};
 use project_webhooks::domain::project::{
     ContentHash, Document, FileState, KeptIds, Observed, ObservedFile, Problem, ProjectKey,
-    Recorded, Stamp, Unreadable,
+    Recorded, Role, Stamp, Unreadable,
 };
 use project_webhooks::domain::shared_ids::Hold;
 use project_webhooks::layout::{Layout, ProjectFile};
 use serde::Deserialize;
 
 /// The number of cases; a runner that finds none would pass.
-const N_CASES: usize = 114;
+const N_CASES: usize = 122;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,7 +133,10 @@ impl Case {
 
     /// The expected record: path to content.
     fn record(&self) -> BTreeMap<String, String> {
-        let content = |words: &str| words.split(' ').next().unwrap_or_default().to_owned();
+        let content = |words: &str| match words.strip_prefix(DELETED) {
+            Some(words) => format!("{DELETED}{}", first(words)),
+            None => first(words).to_owned(),
+        };
         self.record
             .as_ref()
             .unwrap_or(&self.after)
@@ -141,6 +144,13 @@ impl Case {
             .map(|(path, words)| (path.clone(), content(words)))
             .collect()
     }
+}
+
+/// The mark of the last definition of a deleted project.
+const DELETED: &str = "deleted ";
+
+fn first(words: &str) -> &str {
+    words.split(' ').next().unwrap_or_default()
 }
 
 fn layout() -> Layout {
@@ -176,6 +186,10 @@ fn place(path: &str) -> ProjectFile {
 
 fn file(path: &str, words: &str) -> FileState {
     let ProjectFile { role, tag, .. } = place(path);
+    let (role, words) = match words.strip_prefix(DELETED) {
+        Some(words) => (Role::Deleted, words),
+        None => (role, words),
+    };
     let parts: Vec<&str> = words.split(' ').collect();
     let [content, engine_id, time] = parts[..] else {
         panic!("{path}: {words:?} is not <content> <engineId> <time>");
@@ -264,7 +278,10 @@ fn outcome(changes: &[Conclusion], content: impl Fn(&FileState) -> String) -> Ou
         removed_with: pairs(|change| change.removed_with.as_ref()),
         moved: pairs(|change| change.moved_from.as_ref()),
         record: files
-            .map(|file| (file.path.clone(), content(file)))
+            .map(|file| match file.role {
+                Role::Deleted => (file.path.clone(), format!("{DELETED}{}", content(file))),
+                _ => (file.path.clone(), content(file)),
+            })
             .collect(),
         kept: changes.iter().filter_map(kept).collect(),
     }
@@ -295,7 +312,7 @@ fn every_case_holds() {
             .before
             .values()
             .chain(case.after.values())
-            .filter_map(|words| words.split(' ').next())
+            .map(|words| first(words.strip_prefix(DELETED).unwrap_or(words)))
             .map(|content| (ContentHash::of(content.as_bytes()), content.to_owned()))
             .collect();
         let content = |file: &FileState| words[&file.hash].clone();
@@ -309,6 +326,10 @@ fn every_case_holds() {
             }
             for file in change.inference.record.files() {
                 let ProjectFile { key, role, tag, .. } = place(&file.path);
+                let role = match file.role {
+                    Role::Deleted => Role::Deleted,
+                    _ => role,
+                };
                 assert_eq!(
                     (key, role, &tag),
                     (change.key.clone(), file.role, &file.tag),

@@ -86,7 +86,7 @@ impl Engine {
             let wanted: Vec<Identity> = wanted.map(FileState::identity).collect();
             for (at, recorded) in &self.record {
                 let candidate = key(*at);
-                let definition = recorded.definition.as_ref();
+                let definition = recorded.last_definition();
                 let has_it = definition.is_some_and(|found| wanted.contains(&found.identity()));
                 let is_new = !looks.iter().any(|look| look.key == candidate);
                 if has_it && is_new {

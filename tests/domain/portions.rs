@@ -6,7 +6,8 @@ use project_webhooks::domain::event::InferredEvent;
 use project_webhooks::domain::infer::{Removals, infer};
 use project_webhooks::domain::portions::{Change, Portion, order, split};
 use project_webhooks::domain::project::{
-    ContentHash, Document, FileState, Observed, ObservedFile, Recorded, Role, Stamp,
+    ContentHash, Document, FileState, Observed, ObservedFile, Problem, Recorded, Role, Stamp,
+    Unreadable,
 };
 use proptest::prelude::*;
 
@@ -15,7 +16,7 @@ type File = (Role, u8, u8, Option<u8>, i64);
 
 fn state((role, number, content, engine, changed): File) -> FileState {
     let path = match role {
-        Role::Definition => "o/p/project.xml".to_owned(),
+        Role::Definition | Role::Deleted => "o/p/project.xml".to_owned(),
         Role::Published => format!("o/p/published/{number}/project.xml"),
         Role::Snapshot => format!("o/p/snapshots/{number}.xml"),
     };
@@ -41,7 +42,7 @@ fn state((role, number, content, engine, changed): File) -> FileState {
 }
 
 fn files() -> impl Strategy<Value = Vec<FileState>> {
-    let role = prop::sample::select(vec![Role::Definition, Role::Published, Role::Snapshot]);
+    let role = prop::sample::select(Role::ALL.to_vec());
     let file = (role, 0..3_u8, 0..4_u8, prop::option::of(0..2_u8), 0..6_i64);
     prop::collection::vec(file, 0..9).prop_map(|files| {
         // One file at each path.
@@ -50,6 +51,20 @@ fn files() -> impl Strategy<Value = Vec<FileState>> {
             states.map(|file| (file.path.clone(), file)).collect();
         by_path.into_values().collect()
     })
+}
+
+/// A directory of published copies that cannot be read.
+fn hidden_copies() -> Unreadable {
+    Unreadable {
+        problem: Problem {
+            path: "o/p/published".to_owned(),
+            reason: "cannot be read".to_owned(),
+            line: None,
+            column: None,
+            may_resolve: false,
+        },
+        hides: [Role::Published].into(),
+    }
 }
 
 fn apply(record: &mut Recorded, portion: &Portion) {
@@ -85,12 +100,17 @@ proptest! {
         before in files(),
         after in files(),
         is_confirmed in any::<bool>(),
+        is_hidden in any::<bool>(),
     ) {
         let removals = if is_confirmed { Removals::Confirmed } else { Removals::Unconfirmed };
         let before: Recorded = before.into_iter().collect();
         let observed = Observed {
-            files: after.into_iter().map(|file| (file.path.clone(), ObservedFile::Complete(file))).collect(),
-            ..Observed::default()
+            files: after
+                .into_iter()
+                .filter(|file| file.role != Role::Deleted)
+                .map(|file| (file.path.clone(), ObservedFile::Complete(file)))
+                .collect(),
+            unreadable: is_hidden.then(hidden_copies).into_iter().collect(),
         };
         let inference = infer(&before, &observed, removals);
         let events = order(inference.events.clone());

@@ -7,6 +7,9 @@
 //!
 //! A project is deleted from an organization once, when the last place with it is gone. Places that
 //! are gone wait for each other. It is imported in another organization after that.
+//!
+//! A deleted project whose published copies are half written is unpublished once they are gone, unless
+//! there is a project in its place, or it is in its organization again.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,6 +23,8 @@ use crate::world::{Content, Name, PLACES, World, hash, path};
 pub struct Known {
     pub project: Option<Content>,
     pub copies: BTreeMap<Name, Content>,
+    /// A deleted project whose published copies are not judged yet.
+    pub deleted: Option<Content>,
 }
 
 #[derive(Debug, Default)]
@@ -285,7 +290,17 @@ impl Truth {
                     log.say(EventKind::ProjectMove, Name::Definition, project);
                 }
             }
+            let is_back = |deleted: Content| {
+                let mut others = among
+                    .iter()
+                    .filter(|other| PLACES[**other].0 == PLACES[*at].0);
+                others.any(|other| {
+                    let here = world.content(*other, Name::Definition);
+                    here.is_some_and(|here| here.engine == deleted.engine)
+                })
+            };
             if !is_held {
+                known.deleted = known.deleted.filter(|deleted| !is_back(*deleted));
                 look_at(&mut log, world, &mut known, counts);
             } else if known.project.is_some() && counts {
                 delete(&mut log, world, &known);
@@ -309,28 +324,59 @@ fn stays(world: &World, at: usize, name: Name, content: Content) -> bool {
     file.is_some_and(|file| file.content.is_none_or(|here| here == content))
 }
 
-fn delete(log: &mut Log<'_>, world: &World, known: &Known) {
-    let Some(project) = known.project else {
-        return;
+/// Whether a project that is gone from a place is still published. None while a copy is half written.
+///
+/// A copy of another project counts if it is among the `known` ones.
+fn is_still_published(
+    world: &World,
+    at: usize,
+    known: &BTreeMap<Name, Content>,
+    project: Content,
+) -> Option<bool> {
+    let names = world.names(at).into_iter().filter(is_published);
+    let seen: Vec<(Name, Option<Content>)> =
+        names.map(|name| (name, world.content(at, name))).collect();
+    let is_its_own = |(name, content): &(Name, Option<Content>)| {
+        content.is_some_and(|here| here.engine == project.engine || known.get(name) == Some(&here))
     };
+    let is_unclear = seen.iter().any(|(_, content)| content.is_none());
+    let remains = seen.iter().any(is_its_own);
+    (remains || !is_unclear).then_some(remains)
+}
+
+/// Returns the project if its published copies have to be judged later.
+fn delete(log: &mut Log<'_>, world: &World, known: &Known) -> Option<Content> {
+    let project = known.project?;
     log.say(EventKind::ProjectDelete, Name::Definition, project);
-    let was_published = known.copies.keys().any(is_published);
-    let is_still = world
-        .names(log.at)
-        .into_iter()
-        .filter(is_published)
-        .any(|name| {
-            world.content(log.at, name).is_none_or(|here| {
-                here.engine == project.engine || known.copies.get(&name) == Some(&here)
-            })
-        });
-    if was_published && !is_still {
+    if !known.copies.keys().any(is_published) {
+        return None;
+    }
+    let is_still = is_still_published(world, log.at, &known.copies, project);
+    if is_still == Some(false) {
         log.say(
             EventKind::ProjectDeleteAndUnpublish,
             Name::Definition,
             project,
         );
     }
+    let mut published = known.copies.iter().filter(|(name, _)| is_published(name));
+    let are_its_own = published.all(|(_, copy)| copy.engine == project.engine);
+    (is_still.is_none() && are_its_own).then_some(project)
+}
+
+/// Judges the published copies of a project that was deleted before.
+fn unpublish(log: &mut Log<'_>, world: &World, known: &Known, is_removed: bool) -> Option<Content> {
+    let project = known.deleted?;
+    let is_still = is_still_published(world, log.at, &BTreeMap::new(), project);
+    if is_still == Some(false) && is_removed {
+        log.say(
+            EventKind::ProjectDeleteAndUnpublish,
+            Name::Definition,
+            project,
+        );
+        return None;
+    }
+    (is_still != Some(true)).then_some(project)
 }
 
 fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
@@ -400,10 +446,14 @@ fn look_at(log: &mut Log<'_>, world: &World, known: &mut Known, counts: bool) {
         known
             .copies
             .retain(|name, _| world.files.contains_key(&(at, *name)));
-        if is_missing {
-            delete(log, world, &as_seen);
-            known.project = None;
-        }
+    }
+    if known.project.is_none() {
+        known.deleted = unpublish(log, world, &as_seen, counts && is_missing);
+    } else if counts && is_missing {
+        known.deleted = delete(log, world, &as_seen);
+        known.project = None;
+    } else {
+        known.deleted = None;
     }
 }
 

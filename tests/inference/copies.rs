@@ -2,7 +2,9 @@
 
 use std::fs;
 
-use super::{import, watched};
+use std::os::unix::fs::symlink;
+
+use super::{Watched, import, watched};
 use crate::common::{Endpoint, Home, Settings, Webhook, on_both_backends, xml};
 
 on_both_backends!(
@@ -12,6 +14,8 @@ on_both_backends!(
     a_restore_is_the_content_of_a_snapshot_in_the_definition_and_a_save_is_nothing,
     published_copies_distinguish_delete_from_delete_and_unpublish,
     a_delete_and_unpublish_is_one_callback_to_each_of_two_webhooks,
+    published_copies_that_cannot_be_read_are_judged_once_they_can,
+    a_deleted_project_is_unpublished_after_a_restart,
 );
 
 fn an_import_is_a_definition_that_appears_however_it_got_there(backend: &str) {
@@ -272,4 +276,98 @@ fn a_delete_and_unpublish_is_one_callback_to_each_of_two_webhooks(backend: &str)
     assert_eq!(unpublishes.take_events(1), ["project-delete-and-unpublish"]);
     daemon.fence();
     assert_eq!((deletes.n(), unpublishes.n()), (0, 0));
+}
+
+/// A link in the place of a directory is not followed, so the copies may still be somewhere.
+fn published_copies_that_cannot_be_read_are_judged_once_they_can(backend: &str) {
+    let projects = ["back", "gone", "imported", "moved", "torn"];
+    let files = projects.map(|project| {
+        let (definition, copy) = paths(project);
+        (definition, copy, xml("Orders", project, ""))
+    });
+    let before: Vec<(&str, &str)> = files
+        .iter()
+        .flat_map(|(definition, copy, content)| [(definition, content), (copy, content)])
+        .map(|(path, content)| (path.as_str(), content.as_str()))
+        .collect();
+    watched(backend, &before, |w| {
+        for project in projects.into_iter().filter(|project| *project != "torn") {
+            hide(w.home, project);
+        }
+        w.home.write(&paths("torn").1, "<schema>");
+        w.expect_nothing();
+        for project in projects {
+            w.home.remove(&paths(project).0);
+            told(w, project, &["project-delete"]);
+        }
+        // They can be read and are gone. The definition is the last one on record.
+        w.home.remove("sales/gone/published");
+        told(w, "gone", &["project-delete-and-unpublish"]);
+        // A copy that was never written to its end is none.
+        w.home.remove(&paths("torn").1);
+        told(w, "torn", &["project-delete-and-unpublish"]);
+        // They are still there, so their removal afterwards is no event.
+        w.home.remove("sales/back/published");
+        fs::rename(w.home.beside("back"), w.home.at("sales/back/published")).unwrap();
+        w.expect_nothing();
+        w.home.remove_all("sales/back");
+        w.expect_nothing();
+        // The project is there again, in this directory or in another one.
+        for (project, directory) in [("imported", "imported"), ("moved", "elsewhere")] {
+            let content = xml("Orders", project, "");
+            w.home.write(&paths(directory).0, &content);
+            w.expect("sales", "Orders", project, &import(&content));
+            w.home.remove(&format!("sales/{project}/published"));
+            w.expect_nothing();
+        }
+    });
+}
+
+/// The paths of the definition and of the published copy.
+fn paths(project: &str) -> (String, String) {
+    let copy = format!("sales/{project}/published/v1/project.xml");
+    (format!("sales/{project}/project.xml"), copy)
+}
+
+/// Puts a link in the place of the directory of published copies.
+fn hide(home: &Home, project: &str) {
+    let published = home.at(&format!("sales/{project}/published"));
+    fs::rename(&published, home.beside(project)).unwrap();
+    symlink(home.beside(project), published).unwrap();
+}
+
+/// Expects callbacks about a project whose definition is as before.
+fn told(w: &Watched<'_>, project: &str, events: &[&str]) {
+    let content = xml("Orders", project, "");
+    let expected = events.iter().map(|event| (*event, None, content.as_str()));
+    w.expect("sales", "Orders", project, &expected.collect::<Vec<_>>());
+}
+
+/// A webhook that received an event of the project before its directory was renamed gets the last one.
+fn a_deleted_project_is_unpublished_after_a_restart(backend: &str) {
+    let endpoint = Endpoint::new();
+    let webhook = Webhook::new("all", &endpoint.url()).projects("[sales/former, fence/*]");
+    let home = Home::new(&Settings::of([webhook]).watch(backend));
+    let daemon = home.start();
+    let content = xml("Orders", "e-1", "");
+    home.write(&paths("former").0, &content);
+    home.write(&paths("former").1, &content);
+    assert_eq!(endpoint.take_events(3).len(), 3);
+    home.rename("sales/former", "sales/orders");
+    daemon.fence();
+    hide(&home, "orders");
+    home.remove(&paths("orders").0);
+    assert_eq!(endpoint.take_events(1), ["project-delete"]);
+    daemon.fence();
+    assert_eq!(home.json(&["status"])["projects"], 0);
+    daemon.terminate();
+    home.remove("sales/orders/published");
+    let daemon = home.start();
+    let came = endpoint.wait_for(1);
+    assert_eq!(came[0].event, "project-delete-and-unpublish");
+    assert_eq!(came[0].origin, "catch-up");
+    assert_eq!(came[0].parameter("projectId"), Some("e-1"));
+    assert_eq!(came[0].payload, content.as_bytes());
+    daemon.fence();
+    assert_eq!(endpoint.n(), 1);
 }

@@ -106,15 +106,17 @@ impl Filter {
 
     /// Returns whether the webhook receives each of the events of a change.
     ///
-    /// `arrives` says whether a project that it knows moved to this place.
+    /// `arrives` says whether a project that it knows moved to this place. `kept` says whether the
+    /// record has a deleted project before and after the change.
     pub fn receives(
         &mut self,
         at: usize,
         events: &[InferredEvent],
         is_configured: bool,
         mut arrives: bool,
+        kept: (bool, bool),
     ) -> Vec<bool> {
-        let mut is_deleted = false;
+        let mut is_deleted = kept == (true, false);
         let mut received = Vec::new();
         for event in events {
             let is_delete = matches!(
@@ -124,7 +126,7 @@ impl Filter {
             if !is_delete {
                 self.end_of_project(at, &mut is_deleted, &mut arrives);
             }
-            is_deleted |= is_delete;
+            is_deleted |= is_delete && !kept.1;
             let is_known = is_delete && self.heard.contains(&at);
             let is_received = is_configured && (self.selects(at, event) || is_known);
             if is_received && !is_delete {

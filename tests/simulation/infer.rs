@@ -337,7 +337,11 @@ impl Run {
             }
             for (hook, arriving) in self.hooks.iter_mut().zip(&arriving) {
                 let (is_configured, arrives) = (hook.is_configured, arriving.contains(&at));
-                let received = hook.filter.receives(at, events, is_configured, arrives);
+                let kept = [&look.recorded, &change.inference.record];
+                let [before, after] = kept.map(|record| record.deleted.is_some());
+                let received =
+                    hook.filter
+                        .receives(at, events, is_configured, arrives, (before, after));
                 for (recorded, is_received) in recorded.iter().zip(received) {
                     if is_received {
                         hook.expect(at, recorded.id.clone(), now);

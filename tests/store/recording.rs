@@ -1,5 +1,6 @@
 use crate::helpers::*;
 use crate::retaining::collect;
+use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::{EventId, EventKind};
 use project_webhooks::domain::project::Identity;
 use project_webhooks::domain::project::{Problem, ProjectKey, Recorded, Role};
@@ -156,6 +157,62 @@ fn the_last_definition_stays_for_the_delete() {
     };
     assert_eq!(whole("one"), None);
     assert_eq!(whole("two!"), Some(bytes("two!")));
+}
+
+/// It is kept longer than its delete, and its listeners receive the last event.
+#[test]
+fn a_deleted_project_stays_until_its_copies_are_judged() {
+    const YEAR: i64 = 365 * 24 * 60 * 60;
+    let path = "sales/a/project.xml";
+    let copy = file(Role::Published, "sales/a/published/project.xml", "copy");
+    let defined = Recorded::from_iter([file(Role::Definition, path, "one"), copy.clone()]);
+    let deleted = Recorded::from_iter([file(Role::Deleted, path, "one"), copy]);
+    for is_unpublished in [true, false] {
+        let fixture = Fixture::new();
+        let store = fixture.store();
+        let record = |kind, before: &Recorded, after: &Recorded, webhook: &[&str]| {
+            let mut batch = change("a", before, after);
+            let mut new = event(kind, &key("a"), "one", webhook);
+            new.if_heard = vec![("audit".to_owned(), at(0))];
+            batch.changes[0].events.push(new);
+            batch
+        };
+        let none = Recorded::default();
+        let mut batch = record(EventKind::ProjectImport, &none, &defined, &["audit"]);
+        batch.changes[0].events[0].if_heard.clear();
+        batch.payloads.push(payload("one"));
+        store.record(batch).unwrap();
+        let batch = record(EventKind::ProjectDelete, &defined, &deleted, &[]);
+        store.record(batch).unwrap();
+        assert_eq!(store.recorded(&key("a")).unwrap(), deleted);
+        assert_eq!(store.keys().unwrap(), [key("a")]);
+        assert_eq!(store.n_defined_of(None).unwrap(), 0);
+        let identity = Identity::Id("é".to_owned());
+        assert_eq!(store.with_identities(&[identity]).unwrap(), [[key("a")]]);
+        for _ in 0..2 {
+            let claim = claim(&store, "audit", at(0));
+            end(&store, &claim, Verdict::Delivered);
+        }
+        let collected = collect(&store, YEAR);
+        assert_eq!((collected.n_events, collected.n_payloads), (2, 0));
+        if is_unpublished {
+            let kind = EventKind::ProjectDeleteAndUnpublish;
+            let batch = record(kind, &deleted, &none, &[]);
+            store.record(batch).unwrap();
+            let claim = claim(&store, "audit", at(0));
+            assert_eq!(claim.payload, bytes("one"));
+            end(&store, &claim, Verdict::Delivered);
+        } else {
+            store.record(change("a", &deleted, &none)).unwrap();
+        }
+        let collected = collect(&store, 2 * YEAR);
+        assert_eq!(collected.n_payloads, 1);
+        // A new project in this directory has no listeners.
+        let mut batch = record(EventKind::SnapshotCreate, &none, &none, &[]);
+        batch.payloads.push(payload("one"));
+        store.record(batch).unwrap();
+        assert!(claims(&store, "audit", at(0)).ready.is_empty());
+    }
 }
 
 #[test]

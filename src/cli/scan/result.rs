@@ -11,7 +11,7 @@ use crate::config::Config;
 use crate::domain::event::InferredEvent;
 use crate::domain::moves::{Comparison, Conclusion};
 use crate::domain::parameters::parameters;
-use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded};
+use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded, Role};
 use crate::domain::route::{Properties, Subscription, route};
 use crate::engine::phase::Start;
 use crate::operator::view;
@@ -142,6 +142,7 @@ fn event(
 fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
     recorded
         .files()
+        .filter(|file| file.role != Role::Deleted)
         .map(|file| (file.path.as_str(), file.hash))
         .collect()
 }
@@ -171,9 +172,10 @@ fn difference(is_moved: bool, before: &Recorded, after: &Recorded) -> String {
     let is_saved = before.definition.as_ref().map(|file| file.hash)
         != after.definition.as_ref().map(|file| file.hash);
     let kept = contents(after);
+    let before = contents(before);
     let n_gone = before
-        .files()
-        .filter(|file| !kept.contains_key(file.path.as_str()))
+        .keys()
+        .filter(|path| !kept.contains_key(*path))
         .count();
     let mut parts = Vec::new();
     if is_moved {

@@ -51,7 +51,7 @@ impl Facts {
             .map(|change| &change.key)
             .collect();
         let keys: BTreeSet<&ProjectKey> = changes.iter().map(|change| &change.key).collect();
-        let definitions = changes.iter().filter_map(|c| c.after.definition.as_ref());
+        let definitions = changes.iter().filter_map(|c| c.after.last_definition());
         let hashes: BTreeSet<ContentHash> = events()
             .map(|new| new.event.payload)
             .chain(definitions.map(|file| file.hash))

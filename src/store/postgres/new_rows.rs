@@ -79,7 +79,7 @@ impl<'a> NewRows<'a> {
     fn insert_events(&mut self, change: &'a Change) -> Result<(), Fault> {
         let key = &change.key;
         let mut arriving = self.facts.arriving.remove(key).unwrap_or_default();
-        let mut is_deleted = false;
+        let mut is_deleted = change.forgets_deleted();
         for new in &change.events {
             if let Some(recorded) = self.doubt.recorded(change, new) {
                 self.committed.events.push(recorded.clone());
@@ -92,7 +92,7 @@ impl<'a> NewRows<'a> {
             }
             self.insert_event(new)?;
             if is_delete {
-                is_deleted = true;
+                is_deleted = change.after.deleted.is_none();
             } else {
                 let heard = new.webhooks.iter().map(|(webhook, _)| webhook.clone());
                 let listeners = self.facts.listeners.entry(key.clone()).or_default();

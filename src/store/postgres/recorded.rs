@@ -124,12 +124,13 @@ pub(super) async fn n_defined(
 ) -> Result<usize, Fault> {
     let counted = match name.map(organizations_of) {
         None => statement!(
-            "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL",
+            "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL \
+             AND role <> 'deleted'",
             repository
         ),
         Some((first, end)) => statement!(
             "SELECT count(*) FROM files WHERE repository = $1 AND identity IS NOT NULL \
-             AND organization >= $2 AND organization < $3",
+             AND role <> 'deleted' AND organization >= $2 AND organization < $3",
             repository,
             first,
             end
@@ -174,7 +175,7 @@ pub(super) async fn kept_ids(
     let rows = session
         .rows(statement!(
             "SELECT organization, project, document FROM files WHERE repository = $1 \
-             AND role = 'definition' AND strpos(document, '\"kept\"') > 0 \
+             AND identity IS NOT NULL AND strpos(document, '\"kept\"') > 0 \
              ORDER BY organization, project",
             repository
         ))

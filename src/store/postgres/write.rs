@@ -182,9 +182,10 @@ pub(super) fn deliveries(
     })
 }
 
-/// The identity to store in the row of a file: that of a definition.
+/// The identity to store in the row of a file: that of a definition, also of a deleted project.
 pub(super) fn identity_of(file: &FileState) -> Option<Vec<u8>> {
-    (file.role == Role::Definition).then(|| row::indexed(&file.identity().to_string()))
+    let is_definition = matches!(file.role, Role::Definition | Role::Deleted);
+    is_definition.then(|| row::indexed(&file.identity().to_string()))
 }
 
 /// Removes and writes the rows of files.

@@ -117,7 +117,8 @@ fn write(
 /// An update must not name this column. SQLite would write a page of its index even if the value
 /// stays the same.
 fn identity_of(file: &FileState) -> Option<String> {
-    (file.role == Role::Definition).then(|| file.identity().to_string())
+    let is_definition = matches!(file.role, Role::Definition | Role::Deleted);
+    is_definition.then(|| file.identity().to_string())
 }
 
 fn delete(connection: &Connection, key: &ProjectKey, file: &FileState) -> Result<(), Fault> {

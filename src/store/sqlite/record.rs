@@ -42,7 +42,7 @@ pub(super) fn record(
     };
     let definitions = batch.changes.iter();
     let identities: HashMap<ContentHash, String> = definitions
-        .filter_map(|change| change.after.definition.as_ref())
+        .filter_map(|change| change.after.last_definition())
         .map(|file| (file.hash, file.identity().to_string()))
         .collect();
     for given in payloads {
@@ -137,7 +137,7 @@ impl<'a> Writing<'a> {
         mut arriving: BTreeSet<String>,
     ) -> Result<(), Fault> {
         let key = &change.key;
-        let mut is_deleted = false;
+        let mut is_deleted = change.forgets_deleted();
         for new in &change.events {
             let is_delete = new.event.kind.is_delete();
             if !is_delete {
@@ -146,7 +146,7 @@ impl<'a> Writing<'a> {
             }
             self.insert_event(connection, new)?;
             if is_delete {
-                is_deleted = true;
+                is_deleted = change.after.deleted.is_none();
             } else {
                 for (webhook, _) in &new.webhooks {
                     listeners::add(connection, key, webhook)?;

@@ -83,9 +83,11 @@ pub(super) fn keys_in(
 }
 
 pub(super) fn n_defined(connection: &Connection, repository: Option<&str>) -> Result<usize, Fault> {
-    let all = "SELECT count(*) FROM files WHERE identity IS NOT NULL";
-    let some = "SELECT count(*) FROM files WHERE organization >= ?1 AND organization < ?2 \
-                AND identity IS NOT NULL";
+    let all = "SELECT count(*) - (SELECT count(*) FROM files WHERE role = 'deleted') \
+               FROM files WHERE identity IS NOT NULL";
+    let some = "SELECT count(*) - (SELECT count(*) FROM files WHERE role = 'deleted' \
+                AND organization >= ?1 AND organization < ?2) FROM files \
+                WHERE organization >= ?1 AND organization < ?2 AND identity IS NOT NULL";
     let mut statement = connection.prepare_cached(repository.map_or(all, |_| some))?;
     let n: i64 = statement.query_row(params_from_iter(range(repository)), |row| row.get(0))?;
     Ok(usize::try_from(n).unwrap_or_default())
@@ -114,7 +116,7 @@ pub(super) const WITH_IDENTITY: &str = "SELECT organization, project FROM files 
 pub(super) fn kept_ids(connection: &Connection) -> Result<Vec<(ProjectKey, String)>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT organization, project, document FROM files \
-         WHERE role = 'definition' AND instr(document, '\"kept\"') > 0",
+         WHERE identity IS NOT NULL AND instr(document, '\"kept\"') > 0",
     )?;
     let mut rows = statement.query([])?;
     let mut kept = Vec::new();

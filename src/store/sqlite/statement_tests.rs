@@ -61,7 +61,7 @@ const SCANS: &[(&str, &str)] = &[
         "lists the record for a full scan",
     ),
     (
-        "SELECT organization, project, document FROM files WHERE role = 'definition' AND instr(",
+        "SELECT organization, project, document FROM files WHERE identity IS NOT NULL AND instr(",
         "reads the ids that no definition has, once after a start",
     ),
     (

@@ -400,7 +400,8 @@ pub(super) fn identity(row: &Row) -> Result<Option<String>, Fault> {
         _ => "",
     };
     let what = format!("the record of {}", text("path"));
-    if word(&what, text("role"), Role::from_word)? != Role::Definition {
+    let role = word(&what, text("role"), Role::from_word)?;
+    if !matches!(role, Role::Definition | Role::Deleted) {
         return Ok(None);
     }
     let bytes = match cell("hash") {

@@ -191,7 +191,7 @@ impl Database {
     /// The places whose recorded definition has one of these identities.
     pub fn with_identities(&self, wanted: &[Identity]) -> Vec<usize> {
         let found = self.record.iter().filter(|(_, recorded)| {
-            let definition = recorded.definition.as_ref();
+            let definition = recorded.last_definition();
             definition.is_some_and(|file| wanted.contains(&file.identity()))
         });
         found.map(|(at, _)| *at).collect()

@@ -96,7 +96,8 @@ CREATE TABLE files (
     project      TEXT    COLLATE "C" NOT NULL,
     path         TEXT    COLLATE "C" NOT NULL,
     path_hash    BYTEA   NOT NULL,
-    role         TEXT    NOT NULL CHECK (role IN ('definition', 'published', 'snapshot')),
+    role         TEXT    NOT NULL
+        CHECK (role IN ('definition', 'published', 'snapshot', 'deleted')),
     tag          TEXT,
     inode        BIGINT  NOT NULL,
     size         BIGINT  NOT NULL,
@@ -106,7 +107,8 @@ CREATE TABLE files (
     hash         BYTEA   NOT NULL,
     owner        TEXT    NOT NULL,
     document     TEXT    NOT NULL,
-    -- The hash of the identity of the definition's project; null for copies.
+    -- The hash of the identity of the definition's project; null for copies. A deleted project has
+    -- one too.
     identity     BYTEA,
     PRIMARY KEY (repository, organization, project, path_hash)
 );

@@ -38,7 +38,7 @@ CREATE TABLE files (
     path         TEXT    NOT NULL,
     -- Not `IN`: SQLite builds a table of a list of more than two words for each row that it checks.
     role         TEXT    NOT NULL
-        CHECK (role = 'definition' OR role = 'published' OR role = 'snapshot'),
+        CHECK (role = 'definition' OR role = 'published' OR role = 'snapshot' OR role = 'deleted'),
     tag          TEXT,
     inode        INTEGER NOT NULL,
     size         INTEGER NOT NULL,
@@ -48,11 +48,14 @@ CREATE TABLE files (
     hash         BLOB    NOT NULL,
     owner        TEXT    NOT NULL,
     document     TEXT    NOT NULL,
-    -- The identity of the definition's project, wherever the file is; null for copies.
+    -- The identity of the definition's project, wherever the file is; null for copies. A deleted
+    -- project has one too.
     identity     TEXT,
     PRIMARY KEY (organization, project, path)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX files_identity ON files (identity, organization, project) WHERE identity IS NOT NULL;
+-- For counts of projects, which do not include deleted ones.
+CREATE INDEX files_deleted ON files (role, organization) WHERE role = 'deleted';
 
 -- Ignored files. Those outside any project have two empty names.
 CREATE TABLE problems (
