@@ -91,7 +91,10 @@ impl Fleet {
         let mut webhook =
             Webhook::new("all", url).with(&format!("headers: {{ X-Sender: {name} }}"));
         for line in more {
-            webhook = webhook.with(line);
+            webhook = match line.strip_prefix("schedule: ") {
+                Some(schedule) => webhook.schedule(schedule),
+                None => webhook.with(line),
+            };
         }
         Home::new(
             &Settings::of([webhook])
@@ -503,6 +506,70 @@ fn a_sender_that_cannot_reach_the_receiver_leaves_it_to_others() {
         assert!(working.terminate().success());
         assert_eq!(endpoint.n_all(), 2 * n);
     }
+}
+
+/// The receiver answers, so it is in reach of the sender, and others need not try.
+#[test]
+fn a_sender_with_a_rate_goes_on_after_a_failure_of_the_receiver_itself() {
+    let Some(fleet) =
+        Fleet::new("a_sender_with_a_rate_goes_on_after_a_failure_of_the_receiver_itself")
+    else {
+        return;
+    };
+    let endpoint = Endpoint::answering(|one| {
+        Reply::status(match one.parameter("projectName") {
+            Some("p1" | "p2") => StatusCode::INTERNAL_SERVER_ERROR,
+            _ => StatusCode::NO_CONTENT,
+        })
+    });
+    let more = ["rate: 2/s", "concurrency: 1", "schedule: [0s, 1h]"];
+    let homes = ["first", "second"].map(|name| fleet.home(&endpoint, name, "[deliver]", &more));
+    fleet.record(0..1, 1);
+    let first = launch(&homes[0]);
+    endpoint.wait_for(1);
+    let second = launch(&homes[1]);
+    second.wait_message("sending callbacks", 1);
+    fleet.record(1..9, 9);
+    endpoint.wait_for(9);
+    assert_eq!(senders(&endpoint.all()), ["first".to_owned()].into());
+    assert!(first.terminate().success());
+    assert!(second.terminate().success());
+}
+
+/// A project that failed before may fail because the receiver is out of reach of one sender.
+#[test]
+fn a_sender_that_cannot_reach_the_receiver_leaves_suspects_to_others() {
+    let Some(fleet) =
+        Fleet::new("a_sender_that_cannot_reach_the_receiver_leaves_suspects_to_others")
+    else {
+        return;
+    };
+    let endpoint = Endpoint::answering(|one| {
+        let is_cut_off = one.header("X-Sender") == Some("cut-off");
+        Reply::status(match one.parameter("projectName") {
+            Some("p0") if is_cut_off => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::NO_CONTENT,
+        })
+    });
+    let schedule = vec!["2s"; 99].join(", ");
+    let schedule = format!("schedule: [0s, {schedule}]");
+    let more = ["rate: 100/s", &schedule];
+    let homes = ["cut-off", "working"].map(|name| fleet.home(&endpoint, name, "[deliver]", &more));
+    fleet.record(0..1, 2);
+    let cut_off = launch(&homes[0]);
+    cut_off.wait_message("failed: ", 1);
+    // The success of another project makes it a suspect.
+    fleet.record(1..2, 2);
+    wait_within(PATIENCE, "the other project", || {
+        (fleet.n_pending() == 1).then_some(())
+    });
+    let working = launch(&homes[1]);
+    wait_within(PATIENCE, "the other sender", || {
+        (fleet.n_pending() == 0).then_some(())
+    });
+    assert!(cut_off.terminate().success());
+    assert!(working.terminate().success());
+    assert_in_order(&endpoint.all(), 2);
 }
 
 /// Only the sender of the last request knows when the next one may start.

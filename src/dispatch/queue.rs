@@ -430,6 +430,9 @@ impl Queue {
         let may_reach_none = self.endpoint.may_be_out_of_reach() && self.is_paced(&target);
         if may_reach_none && self.shared.store.is_shared() {
             self.give_way(now, &target);
+        } else {
+            // This sender reaches the receiver.
+            self.gives_way_until = Duration::ZERO;
         }
         self.results.push(result, now);
     }

@@ -87,6 +87,9 @@ impl RetryAfter {
 /// Whether the endpoint or only one delivery failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
+    /// There was no answer, or a gateway answered. So the endpoint may be out of reach of this process
+    /// alone. Other deliveries would fail as well.
+    Unreachable,
     /// The endpoint failed, so other deliveries to it would fail as well.
     Endpoint,
     /// The endpoint works, but rejected this delivery.
@@ -94,9 +97,9 @@ pub enum FailureCause {
 }
 
 impl Outcome {
-    /// The outcome if there is no answer, or an endpoint failure without Retry-After.
+    /// The outcome if there is no answer, or one of a gateway without Retry-After.
     pub const NO_ANSWER: Outcome = Outcome::Failed {
-        cause: FailureCause::Endpoint,
+        cause: FailureCause::Unreachable,
         retry_after: None,
     };
 
@@ -117,13 +120,26 @@ impl Outcome {
         )
     }
 
-    /// Whether the attempt failed because the endpoint failed.
+    /// Whether the attempt failed because the endpoint failed or may be out of reach.
     pub const fn is_endpoint_failure(self) -> bool {
         matches!(
             self,
             Outcome::Failed {
-                cause: FailureCause::Endpoint,
+                cause: FailureCause::Endpoint | FailureCause::Unreachable,
                 ..
+            }
+        )
+    }
+
+    /// Whether another process may reach the endpoint although this one may not.
+    ///
+    /// A receiver that requested a wait for all deliveries is in reach.
+    pub const fn is_unreachable(self) -> bool {
+        matches!(
+            self,
+            Outcome::Failed {
+                cause: FailureCause::Unreachable,
+                retry_after: None | Some(RetryAfter::Delivery(_)),
             }
         )
     }

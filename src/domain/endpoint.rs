@@ -5,7 +5,7 @@
 //! does not show which of the two it is. Three rules handle both:
 //!
 //! - An endpoint is down after [`DOWN_AFTER`] projects in a row had an endpoint failure
-//!   ([`FailureCause::Endpoint`]). One success makes it up again.
+//!   ([`Outcome::is_endpoint_failure`]). One success makes it up again.
 //! - While an endpoint is down, a project that has failed sends only probes: one delivery at a
 //!   time, by the retry schedule. The other projects send in rounds. A round ends after [`ROUND`]
 //!   failures, and the next round starts by the retry schedule. So a project whose deliveries
@@ -22,7 +22,6 @@
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!
-//! [`FailureCause::Endpoint`]: super::delivery::FailureCause::Endpoint
 //! [`RetryAfter::Webhook`]: super::delivery::RetryAfter::Webhook
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -55,6 +54,8 @@ pub struct Endpoint {
     /// [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeMap<ProjectKey, Suspicion>,
+    /// Whether the last attempt got no answer of the receiver. Of any project, also of a suspect.
+    is_unreachable: bool,
     down: Option<Down>,
 }
 
@@ -165,9 +166,10 @@ impl Endpoint {
 
     /// Whether another sender may reach the endpoint although this one may not.
     ///
-    /// One failure is enough: with few projects, an endpoint never counts as down.
+    /// One attempt without an answer of the receiver is enough: with few projects, or with suspects
+    /// alone, an endpoint never counts as down.
     pub fn may_be_out_of_reach(&self) -> bool {
-        self.is_down() || !self.failing.is_empty()
+        self.is_down() || self.is_unreachable
     }
 
     /// The failed projects of an endpoint that is down. They send only probes.
@@ -221,6 +223,7 @@ impl Endpoint {
         if outcome == Outcome::Unsendable {
             return Effect::NONE;
         }
+        self.is_unreachable = outcome.is_unreachable();
         if !outcome.is_endpoint_failure() {
             return self.works(key, now).map_or(Effect::NONE, Effect::of);
         }

@@ -20,9 +20,9 @@ use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 /// A date in Retry-After is compared with the answer's `Date`, because both come from the
 /// receiver's clock. Without a valid `Date`, it is compared with `now`.
 ///
-/// The statuses 5xx and 429 are failures of the endpoint. So is a missing answer
-/// ([`Outcome::NO_ANSWER`]). With any other status the endpoint works, but may refuse this
-/// delivery.
+/// The statuses 5xx and 429 are failures of the endpoint. With 502, 503 and 504, a gateway may not
+/// reach it, which is like a missing answer ([`Outcome::NO_ANSWER`]). With any other status the
+/// endpoint works, but may refuse this delivery.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
     if status.is_success() {
         return Outcome::Accepted;
@@ -41,15 +41,15 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
         StatusCode::BAD_GATEWAY | StatusCode::GATEWAY_TIMEOUT => asked().map(RetryAfter::Delivery),
         _ => None,
     };
-    let is_endpoints_own = status.as_u16() >= 500 || status == StatusCode::TOO_MANY_REQUESTS;
-    Outcome::Failed {
-        cause: if is_endpoints_own {
-            FailureCause::Endpoint
-        } else {
-            FailureCause::Delivery
-        },
-        retry_after,
-    }
+    let cause = match status {
+        StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT => {
+            FailureCause::Unreachable
+        }
+        StatusCode::TOO_MANY_REQUESTS => FailureCause::Endpoint,
+        _ if status.as_u16() >= 500 => FailureCause::Endpoint,
+        _ => FailureCause::Delivery,
+    };
+    Outcome::Failed { cause, retry_after }
 }
 
 /// Returns the time of an answer by the receiver's clock.

@@ -351,3 +351,35 @@ fn an_operator_brings_the_probe_forward() {
     endpoint.probe_soon(at(20));
     assert_eq!(endpoint.admit(at(10), 0), probe(10));
 }
+
+/// Another process may reach an endpoint that does not answer. One that answers is in reach.
+#[test]
+fn only_a_missing_answer_makes_an_endpoint_out_of_reach() {
+    let failed = |cause, retry_after| Outcome::Failed { cause, retry_after };
+    let wait = Duration::from_secs(1);
+    let (gateway, own) = (FailureCause::Unreachable, FailureCause::Endpoint);
+    for (outcome, expected) in [
+        (Outcome::NO_ANSWER, true),
+        (failed(gateway, Some(RetryAfter::Delivery(wait))), true),
+        (failed(gateway, Some(RetryAfter::Webhook(wait))), false),
+        (failed(own, None), false),
+        (Outcome::REFUSED, false),
+        (Outcome::Accepted, false),
+    ] {
+        let mut endpoint = Endpoint::default();
+        fail(&mut endpoint, "a", 0, false);
+        end(&mut endpoint, "b", Outcome::Accepted, false, 1);
+        assert!(!endpoint.may_be_out_of_reach());
+        // This project is a suspect.
+        end(&mut endpoint, "a", outcome, false, 2);
+        assert_eq!(endpoint.may_be_out_of_reach(), expected, "{outcome:?}");
+        // A request that is not sent shows nothing.
+        end(&mut endpoint, "c", Outcome::Unsendable, false, 3);
+        assert_eq!(endpoint.may_be_out_of_reach(), expected, "{outcome:?}");
+    }
+    let mut endpoint = Endpoint::default();
+    for project in ["a", "b", "c"] {
+        end(&mut endpoint, project, failed(own, None), false, 0);
+    }
+    assert!(endpoint.may_be_out_of_reach());
+}

@@ -120,7 +120,13 @@ async fn answers_become_outcomes() {
         (200, Some(Outcome::Accepted)),
         (302, Some(REFUSED)),
         (410, Some(Outcome::Gone)),
-        (500, Some(Outcome::NO_ANSWER)),
+        (
+            500,
+            Some(Outcome::Failed {
+                cause: FailureCause::Endpoint,
+                retry_after: None,
+            }),
+        ),
         (503, None),
     ] {
         let attempt = client(&webhook(&format!("{url}{status}")))
@@ -133,7 +139,7 @@ async fn answers_become_outcomes() {
             // The date is a minute after `now`; how long the exchange took is taken off.
             None => assert!(matches!(
                 attempt.outcome,
-                Outcome::Failed { cause: FailureCause::Endpoint, retry_after: Some(asked) }
+                Outcome::Failed { cause: FailureCause::Unreachable, retry_after: Some(asked) }
                     if asked.wait() <= Duration::from_secs(60)
             )),
         }

@@ -11,7 +11,7 @@ use crate::dispatch::Target;
 use crate::dispatch::results::STORE_PAUSE;
 use crate::store::{Alone, Fault};
 
-/// How long a sender with a rate leaves the webhook to others after a failure of the endpoint.
+/// How long a sender with a rate leaves an endpoint to others that may be out of its own reach.
 ///
 /// Others ask every [`super::SHARED_POLL`].
 const GIVE_WAY: Duration = Duration::from_secs(2);
@@ -78,7 +78,7 @@ impl Queue {
         }
     }
 
-    /// Leaves the webhook to other senders for a while, after a failure of the endpoint.
+    /// Leaves the webhook to other senders for a while, because others may reach the endpoint.
     ///
     /// It leaves when its own next request may start. Else each sender could send a request at once.
     pub(super) fn give_way(&mut self, moment: Duration, target: &Target) {

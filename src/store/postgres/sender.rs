@@ -12,8 +12,8 @@
 //! the lease in time: see [`Hold`].
 //!
 //! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint asked
-//! for a wait, or has a `rate`. Other senders then claim nothing of the webhook. The sender ends that after
-//! each failure of the endpoint, because others may reach it.
+//! for a wait, or has a `rate`. Other senders then claim nothing of the webhook. The sender ends that while
+//! the endpoint may be out of its own reach.
 //!
 //! Several senders claim and record results at the same time ([`claims`](super::claims)). The rest here
 //! locks the repository alone. The clock of the server decides about leases.
