@@ -212,14 +212,18 @@ pub(super) struct Seen(Notice);
 impl Seen {
     /// Wakes the queues if they have to know of a notice.
     pub(super) fn take(&mut self, queues: &QueueHandles, notice: Notice) {
-        let before = std::mem::replace(&mut self.0, notice);
-        if before.n_changes != notice.n_changes {
+        if self.0.n_changes != notice.n_changes {
             queues.wake_all();
         }
-        let is_paused = before.n_pauses != notice.n_pauses;
-        if is_paused || before.n_more != notice.n_more {
-            queues.wake_for_more(is_paused);
+        if self.0.n_more != notice.n_more {
+            queues.wake_for_more();
         }
+        let are_all_paused = self.0.n_pauses != notice.n_pauses;
+        queues.pause(|webhook| {
+            let [before, after] = [&self.0, &notice].map(|one| one.n_pauses_of.get(webhook));
+            are_all_paused || before != after
+        });
+        self.0 = notice;
     }
 }
 
@@ -228,7 +232,7 @@ pub(super) async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -
     if let Some(notices) = notices
         && notices.changed().await.is_ok()
     {
-        return *notices.borrow_and_update();
+        return notices.borrow_and_update().clone();
     }
     std::future::pending().await
 }

@@ -178,14 +178,18 @@ impl QueueHandles {
     }
 
     /// Wakes all queues because there may be more deliveries to claim.
-    ///
-    /// If `is_paused` is true, they drop the deliveries that they claimed and do not send yet.
-    pub(crate) fn wake_for_more(&self, is_paused: bool) {
+    pub(crate) fn wake_for_more(&self) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for handle in handles.values() {
-            if is_paused {
-                handle.is_paused_by_other.store(true, Ordering::Release);
-            }
+            handle.wakes.notify_one();
+        }
+    }
+
+    /// Makes the queues of some webhooks drop the deliveries that they claimed and do not send yet.
+    pub(crate) fn pause(&self, is_paused: impl Fn(&str) -> bool) {
+        let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
+        for (_, handle) in handles.iter().filter(|(webhook, _)| is_paused(webhook)) {
+            handle.is_paused_by_other.store(true, Ordering::Release);
             handle.wakes.notify_one();
         }
     }

@@ -162,6 +162,16 @@ fn deliveries_committed_before_a_command_are_not_passed_after_it() {
     assert_eq!(handle.n_committed(), 1);
 }
 
+#[test]
+fn only_the_queue_of_a_paused_webhook_drops_its_claims() {
+    let queues = QueueHandles::default();
+    let [paused, other] = ["catalog", "audit"].map(|webhook| queues.of(webhook));
+    queues.pause(|webhook| webhook == "catalog");
+    assert!(paused.take_paused_by_other());
+    assert!(!paused.take_paused_by_other());
+    assert!(!other.take_paused_by_other());
+}
+
 struct Fixture {
     _directory: tempfile::TempDir,
     store: Store,

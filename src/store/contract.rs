@@ -10,7 +10,7 @@
 //!
 //! No operation reads a clock. Time is an argument.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -220,14 +220,16 @@ pub trait Delivering: Send + Sync {
 }
 
 /// The acts of other processes that a daemon has to know of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// Increases when another process may have changed deliveries or webhooks.
     pub n_changes: u64,
     /// Grows when there may be more deliveries to claim.
     pub n_more: u64,
-    /// Grows when claims that are not sent yet may no longer be sent.
+    /// Grows when claims of any webhook that are not sent yet may no longer be sent.
     pub n_pauses: u64,
+    /// The same for the claims of one webhook, by its name.
+    pub n_pauses_of: BTreeMap<String, u64>,
     /// Whether another process has taken over. This process can change nothing any more.
     pub is_superseded: bool,
 }

@@ -11,7 +11,9 @@ use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
 use project_webhooks::domain::project::{ProjectKey, Recorded};
-use project_webhooks::store::{Asking, Batch, Change, Claim, Finish, Operations, Selector, Store};
+use project_webhooks::store::{
+    Alone, Asking, Batch, Change, Claim, Finish, Operations, Selector, Store,
+};
 
 use crate::common::{PATIENCE, Postgres, wait_exit, wait_until};
 use crate::helpers::*;
@@ -296,6 +298,41 @@ fn a_sender_releases_all_claims_but_those_that_it_has() {
         [lost[0].clone(), lost[2].clone()]
     );
     assert_eq!(claims(&fleet.other, "audit", at(0)).ready, []);
+}
+
+/// The other senders keep their claims of other webhooks.
+#[test]
+fn a_sole_sender_pauses_only_its_webhook() {
+    let Some(fleet) = Fleet::new("a_sole_sender_pauses_only_its_webhook") else {
+        return;
+    };
+    let notices = fleet.other.notices().unwrap();
+    for webhook in ["catalog", "the catalog"] {
+        let before = notices.borrow().clone();
+        let asking = Asking {
+            alone: Alone::Yes,
+            ..asking(at(0), 1)
+        };
+        wait_until("the notice", || {
+            // The other one may not listen yet.
+            wait(fleet.one.claim(webhook, asking.clone())).unwrap();
+            let alone = Alone::No;
+            let leaving = Asking {
+                alone,
+                ..asking.clone()
+            };
+            wait(fleet.one.claim(webhook, leaving)).unwrap();
+            notices
+                .borrow()
+                .n_pauses_of
+                .contains_key(webhook)
+                .then_some(())
+        });
+        let mut after = notices.borrow().clone();
+        after.n_pauses_of.remove(webhook);
+        assert_eq!(after.n_pauses_of, before.n_pauses_of);
+        assert_eq!(after.n_pauses, before.n_pauses);
+    }
 }
 
 /// The deliveries that senders have claimed now, and those that they delivered.

@@ -30,43 +30,41 @@ pub(super) fn notify(repository: i32) -> Statement {
 }
 
 /// The reason for a notification to senders.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+#[derive(Clone, Copy)]
+pub(super) enum Kind<'a> {
     /// There may be more deliveries to claim.
     New,
-    /// A sender became the sole one of a webhook, so the others must drop their claims.
-    Alone,
+    /// A sender became the sole one of this webhook, so the others must drop their claims of it.
+    Alone(&'a str),
 }
 
-impl Kind {
-    const ALL: [Self; 2] = [Self::New, Self::Alone];
-
+impl Kind<'_> {
     pub(super) fn payload(self, repository: i32) -> String {
-        let word = match self {
-            Self::New => "new",
-            Self::Alone => "alone",
-        };
-        format!("{repository} {word}")
+        match self {
+            Self::New => format!("{repository} new"),
+            Self::Alone(webhook) => format!("{repository} alone {webhook}"),
+        }
     }
 }
 
 /// Sends a notification to senders with the commit.
-pub(super) fn notify_senders(repository: i32, kind: Kind) -> Statement {
+pub(super) fn notify_senders(repository: i32, kind: Kind<'_>) -> Statement {
     let sql = "SELECT pg_notify('project_webhooks', $1)";
     statement!(sql, kind.payload(repository))
 }
 
 /// Handles the payload of a notification.
 fn handle(payload: &str, repository: i32, notices: &Notices) {
-    if payload == repository.to_string() {
-        return notices.changed();
+    // The name of a webhook may have spaces.
+    let mut words = payload.splitn(3, ' ');
+    if words.next() != Some(repository.to_string().as_str()) {
+        return;
     }
-    let kinds = Kind::ALL.into_iter();
-    for kind in kinds.filter(|kind| kind.payload(repository) == payload) {
-        match kind {
-            Kind::New => notices.more(),
-            Kind::Alone => notices.paused(),
-        }
+    match (words.next(), words.next()) {
+        (None, _) => notices.changed(),
+        (Some("new"), None) => notices.more(),
+        (Some("alone"), Some(webhook)) => notices.paused(webhook),
+        _ => {}
     }
 }
 

@@ -282,9 +282,17 @@ impl Notices {
     }
 
     /// Claims that are not sent yet may no longer be sent.
-    pub(super) fn paused(&self) {
+    pub(super) fn all_paused(&self) {
         self.0
             .send_modify(|notice| notice.n_pauses = notice.n_pauses.wrapping_add(1));
+    }
+
+    /// Claims of a webhook that are not sent yet may no longer be sent.
+    pub(super) fn paused(&self, webhook: &str) {
+        self.0.send_modify(|notice| {
+            let n_pauses = notice.n_pauses_of.entry(webhook.to_owned()).or_default();
+            *n_pauses = n_pauses.wrapping_add(1);
+        });
     }
 
     /// Another process took over.

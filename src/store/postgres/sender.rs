@@ -144,7 +144,11 @@ impl Sender {
             // An earlier statement without an answer may still succeed once the other sender leaves.
             return Ok(false);
         }
-        let kind = if alone { Kind::Alone } else { Kind::New };
+        let kind = if alone {
+            Kind::Alone(webhook)
+        } else {
+            Kind::New
+        };
         guard(&self.owned).insert(webhook.to_owned(), Owned::Perhaps);
         let answers = session
             .transact(vec![
@@ -317,7 +321,7 @@ impl Sender {
         if let Some(lease) = lease {
             if answers.first().is_none_or(Vec::is_empty) {
                 self.lose(lease.id).await;
-                notices.paused();
+                notices.all_paused();
             } else {
                 lease.hold.renewed(requested, self.length);
             }
