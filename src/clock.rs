@@ -23,7 +23,6 @@ impl Reading {
         self.now
     }
 
-    #[cfg(test)]
     pub(crate) fn of(now: Timestamp, moment: Duration) -> Self {
         Self { now, moment }
     }

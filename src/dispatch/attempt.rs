@@ -8,13 +8,12 @@ use std::time::Duration;
 use jiff::Timestamp;
 
 use super::{Shared, Target};
-use crate::clock::Clock;
 use crate::domain::delivery::{self, Outcome, Verdict};
 use crate::domain::event::{EventId, Origin};
 use crate::domain::project::ProjectKey;
 use crate::metrics::AttemptOutcome;
 use crate::store::{AttemptLog, Claim, Finish, Hold};
-use crate::traces::{AttemptSpan, EndedAttempt, Traces};
+use crate::traces::{AttemptSpan, EndedAttempt};
 use crate::webhook::{Attempt, Callback, CallbackContent, EventName, MayBegin};
 
 /// An attempt that has ended.
@@ -50,8 +49,7 @@ pub(super) struct AttemptResult {
 ///
 /// `n_moves` is the number of renames that the queue knows now.
 pub(super) async fn send(
-    clock: Clock,
-    traces: Option<Arc<Traces>>,
+    shared: Arc<Shared>,
     target: Arc<Target>,
     (claim, hold): (Claim, Hold),
     is_probe: bool,
@@ -59,22 +57,22 @@ pub(super) async fn send(
 ) -> Ended {
     let span = AttemptSpan::of(&claim.event.id, claim.delivery, claim.attempt);
     let callback = Callback {
-        traceparent: traces.is_some().then(|| span.traceparent()),
+        traceparent: shared.traces.is_some().then(|| span.traceparent()),
         content: CallbackContent::of(claim.event, claim.payload),
         attempt: claim.attempt,
         origin: claim.origin,
     };
-    let began = clock.now();
+    let began = shared.now();
     let may_begin: MayBegin = Arc::new(move || hold.is_valid());
     let attempt = target.client.send_if(&callback, began, &may_begin).await;
-    let now = clock.now();
+    let now = shared.now();
     // The end is the start plus the duration, at most the current time. The clock alone may be
     // wrong: if it was set forward during the attempt and is set back later, the next attempt
     // would be far too late.
     let ended = began
         .checked_add(attempt.duration)
         .map_or(now, |by| by.min(now));
-    if let Some(traces) = traces
+    if let Some(traces) = &shared.traces
         && !attempt.is_withheld
     {
         let ended = EndedAttempt {

@@ -43,7 +43,7 @@ impl InFlight {
     /// Begins an attempt.
     pub(super) fn send(
         &mut self,
-        shared: &Shared,
+        shared: &Arc<Shared>,
         target: Arc<Target>,
         claim: Claim,
         hold: Hold,
@@ -53,16 +53,10 @@ impl InFlight {
             self.n_bytes = 0;
         }
         self.n_bytes = self.n_bytes.saturating_add(claim.payload.len());
-        let (clock, traces) = (shared.clock, shared.traces.clone());
-        let n_moves = self.moves.len();
-        self.attempts.spawn(attempt::send(
-            clock,
-            traces,
-            target,
-            (claim, hold),
-            is_probe,
-            n_moves,
-        ));
+        let (shared, n_moves) = (Arc::clone(shared), self.moves.len());
+        let claim = (claim, hold);
+        self.attempts
+            .spawn(attempt::send(shared, target, claim, is_probe, n_moves));
     }
 
     /// Waits for the end of an attempt. Returns `None` if none is in flight.

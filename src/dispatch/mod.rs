@@ -28,12 +28,13 @@ mod thread;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use jiff::Timestamp;
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Reading};
 use crate::metrics::Metrics;
 use crate::store::Store;
 use crate::traces::Traces;
@@ -59,6 +60,20 @@ pub(crate) struct Shared {
     pub(crate) metrics: Arc<Metrics>,
     /// The traces of attempts, if they are on.
     pub(crate) traces: Option<Arc<Traces>>,
+}
+
+impl Shared {
+    /// Returns the time of day that decides what is due.
+    ///
+    /// If other processes send too, it is that of the clock that they share.
+    fn now(&self) -> Timestamp {
+        let shared = self.store.shared_now();
+        shared.unwrap_or_else(|| self.clock.now())
+    }
+
+    fn reading(&self) -> Reading {
+        Reading::of(self.now(), self.clock.moment())
+    }
 }
 
 /// The running queues.

@@ -93,7 +93,7 @@ impl Queue {
             next_claim: NextClaim::default(),
             handle,
             logger: AttemptLogger::default(),
-            reading: shared.clock.reading(),
+            reading: shared.reading(),
             shared,
             name,
             target,
@@ -156,7 +156,7 @@ impl Queue {
         let target = self.current_target();
         self.in_flight.drop_old_moves();
         self.follow_moves();
-        let now = self.shared.clock.now();
+        let now = self.shared.now();
         let committed = self.take_committed(now);
         let admission = self.endpoint.admit(now, self.in_flight.len());
         let (concurrency, is_probe) = match admission {
@@ -216,7 +216,7 @@ impl Queue {
                 _ => Wanted::Now,
             };
             let n_wanted = if interval < RARELY { room } else { room.min(1) };
-            let (at, alone) = (self.shared.clock.reading(), self.alone(&target));
+            let (at, alone) = (self.shared.reading(), self.alone(&target));
             self.prefetch
                 .ask(&self.shared.store, &self.name, at, n_wanted, wanted, alone);
         }
@@ -281,7 +281,7 @@ impl Queue {
     ///
     /// Otherwise deliveries would be late by the time that it was set back.
     async fn check_clock(&mut self) {
-        let reading = self.shared.clock.reading();
+        let reading = self.shared.reading();
         if !self.reading.was_set_back_until(&reading) {
             self.reading = reading;
             return;
@@ -325,7 +325,7 @@ impl Queue {
             Ok(claims) => self.prefetch.accept(claims, moment),
             Err(error) => return self.ask_later(&error),
         };
-        let now = self.shared.clock.now();
+        let now = self.shared.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
         // The time for a probe may have come since the claim began. Then the next claim is due at
         // once.
@@ -368,7 +368,7 @@ impl Queue {
             delivery: unreadable.delivery,
             attempt: AttemptLog {
                 number: unreadable.attempt,
-                at: self.shared.clock.now(),
+                at: self.shared.now(),
                 duration: Duration::ZERO,
                 status: None,
                 error: Some(reason),
@@ -411,7 +411,7 @@ impl Queue {
                 ended.outcome(),
                 ended.was_probe(),
                 &target.webhook.schedule,
-                self.shared.clock.now(),
+                self.shared.now(),
                 (self.shared.jitter)(),
             );
             (uses_attempt, transition) = (effect.uses_attempt, effect.transition);

@@ -117,6 +117,7 @@ pub(crate) async fn note_configuration(
     webhooks: &[config::Webhook],
     now: Timestamp,
 ) -> Result<(), StoreError> {
+    let now = store.shared_now().unwrap_or(now);
     let fingerprints = webhooks
         .iter()
         .map(|webhook| (webhook.name().to_owned(), config::fingerprint(webhook)))

@@ -181,7 +181,8 @@ impl Worker {
             let config = &self.config;
             self.actors.name(&mut judgement, &root, config, &users);
         }
-        judgement.address(&self.routes, now);
+        let shared_now = self.recorder.store().shared_now();
+        judgement.address(&self.routes, shared_now.unwrap_or(now));
         if self.agenda.is_calm() && judgement.has_vanished() {
             match self.recorder.store().n_defined() {
                 Ok(n_recorded) => self.agenda.begins_with(n_recorded),

@@ -163,6 +163,13 @@ pub trait Delivering: Send + Sync {
         false
     }
 
+    /// Returns the time by the clock that all these processes share. It decides what is due.
+    ///
+    /// `None` if no other process sends deliveries of the same lanes.
+    fn shared_now(&self) -> Option<Timestamp> {
+        None
+    }
+
     /// Records attempts and their verdicts. Atomic, durable, repeatable.
     ///
     /// It is idempotent: an attempt is recorded only once. A delivery that was removed in the

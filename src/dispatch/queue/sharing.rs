@@ -51,7 +51,7 @@ impl Queue {
             return;
         }
         let target = Arc::clone(&self.target.borrow());
-        let at = self.shared.clock.reading();
+        let at = self.shared.reading();
         let alone = match self.must_be_alone(&target) {
             true => Alone::Yes,
             false => Alone::No,
@@ -101,7 +101,7 @@ impl Queue {
     }
 
     async fn try_to_leave(&mut self) {
-        let at = self.shared.clock.reading();
+        let at = self.shared.reading();
         while let Err(error) = self
             .prefetch
             .leave(&self.shared.store, &self.name, at)

@@ -193,6 +193,10 @@ impl Delivering for PostgresStore {
         true
     }
 
+    fn shared_now(&self) -> Option<Timestamp> {
+        Some(self.shared.sender.now())
+    }
+
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims> {
         let webhook = webhook.to_owned();
         Box::pin(self.run(move |shared| async move { shared.claim(webhook, asking).await }))

@@ -24,7 +24,8 @@
 //! - `client` connects the command line. `listing` reads for it: `select` has the conditions, `listed` reads
 //!   the rows and `pages` a page of them. `operations` and `replay` change deliveries.
 //! - `names` keeps repositories from being watched twice: in a list and by themselves.
-//! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
+//! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease. `server_time` is
+//!   the clock of all senders.
 //! - `statistics` tells the server to analyze growing tables.
 //! - `changes` tells daemons of an operator's changes.
 //! - `transfer` reads and writes all rows, to move a state. `moved_rows` has the statements.
@@ -58,6 +59,7 @@ mod row;
 mod schema;
 mod select;
 mod sender;
+mod server_time;
 mod session;
 mod standby;
 mod statistics;
@@ -84,6 +86,7 @@ use self::lease::{Attempt, Lease, Notices};
 pub(super) use self::listing::PostgresListings;
 pub(super) use self::operations::PostgresOperations;
 use self::sender::Sender;
+use self::server_time::ServerTime;
 use self::session::{Session, statement};
 pub(super) use self::standby::PostgresStandby;
 use self::statistics::Statistics;
@@ -378,12 +381,14 @@ async fn open(
             return Err(error);
         }
     }
-    let sender = Sender::new(repository, name, settings.lease);
+    let mut session = Session::of(&pool).await.map_err(fault)?;
+    let time = ServerTime::read(&mut session).await.map_err(fault)?;
+    let sender = Sender::new(repository, name, settings.lease, time);
     if purpose == Purpose::Send {
         // A move must find a sender that has claimed nothing yet.
-        let mut session = Session::of(&pool).await.map_err(fault)?;
         sender.lease(&mut session).await.map_err(fault)?;
     }
+    drop(session);
     let last_read = LastRead::new(lease.fleet(&pool).await.map_err(fault)?);
     let statistics = Statistics::read(&pool).await.map_err(fault)?;
     Ok(Shared {

@@ -23,6 +23,7 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use deadpool_postgres::Pool;
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -32,6 +33,7 @@ use super::changes::{self, Kind};
 use super::connect::renewal_max;
 use super::fleet::{self, LastRead};
 use super::lease::Notices;
+use super::server_time::ServerTime;
 use super::session::{LOCK, LOCK_ALONE, LOCK_SHARED, Session, statement};
 use super::{guard, row, transfer};
 use crate::store::error::Fault;
@@ -53,6 +55,8 @@ pub(super) struct Sender {
     name: String,
     /// The time after which the lease expires without a renewal.
     length: Duration,
+    /// The time by which this sender decides what is due.
+    time: ServerTime,
     /// The lease. `None` before the first claim, and after the lease was lost.
     lease: tokio::sync::Mutex<Option<SenderLease>>,
     /// The webhooks that this sender alone sends to, perhaps or surely.
@@ -68,14 +72,20 @@ enum Owned {
 }
 
 impl Sender {
-    pub(super) fn new(repository: i32, name: String, length: Duration) -> Self {
+    pub(super) fn new(repository: i32, name: String, length: Duration, time: ServerTime) -> Self {
         Self {
             repository,
             name,
             length,
+            time,
             lease: tokio::sync::Mutex::default(),
             owned: Mutex::default(),
         }
+    }
+
+    /// Returns the time by the server's clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.time.now()
     }
 
     /// Returns the lease. Gets one if there is none.
@@ -310,13 +320,16 @@ impl Sender {
                  AND leased_until < clock_timestamp()) FROM repositories WHERE id = $1",
                 self.repository
             ),
+            ServerTime::statement(),
         ];
         if last_read.is_some() {
             statements.extend(fleet::statements(self.repository, length));
         }
         let answers = session.pipeline(statements).await?;
+        let time = answers.get(2).map_or(&[][..], Vec::as_slice);
+        self.time.set(time, requested)?;
         if let Some(last_read) = last_read {
-            last_read.set(fleet::of_rows(answers.get(2..).unwrap_or_default())?);
+            last_read.set(fleet::of_rows(answers.get(3..).unwrap_or_default())?);
         }
         if let Some(lease) = lease {
             if answers.first().is_none_or(Vec::is_empty) {
