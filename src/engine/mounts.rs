@@ -14,7 +14,6 @@ use tracing::{info, warn};
 use crate::config::Repository;
 use crate::domain::project::ProjectKey;
 use crate::domain::settle::Moment;
-use crate::layout::Layout;
 use crate::mounts::{MountList, Mounts};
 use crate::observe::is_absent;
 use crate::repository::Root;
@@ -42,6 +41,18 @@ pub(crate) struct MountGuard {
     hidden: BTreeMap<String, String>,
     /// The paths of removed mount points, with the time when each was first found missing.
     removed: BTreeMap<String, Moment>,
+}
+
+/// What a check of the mounts needs.
+pub(super) struct Checking<'a> {
+    pub root: &'a Root,
+    pub repository: &'a Repository,
+    pub store: &'a RepositoryStore,
+    /// Whether projects are recorded without events, so that every file system is trusted.
+    pub is_adopting: bool,
+    pub now: Moment,
+    /// Called before the check looks for a project.
+    pub on_progress: &'a dyn Fn(),
 }
 
 impl MountGuard {
@@ -111,35 +122,25 @@ impl MountGuard {
     }
 
     /// Decides below which paths no events are inferred. Returns whether these paths changed.
-    ///
-    /// If `is_adopting`, projects are recorded without events, so every file system is trusted.
-    pub(super) fn check(
-        &mut self,
-        root: &Root,
-        repository: &Repository,
-        store: &RepositoryStore,
-        is_adopting: bool,
-        now: Moment,
-    ) -> Result<bool, StoreError> {
-        let Some(mounts) = self.list.read(&repository.path) else {
+    pub(super) fn check(&mut self, checking: &Checking<'_>) -> Result<bool, StoreError> {
+        let Some(mounts) = self.list.read(&checking.repository.path) else {
             // If the list of mounts cannot be read, only file systems in place are trusted.
             let none = Mounts::default();
-            return self.judge(root, repository, &none, store, is_adopting, now);
+            return self.judge(checking, &none);
         };
         self.is_current = true;
-        self.judge(root, repository, &mounts, store, is_adopting, now)
+        self.judge(checking, &mounts)
             .inspect_err(|_| self.is_current = false)
     }
 
-    fn judge(
-        &mut self,
-        root: &Root,
-        repository: &Repository,
-        mounts: &Mounts,
-        store: &RepositoryStore,
-        is_adopting: bool,
-        now: Moment,
-    ) -> Result<bool, StoreError> {
+    fn judge(&mut self, checking: &Checking<'_>, mounts: &Mounts) -> Result<bool, StoreError> {
+        let Checking {
+            root,
+            repository,
+            is_adopting,
+            now,
+            ..
+        } = *checking;
         let (root_path, layout) = (&repository.path, &repository.layout);
         let matters = |path: &&String| layout.at(path).is_some_and(|cursor| cursor.leads_on());
         let found: BTreeMap<String, String> = mounts
@@ -172,7 +173,7 @@ impl MountGuard {
                 }
                 continue;
             }
-            let (n_found, n_recorded) = survey(root, &path, layout, store)?;
+            let (n_found, n_recorded) = survey(checking, &path)?;
             if is_adopting || n_found.saturating_mul(2) >= n_recorded {
                 match mounted {
                     Some(identity) => self.known.insert(path, identity.clone()),
@@ -258,12 +259,9 @@ fn is_below(path: &str, above: &str) -> bool {
 }
 
 /// Counts the recorded projects at or below a path, and those that still have a file there.
-fn survey(
-    root: &Root,
-    path: &str,
-    layout: &Layout,
-    store: &RepositoryStore,
-) -> Result<(usize, usize), StoreError> {
+fn survey(checking: &Checking<'_>, path: &str) -> Result<(usize, usize), StoreError> {
+    let Checking { root, store, .. } = checking;
+    let layout = &checking.repository.layout;
     let is_near = |key: &ProjectKey| match layout.directory_of(key) {
         Some((home, _)) => home == path || is_below(&home, path) || is_below(path, &home),
         None => true,
@@ -272,6 +270,7 @@ fn survey(
     let (mut n_found, mut n_recorded) = (0, 0);
     for keys in keys.chunks(SURVEYED_AT_ONCE) {
         for files in store.recorded_many(keys)? {
+            (checking.on_progress)();
             let mut below = files.files().filter(|file| is_below(&file.path, path));
             let Some(first) = below.next() else { continue };
             n_recorded += 1;

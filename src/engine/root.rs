@@ -162,11 +162,12 @@ impl RootGuard {
 
     /// Counts the recorded projects that have a file below this root, up to half of all.
     ///
-    /// Returns whether the root is trusted.
+    /// Calls `on_progress` before it looks for a project. Returns whether the root is trusted.
     pub(super) fn survey(
         &mut self,
         store: &RepositoryStore,
         recorded: &[ProjectKey],
+        on_progress: impl Fn(),
     ) -> Result<bool, StoreError> {
         let Ok(Some(root)) = self.open() else {
             return Ok(false);
@@ -174,6 +175,7 @@ impl RootGuard {
         let mut found = 0_usize;
         for keys in recorded.chunks(SURVEYED_AT_ONCE) {
             for files in store.recorded_many(keys)? {
+                on_progress();
                 let has_a_file = files.files().any(|file| root.open_file(&file.path).is_ok());
                 found = found.saturating_add(usize::from(has_a_file));
             }

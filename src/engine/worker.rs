@@ -18,7 +18,7 @@ use super::held_removals::{HeldRemovals, wave_times};
 use super::invalid_files::InvalidFiles;
 use super::judge::{Judgement, Routes, Rules, judge};
 use super::kept_ids::{KeptIdChanges, KeptIds};
-use super::mounts::MountGuard;
+use super::mounts::{Checking, MountGuard};
 use super::observation::Gathered;
 use super::phase::{Phase, Start};
 use super::portions::Unrecorded;
@@ -211,9 +211,15 @@ impl Worker {
         if !self.mounts.has_changed(&repository.path) {
             return true;
         }
-        let (store, is_adopting) = (self.recorder.store(), self.phase.is_adopting());
-        let now = self.clock.moment();
-        match self.mounts.check(root, repository, store, is_adopting, now) {
+        let checking = Checking {
+            root,
+            repository,
+            store: self.recorder.store(),
+            is_adopting: self.phase.is_adopting(),
+            now: self.clock.moment(),
+            on_progress: &|| self.status.beat(self.clock.moment()),
+        };
+        match self.mounts.check(&checking) {
             Ok(is_change) => {
                 self.observer.hide(self.mounts.hidden().clone());
                 self.compares_again |= is_change;
@@ -351,7 +357,9 @@ impl Worker {
         if !self.root.needs_survey() || self.phase.is_adopting() {
             return true;
         }
-        match self.root.survey(self.recorder.store(), recorded) {
+        let on_progress = || self.status.beat(self.clock.moment());
+        let store = self.recorder.store();
+        match self.root.survey(store, recorded, on_progress) {
             Ok(true) => {
                 // Before the start, an earlier survey may have found fewer.
                 if self.root.take_incomplete() || self.phase.is_starting() {
@@ -408,7 +416,7 @@ impl Worker {
     }
 }
 
-/// Makes the observer. Each file that it reads shows that the engine is alive.
+/// Makes the observer. What it reads shows that the engine is alive.
 fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> Observer {
     let repository = &config.repository;
     let status = Arc::clone(status);

@@ -20,11 +20,14 @@ pub(crate) struct Discovery {
     pub problems: Vec<Problem>,
 }
 
-/// Finds all projects.
-pub(super) fn discover(layout: &Layout, root: &Root) -> Discovery {
+/// Finds all projects. Calls `on_progress` for each directory and each of its entries.
+pub(super) fn discover(layout: &Layout, root: &Root, on_progress: &dyn Fn()) -> Discovery {
     let mut discovery = Discovery::default();
     match root.open_directory("") {
-        Ok(directory) => discover_in(&directory, "", &layout.root(), &mut discovery),
+        Ok(directory) => {
+            let cursor = layout.root();
+            discover_in(&directory, "", &cursor, &mut discovery, on_progress);
+        }
         Err(error) if is_absent(&error) => {}
         Err(error) => discovery.problems.push(unreadable("", &error)),
     }
@@ -33,17 +36,27 @@ pub(super) fn discover(layout: &Layout, root: &Root) -> Discovery {
     discovery
 }
 
-fn discover_in(directory: &OwnedFd, path: &str, cursor: &Cursor, discovery: &mut Discovery) {
+fn discover_in(
+    directory: &OwnedFd,
+    path: &str,
+    cursor: &Cursor,
+    discovery: &mut Discovery,
+    on_progress: &dyn Fn(),
+) {
     let mut directories = Vec::new();
-    let read = entries(directory.as_fd(), path, cursor, |entry| match entry {
-        Entry::Directory(name, next) if next.leads_on() => match next.project() {
-            Some(key) => discovery.keys.push(key),
-            None => directories.push((name.to_owned(), next)),
-        },
-        Entry::Directory(_, next) | Entry::Other(_, next) => {
-            discovery.keys.extend(next.file().map(|place| place.key));
+    on_progress();
+    let read = entries(directory.as_fd(), path, cursor, |entry| {
+        on_progress();
+        match entry {
+            Entry::Directory(name, next) if next.leads_on() => match next.project() {
+                Some(key) => discovery.keys.push(key),
+                None => directories.push((name.to_owned(), next)),
+            },
+            Entry::Directory(_, next) | Entry::Other(_, next) => {
+                discovery.keys.extend(next.file().map(|place| place.key));
+            }
+            Entry::Problem(problem) => discovery.problems.push(problem),
         }
-        Entry::Problem(problem) => discovery.problems.push(problem),
     });
     if let Err(error) = read {
         discovery.problems.push(unreadable(path, &error));
@@ -51,7 +64,7 @@ fn discover_in(directory: &OwnedFd, path: &str, cursor: &Cursor, discovery: &mut
     for (name, next) in directories {
         let below = join(path, &name);
         match open_directory_at(directory.as_fd(), &name) {
-            Ok(opened) => discover_in(&opened, &below, &next, discovery),
+            Ok(opened) => discover_in(&opened, &below, &next, discovery, on_progress),
             Err(error) if is_absent(&error) => {}
             Err(error) => discovery.problems.push(unreadable(&below, &error)),
         }
@@ -96,4 +109,32 @@ fn problem_of(root: &Root, path: &str, cursor: &Cursor) -> Option<Problem> {
         .and_then(|directory| entries(directory.as_fd(), path, cursor, |_| {}));
     let error = listed.err().filter(|error| !is_absent(error))?;
     Some(unreadable(path, &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::fs;
+
+    use super::*;
+
+    /// The engine shows with each of them that it is alive, so a large repository is no hang.
+    #[test]
+    fn each_directory_and_entry_of_a_search_is_progress() {
+        let temporary = tempfile::tempdir().unwrap();
+        let layout = Layout::new(
+            &["{organization}/{project}/project.xml".to_owned()],
+            &[],
+            &[],
+        )
+        .unwrap();
+        for n in 1..=4 {
+            fs::create_dir_all(temporary.path().join(format!("o{n}/p"))).unwrap();
+            let counted = Cell::new(0);
+            let root = Root::open(temporary.path()).unwrap();
+            let found = discover(&layout, &root, &|| counted.set(counted.get() + 1));
+            assert_eq!(found.keys.len(), n);
+            assert_eq!(counted.get(), 1 + 3 * n, "the root, and three for each");
+        }
+    }
 }

@@ -65,7 +65,9 @@ pub(crate) struct Observer {
     inodes: Inodes,
     /// Hidden paths, with the reason. Their file systems are not mounted, so they may seem empty.
     hidden: BTreeMap<String, String>,
-    /// Called before each file is read, so that a large project does not look like a hang.
+    /// Called before each file is read, and for each directory and entry of a search for projects.
+    ///
+    /// So a large project, or a large repository, does not look like a hang.
     on_progress: Option<Box<dyn Fn() + Send>>,
 }
 
@@ -82,7 +84,7 @@ impl Observer {
         }
     }
 
-    /// Sets a function that is called before each file is read.
+    /// Sets a function that is called before each file is read, and often in a search for projects.
     pub(crate) fn with_progress(mut self, on_progress: impl Fn() + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(on_progress));
         self
@@ -142,7 +144,7 @@ impl Observer {
 
     /// Finds all projects.
     pub(crate) fn discover(&self, root: &Root) -> Discovery {
-        discover::discover(&self.layout, root)
+        discover::discover(&self.layout, root, &|| self.progress())
     }
 
     /// Finds the problems of these entries outside any project, as [`Self::discover`] does.
@@ -168,6 +170,12 @@ impl Observer {
         Some((state, bytes))
     }
 
+    fn progress(&self) {
+        if let Some(on_progress) = &self.on_progress {
+            on_progress();
+        }
+    }
+
     fn read(
         &mut self,
         file: BorrowedFd<'_>,
@@ -175,9 +183,7 @@ impl Observer {
         place: &ProjectFile,
         now: Timestamp,
     ) -> Result<(FileState, Bytes), Problem> {
-        if let Some(on_progress) = &self.on_progress {
-            on_progress();
-        }
+        self.progress();
         let failed = |error: io::Error| problem(path, &format!("cannot be read: {error}"), true);
         let before = rustix::fs::fstat(file).map_err(|error| failed(error.into()))?;
         kind_of(&before).map_err(|kind| problem(path, kind, false))?;
