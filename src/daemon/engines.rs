@@ -60,9 +60,11 @@ impl Running {
         let end = CancellationToken::new();
         let ended = end.clone();
         let on_end = move || ended.cancel();
+        let (status, clock) = (Arc::clone(&repository.status), common.clock);
+        let store = RepositoryStore::new(common.store.clone(), repository.name.clone());
         let parts = Parts {
             config: Arc::clone(config),
-            store: RepositoryStore::new(common.store.clone(), repository.name.clone()),
+            store: store.on_call(move |waits| status.beat_at_store(waits, clock.moment())),
             clock: common.clock,
             status: Arc::clone(&repository.status),
             queues: Arc::clone(&common.queues),

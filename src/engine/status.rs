@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -134,11 +134,19 @@ impl Snapshot {
     }
 }
 
+/// The last sign of progress of the engine's loop.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Beat {
+    pub(super) at: Moment,
+    /// Whether the loop waits for the store since then.
+    pub(super) waits_for_store: bool,
+}
+
 /// The engine's state that other threads read.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     known: watch::Sender<Snapshot>,
-    last_beat: Mutex<Moment>,
+    last_beat: Mutex<Beat>,
     is_stopping: AtomicBool,
 }
 
@@ -169,20 +177,28 @@ impl Status {
         changes
     }
 
-    /// Records that the engine's loop ran at this time.
-    pub(crate) fn beat(&self, now: Moment) {
-        *self
-            .last_beat
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner) = now;
-    }
-
-    /// The time when the engine's loop last ran.
-    pub(crate) fn last_beat(&self) -> Moment {
-        *self
-            .last_beat
+    fn lock_beat(&self) -> MutexGuard<'_, Beat> {
+        self.last_beat
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Records that the engine's loop ran at this time.
+    pub(crate) fn beat(&self, now: Moment) {
+        self.beat_at_store(false, now);
+    }
+
+    /// Records that the engine's loop begins to wait for the store, or no longer does.
+    pub(crate) fn beat_at_store(&self, waits_for_store: bool, now: Moment) {
+        *self.lock_beat() = Beat {
+            at: now,
+            waits_for_store,
+        };
+    }
+
+    /// The last sign of progress of the engine's loop.
+    pub(super) fn last_beat(&self) -> Beat {
+        *self.lock_beat()
     }
 
     /// Records that the first full scan since the start is complete.

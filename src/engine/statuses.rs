@@ -27,6 +27,14 @@ pub(crate) struct OfRepository {
     pub(crate) status: Arc<Status>,
 }
 
+/// The trouble of an engine that waits for the store.
+const STORE_STUCK: &str = "the database of the state does not answer; inference waits until it does, and no change is lost";
+
+/// How long a call of the store may take. It counts as stuck after that.
+///
+/// The limits of a database's answers and of connections to it are shorter.
+const STORE_MAX: Duration = Duration::from_secs(600);
+
 impl OfRepository {
     pub(crate) fn new(repository: &Repository) -> Self {
         Self {
@@ -41,16 +49,34 @@ impl OfRepository {
         self.name.as_deref().unwrap_or(&self.path)
     }
 
-    /// Whether the engine's loop ran within this time.
+    /// Whether the engine's loop ran within this time, or waits for the store.
+    ///
+    /// A database may take long to answer, and no restart makes it faster.
     pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
-        now.saturating_sub(self.status.last_beat()) < standstill
+        let last = self.status.last_beat();
+        let limit = match last.waits_for_store {
+            true => standstill.max(STORE_MAX),
+            false => standstill,
+        };
+        now.saturating_sub(last.at) < limit
+    }
+
+    /// The trouble of an engine whose loop did not run within this time.
+    fn standstill(&self, now: Moment, standstill: Duration) -> Option<(Trouble, &'static str)> {
+        let last = self.status.last_beat();
+        let is_still = now.saturating_sub(last.at) >= standstill;
+        is_still.then_some(match last.waits_for_store {
+            true => (Trouble::Store, STORE_STUCK),
+            false => (Trouble::Engine, STUCK),
+        })
     }
 
     /// The state, with the trouble of an engine that does not respond.
     fn seen(&self, now: Moment, standstill: Duration) -> Snapshot {
         let mut state = self.status.snapshot();
-        if !self.is_alive(now, standstill) {
-            state.troubles.insert(Trouble::Engine, STUCK.to_owned());
+        if let Some((trouble, text)) = self.standstill(now, standstill) {
+            let troubles = &mut state.troubles;
+            troubles.entry(trouble).or_insert_with(|| text.to_owned());
         }
         state
     }
@@ -174,7 +200,7 @@ impl Statuses {
     ) -> T {
         let all = self.lock();
         match all.as_slice() {
-            [only] if only.name.is_none() && only.is_alive(now, standstill) => {
+            [only] if only.name.is_none() && only.standstill(now, standstill).is_none() => {
                 only.status.with(read)
             }
             _ => {
@@ -375,6 +401,16 @@ mod tests {
         assert_eq!(watching.collect::<Vec<_>>(), [true, false]);
         other.status.beat(later);
         assert!(statuses.snapshot(later, STANDSTILL).is_watching());
+
+        // One that waits for the store responds.
+        one.status.beat_at_store(true, later);
+        other.status.beat_at_store(true, later);
+        let slow = later + STANDSTILL;
+        let whole = statuses.snapshot(slow, STANDSTILL);
+        let troubles: Vec<&Trouble> = whole.troubles.keys().collect();
+        assert_eq!(troubles, [&Trouble::Store]);
+        assert!(!whole.is_watching() && statuses.is_alive(slow, STANDSTILL));
+        assert!(!statuses.is_alive(slow + STORE_MAX, STANDSTILL));
 
         // Without another one, the service manager waits for the file system.
         let alone = engine("alone");

@@ -2,16 +2,16 @@
 //!
 //! Constraint: several repositories share one store. The keys of their projects differ, but a listing of
 //! keys, and a fact about the whole repository, must be those of one. Without a name, the repository is
-//! the only one, and every call passes unchanged.
+//! the only one, and every call passes unchanged. Other threads can see that a call has not returned, so that
+//! nobody takes a database that does not answer for a file system.
 
-use std::ops::Deref;
 use std::sync::Arc;
 
 use super::batch::{Batch, Committed, MetaKey};
 use super::error::StoreError;
 use super::listing::RecordedProblem;
 use super::{Backend, Store};
-use crate::domain::project::{Identity, ProjectKey, stored_organization};
+use crate::domain::project::{Identity, Mark, ProjectKey, Recorded, stored_organization};
 
 /// The store, as the engine of one repository uses it. Its clones share one store.
 ///
@@ -21,11 +21,30 @@ pub(crate) struct RepositoryStore {
     store: Store,
     /// The name of the repository, if there are several.
     name: Option<Arc<str>>,
+    /// Called with true before each call, and with false after it.
+    on_call: Arc<dyn Fn(bool) + Send + Sync>,
 }
 
 impl RepositoryStore {
     pub(crate) fn new(store: Store, name: Option<Arc<str>>) -> Self {
-        Self { store, name }
+        Self {
+            store,
+            name,
+            on_call: Arc::new(|_| {}),
+        }
+    }
+
+    /// Sets a function that is called with true before each call, and with false after it.
+    pub(crate) fn on_call(mut self, on_call: impl Fn(bool) + Send + Sync + 'static) -> Self {
+        self.on_call = Arc::new(on_call);
+        self
+    }
+
+    fn call<T>(&self, call: impl FnOnce(&dyn Backend) -> T) -> T {
+        (self.on_call)(true);
+        let answer = call(&*self.store);
+        (self.on_call)(false);
+        answer
     }
 
     fn is_of_this(&self, key: &ProjectKey) -> bool {
@@ -34,12 +53,12 @@ impl RepositoryStore {
 
     /// Lists the projects with a record, sorted.
     pub(crate) fn keys(&self) -> Result<Vec<ProjectKey>, StoreError> {
-        self.store.keys_of(self.name.as_deref())
+        self.call(|store| store.keys_of(self.name.as_deref()))
     }
 
     /// Counts the projects with a recorded definition.
     pub(crate) fn n_defined(&self) -> Result<usize, StoreError> {
-        self.store.n_defined_of(self.name.as_deref())
+        self.call(|store| store.n_defined_of(self.name.as_deref()))
     }
 
     /// Lists, for each identity, the projects with that identity, sorted.
@@ -47,7 +66,7 @@ impl RepositoryStore {
         &self,
         wanted: &[Identity],
     ) -> Result<Vec<Vec<ProjectKey>>, StoreError> {
-        let mut found = self.store.with_identities(wanted)?;
+        let mut found = self.call(|store| store.with_identities(wanted))?;
         for keys in &mut found {
             keys.retain(|key| self.is_of_this(key));
         }
@@ -56,19 +75,19 @@ impl RepositoryStore {
 
     /// Lists the projects whose id is not in their definition, with this id.
     pub(crate) fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
-        let mut kept = self.store.kept_ids()?;
+        let mut kept = self.call(|store| store.kept_ids())?;
         kept.retain(|(key, _)| self.is_of_this(key));
         Ok(kept)
     }
 
     /// Reads a fact about the repository.
     pub(crate) fn meta(&self, key: MetaKey) -> Result<Option<String>, StoreError> {
-        self.store.meta_of(self.name.as_deref(), key)
+        self.call(|store| store.meta_of(self.name.as_deref(), key))
     }
 
     /// Lists all invalid files, sorted by project and path.
     pub(crate) fn problems(&self) -> Result<Vec<RecordedProblem>, StoreError> {
-        let mut problems = self.store.problems(usize::MAX)?;
+        let mut problems = self.call(|store| store.problems(usize::MAX))?;
         if let Some(name) = self.name.as_deref() {
             problems.retain(|problem| {
                 let key = problem.key.as_ref();
@@ -90,14 +109,31 @@ impl RepositoryStore {
             }
             batch.repository = Some(Arc::clone(name));
         }
-        self.store.record(batch)
+        self.call(|store| store.record(batch))
     }
-}
 
-impl Deref for RepositoryStore {
-    type Target = dyn Backend;
+    /// Reads the records of these projects ([`Recording::recorded_many`](super::Recording::recorded_many)).
+    pub(crate) fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
+        self.call(|store| store.recorded_many(keys))
+    }
 
-    fn deref(&self) -> &Self::Target {
-        &*self.store
+    /// Reads the recorded metadata of these projects ([`Recording::marks`](super::Recording::marks)).
+    pub(crate) fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
+        self.call(|store| store.marks(keys))
+    }
+
+    /// Lists the projects of an organization with a record, sorted.
+    pub(crate) fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
+        self.call(|store| store.keys_in(organization))
+    }
+
+    /// Whether the state is still where it was opened.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.call(|store| store.is_in_place())
+    }
+
+    /// The place of the state, for messages.
+    pub(crate) fn location(&self) -> &str {
+        self.store.location()
     }
 }
