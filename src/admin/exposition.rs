@@ -185,6 +185,7 @@ impl Figures {
                 ("store", Trouble::Store),
                 ("removals", Trouble::Removals),
                 ("engine", Trouble::Engine),
+                ("watch", Trouble::Watch),
                 ("repositories", Trouble::Repositories),
             ];
             let value = |part| flag(engine.troubles.contains_key(&part));
@@ -194,7 +195,7 @@ impl Figures {
         rows.extend(left_out.map(|name| (vec!["repositories", name.as_str()], 1.0)));
         self.gauges(
             "trouble",
-            "1 while inference waits because of the repository's root, the store, held removals, or a stuck engine, \
+            "1 while inference waits because of the repository's root, the store, held removals, a stuck engine or watch thread, \
              or while nobody watches the repository since a take-over.",
             &labels,
             rows,

@@ -22,7 +22,6 @@ mod start;
 mod supervise;
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -39,16 +38,11 @@ use crate::admin::Request;
 use crate::clock::Clock;
 use crate::config::{Config, Environment, Retention};
 use crate::dispatch::{Dispatcher, TargetError};
+use crate::engine::STANDSTILL;
 use crate::engine::status::Status;
 use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::store::{Notice, OpenError, Store, StoreError};
-
-/// The time without progress of the engine after which the daemon counts as stuck.
-///
-/// The engine reports progress before each file that it reads. Reading the largest file from a
-/// slow disk takes less time than this.
-const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Why the daemon ended.
 #[derive(Debug, thiserror::Error)]

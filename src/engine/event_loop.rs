@@ -21,7 +21,7 @@ use super::root::{Check, RootGuard};
 use super::scanner::Scanner;
 use super::status::Trouble;
 use super::worker::Worker;
-use super::{INPUTS, Input, Parts};
+use super::{INPUTS, Input, Parts, STANDSTILL};
 use crate::config::Config;
 use crate::domain::event::Origin;
 use crate::domain::project::ProjectKey;
@@ -363,6 +363,7 @@ impl EventLoop {
             self.scanner.request(RescanReason::Owners);
         }
         self.worker.report_actors();
+        self.check_watch();
         let status = Arc::clone(&self.worker.status);
         match self.worker.root.check() {
             Check::InPlace => {}
@@ -402,6 +403,26 @@ impl EventLoop {
             // The full scan also sets missing watches.
             let settings = watch_settings(&self.worker.config);
             self.watch.watch_everything(settings, RescanReason::Timer);
+        }
+    }
+
+    /// Reports a watch thread that waits for a file system below the root.
+    fn check_watch(&self) {
+        let status = &self.worker.status;
+        let Some(path) = self.watch.stuck_at(STANDSTILL) else {
+            if status.set_trouble(Trouble::Watch, None) {
+                info!("the watch thread responds again");
+            }
+            return;
+        };
+        let path = self.worker.config.repository.path.join(path);
+        let reason = format!(
+            "the watch thread does not respond, because {} has not answered for {STANDSTILL:?}; is its disk or network \
+             file system stuck? Changes of the repository are found once it answers",
+            path.display()
+        );
+        if status.set_trouble(Trouble::Watch, Some(reason.clone())) {
+            error!("{reason}");
         }
     }
 

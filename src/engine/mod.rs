@@ -80,6 +80,12 @@ const INPUTS: usize = 16_384;
 /// How often an engine checks whether its former one has ended.
 const FORMER_AGAIN: Duration = Duration::from_millis(100);
 
+/// The time without progress after which the engine, or the watch thread, counts as stuck.
+///
+/// The engine reports progress before each file that it reads. Reading the largest file from a
+/// slow disk takes less time than this.
+pub(crate) const STANDSTILL: Duration = Duration::from_secs(30);
+
 #[derive(Debug)]
 pub(crate) enum Input {
     Hint(Box<Hint>),

@@ -35,6 +35,8 @@ pub(crate) enum Trouble {
     Removals,
     /// The engine's loop does not run, as while a file system hangs.
     Engine,
+    /// The watch thread does not run, as while a file system below the root hangs.
+    Watch,
     /// After a take-over, nobody watches repositories that the former process watched.
     Repositories,
 }

@@ -17,6 +17,7 @@
 //!   watches in `tree`. The backend `notify` uses the crate notify.
 //! - `report` turns reported paths into hints.
 //! - `rearm` watches directories that could not be watched before, or where a mount changed.
+//! - `progress` shows other threads whether the thread waits for a file system.
 //! - `coverage` lists unwatched directories. `limits` explains the causes and fixes.
 
 mod backend;
@@ -26,6 +27,7 @@ mod limits;
 #[cfg(target_os = "linux")]
 mod native;
 mod notify;
+mod progress;
 mod rearm;
 mod report;
 mod thread;
@@ -37,6 +39,7 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tracing::error;
 
@@ -48,7 +51,8 @@ use crate::layout::Layout;
 
 use commands::Commands;
 use coverage::SharedCoverage;
-use thread::Thread;
+use progress::Progress;
+use thread::{Shared, Thread};
 
 pub(crate) use coverage::Coverage;
 
@@ -68,6 +72,7 @@ pub(crate) struct WatchSettings {
 pub(crate) struct Watch {
     commands: Arc<Commands>,
     coverage: SharedCoverage,
+    progress: Arc<Progress>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -82,13 +87,13 @@ impl Watch {
     ) -> io::Result<Self> {
         let commands = Arc::new(Commands::new()?);
         let coverage = SharedCoverage::default();
-        let thread = Thread::new(
-            Arc::clone(&commands),
-            settings.clone(),
-            hints,
-            coverage.clone(),
-            clock,
-        );
+        let progress = Arc::new(Progress::new(clock));
+        let shared = Shared {
+            commands: Arc::clone(&commands),
+            coverage: coverage.clone(),
+            progress: Arc::clone(&progress),
+        };
+        let thread = Thread::new(shared, settings.clone(), hints, clock);
         let thread = std::thread::Builder::new()
             .name("watch".to_owned())
             .spawn({
@@ -98,6 +103,7 @@ impl Watch {
         let watch = Self {
             commands,
             coverage,
+            progress,
             thread: Some(thread),
         };
         watch.watch_everything(settings, RescanReason::Start);
@@ -115,6 +121,11 @@ impl Watch {
     /// Returns the current coverage.
     pub(crate) fn coverage(&self) -> Coverage {
         self.coverage.get()
+    }
+
+    /// Returns the path below the root whose file system has not answered for this time.
+    pub(crate) fn stuck_at(&self, standstill: Duration) -> Option<String> {
+        self.progress.stuck_at(standstill)
     }
 
     /// Whether the thread still runs.

@@ -139,6 +139,7 @@ impl Thread {
             Some(backend) => backend.at(above),
             None => NOWHERE,
         };
+        self.shared.progress.begin(path);
         let root = self.reporter.open_root();
         match root.and_then(|root| root.open_directory(path)) {
             Ok(opened) => {
@@ -219,6 +220,7 @@ impl Thread {
         if !self.gaps.lacks_key(path) {
             return false;
         }
+        self.shared.progress.begin(path);
         let root = self.reporter.open_root();
         let opened = root.and_then(|root| root.open_directory(path));
         opened.is_ok_and(|directory| check_key(directory.as_fd()).is_err())

@@ -15,6 +15,7 @@ use tracing::{error, warn};
 use super::backend::{Backend, Change, ChangeKind, Directory, Report};
 use super::commands::Commands;
 use super::coverage::{Gap, Gaps, SharedCoverage};
+use super::progress::Progress;
 use super::rearm::KnownMounts;
 use super::report::Reporter;
 use super::walk::Walk;
@@ -33,8 +34,15 @@ const BATCH: usize = 512;
 /// After this many batches an overflow is handled even if the queue is not empty.
 const BATCHES_MAX: usize = 1_024;
 
-pub(super) struct Thread {
+/// The parts that the thread shares with its handle.
+pub(super) struct Shared {
     pub(super) commands: Arc<Commands>,
+    pub(super) coverage: SharedCoverage,
+    pub(super) progress: Arc<Progress>,
+}
+
+pub(super) struct Thread {
+    pub(super) shared: Shared,
     pub(super) reporter: Reporter,
     /// The backend. `None` if the mode is `poll`, or if the backend cannot be opened.
     pub(super) backend: Option<Box<dyn Backend>>,
@@ -47,7 +55,6 @@ pub(super) struct Thread {
     pub(super) retry_at: Option<Moment>,
     /// The reason for a walk that could not begin yet.
     pub(super) delayed_walk: Option<RescanReason>,
-    coverage: SharedCoverage,
     /// The counts of the last published coverage. `None` forces publishing.
     published: Option<(usize, (usize, usize))>,
     has_overflowed: bool,
@@ -55,14 +62,13 @@ pub(super) struct Thread {
 
 impl Thread {
     pub(super) fn new(
-        commands: Arc<Commands>,
+        shared: Shared,
         settings: WatchSettings,
         hints: HintSender,
-        coverage: SharedCoverage,
         clock: Clock,
     ) -> Self {
         Self {
-            commands,
+            shared,
             reporter: Reporter::new(settings, hints),
             backend: None,
             gaps: Gaps::default(),
@@ -71,7 +77,6 @@ impl Thread {
             clock,
             retry_at: None,
             delayed_walk: None,
-            coverage,
             published: None,
             has_overflowed: false,
         }
@@ -80,7 +85,8 @@ impl Thread {
     pub(super) fn run(mut self) {
         let mut n_batches = 0_usize;
         loop {
-            let pending = self.commands.take();
+            self.shared.progress.begin("");
+            let pending = self.shared.commands.take();
             if pending.stop {
                 return;
             }
@@ -116,8 +122,9 @@ impl Thread {
         self.publish_coverage();
         self.reporter.root = None;
         let timeout = self.until_retry();
+        self.shared.progress.rest();
         let descriptors = [
-            (Some(self.commands.as_fd()), PollFlags::IN),
+            (Some(self.shared.commands.as_fd()), PollFlags::IN),
             (
                 self.backend.as_ref().and_then(|b| b.descriptor()),
                 PollFlags::IN,
@@ -127,7 +134,7 @@ impl Thread {
         match wait_for(&descriptors, timeout) {
             Ok(has_mounts_changed) => {
                 self.mounts.has_changed |= has_mounts_changed;
-                self.commands.clear_wake_ups();
+                self.shared.commands.clear_wake_ups();
             }
             Err(Errno::INTR) => {}
             Err(error) => {
@@ -158,7 +165,7 @@ impl Thread {
         let settings = &self.reporter.settings;
         let backend = match self.backend.take() {
             Some(backend) => Ok(backend),
-            None => new_backend(settings.mode, &self.commands),
+            None => new_backend(settings.mode, &self.shared.commands),
         };
         let opened = backend.and_then(|mut backend| {
             backend.begin_walk(&settings.root, is_doubtful)?;
@@ -181,7 +188,7 @@ impl Thread {
         // The note about a limit reads files, so it is made only after a change.
         if self.published != counts {
             self.published = counts;
-            self.coverage.set(self.gaps.coverage(watches));
+            self.shared.coverage.set(self.gaps.coverage(watches));
         }
     }
 
@@ -212,6 +219,7 @@ impl Thread {
             return self.handle_unnamed(&change);
         };
         let path = join(&change.directory, name);
+        self.shared.progress.begin(&path);
         if change.kind.is_gone() {
             self.gaps.gone(&path);
         }

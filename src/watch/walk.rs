@@ -54,6 +54,7 @@ impl Thread {
     pub(super) fn walk_everything(&mut self, reason: RescanReason) {
         self.reporter.root = None;
         self.delayed_walk = None;
+        self.shared.progress.begin("");
         let opened = Root::open(&self.reporter.settings.root)
             .and_then(|root| Ok((root.open_directory("")?, root)));
         let (opened, root) = match opened {
@@ -62,7 +63,7 @@ impl Thread {
         };
         let identity = root.identity();
         self.choose_backend(reason);
-        self.reporter.hints.send_waiting(Hint::WalkStarted {
+        self.send_waiting(Hint::WalkStarted {
             root: identity,
             reason,
         });
@@ -82,7 +83,7 @@ impl Thread {
         self.watch_tree(directory, &layout.root(), None);
         drop(opened);
         let walk = self.walk.take().unwrap_or_default();
-        if self.commands.has_pending() {
+        if self.shared.commands.has_pending() {
             // A command ended the walk. It begins another walk, or stops the thread.
             return;
         }
@@ -98,9 +99,8 @@ impl Thread {
             RescanReason::Timer => debug!(watches, reason = reason_text, "watching {root}"),
             _ => info!(watches, reason = reason_text, "watching {root}"),
         }
-        let hints = &self.reporter.hints;
-        hints.send_waiting(Hint::ProjectsFound { keys: walk.found });
-        hints.send_waiting(Hint::WalkFinished {
+        self.send_waiting(Hint::ProjectsFound { keys: walk.found });
+        self.send_waiting(Hint::WalkFinished {
             root: Some(identity),
             reason,
             problems: walk.problems,
@@ -121,11 +121,18 @@ impl Thread {
         self.backend = None;
         self.gaps = Gaps::default();
         self.publish_coverage_of_walk();
-        self.reporter.hints.send_waiting(Hint::WalkFinished {
+        self.send_waiting(Hint::WalkFinished {
             root: None,
             reason,
             problems: Vec::new(),
         });
+    }
+
+    /// Sends a hint that must arrive. A wait for the engine is no fault of a file system.
+    fn send_waiting(&self, hint: Hint) {
+        self.shared.progress.rest();
+        self.reporter.hints.send_waiting(hint);
+        self.shared.progress.begin("");
     }
 
     /// Watches a directory, reads it, and continues with the directories below it.
@@ -163,6 +170,7 @@ impl Thread {
         let n_directories = directories.len();
         for (name, next) in directories {
             let path = join(directory.path, &name);
+            self.shared.progress.begin(&path);
             match open_directory_at(directory.opened.as_fd(), &name) {
                 Ok(opened) => {
                     let below = Directory {
@@ -222,11 +230,9 @@ impl Thread {
                 Entries::Any => {}
             }
         }
-        let read = entries(
-            directory.opened.as_fd(),
-            directory.path,
-            cursor,
-            |entry| match entry {
+        let read = entries(directory.opened.as_fd(), directory.path, cursor, |entry| {
+            self.shared.progress.go_on();
+            match entry {
                 Entry::Directory(name, next) if next.leads_on() => {
                     listing.directories.push((name.to_owned(), next));
                 }
@@ -234,8 +240,8 @@ impl Thread {
                     listing.files.push((name.to_owned(), next));
                 }
                 Entry::Problem(problem) => listing.problems.push(problem),
-            },
-        );
+            }
+        });
         if let Err(error) = read {
             listing.problems.push(unreadable(directory.path, &error));
             // The listing failed, so directories may be missing from it.
@@ -272,7 +278,7 @@ impl Thread {
 
     /// Whether the walk may continue. Handles reports after each [`STRIDE`].
     fn may_go_on(&mut self) -> bool {
-        if self.commands.has_pending() {
+        if self.shared.commands.has_pending() {
             return false;
         }
         let Some(walk) = &mut self.walk else {
@@ -293,9 +299,7 @@ impl Thread {
         walk.found.extend(keys);
         if walk.reports_early && walk.found.len() >= FOUND {
             let keys = mem::take(&mut walk.found);
-            self.reporter
-                .hints
-                .send_waiting(Hint::ProjectsFound { keys });
+            self.send_waiting(Hint::ProjectsFound { keys });
         }
     }
 

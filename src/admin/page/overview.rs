@@ -129,7 +129,7 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
             Trouble::Repositories => {
                 html! { "Add them to " code { "repositories" } ", or reload the configuration to confirm its list." }
             }
-            Trouble::Engine => {
+            Trouble::Engine | Trouble::Watch => {
                 html! { "See the log. If this does not end, restart the daemon." }
             }
         };
