@@ -1,5 +1,6 @@
 //! Handles signals and commands until the daemon must stop.
 
+use std::collections::BTreeSet;
 use std::ffi::c_int;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +19,9 @@ use crate::admin::{self, Request};
 use crate::clock::Clock;
 use crate::dispatch::QueueHandles;
 use crate::domain::rescan::RescanReason;
+use crate::domain::settle::Moment;
 use crate::engine::commands::Command;
-use crate::engine::statuses::Statuses;
+use crate::engine::statuses::{OfRepository, Statuses};
 use crate::os;
 use crate::report::summary;
 use crate::store::{LeaseView, Notice};
@@ -29,6 +31,9 @@ const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
 /// The time between two checks of the admin server's address, the log thread and systemd's socket.
 const HEALTH_KEPT: Duration = Duration::from_secs(5);
+
+/// The longest time between two checks whether the engines respond.
+const CHECKED: Duration = Duration::from_secs(15);
 
 /// The status line that was last sent to systemd.
 #[derive(Default)]
@@ -260,31 +265,39 @@ impl Announced {
     }
 }
 
-/// Feeds systemd's watchdog while the loop of an engine runs.
+/// Feeds systemd's watchdog while the loop of an engine runs. Logs those that do not respond.
 pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: CancellationToken) {
-    let Some(interval) = os::watchdog_interval() else {
-        return stop.cancelled().await;
-    };
+    let watchdog = os::watchdog_interval();
+    let interval = watchdog.unwrap_or(CHECKED).min(CHECKED);
+    let mut stuck = BTreeSet::new();
     loop {
         let now = clock.moment();
+        log_stuck(&statuses.all(), now, &mut stuck);
         if statuses.is_alive(now, STANDSTILL) {
             os::notify_watchdog();
-            let all = statuses.all();
-            for stuck in all.iter().filter(|one| !one.is_alive(now, STANDSTILL)) {
-                let repository = stuck.name.as_deref().unwrap_or_default();
-                error!(
-                    repository,
-                    "the engine has not responded for {STANDSTILL:?}; the other repositories are watched. Is the repository's disk or network file system stuck?"
-                );
-            }
-        } else {
-            error!(
-                "the engine has not responded for {STANDSTILL:?}; not feeding the watchdog, so that systemd restarts the daemon. Is the repository's disk or network file system stuck?"
-            );
+        } else if watchdog.is_some() {
+            error!("not feeding the watchdog, so that systemd restarts the daemon");
         }
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
             () = stop.cancelled() => return,
+        }
+    }
+}
+
+/// Logs the engines that do not respond, and those that respond again. `stuck` has the former ones.
+fn log_stuck(all: &[OfRepository], now: Moment, stuck: &mut BTreeSet<String>) {
+    for one in all {
+        let repository = one.shown();
+        if one.is_alive(now, STANDSTILL) {
+            if stuck.remove(repository) {
+                info!(repository, "the engine responds again");
+            }
+        } else if stuck.insert(repository.to_owned()) {
+            error!(
+                repository,
+                "the engine has not responded for {STANDSTILL:?}. Is the repository's disk or network file system stuck?"
+            );
         }
     }
 }
