@@ -6,9 +6,11 @@
 
 use std::time::{Duration, SystemTime};
 
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
 use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use jiff::Timestamp;
 use url::Url;
 
@@ -138,39 +140,46 @@ pub(super) const HIDDEN: &str = "(not shown)";
 /// The length from which a secret is replaced in an answer.
 ///
 /// A shorter text, such as `1` or `prod`, also occurs in answers without being a secret.
-const SECRET_MIN: usize = 8;
+pub(super) const SECRET_MIN: usize = 8;
 
-/// Copies the kept bytes of an answer, without the secrets of the request headers and of the URL.
+/// Returns the secrets in the headers of a request.
+pub(super) fn secrets_in(headers: &HeaderMap) -> Vec<Vec<u8>> {
+    let values = headers.values().filter(|value| value.is_sensitive());
+    let mut secrets = Vec::new();
+    for value in values.map(HeaderValue::as_bytes) {
+        // In `Bearer TOKEN`, the token is also a secret without the scheme.
+        let space = value.iter().position(|byte| *byte == b' ');
+        let (scheme, secret) = space
+            .and_then(|at| value.split_at_checked(at + 1))
+            .unwrap_or((b"", value));
+        secrets.push(secret.to_vec());
+        if scheme.eq_ignore_ascii_case(b"basic ") {
+            // The receiver decodes the user name and the password.
+            let decoded = BASE64_STANDARD.decode(secret).unwrap_or_default();
+            let parts = decoded.splitn(2, |byte| *byte == b':');
+            secrets.extend(parts.map(<[u8]>::to_vec));
+        }
+    }
+    secrets.retain(|secret| secret.len() >= SECRET_MIN);
+    secrets
+}
+
+/// Copies the kept bytes of an answer without these secrets.
 ///
 /// Some receivers repeat the request in their answer, for instance in an error page. Copying also
 /// frees the read buffer, which may be much larger.
-pub(super) fn keep(kept: &[u8], sent: &HeaderMap, of_url: &[String]) -> Bytes {
-    let mut answer = kept.to_vec();
-    for value in sent.values().filter(|value| value.is_sensitive()) {
-        // In `Bearer TOKEN`, the token is also a secret without the scheme.
-        let value = value.as_bytes();
-        let secret = value
-            .splitn(2, |byte| *byte == b' ')
-            .last()
-            .unwrap_or(value);
-        if secret.len() >= SECRET_MIN {
-            answer = without(&answer, secret);
-        }
-    }
-    for secret in of_url {
-        answer = without(&answer, secret.as_bytes());
-    }
+pub(super) fn keep(kept: &[u8], secrets: &[impl AsRef<[u8]>]) -> Bytes {
+    let secrets = secrets.iter().map(AsRef::as_ref);
+    let answer = secrets.fold(kept.to_vec(), |answer, secret| without(&answer, secret));
     answer.into()
 }
 
-/// Returns a text with the secrets of the URL replaced.
-pub(super) fn cleaned(text: &str, of_url: &[String]) -> String {
-    of_url.iter().fold(text.to_owned(), |text, secret| {
-        text.replace(secret.as_str(), HIDDEN)
-    })
+/// Returns a text without these secrets.
+pub(super) fn cleaned(text: &str, secrets: &[impl AsRef<[u8]>]) -> String {
+    String::from_utf8_lossy(&keep(text.as_bytes(), secrets)).into_owned()
 }
 
-/// Returns this text with the secret replaced.
+/// Returns this text with the secret replaced, and with its beginning where the text was cut.
 fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut replaced = Vec::with_capacity(text.len());
     let mut end = 0;
@@ -179,13 +188,22 @@ fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
         replaced.extend_from_slice(HIDDEN.as_bytes());
         end = start.saturating_add(secret.len());
     }
-    replaced.extend_from_slice(text.get(end..).unwrap_or_default());
+    let rest = text.get(end..).unwrap_or_default();
+    let mut begins = (SECRET_MIN..secret.len())
+        .rev()
+        .filter_map(|length| secret.get(..length));
+    match begins.find_map(|begin| rest.strip_suffix(begin)) {
+        Some(rest) => {
+            replaced.extend_from_slice(rest);
+            replaced.extend_from_slice(HIDDEN.as_bytes());
+        }
+        None => replaced.extend_from_slice(rest),
+    }
     replaced
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
     use http::header::{AUTHORIZATION, HeaderName};
 
     use super::*;
@@ -212,7 +230,7 @@ mod tests {
             ("key-of-the-hookkey-of-the-hook", "(not shown)(not shown)"),
             ("", ""),
         ] {
-            assert_eq!(keep(answer.as_bytes(), &sent, &[]), kept.as_bytes());
+            assert_eq!(keep(answer.as_bytes(), &secrets_in(&sent)), kept.as_bytes());
         }
     }
 }

@@ -27,6 +27,7 @@ use http::header::AUTHORIZATION;
 use http::{HeaderMap, HeaderValue, Method};
 use jiff::Timestamp;
 use reqwest::dns::Resolve;
+use secrecy::ExposeSecret;
 use tokio::time::{Instant, timeout_at};
 
 use self::connections::{Connections, Credentials};
@@ -265,6 +266,9 @@ impl WebhookClient {
         attempt: &mut Attempt,
     ) -> Option<Refusal> {
         let deadline = started.checked_add(self.timeout);
+        let unsent = credentials.secrets.iter().map(ExposeSecret::expose_secret);
+        let of_url = self.to.secrets().iter().map(String::as_str);
+        let mut secrets: Vec<Vec<u8>> = unsent.chain(of_url).map(Into::into).collect();
         let authorization = match within(deadline, credentials.authorization.value()).await {
             Some(Ok(value)) => value,
             found => {
@@ -273,7 +277,8 @@ impl WebhookClient {
                     NoToken::because(self.timed_out(&format!("no token from {host}")))
                 });
                 (attempt.outcome, attempt.status) = (Outcome::NO_ANSWER, None);
-                (attempt.error, attempt.answer) = (Some(missing.error), Bytes::new());
+                attempt.error = Some(answer::cleaned(&missing.error, &secrets));
+                attempt.answer = Bytes::new();
                 return missing.is_refusal.then_some(Refusal::NoToken);
             }
         };
@@ -292,7 +297,8 @@ impl WebhookClient {
             request.headers.insert(AUTHORIZATION, value.clone());
         }
         attempt.request_headers = shown_headers(&request.headers);
-        self.exchange(&request, (deadline, start), now, attempt)
+        secrets.extend(answer::secrets_in(&request.headers));
+        self.exchange(&request, &secrets, (deadline, start), now, attempt)
             .await;
         match attempt.status {
             Some(401) => Some(Refusal::Unauthorized(authorization)),
@@ -356,6 +362,7 @@ impl WebhookClient {
     async fn exchange(
         &self,
         request: &Request,
+        secrets: &[Vec<u8>],
         (deadline, start): (Option<Instant>, &Arc<Start>),
         now: &impl Fn() -> Timestamp,
         attempt: &mut Attempt,
@@ -376,7 +383,8 @@ impl WebhookClient {
                 if is_cut_off(request, &error) {
                     attempt.outcome = Outcome::REFUSED;
                 }
-                attempt.error = Some(failure::describe(error, &self.to));
+                let error = failure::describe(error, &self.to);
+                attempt.error = Some(answer::cleaned(&error, secrets));
                 return;
             }
             None => {
@@ -394,11 +402,12 @@ impl WebhookClient {
         } else {
             response.headers()
         };
-        attempt.error = answer::complaint(status, headers);
+        let complaint = answer::complaint(status, headers);
+        attempt.error = complaint.map(|error| answer::cleaned(&error, secrets));
         let mut kept = BytesMut::new();
         // At the deadline, the bytes that were read so far are kept.
         within(deadline, answer::read(&mut response, &mut kept)).await;
-        attempt.answer = answer::keep(&kept, &request.headers, self.to.secrets());
+        attempt.answer = answer::keep(&kept, secrets);
         // Dropping an unfinished answer closes the connection.
     }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use project_webhooks::config::{Format, NetworkPolicy};
 use project_webhooks::domain::delivery::{ANSWER_MAX, FailureCause, Outcome};
 use project_webhooks::receiver::{Reply, Signature};
-use project_webhooks::webhook::{TrustRoots, WebhookClient};
+use project_webhooks::webhook::{Attempt, TrustRoots, WebhookClient};
 use secrecy::SecretString;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
@@ -19,21 +19,64 @@ use crate::harness::{
     within,
 };
 
+/// The attempt at a receiver that gives this answer to a request with this header.
+async fn answered(name: &str, value: &str, answer: fn() -> Reply) -> Attempt {
+    let (url, _received) = receiver(move |_| answer()).await;
+    let mut webhook = webhook(&url);
+    webhook.headers = vec![(name.parse().unwrap(), value.parse().unwrap())];
+    webhook.secrets = vec![SecretString::from("signing-key-of-the-receiver")];
+    client(&webhook).send(&callback(b"<schema/>"), now()).await
+}
+
+fn refusal(body: impl Into<Bytes>) -> Reply {
+    let mut answer = Reply::status(StatusCode::BAD_REQUEST);
+    answer.body = body.into();
+    answer
+}
+
 #[tokio::test]
 async fn an_answer_that_repeats_the_request_is_kept_without_its_secrets() {
-    let (url, _received) = receiver(|one| {
-        let mut answer = Reply::status(StatusCode::BAD_REQUEST);
-        let key = one.header("x-key").unwrap_or_default();
-        answer.body = format!("you sent {key}").into();
-        answer
-    })
-    .await;
-    let mut webhook = webhook(&url);
     let key = "key-of-the-receiver";
-    webhook.headers = vec![("x-key".parse().unwrap(), key.parse().unwrap())];
-    let attempt = client(&webhook).send(&callback(b"<schema/>"), now()).await;
+    let attempt = answered("x-key", key, || refusal("you sent key-of-the-receiver")).await;
     assert_eq!(attempt.status, Some(400));
     assert_eq!(attempt.answer, &b"you sent (not shown)"[..]);
+
+    let answer = || refusal("not signed with signing-key-of-the-receiver");
+    let attempt = answered("x-key", key, answer).await;
+    assert_eq!(attempt.answer, &b"not signed with (not shown)"[..]);
+
+    // The base64 of ada:pass-of-the-receiver. A receiver decodes it.
+    let basic = "Basic YWRhOnBhc3Mtb2YtdGhlLXJlY2VpdmVy";
+    let attempt = answered("authorization", basic, || {
+        refusal("ada has another password than pass-of-the-receiver")
+    });
+    let attempt = attempt.await;
+    assert_eq!(
+        attempt.answer,
+        &b"ada has another password than (not shown)"[..]
+    );
+}
+
+#[tokio::test]
+async fn no_part_of_a_secret_is_kept_where_a_long_answer_is_cut() {
+    let attempt = answered("x-key", "key-of-the-receiver", || {
+        let text = "key-of-the-receiver";
+        refusal("-".repeat(ANSWER_MAX - text.len() + 1) + text)
+    });
+    let answer = attempt.await.answer;
+    assert!(answer.ends_with(b"---(not shown)"), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_redirect_that_repeats_the_request_is_described_without_its_secrets() {
+    let attempt = answered("x-key", "key-of-the-receiver", || {
+        let mut answer = Reply::status(StatusCode::FOUND);
+        let to = "/key-of-the-receiver".parse().unwrap();
+        answer.headers.insert("location", to);
+        answer
+    });
+    let error = attempt.await.error.unwrap();
+    assert!(error.ends_with("(to /(not shown))"), "{error}");
 }
 
 #[tokio::test]

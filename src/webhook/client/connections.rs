@@ -7,10 +7,12 @@ use std::sync::Arc;
 
 use http::{HeaderName, HeaderValue};
 use reqwest::dns::Resolve;
+use secrecy::{ExposeSecret, SecretString};
 use url::Url;
 
 use super::ClientError;
-use crate::config::{self, NetworkPolicy, SystemEnvironment};
+use crate::config::{self, Auth, NetworkPolicy, SystemEnvironment};
+use crate::webhook::answer::SECRET_MIN;
 use crate::webhook::authorization::Authorization;
 use crate::webhook::network::{Destination, GuardedLookup};
 use crate::webhook::proxy::Proxies;
@@ -29,6 +31,8 @@ pub(super) struct Credentials {
     pub(super) webhook: config::Webhook,
     pub(super) settings: Arc<RequestSettings>,
     pub(super) authorization: Authorization,
+    /// The secrets that no request contains, but which the other side knows.
+    pub(super) secrets: Vec<SecretString>,
 }
 
 /// Makes HTTP clients: one for the receiver, and one for a token endpoint.
@@ -104,8 +108,19 @@ impl Connections {
             }),
             webhook: webhook.clone(),
             authorization,
+            secrets: unsent(webhook),
         })
     }
+}
+
+/// Returns the secrets of a webhook that its requests do not contain.
+fn unsent(webhook: &config::Webhook) -> Vec<SecretString> {
+    let mut secrets = webhook.secrets.clone();
+    if let Some(Auth::OAuth2(oauth2)) = &webhook.auth.scheme {
+        secrets.push(oauth2.client_secret.clone());
+    }
+    secrets.retain(|secret| secret.expose_secret().len() >= SECRET_MIN);
+    secrets
 }
 
 /// Marks the values of configured headers as sensitive, so that logs do not show them.
