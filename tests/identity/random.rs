@@ -2,13 +2,15 @@
 //!
 //! Constraint: the model knows operations and ids, and compares no files. A definition has an engineId,
 //! a root attribute `id`, both, or none. Ids are copied, dropped for a save, and changed back. Each round
-//! performs one operation in each of several worlds, which share a daemon and nothing else.
+//! performs one operation in each of several worlds, which share a daemon and nothing else. In some rounds,
+//! the daemon is down, or is killed right after the operations.
 //! `PROJECT_WEBHOOKS_SEEDS=20 cargo test --test identity random` tries more worlds.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
+use std::{fs, io};
 
 use fastrand::Rng;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
@@ -17,7 +19,7 @@ use super::common::{Endpoint, Home, PATIENCE, Settings, xml};
 use super::summary;
 
 /// The directories of a world, in two organizations.
-const PLACES: [(&str, &str); 5] = [("a", "p"), ("a", "q"), ("a", "r"), ("b", "p"), ("b", "q")];
+const PLACES: [(&str, &str); 5] = [("a", "p"), ("a", "q"), ("a", "P"), ("b", "p"), ("b", "q")];
 
 /// The engineIds of definitions, and their root attributes `id`. Some differ in case only, and some are
 /// an engineId and a root attribute.
@@ -101,6 +103,12 @@ enum Operation {
     /// Moved out of the repository, saved with the same id, and moved in.
     RenameAndSave(usize, usize),
     Copy(usize, usize),
+    /// A copy whose files are hard links.
+    Link(usize, usize),
+    /// Two projects exchange their published copies.
+    ExchangeCopies(usize, usize),
+    /// Removed, and made again at once.
+    Recreate(usize),
     Exchange(usize, usize),
     /// The second project is removed, and the first one moved to its place.
     MoveOver(usize, usize),
@@ -166,7 +174,7 @@ impl World {
     /// A new project in a directory, with its callbacks.
     fn import(&mut self, at: usize, definition: Content, published: Option<Content>) {
         // The generated id is that of the directory, unless a project that left it keeps it.
-        let mut made_up = format!("generated of {}/{}", PLACES[at].0, PLACES[at].1);
+        let mut made_up = format!("generated in place {at}");
         if self.projects.values().any(|one| one.id() == made_up) {
             self.n_made += 1;
             made_up = format!("generated {}", self.n_made);
@@ -225,7 +233,7 @@ impl World {
             self.rng.usize(..PLACES.len()),
         );
         let has = |at: &usize| self.projects.contains_key(at);
-        let operation = match self.rng.u8(..20) {
+        let operation = match self.rng.u8(..26) {
             0..4 => Create(one),
             4..10 => Save(one),
             10..12 => Publish(one),
@@ -234,12 +242,21 @@ impl World {
             16 => RenameAndSave(one, other),
             17 => Copy(one, other),
             18 => Exchange(one, other),
+            19..21 => Link(one, other),
+            21..23 => ExchangeCopies(one, other),
+            23..25 => Recreate(one),
             _ => MoveOver(one, other),
         };
         let is_possible = match operation {
             Create(at) => !has(&at),
-            Save(at) | Publish(at) | Remove(at) => has(&at),
-            Rename(from, to) | RenameAndSave(from, to) | Copy(from, to) => has(&from) && !has(&to),
+            Save(at) | Publish(at) | Remove(at) | Recreate(at) => has(&at),
+            Rename(from, to) | RenameAndSave(from, to) | Copy(from, to) | Link(from, to) => {
+                has(&from) && !has(&to)
+            }
+            ExchangeCopies(one, other) => {
+                let copy = |at: usize| self.projects.get(&at)?.published.as_ref();
+                one != other && copy(one).is_some() && copy(other).is_some()
+            }
             MoveOver(from, to) => {
                 let is_whole = |at| {
                     let project = self.projects.get(&at);
@@ -247,12 +264,19 @@ impl World {
                 };
                 from != to && is_whole(from) && is_whole(to)
             }
-            // Of two copies that exchange their places, the files change and not the projects.
+            // Of two copies that exchange their places, the files change and not the projects. So they do
+            // if the ids in a file are those of the project in whose place it comes.
             Exchange(one, other) => {
                 let two = (self.projects.get(&one), self.projects.get(&other));
+                let comes_as = |here: &Project, there: &Project| {
+                    let Content { engine, root, .. } = &here.definition;
+                    let own = engine.as_ref().or(root.as_ref());
+                    own.is_some_and(|id| id.eq_ignore_ascii_case(there.id()))
+                };
                 let differ = |(here, there): (&Project, &Project)| {
                     let is_copy = here.definition == there.definition;
-                    !is_copy && !here.id().eq_ignore_ascii_case(there.id())
+                    let is_save = comes_as(here, there) || comes_as(there, here);
+                    !is_copy && !is_save && !here.id().eq_ignore_ascii_case(there.id())
                 };
                 PLACES[one].0 == PLACES[other].0 && two.0.zip(two.1).is_some_and(differ)
             }
@@ -316,18 +340,10 @@ impl World {
                 }
             }
             Operation::Copy(from, to) => {
-                let project = self.projects[&from].clone();
-                let beside = home.beside(&format!("copy-{}", self.number));
-                fs::create_dir(&beside).unwrap();
-                fs::write(beside.join(definition), project.definition.text()).unwrap();
-                if let Some(published) = &project.published {
-                    fs::create_dir_all(beside.join("published/v1")).unwrap();
-                    let path = beside.join("published/v1/project.xml");
-                    fs::write(path, published.text()).unwrap();
-                }
-                fs::create_dir_all(home.at(&self.organization(to))).unwrap();
-                fs::rename(&beside, directory(self, to)).unwrap();
-                self.import(to, project.definition, project.published);
+                self.copy(home, from, to, |from, to| fs::copy(from, to).map(drop))
+            }
+            Operation::Link(from, to) => {
+                self.copy(home, from, to, |from, to| fs::hard_link(from, to))
             }
             Operation::MoveOver(from, to) => {
                 fs::remove_dir_all(directory(self, to)).unwrap();
@@ -345,6 +361,15 @@ impl World {
                     self.saved(to, moved.definition, None);
                 }
             }
+            Operation::Recreate(at) => {
+                let (engine, root) = self.ids();
+                let content = self.content(engine, root);
+                fs::remove_dir_all(directory(self, at)).unwrap();
+                home.replace(&self.path(at, definition), &content.text());
+                self.saved(at, content, None);
+                self.projects.get_mut(&at).unwrap().published = None;
+            }
+            Operation::ExchangeCopies(one, other) => self.exchange_copies(home, one, other),
             Operation::Exchange(one, other) => {
                 let (here, there) = (directory(self, one), directory(self, other));
                 renameat_with(CWD, here, CWD, there, RenameFlags::EXCHANGE).unwrap();
@@ -353,6 +378,45 @@ impl World {
                 self.projects.insert(one, there);
                 self.projects.insert(other, here);
             }
+        }
+    }
+
+    /// Copies a project file by file, and moves the copy to its place.
+    fn copy(
+        &mut self,
+        home: &Home,
+        from: usize,
+        to: usize,
+        copy: fn(&Path, &Path) -> io::Result<()>,
+    ) {
+        let project = self.projects[&from].clone();
+        let source = home.at(&self.path(from, ""));
+        let beside = home.beside(&format!("copy-{}", self.number));
+        fs::create_dir_all(beside.join("published/v1")).unwrap();
+        let copied = project.published.iter().map(|_| "published/v1/project.xml");
+        for file in copied.chain(["project.xml"]) {
+            copy(&source.join(file), &beside.join(file)).unwrap();
+        }
+        fs::create_dir_all(home.at(&self.organization(to))).unwrap();
+        fs::rename(&beside, home.at(&self.path(to, ""))).unwrap();
+        self.import(to, project.definition, project.published);
+    }
+
+    /// Exchanges the published copies of two projects.
+    fn exchange_copies(&mut self, home: &Home, one: usize, other: usize) {
+        let path = |at| home.at(&self.path(at, "published/v1"));
+        renameat_with(CWD, path(one), CWD, path(other), RenameFlags::EXCHANGE).unwrap();
+        let copies = [one, other].map(|at| self.projects[&at].published.clone().unwrap());
+        for (at, copy) in [other, one].into_iter().zip(copies) {
+            let project = self.projects.get_mut(&at).unwrap();
+            if project.published.replace(copy.clone()).as_ref() == Some(&copy) {
+                continue;
+            }
+            // A copy with another id is another project's.
+            let own = copy.engine.clone().or(copy.root.clone());
+            let own = own.filter(|_| project.is_replaced_by(&copy));
+            let id = own.unwrap_or(project.id().to_owned());
+            self.expect("project-publish", at, &id);
         }
     }
 
@@ -415,8 +479,10 @@ fn run(seeds: std::ops::Range<u64>) {
         .enumerate()
         .map(|(number, seed)| World::new(number as u64, seed))
         .collect();
+    let mut known = BTreeSet::new();
     for round in 0..ROUNDS {
         let is_down = round % 8 == 7;
+        let is_killed = round % 4 == 2;
         if is_down {
             assert!(daemon.take().unwrap().terminate().success());
         }
@@ -426,21 +492,33 @@ fn run(seeds: std::ops::Range<u64>) {
             let before = format!("{:?}", world.projects);
             world.act(&home, operation);
             let at = if is_down { " while nobody watches" } else { "" };
+            let at = if is_killed { " before a kill" } else { at };
             let _ = writeln!(world.done, "{before}\n-> {operation:?}{at}");
         }
-        if is_down {
+        if is_killed {
+            std::thread::sleep(Duration::from_millis(worlds[0].rng.u64(..60)));
+            daemon.take().unwrap().kill();
+        }
+        if is_down || is_killed {
             daemon = Some(home.start());
         }
         let n_expected = worlds.iter().map(|world| world.expected.len()).sum();
         // If some do not come, the comparison shows which.
         let deadline = Instant::now() + PATIENCE;
-        while endpoint.n() < n_expected && Instant::now() < deadline {
+        // After a kill, callbacks may come once more.
+        let n_new = || {
+            let came = endpoint.all().into_iter().map(|one| (one.id, one.event));
+            let is_new = |one: &(String, String)| !known.contains(one);
+            came.filter(is_new).collect::<BTreeSet<_>>().len()
+        };
+        while n_new() < n_expected && Instant::now() < deadline {
             std::thread::sleep(Duration::from_millis(2));
         }
         daemon.as_ref().unwrap().fence();
         let came = endpoint.take();
         let came: Vec<_> = came
             .iter()
+            .filter(|one| known.insert((one.id.clone(), one.event.clone())))
             .map(summary)
             .map(|(kind, organization, id)| {
                 (kind.to_owned(), organization.to_owned(), id.to_owned())
