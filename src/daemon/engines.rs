@@ -190,6 +190,14 @@ pub(super) enum Next {
     Ended,
 }
 
+/// The result of giving a new configuration to the engines.
+pub(super) struct Switched {
+    /// The removed engines that have not ended.
+    pub(super) leaving: Vec<Leaving>,
+    /// The repositories whose engines apply the configuration later.
+    pub(super) late: Vec<String>,
+}
+
 /// The engines that are taking a new configuration or end.
 pub(super) struct Switching {
     answers: Vec<Answer>,
@@ -199,39 +207,40 @@ pub(super) struct Switching {
 
 /// The answer of an engine that takes a new configuration.
 struct Answer {
-    repository: Option<Arc<str>>,
+    repository: String,
     takes: oneshot::Receiver<()>,
     /// How long to wait for it. A stuck engine takes the configuration later.
     limit: Duration,
 }
 
 impl Answer {
-    async fn wait(self) {
-        if tokio::time::timeout(self.limit, self.takes).await.is_err() {
-            warn!(
-                repository = self.repository.as_deref().unwrap_or_default(),
-                "the engine has been busy for more than {STANDSTILL:?}; it applies the \
-                 new configuration later. `project-webhooks status` shows its state"
-            );
-        }
+    /// Returns the repository if its engine has not taken the configuration in time.
+    async fn wait(self) -> Option<String> {
+        let taken = tokio::time::timeout(self.limit, self.takes).await;
+        taken.is_err().then_some(self.repository)
     }
 }
 
 impl Switching {
-    /// Waits for all engines at the same time. Returns the removed ones that have not ended.
-    pub(super) async fn finish(self) -> Vec<Leaving> {
+    /// Waits for all engines at the same time.
+    pub(super) async fn finish(self) -> Switched {
         let since = self.since;
         let answers = join_all(self.answers.into_iter().map(Answer::wait));
         let removed = join_all(self.removed.into_iter().map(stop_removed));
-        let (_, removed) = join(answers, removed).await;
-        let removed = removed.into_iter().flatten();
-        removed.map(|running| Leaving { running, since }).collect()
+        let (late, leaving) = join(answers, removed).await;
+        let leaving = leaving.into_iter().flatten();
+        Switched {
+            leaving: leaving.map(|running| Leaving { running, since }).collect(),
+            late: late.into_iter().flatten().collect(),
+        }
     }
 }
 
 /// The running engines, in the order of the configuration.
 pub(super) struct Engines {
     running: Vec<Running>,
+    /// The engines of added repositories that have not begun. A rejected one stays here until it has ended.
+    added: Vec<Running>,
     /// The engines of removed repositories, and of the time before the last lease, that have not ended.
     leaving: Vec<Leaving>,
     common: Common,
@@ -254,6 +263,7 @@ impl Engines {
         });
         let engines = Self {
             running: running.collect::<Result<_, _>>()?,
+            added: Vec::new(),
             leaving,
             common,
             statuses: Arc::default(),
@@ -332,22 +342,22 @@ impl Engines {
 
     /// Starts the engines of added repositories. They do nothing before [`Self::apply`].
     ///
-    /// Dropping them ends them.
+    /// If the reload is rejected, [`Self::reject_added`] ends them.
     ///
     /// # Errors
     ///
     /// A thread cannot be started, or a former engine of a repository has not ended.
-    pub(super) async fn start_added(
-        &mut self,
-        configs: &[Arc<Config>],
-    ) -> Result<Vec<Running>, DaemonError> {
+    pub(super) async fn start_added(&mut self, configs: &[Arc<Config>]) -> Result<(), DaemonError> {
         self.forget_ended();
-        let is_added = |config: &&Arc<Config>| self.snapshot_of(config).is_none();
-        let mut added = Vec::new();
-        for config in configs.iter().filter(is_added) {
+        self.added.retain(|one| !one.end.is_cancelled());
+        for config in configs {
+            if self.snapshot_of(config).is_some() {
+                continue;
+            }
             let name = config.repository.name_in_keys();
-            let mut leaving = self.leaving.iter().map(|one| &one.running);
-            if leaving.any(|one| one.repository.name == name) {
+            let leaving = self.leaving.iter().map(|one| &one.running);
+            let mut former = leaving.chain(&self.added);
+            if former.any(|one| one.repository.name == name) {
                 let repository = config.repository.name();
                 return Err(DaemonError::StillEnding { repository });
             }
@@ -357,23 +367,32 @@ impl Engines {
                 what: "the watch of a repository",
                 source,
             })?;
-            added.push(running);
+            self.added.push(running);
         }
-        Ok(added)
+        Ok(())
+    }
+
+    /// Ends the engines of added repositories. Keeps those whose file systems do not answer.
+    pub(super) async fn reject_added(&mut self) {
+        for one in &self.added {
+            one.engine.begin_stop();
+        }
+        let ends = join_all(self.added.iter().map(|one| one.end.cancelled()));
+        let _ = tokio::time::timeout(REMOVED, ends).await;
+        self.added.retain(|one| !one.end.is_cancelled());
     }
 
     /// Gives the configurations of a reload to the engines. [`Switching::finish`] waits for them.
-    pub(super) fn apply(&mut self, configs: &[Arc<Config>], added: Vec<Running>) -> Switching {
+    pub(super) fn apply(&mut self, configs: &[Arc<Config>]) -> Switching {
         let now = self.common.clock.moment();
         let mut removed: Vec<Running> = std::mem::take(&mut self.running);
-        let mut added = added.into_iter();
         let mut answers = Vec::new();
         for config in configs {
             let name = config.repository.name_in_keys();
             let known = removed.iter().position(|one| one.repository.name == name);
             let Some(known) = known else {
-                // They are in the same order.
-                if let Some(running) = added.next() {
+                let is_added = |one: &mut Running| one.repository.name == name;
+                if let Some(running) = self.added.extract_if(.., is_added).next() {
                     info!(repository = %config.repository.name(), "watching an added repository");
                     running.engine.begin();
                     self.running.push(running);
@@ -386,7 +405,7 @@ impl Engines {
             one.engine.commands().give(command);
             one.repository.path = config.repository.path.display().to_string();
             answers.push(Answer {
-                repository: one.repository.name.clone(),
+                repository: one.repository.shown().to_owned(),
                 takes,
                 limit: if one.is_alive(now) {
                     STANDSTILL

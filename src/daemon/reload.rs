@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use tracing::{error, info, warn};
 
-use super::engines::Running;
 use super::start::{enabled, keep_held_removals};
 use super::{Daemon, DaemonError};
 use crate::admin::{Bound, Reloaded};
@@ -19,8 +18,6 @@ struct Prepared {
     config: Arc<Config>,
     /// The configuration of each engine.
     configs: Vec<Arc<Config>>,
-    /// The engines of added repositories. They have not begun.
-    added: Vec<Running>,
     targets: Targets,
     /// The new socket if `admin.listen` changed. `Some(None)` if the setting was removed.
     admin: Option<Option<Bound>>,
@@ -85,9 +82,13 @@ impl Daemon<'_> {
         info!(file, "{trigger}: reading the configuration");
         let reloaded = match self.prepare().await {
             Ok(prepared) => {
-                let warnings = prepared.warnings.clone();
+                let mut warnings = prepared.warnings.clone();
                 self.noted.has_webhooks = true;
-                self.apply(prepared).await;
+                let late = self.apply(prepared).await;
+                for warning in &late {
+                    warn!("{warning}");
+                }
+                warnings.extend(late);
                 Reloaded {
                     errors: Vec::new(),
                     warnings,
@@ -97,6 +98,7 @@ impl Daemon<'_> {
                 for reason in &errors {
                     error!("{reason}");
                 }
+                self.engines.reject_added().await;
                 self.health.keep(self.config.admin.as_ref()).await;
                 error!(
                     "the configuration is rejected and nothing changed. Run `project-webhooks check` before a reload"
@@ -151,13 +153,12 @@ impl Daemon<'_> {
         };
         // They do nothing yet, and end if the reload is rejected.
         let added = self.engines.start_added(&configs).await;
-        let added = added.map_err(|error| vec![chain(&error)])?;
+        added.map_err(|error| vec![chain(&error)])?;
         // Last, because it changes the state.
         self.note(&new).await?;
         Ok(Prepared {
             config: new,
             configs,
-            added,
             targets,
             admin,
             warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
@@ -205,13 +206,13 @@ impl Daemon<'_> {
             })
     }
 
-    /// Applies a prepared configuration to all parts.
-    async fn apply(&mut self, prepared: Prepared) {
+    /// Applies a prepared configuration to all parts. Says which engines apply it later.
+    async fn apply(&mut self, prepared: Prepared) -> Vec<String> {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
         // The operator confirms the list.
         self.engines.statuses.leave_out(Vec::new());
-        let switching = self.engines.apply(&prepared.configs, prepared.added);
+        let switching = self.engines.apply(&prepared.configs);
         self.dispatcher.apply(prepared.targets);
         self.metrics.configure(enabled(&new.webhooks));
         self.health.admin.sources.configure(&new);
@@ -225,14 +226,23 @@ impl Daemon<'_> {
         self.config = new;
         // The engines answer between two steps. Do not wait longer for a stuck engine: the daemon must
         // handle signals. The watchdog restarts a daemon whose engines stay stuck.
-        let leaving = switching.finish().await;
-        self.engines.keep_leaving(leaving);
+        let switched = switching.finish().await;
+        self.engines.keep_leaving(switched.leaving);
         self.note_again().await;
         info!(
             webhooks = self.config.webhooks.len(),
             "the configuration is applied"
         );
+        switched.late.iter().map(|name| late(name)).collect()
     }
+}
+
+/// Says that an engine applies the configuration later.
+fn late(repository: &str) -> String {
+    format!(
+        "{repository}: the engine does not respond, so it keeps the former settings until it does, and then applies \
+         the new ones by itself"
+    )
 }
 
 /// Says why a layout cannot change.

@@ -220,8 +220,9 @@ impl EventLoop {
             Command::Rescan(reason) => self.watch_again(reason),
             Command::Configure(config, done) => {
                 self.reload(config);
-                // The sender may have stopped waiting for the answer.
-                let _ = done.send(());
+                if done.send(()).is_err() {
+                    info!("applied the configuration of an earlier reload");
+                }
             }
             // The sender may have stopped waiting for the answer.
             Command::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),

@@ -166,7 +166,7 @@ impl Engine {
                     Err(error) => return drop(starting.send(Err(error))),
                 };
                 let _ = starting.send(Ok(()));
-                if may_begin.recv().is_err() {
+                if may_begin.recv().is_err() || parts.status.is_stopping() {
                     return;
                 }
                 if let Some(event_loop) = EventLoop::new(parts, watched) {
@@ -205,6 +205,8 @@ impl Engine {
     pub(crate) fn begin_stop(&self) {
         self.status.begin_stop();
         self.commands.wake();
+        // One that has not begun ends without doing anything.
+        self.begin();
     }
 
     /// Waits for the end of the thread. Returns false if it panicked.

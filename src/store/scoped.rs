@@ -7,6 +7,8 @@
 
 use std::sync::Arc;
 
+use jiff::Timestamp;
+
 use super::batch::{Batch, Committed, MetaKey};
 use super::error::StoreError;
 use super::listing::RecordedProblem;
@@ -45,6 +47,11 @@ impl RepositoryStore {
         let answer = call(&*self.store);
         (self.on_call)(false);
         answer
+    }
+
+    /// The time of day of all processes that share the store. See `Delivering::shared_now`.
+    pub(crate) fn shared_now(&self) -> Option<Timestamp> {
+        self.call(|store| store.shared_now())
     }
 
     fn is_of_this(&self, key: &ProjectKey) -> bool {

@@ -46,7 +46,7 @@ impl Place<'_> {
     }
 
     /// The settings of a process that watches its own repository under this name.
-    fn single(&self, name: &str) -> Settings {
+    pub fn single(&self, name: &str) -> Settings {
         self.settings().repository(&format!("name: {name}"))
     }
 }
