@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use ipnet::IpNet;
 use serde::Serialize;
 
+use super::output::{print_json, safe_lines};
 use super::{DONE, status_of_problems};
 use crate::actor;
 use crate::config::{
@@ -64,10 +65,12 @@ pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io:
         config: config.map(|config| Summary::of(config, &proxies)),
     };
     if json {
-        serde_json::to_writer_pretty(&mut *out, &report)?;
-        writeln!(out)?;
+        print_json(out, &report)?;
     } else {
-        print(&report, out)?;
+        let mut text = Vec::new();
+        print(&report, &mut text)?;
+        let text = safe_lines(&String::from_utf8_lossy(&text));
+        out.write_all(text.as_bytes())?;
     }
     out.flush()?;
     Ok(match &result {

@@ -30,6 +30,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 use tokio_util::sync::CancellationToken;
 
+use self::output::safe_lines;
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 use crate::os::HeldSignals;
@@ -145,7 +146,10 @@ pub fn main() -> ExitCode {
             }
             // Each problem already starts with the path of its file.
             let (status, said) = match error.downcast_ref::<Problems>() {
-                Some(problems) => (status_of_problems(problems), problems.to_string()),
+                Some(problems) => (
+                    status_of_problems(problems),
+                    safe_lines(&problems.to_string()),
+                ),
                 None => (status_of(&error), failure(&error)),
             };
             let _ = writeln!(std::io::stderr(), "{said}");
@@ -180,7 +184,7 @@ fn status_of(error: &anyhow::Error) -> u8 {
 
 /// Formats the error that ended a command.
 fn failure(error: &anyhow::Error) -> String {
-    format!("project-webhooks: {error:#}")
+    safe_lines(&format!("project-webhooks: {error:#}"))
 }
 
 /// Makes a usage error that the definition of the arguments cannot express.
@@ -296,6 +300,7 @@ fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
 fn found(named: Option<&Path>) -> Result<PathBuf, Problems> {
     let found = config::find(named)?;
     if let Some(ignored) = found.ignored {
+        let ignored = safe_lines(&ignored.to_string());
         let _ = writeln!(std::io::stderr(), "warning: {ignored}");
     }
     Ok(found.file)

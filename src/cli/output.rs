@@ -1,7 +1,7 @@
 //! Formats tables, listings, JSON, times and progress for all commands.
 //!
 //! Constraint: file names, answers and log lines may contain terminal escape sequences, so all
-//! output escapes them. Text goes through [`safe`], JSON through [`print_json`].
+//! output escapes them. Text goes through [`safe`] or [`safe_lines`], JSON through [`print_json`].
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::DONE;
-pub(super) use super::listen::print::{Style, safe, safe_json};
+pub(super) use super::listen::print::{Style, safe, safe_json, safe_lines};
 
 /// The SGR code for red, the colour of failures.
 pub(super) const RED: &str = "31";

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, anyhow};
 
+use super::output::safe_lines;
 use super::{CONFIGURATION, DONE, inspected, missing_socket};
 use crate::admin::{self, Reloaded};
 
@@ -50,14 +51,14 @@ pub(super) fn run(
 /// Prints the daemon's answer.
 fn print(reloaded: &Reloaded, out: &mut dyn Write, errors: &mut dyn Write) -> anyhow::Result<u8> {
     for warning in &reloaded.warnings {
-        writeln!(errors, "warning: {warning}")?;
+        writeln!(errors, "warning: {}", safe_lines(warning))?;
     }
     if reloaded.is_applied() {
         writeln!(out, "The daemon applied the configuration.")?;
         return Ok(DONE);
     }
     for error in &reloaded.errors {
-        writeln!(errors, "{error}")?;
+        writeln!(errors, "{}", safe_lines(error))?;
     }
     writeln!(
         errors,

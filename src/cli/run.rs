@@ -351,7 +351,7 @@ pub(super) fn run(
         Ok(loaded) => loaded,
         Err(problems) => {
             let status = super::status_of_problems(&problems);
-            writer.print_last(problems);
+            writer.print_last(super::safe_lines(&problems.to_string()));
             return Ok(status);
         }
     };

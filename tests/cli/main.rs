@@ -30,7 +30,7 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use patience::{wait_exit, wait_until as wait_for};
-use support::{Endpoint, Place, Running, SECRET, program, project, run, terminal, webhook};
+use support::{Endpoint, Place, Ran, Running, SECRET, program, project, run, terminal, webhook};
 
 #[test]
 fn before_the_first_start_commands_report_that_nothing_is_recorded() {
@@ -411,6 +411,35 @@ fn names_on_disk_are_escaped_on_the_terminal() {
         assert!(printed.chars().all(is_safe), "{printed:?}");
     }
     drop(daemon);
+}
+
+#[test]
+fn paths_of_the_configuration_are_escaped_on_the_terminal() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let hostile = place.path("\u{1b}[2J\u{9b}");
+    fs::create_dir_all(hostile.join("repository")).unwrap();
+    let config = hostile.join("config.yaml");
+    let valid = fs::read_to_string(place.path("config.yaml")).unwrap();
+    let invalid = format!("{valid}unknown: 1\n");
+    for (text, arguments) in [
+        (&valid, &["check"][..]),
+        (&valid, &["check", "--json"]),
+        (&valid, &["accept"]),
+        (&valid, &["reload"]),
+        (&invalid, &["check"]),
+        (&invalid, &["check", "--json"]),
+        (&invalid, &["status"]),
+        (&invalid, &["run"]),
+    ] {
+        fs::write(&config, text).unwrap();
+        let mut command = program();
+        command.arg("--config").arg(&config).args(arguments);
+        let Ran { out, err, .. } = run(command);
+        let printed = out + &err;
+        assert!(printed.contains("[2J"), "{arguments:?}: {printed:?}");
+        let is_safe = |c: char| c == '\n' || !c.is_control();
+        assert!(printed.chars().all(is_safe), "{arguments:?}: {printed:?}");
+    }
 }
 
 #[test]

@@ -212,6 +212,12 @@ pub(crate) fn safe(text: &str) -> String {
     result
 }
 
+/// Escapes the characters that a terminal might obey, except the ends of lines.
+pub(crate) fn safe_lines(text: &str) -> String {
+    let lines: Vec<String> = text.split('\n').map(safe).collect();
+    lines.join("\n")
+}
+
 /// Whether a character is a control character, breaks lines, or changes the text direction.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
