@@ -8,6 +8,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{Mode, OFlags};
 use secrecy::{ExposeSecret, SecretString};
 
 use super::looks::Looks;
@@ -220,14 +221,55 @@ pub(super) fn read_bytes(path: &Path, max: u64, looks: &mut Looks) -> Result<Vec
 }
 
 fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for its writer.
-    if !std::fs::metadata(path)?.is_file() {
+    // Opening a pipe would wait for its writer, and a pipe may take the place of a file at any time.
+    let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, nonblocking, Mode::empty())?);
+    if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is not a regular file"));
     }
     let mut bytes = Vec::new();
-    File::open(path)?.take(max + 1).read_to_end(&mut bytes)?;
+    file.take(max + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > max {
         return Err(io::Error::other(format!("it is larger than {max} bytes")));
     }
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::mpsc::sync_channel;
+    use std::thread;
+    use std::time::Duration;
+
+    use rustix::fs::{CWD, FileType, RenameFlags, mknodat, renameat_with};
+
+    use super::*;
+
+    #[test]
+    fn a_pipe_that_takes_the_place_of_a_file_is_not_waited_for() {
+        const READS: usize = 20_000;
+        let directory = tempfile::tempdir().unwrap();
+        let (file, pipe) = (directory.path().join("file"), directory.path().join("pipe"));
+        std::fs::write(&file, "value").unwrap();
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let (sender, ended) = sync_channel(1);
+        let path = file.clone();
+        thread::spawn(move || {
+            let read = (0..READS).filter_map(|_| read_file(&path, 8).ok());
+            let _ = sender.send(read.filter(|value| value != b"value").count());
+        });
+        let stop = Arc::new(AtomicBool::new(false));
+        let is_over = Arc::clone(&stop);
+        let exchange = thread::spawn(move || {
+            while !is_over.load(Ordering::Relaxed) {
+                renameat_with(CWD, &file, CWD, &pipe, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let n_wrong = ended.recv_timeout(Duration::from_secs(60));
+        stop.store(true, Ordering::Relaxed);
+        exchange.join().unwrap();
+        assert_eq!(n_wrong, Ok(0));
+    }
 }
