@@ -181,7 +181,7 @@ pub(super) struct Ends {
     pub(super) stuck: Vec<Leaving>,
 }
 
-/// What happened to the engines.
+/// A change in the engines that the supervisor handles.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
     /// The state of an engine changed.

@@ -7,7 +7,7 @@
 //! and [`asking`] asks them.
 //! [`supervise`] handles signals while they run. [`reload`] changes the configuration. [`drain`] stops
 //! the parts in order. [`health`] keeps the admin server at its address. [`note`] records names
-//! and fingerprints. [`sending`] sends while another process watches. [`signals`] hears signals during all of
+//! and fingerprints. [`sending`] sends while another process watches. [`signals`] receives signals during all of
 //! that.
 
 mod asking;
@@ -63,7 +63,7 @@ pub(crate) enum DaemonError {
     Superseded,
     #[error(
         "the state in {state_dir} was recorded with {}, and the configuration has {}, so the daemon \
-         does not start: the records differ. Set state_dir to an empty directory",
+         does not start: the records differ. Set state_dir to an empty directory, or use the former setting",
         if *.has_several { "repositories" } else { "repository" },
         if *.has_several { "repository" } else { "repositories" }
     )]

@@ -215,7 +215,7 @@ async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = 
 pub(super) struct Seen(Notice);
 
 impl Seen {
-    /// Wakes the queues if they have to know of a notice.
+    /// Wakes the queues that a notice concerns.
     pub(super) fn take(&mut self, queues: &QueueHandles, notice: Notice) {
         if self.0.n_changes != notice.n_changes {
             queues.wake_all();
@@ -242,7 +242,7 @@ pub(super) async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -
     std::future::pending().await
 }
 
-/// Waits until the database tells something new of the lease.
+/// Waits until the known state of the lease changes.
 async fn next_view(lease: &mut Option<watch::Receiver<LeaseView>>) {
     if let Some(lease) = lease
         && lease.changed().await.is_ok()

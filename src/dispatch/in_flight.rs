@@ -22,7 +22,7 @@ pub(super) struct InFlight {
     attempts: JoinSet<Ended>,
     /// The total size of their payloads, in bytes.
     n_bytes: usize,
-    /// The renames since the oldest attempt began.
+    /// The renames since the oldest running attempt began.
     moves: Vec<Moves>,
 }
 

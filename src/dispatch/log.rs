@@ -44,7 +44,7 @@ impl AttemptLogger {
             Verdict::SwitchOff => error!(
                 webhook, %event_id, %project, attempt = number, ms, status,
                 "the receiver answered 410 Gone, so the webhook is switched off and its deliveries \
-                 are kept. To switch it on, change its configuration or run `project-webhooks webhooks enable {webhook}`"
+                 are kept. To switch the webhook on, change its configuration or run `project-webhooks webhooks enable {webhook}`"
             ),
             Verdict::Retry(next) | Verdict::RetryAsAsked(next) | Verdict::Repeat(next) => warn!(
                 webhook, %event_id, %project, attempt = number, ms, status, %next,

@@ -1,4 +1,4 @@
-//! Sends commands to the engine, beside its hints.
+//! Sends commands to the engine, in addition to hints.
 //!
 //! Constraint: giving a command never waits. An engine whose repository hangs takes none, and its full
 //! channel of hints must stop neither the supervisor nor another repository.
@@ -16,7 +16,7 @@ use crate::domain::rescan::RescanReason;
 /// The maximum number of requests that wait for an answer. Further ones are refused.
 const REQUESTS: usize = 64;
 
-/// A command to the engine. It is obeyed between two steps.
+/// A command to the engine, which obeys it between two steps.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Set all watches again and run a full scan.

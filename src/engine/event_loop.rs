@@ -67,7 +67,7 @@ pub(super) struct EventLoop {
 /// A reload with another layout. It waits until changes under the old layout are recorded.
 struct NewLayout {
     config: Arc<Config>,
-    /// The latest time when the layout is changed.
+    /// The time when the layout changes at the latest.
     until: Moment,
 }
 
@@ -481,8 +481,8 @@ impl EventLoop {
         };
         if has_pending {
             warn!(
-                "the new repository.layout takes effect before all changes under the old one are \
-                 recorded; pending removals cause no events"
+                "the new repository.layout takes effect now, but some changes under the old one are \
+                 not recorded; pending removals cause no events"
             );
         }
         self.configure(new.config);

@@ -91,7 +91,7 @@ enum Whereabouts {
 
 /// Finds a held file by its inode.
 ///
-/// A link that was recorded in the project before does not count. If a file has links only outside
+/// A link that was recorded in the project before is ignored. If a file has links only outside
 /// the project, it was moved away, or was linked into the project for a short time. If the number of
 /// links cannot be read, the file may have some.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {

@@ -18,7 +18,7 @@ use crate::store::{Batch, Change};
 /// The maximum number of bytes to read for a portion. A single content may be larger.
 pub(super) const PORTION_BYTES: usize = 4 * 1024 * 1024;
 
-/// A portion that is recorded in a commit of its own.
+/// A portion, which one commit records.
 #[derive(Debug)]
 pub(super) struct Portion {
     pub change: Change,

@@ -63,7 +63,7 @@ impl Commands {
         let _ = (&self.wake).write(&[0]);
     }
 
-    /// Consumes the wake-ups. The thread calls this before it looks for work.
+    /// Consumes the wake-ups. The thread calls this before it takes commands.
     pub(super) fn clear_wake_ups(&self) {
         let mut buffer = [0; 512];
         while (&self.woken).read(&mut buffer).is_ok_and(|n| n > 0) {}

@@ -80,7 +80,7 @@ pub(super) enum Gap {
 }
 
 impl Gap {
-    /// Whether a report will show that the directory can be watched, as for permissions.
+    /// Whether a report will show that the gap has ended, such as a report of changed permissions.
     fn ends_by_report(&self) -> bool {
         matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied)
     }

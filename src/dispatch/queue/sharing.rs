@@ -60,9 +60,9 @@ impl Queue {
             .tell(&self.shared.store, &self.name, at, alone);
     }
 
-    /// Returns how long to wait before telling other senders again.
+    /// Returns how long to wait before notifying other senders again.
     ///
-    /// They are told again after the store failed, and when this sender may leave the webhook to them.
+    /// They are notified again after the store failed, and when this sender may leave the webhook to them.
     pub(super) fn until_told(&self) -> Duration {
         if !self.shared.store.is_shared() {
             return SLEEP_MAX;
@@ -96,7 +96,9 @@ impl Queue {
         };
         tokio::select! {
             () = self.try_to_leave() => {}
-            () = too_late => debug!(webhook = name, "cannot leave the webhook to other senders"),
+            () = too_late => {
+                debug!(webhook = name, "did not release the webhook for other senders in time");
+            }
         }
     }
 

@@ -1,8 +1,8 @@
 //! The lease: the right of one process to work on a repository.
 //!
 //! Constraint: at most one process commits, whatever stops, cuts off or continues the others. The lease
-//! itself cannot promise that, because a process may be stopped between a look at its clock and a
-//! commit. So each holder has an *epoch*, and each commit locks the row of the repository with its
+//! itself cannot promise that, because a process may be stopped after it reads its clock and before
+//! it commits. So each holder has an *epoch*, and each commit locks the row of the repository with its
 //! epoch. A process that takes over raises the epoch, which waits for a commit that is under way. The
 //! former holder then commits nothing more. The server undoes a transaction that idles for a part of
 //! the lease, because its process was stopped or cut off.

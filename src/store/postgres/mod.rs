@@ -2,11 +2,11 @@
 //!
 //! # Constraints
 //!
-//! - One process at a time watches a repository. `lease` and the epoch that its commits check see to it.
+//! - One process at a time watches a repository. `lease` and the epoch that its commits check ensure this.
 //! - Any number of processes send, side by side. `sender` has their claims.
 //! - Several repositories share one database. Every statement names the repository.
-//! - A commit costs two round trips, however large the batch. A claim costs one, and two if it finds too
-//!   little. `session` says how, and why no anomaly is possible.
+//! - A commit costs two round trips, however large the batch. A claim costs one, and two if it finds fewer
+//!   deliveries than it may claim. `session` explains how, and why no anomaly is possible.
 //! - While the server cannot be reached, each operation fails with
 //!   [`Fault::Unreachable`], and the caller retries. The next operation connects again.
 //!
@@ -16,18 +16,18 @@
 //! - `session` sends statements. `row` converts values. `error` converts errors.
 //! - `recording` and `delivering` implement the contracts of inference and of sending.
 //! - `record` records a batch: it reads the `facts`, finds free `event_ids`, computes the `new_rows`, and
-//!   commits the statements of `write`. `doubt` knows a batch whose commit had no answer. `recorded` reads
-//!   the record.
+//!   commits the statements of `write`. If a commit got no answer, `doubt` finds out whether the batch is
+//!   committed. `recorded` reads the record.
 //! - `claims` claims the deliveries of `lanes`, and `queue` records the results of their attempts.
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `client` connects the command line. `listing` reads for it: `select` has the conditions, `listed` reads
 //!   the rows and `pages` a page of them. `operations` and `replay` change deliveries.
-//! - `names` keeps repositories from being watched twice: in a list and by themselves.
+//! - `names` prevents that a repository is watched twice: alone, and as an item of `repositories`.
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease. `server_time` is
 //!   the clock of all senders.
 //! - `statistics` tells the server to analyze growing tables.
-//! - `changes` tells daemons of an operator's changes.
+//! - `changes` notifies daemons of an operator's changes.
 //! - `transfer` reads and writes all rows, to move a state. `moved_rows` has the statements.
 
 mod changes;
@@ -133,7 +133,7 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The key of the fingerprints of settings.
 ///
-/// Whoever has a copy of the database must not be able to guess secrets by the fingerprints. So the
+/// A copy of the database must not allow anybody to guess secrets by the fingerprints. So the
 /// database has the key encrypted by its password, which all processes have: a random salt, and the
 /// key XOR a hash of both.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! The statements that read and write the rows of a state that moves.
+//! The statements that read and write all rows of a state for `migrate-store`.
 
 use tokio_postgres::Row as Found;
 

@@ -1,15 +1,17 @@
-//! The names of repositories: of a list that one process watches, and of single ones beside it.
+//! The names of repositories, both of a list that one process watches and of single ones.
 //!
 //! # Constraints
 //!
-//! - No repository is watched twice. So a database has the list of names beside the record of a list.
-//!   [`refuse_listed`] checks it for the lease on a single repository, and [`record`] checks the single
+//! - No repository is watched twice. So a database keeps the list of names in addition to the record of a
+//!   list. [`refuse_listed`] checks it for the lease on a single repository, and [`record`] checks the single
 //!   ones before it replaces the list. Both hold an advisory lock until they commit, so one of them finds
-//!   the other. A lock that is shared keeps single repositories from waiting for each other.
+//!   the other. Single repositories take it in shared mode, so they do not wait for each
+//!   other.
 //! - Two records have no order between them. So if a repository goes from one to the other, the pending
 //!   deliveries of the former record go first. That counts only before the change: a delivery that an
 //!   operator redelivers later keeps nobody from watching.
-//! - While a state moves here, the mark of the move has its names, because its rows come little by little.
+//! - While a state moves here, the mark of the move has its names, because its rows arrive in several
+//!   transactions.
 
 use std::sync::Arc;
 
@@ -78,7 +80,7 @@ impl Refusal {
     }
 }
 
-/// Reads the list of names beside the record of a list: a value in `meta`, or no row.
+/// Reads the list of names of a record of several repositories: a value in `meta`, or no row.
 ///
 /// `name` is the name of the row of a repository.
 pub(super) fn listed(name: &str) -> Statement {

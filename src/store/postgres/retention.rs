@@ -81,7 +81,7 @@ pub(super) async fn collect(
         first_repetition: row::number(lock, 2)?,
     };
     sweep.check_again(session, &removal.events).await?;
-    let has_more_events = sweep.go_on(session, now, collection.limit).await?;
+    let has_more_events = sweep.check_next(session, now, collection.limit).await?;
     garbage.add(sweep.payloads.iter().copied());
     let n_payloads = remove_garbage(session, repository, garbage, collection.limit).await?;
     session.commit(sweep.finish()).await?;
@@ -295,7 +295,7 @@ impl EventSweep {
     }
 
     /// Checks the next `limit` events that are old enough. Returns whether there may be more.
-    async fn go_on(
+    async fn check_next(
         &mut self,
         session: &mut Session,
         now: i64,

@@ -27,7 +27,7 @@ fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// What a connection finds.
+/// The schema that a connection finds.
 pub(super) enum Found {
     /// The tables of this program.
     Tables,

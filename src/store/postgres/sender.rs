@@ -133,7 +133,7 @@ impl Sender {
             guard(&self.owned).clear();
             warn!(
                 "another process took over the deliveries that this one was sending, because it was \
-                 out of reach of the database for longer than store.lease"
+                 unable to reach the database for longer than store.lease"
             );
         }
     }

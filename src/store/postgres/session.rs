@@ -1,4 +1,4 @@
-//! Statements on one connection, sent together where they do not need each other's results.
+//! Statements on one connection, sent together if they do not need each other's results.
 //!
 //! Constraint: a commit costs round trips to another machine. [`Session::pipeline`] sends its
 //! statements without waiting between them, so that a batch needs two round trips: one that begins
@@ -9,18 +9,18 @@
 //! Every transaction that writes begins with a lock on its repository, which it holds until its end.
 //! With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`] nobody else writes meanwhile. At the level READ
 //! COMMITTED each later statement has a new snapshot, which has all commits of earlier writers. So no
-//! anomaly is possible, and no transaction is retried for another one. Reads of several statements use
-//! REPEATABLE READ.
+//! anomaly is possible, and no transaction has to be retried because of another one. Reads of several
+//! statements use REPEATABLE READ.
 //!
 //! Claims and most results of attempts take [`LOCK_SHARED`]. So senders do not wait for each other, and
 //! the server makes the commits of several durable together. These rules keep senders apart:
 //!
 //! - A sender changes a delivery only while it has its claim, and only if the row is locked. A claim locks
-//!   rows before it inserts, and skips locked ones. If a row changed since the snapshot of the statement,
-//!   the server evaluates the conditions on the new row.
+//!   the rows of deliveries before it inserts claims, and skips rows that are locked. If a row changed
+//!   since the snapshot of the statement, the server evaluates the conditions on the new row.
 //! - While the lock is shared, only the result of the claimed delivery changes the head of a lane. So a
 //!   lane that has no claim keeps its head.
-//! - A delete may be awaited in other lanes. So its last result takes [`LOCK_ALONE`].
+//! - Other lanes may wait for a delete. So its last result takes [`LOCK_ALONE`].
 //! - Locks have an order: deliveries, claims, webhooks, the sender's own row. Rows of one table are locked
 //!   in the order of their keys, or by one sender alone.
 
