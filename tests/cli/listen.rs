@@ -70,7 +70,7 @@ fn introduces_itself_prints_and_stops(command: Command) {
     let callback = until_empty();
     let head = "  Test, no known format, signature missing";
     assert!(callback[0].ends_with(head), "{callback:?}");
-    assert_eq!(listening.end(Signal::INT), None);
+    assert_eq!(listening.end(Signal::TERM), None);
 }
 
 #[test]
@@ -246,5 +246,5 @@ fn it_passes_callbacks_on_unchanged_and_the_answer_back() {
         "{problem}"
     );
     assert!(!problem.contains("hush"), "{problem}");
-    assert_eq!(listening.end(Signal::INT), None);
+    assert_eq!(listening.end(Signal::TERM), None);
 }
