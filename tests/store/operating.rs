@@ -2,7 +2,7 @@ use crate::helpers::states;
 use crate::helpers::*;
 use project_webhooks::domain::delivery::{State, Verdict};
 use project_webhooks::domain::event::{EventKind, Origin};
-use project_webhooks::store::{EventFilter, Fault, Selector, Store};
+use project_webhooks::store::{Asking, EventFilter, Fault, Selector, Store};
 
 fn in_state(state: State) -> Selector {
     Selector {
@@ -85,7 +85,14 @@ fn cancelling_frees_the_lane_and_purging_spares_what_waits() {
     let mut operations = fixture.operations();
     assert_eq!(operations.cancel(&only, at(0)).unwrap(), 1);
     assert_eq!(operations.cancel(&only, at(0)).unwrap(), 0);
-    assert_eq!(claim(&store, "catalog", at(0)).payload, bytes("two"));
+    // The claimer sends it no longer.
+    let ended = Asking {
+        keeping: Some([].into()),
+        ..asking(at(0), 100)
+    };
+    let next = wait(store.claim("catalog", ended)).unwrap().ready;
+    assert_eq!(next.len(), 1);
+    assert_eq!(next[0].payload, bytes("two"));
     assert_eq!(operations.purge(&of_webhook).unwrap(), 1);
     let state = states(&store).remove("catalog").unwrap();
     assert_eq!((state.n_pending, state.n_cancelled), (1, 0));
