@@ -61,7 +61,7 @@ pub(super) fn run(
     Ok(DONE)
 }
 
-/// What happens in the thread of a scan.
+/// A message from the thread of a scan.
 enum Step {
     Progress,
     Done(anyhow::Result<ScanView>),

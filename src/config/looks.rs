@@ -24,7 +24,7 @@ const LINKS_MAX: usize = 40;
 /// The paths with a thread that was given up and has not ended, and where they lead.
 static UNANSWERED: Mutex<BTreeMap<PathBuf, Resolved>> = Mutex::new(BTreeMap::new());
 
-/// A path without symbolic links and dots, as far as its file systems have answered.
+/// A path without symbolic links and dots, in the part whose file systems have answered.
 type Resolved = Arc<Mutex<PathBuf>>;
 
 /// The result of a look at the path of a repository.
@@ -43,7 +43,7 @@ pub(super) enum Found {
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     pub(super) found: Found,
-    /// The path without symbolic links and dots, as far as its file systems have answered.
+    /// The path without symbolic links and dots, in the part whose file systems have answered.
     pub(super) canonical: PathBuf,
 }
 

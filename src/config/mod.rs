@@ -156,7 +156,7 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     Ok((bytes, metadata.mode()))
 }
 
-/// Where a path leads, as far as its file systems answer. Waits a few seconds at most.
+/// Resolves the links of a path, in the part whose file systems answer. Waits a few seconds at most.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     Looks::new(true).at(path).canonical
 }

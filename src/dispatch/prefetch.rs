@@ -64,7 +64,7 @@ struct Prefetched {
 #[derive(Default)]
 struct Claimed {
     projects: HashSet<ProjectKey>,
-    /// The deliveries with the current keys of their projects, as far as this process knows.
+    /// The deliveries with the current keys of their projects, after the renames that this process knows.
     deliveries: HashMap<i64, ProjectKey>,
 }
 

@@ -191,7 +191,7 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
     }
 }
 
-/// What is known of the published copies of a deleted project.
+/// The state of the published copies of a deleted project.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Copies {
     /// None was recorded.

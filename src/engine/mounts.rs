@@ -43,7 +43,7 @@ pub(crate) struct MountGuard {
     removed: BTreeMap<String, Moment>,
 }
 
-/// What a check of the mounts needs.
+/// The inputs of a check of the mounts.
 pub(super) struct Checking<'a> {
     pub root: &'a Root,
     pub repository: &'a Repository,
