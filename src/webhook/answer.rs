@@ -22,9 +22,9 @@ use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 /// A date in Retry-After is compared with the answer's `Date`, because both come from the
 /// receiver's clock. Without a valid `Date`, it is compared with `now`.
 ///
-/// The statuses 5xx and 429 are failures of the endpoint. With 502, 503 and 504, a gateway may not
-/// reach it, which is like a missing answer ([`Outcome::NO_ANSWER`]). With any other status the
-/// endpoint works, but may refuse this delivery.
+/// The statuses 5xx and 429 are failures of the endpoint. With 502, 503 and 504, a gateway perhaps
+/// did not reach the endpoint. They count like a missing answer ([`Outcome::NO_ANSWER`]). With any
+/// other status the endpoint works, but may refuse this delivery.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
     if status.is_success() {
         return Outcome::Accepted;
@@ -137,7 +137,7 @@ pub(super) async fn read(response: &mut reqwest::Response, kept: &mut BytesMut) 
 /// The text that replaces a secret.
 pub(super) const HIDDEN: &str = "(not shown)";
 
-/// The length from which a secret is replaced in an answer.
+/// The minimum length, in bytes, of a secret that is replaced in an answer.
 ///
 /// A shorter text, such as `1` or `prod`, also occurs in answers without being a secret.
 pub(super) const SECRET_MIN: usize = 8;
@@ -147,7 +147,7 @@ pub(super) fn secrets_in(headers: &HeaderMap) -> Vec<Vec<u8>> {
     let values = headers.values().filter(|value| value.is_sensitive());
     let mut secrets = Vec::new();
     for value in values.map(HeaderValue::as_bytes) {
-        // In `Bearer TOKEN`, the token is also a secret without the scheme.
+        // In `Bearer TOKEN`, only the token is the secret.
         let space = value.iter().position(|byte| *byte == b' ');
         let (scheme, secret) = space
             .and_then(|at| value.split_at_checked(at + 1))
@@ -179,7 +179,8 @@ pub(super) fn cleaned(text: &str, secrets: &[impl AsRef<[u8]>]) -> String {
     String::from_utf8_lossy(&keep(text.as_bytes(), secrets)).into_owned()
 }
 
-/// Returns this text with the secret replaced, and with its beginning where the text was cut.
+/// Replaces a secret in a text. If the text ends with the beginning of the secret, as after a cut,
+/// that is replaced too.
 fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut replaced = Vec::with_capacity(text.len());
     let mut end = 0;

@@ -24,7 +24,7 @@ use super::transport::Transport;
 use super::{answer, failure};
 use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 
-/// How long before its expiry a token is replaced, at most.
+/// How long before its expiry a token is replaced. A tenth of its life, if that is shorter.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// The longest time that a token is used.
@@ -171,7 +171,7 @@ impl TokenSource {
         {
             return Ok(token.value.clone());
         }
-        // Other attempts waited for this request. They do not repeat it if it failed.
+        // If the request of another attempt failed while this one waited, it is not repeated.
         if let Some((at, error)) = &state.failed
             && *at >= asked
         {

@@ -1,8 +1,8 @@
 //! Threads for work that blocks: resolving names, reading files, building large requests.
 //!
-//! Constraint: each webhook sends on a thread of its own, and such work would block it. All
-//! webhooks share the threads of this module, because a webhook rarely needs one. If the servers of a
-//! name are silent, or a file hangs, the thread stays busy long after the request timed out. So a webhook
+//! Constraint: each webhook sends on its own thread, and such work would block it. All webhooks
+//! share the threads of this module, because a webhook rarely needs one. If a DNS server or a file
+//! system does not answer, the thread stays busy long after the request timed out. So a webhook
 //! uses only a few of the threads at a time.
 
 use std::sync::Arc;
@@ -10,10 +10,11 @@ use std::sync::Arc;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-/// The threads that one kind of work of a webhook uses at a time. The runtime has 512.
+/// The maximum number of threads that one kind of a webhook's work uses at a time. The runtime has
+/// 512 threads.
 const AT_ONCE: usize = 8;
 
-/// The threads of the runtime that made the client of a webhook.
+/// The blocking threads of the runtime in which the client of a webhook was made.
 #[derive(Clone, Debug)]
 pub(super) struct BlockingThreads {
     runtime: Option<Handle>,
@@ -38,7 +39,7 @@ impl BlockingThreads {
         let permit = Arc::clone(&self.free).acquire_owned().await.ok()?;
         let work = move || {
             let result = work();
-            // Only now, also if nobody waits for the result any more.
+            // Release the permit only now, even if nobody waits for the result any more.
             drop(permit);
             result
         };
@@ -66,7 +67,7 @@ mod tests {
             assert!(ended.is_err());
         }
         assert_eq!(threads.free.available_permits(), 0);
-        // Others have threads.
+        // Other work still gets a thread.
         assert_eq!(BlockingThreads::current().run(|| 7).await, Some(7));
         drop(hold);
         assert_eq!(threads.run(|| 7).await, Some(7));

@@ -49,7 +49,7 @@ impl Body {
 /// The name of the form field that contains the project.xml.
 pub(crate) const PAYLOAD: &str = "payload";
 
-/// Makes the body for this content, in a format or by a template.
+/// Makes the body for this content, in a fixed format or from a template.
 ///
 /// # Errors
 ///

@@ -118,7 +118,8 @@ pub struct Attempt {
     pub answer: Bytes,
     /// The headers of the request, in order. The values of configured headers are hidden.
     pub request_headers: Vec<(String, String)>,
-    /// Whether no request was sent, because none might begin. Then there is no outcome.
+    /// Whether nothing was sent, because no request was allowed to begin. Then `outcome` has no
+    /// meaning.
     pub is_withheld: bool,
 }
 
@@ -199,7 +200,8 @@ impl WebhookClient {
         self.send_if(callback, now, &always).await
     }
 
-    /// Sends a callback like [`send`](Self::send), unless `may_begin` is false when the request begins.
+    /// Sends a callback like [`send`](Self::send), but only if `may_begin` allows it when the
+    /// request begins.
     pub(crate) async fn send_if(
         &self,
         callback: &Callback,
@@ -309,8 +311,8 @@ impl WebhookClient {
 
     /// Replaces credentials that were refused. Returns whether there are others now.
     ///
-    /// If a file has changed, its new value is used. Otherwise another token is fetched after a
-    /// 401.
+    /// If a file has changed, its new value is used. Otherwise, after a 401, the token is
+    /// forgotten, and the next request fetches another one.
     async fn renew(&self, refused: &Arc<Credentials>, refusal: &Refusal) -> bool {
         if !Arc::ptr_eq(refused, &self.credentials()) {
             // Another attempt has replaced the credentials already.
@@ -429,8 +431,7 @@ async fn request_of(
     let (settings, given) = (Arc::clone(settings), callback.clone());
     let shared = Arc::clone(&settings);
     let built = threads.run(move || request::build(&shared, &given, now));
-    // The other thread is missing only if the runtime is shutting down. Then this thread may
-    // block.
+    // `None` only while the runtime is shutting down. Then this thread may block.
     let built = built.await;
     built.unwrap_or_else(|| request::build(&settings, callback, now))
 }

@@ -1,12 +1,12 @@
 //! Passes a received request on to another URL, and passes the answer back.
 //!
-//! Constraint: method, headers and body are not changed, because signatures cover them. Only
-//! headers of the connection are left out, because each connection has its own. If the target does
+//! Constraint: method, headers and body are not changed, because signatures cover them. Only the
+//! headers of the connection are removed, because each connection has its own. If the target does
 //! not answer, the sender gets a status of 500 or above, so that it retries. No message shows a
 //! secret part of the URL.
 //!
-//! Exchanges run on a thread of their own, because a target that floods keeps the thread that reads
-//! its answers busy. The receiver must still take and print callbacks.
+//! Exchanges run on a separate thread, because a target that sends without end keeps the reading
+//! thread busy. Meanwhile, the receiver must still take and print callbacks.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -75,7 +75,7 @@ pub(crate) enum ForwardError {
     Thread(#[from] io::Error),
 }
 
-/// The thread that exchanges requests with the target. Dropping this value waits for nothing.
+/// The thread that exchanges requests with the target. Dropping this value does not wait for it.
 struct ExchangeThread(Option<Runtime>);
 
 impl ExchangeThread {
@@ -88,7 +88,7 @@ impl ExchangeThread {
         Ok(Self(Some(runtime)))
     }
 
-    /// Runs a future on the thread. Dropping the returned future ends it when it next waits.
+    /// Runs a future on the thread. Dropping the returned future cancels it at its next `await`.
     async fn run<T: Send + 'static>(
         &self,
         exchange: impl Future<Output = T> + Send + 'static,
@@ -160,7 +160,8 @@ impl Forwarder {
         shown_url(&self.url)
     }
 
-    /// Whether the URL leads to this address. Then each request would come back here.
+    /// Whether the URL leads to this address, which is the receiver's own. Then each forwarded
+    /// request would come back.
     pub(crate) async fn leads_to(&self, address: SocketAddr) -> bool {
         if self.url.port_or_known_default() != Some(address.port()) {
             return false;
@@ -232,7 +233,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Forwarded, reqwest
     })
 }
 
-/// Makes the answer if the target gave none. Its body has the reason, because the sender keeps it.
+/// Makes the answer if the target gave none. The sender keeps its body, so the body has the reason.
 fn failed(status: StatusCode, error: String) -> Forwarded {
     Forwarded {
         status,

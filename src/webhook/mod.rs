@@ -5,12 +5,13 @@
 //! recorded, so all attempts of a delivery send the same bytes.
 //!
 //! Modules, in reading order: [`request`] builds the request, and [`body`] its body in one of the
-//! formats. [`signature`] signs and verifies. `trust` has the certificates for TLS, and
-//! `authorization` makes the header of that name. `client` sends the request. `network` resolves
-//! names and applies the network policy, `proxy` chooses the proxy, `transport` has the
-//! connections, and `upload` sends a large body. `start` decides whether a request may begin. `blocking` has threads for work that blocks.
-//! [`answer`] turns the answer into an outcome, and `failure` describes why there was no answer.
-//! `forward` passes on a received request, for `listen`.
+//! formats. [`signature`] signs and verifies. `trust` makes the TLS settings, and `authorization`
+//! the header `Authorization`. `client` sends the request. `network` resolves names and applies the
+//! network policy, `proxy` chooses the proxy, `transport` makes and replaces the connections, and
+//! `upload` sends a large body. `start` decides whether a request may begin. `blocking` runs
+//! blocking work on other threads. [`answer`] turns the answer into an outcome, and `failure`
+//! describes why there was no answer. `forward` passes a received request on to another URL, for
+//! `listen`.
 
 pub mod answer;
 mod authorization;

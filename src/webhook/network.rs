@@ -53,7 +53,7 @@ impl ResolveError {
     }
 }
 
-/// Looks up host names by the operating system's resolver, on these threads.
+/// Looks up host names with the operating system's resolver, on these threads.
 #[derive(Clone, Debug)]
 pub(super) struct SystemLookup(pub(super) BlockingThreads);
 
@@ -61,7 +61,7 @@ impl Resolve for SystemLookup {
     fn resolve(&self, name: Name) -> Resolving {
         let threads = self.0.clone();
         Box::pin(async move {
-            // The HTTP client replaces port 0 by the port of the URL.
+            // The HTTP client replaces port 0 with the port of the URL.
             let found = threads.run(move || (name.as_str(), 0).to_socket_addrs());
             let ended = || io::Error::other("the program ends");
             let found = found.await.ok_or_else(ended)??;
@@ -128,7 +128,7 @@ impl Resolve for GuardedLookup {
     }
 }
 
-/// The receiver of a webhook and the proxy on the way to it, for the policy and for messages.
+/// A receiver or a token endpoint, and the proxy on the way to it.
 #[derive(Clone, Debug)]
 pub(super) struct Destination {
     /// The host and the port of the receiver, as messages show them.
@@ -187,7 +187,7 @@ impl Destination {
         self.secrets.as_deref().unwrap_or_default()
     }
 
-    /// Checks the addresses in the URLs of the receiver and the proxy. Returns an error message.
+    /// Checks the addresses in the URLs of the receiver and the proxy. A denied one is an error.
     pub(super) fn judge(&self, policy: &NetworkPolicy) -> Result<(), String> {
         let proxy = self.proxy.as_ref().and_then(|proxy| {
             let literal = proxy.host.trim_start_matches('[').trim_end_matches(']');
@@ -205,7 +205,7 @@ impl Destination {
         })
     }
 
-    /// Describes that an address is denied: the one of `proxy`, or else the receiver's.
+    /// Formats the error for a denied address: that of `proxy`, or that of the receiver for `None`.
     pub(super) fn denied(&self, proxy: Option<&str>, denied: &Denied) -> String {
         match proxy {
             Some(proxy) => format!("cannot connect to {proxy}: {denied}"),
@@ -217,20 +217,21 @@ impl Destination {
         }
     }
 
-    /// Describes the proxy if it has this host name.
+    /// Describes the proxy, if `name` is its host name.
     pub(super) fn proxy_named(&self, name: &str) -> Option<String> {
         let proxy = self.proxy.as_ref().filter(|proxy| proxy.host == name)?;
         Some(proxy.to_string())
     }
 }
 
-/// The length from which a part of a secret URL is hidden.
+/// The minimum length, in bytes, of a part of a secret URL that is hidden.
 const PART_MIN: usize = 6;
 
-/// The length from which lower-case letters are hidden. Shorter ones may be an ordinary word.
+/// The minimum length, in bytes, of a part with only lower-case letters that is hidden. A shorter
+/// one may be an ordinary word.
 const WORD_MAX: usize = 16;
 
-/// Returns the parts of a secret URL that a text may repeat, the longest first.
+/// Returns the parts of a secret URL to hide in messages and answers, the longest first.
 fn parts(url: &Url) -> Vec<String> {
     let path = url.path();
     let query = url.query().unwrap_or_default();

@@ -1,8 +1,8 @@
-//! Chooses the proxy of a webhook by the environment variables.
+//! Chooses the proxy of a webhook from the environment variables.
 //!
-//! Constraint: `check`, the log and the HTTP client use the same proxy. So it is chosen here once
-//! for each webhook, and the HTTP client reads no variable itself. A user name or password in a
-//! variable is never printed.
+//! Constraint: `check`, the log and the HTTP client use the same proxy. So only this module chooses
+//! it, and the HTTP client reads no variable itself. A user name or password in a variable is never
+//! printed.
 //!
 //! The variables are read as curl reads them. `NO_PROXY` also allows the forms of Go, Python and
 //! Node.js: entries are separated by commas or blanks, may begin with `*.`, and may end with a
@@ -60,12 +60,12 @@ impl fmt::Display for Proxy {
     }
 }
 
-/// The way of requests to a receiver.
+/// How requests reach a receiver: directly or through a proxy.
 #[derive(Clone, Debug)]
 pub(crate) enum Way {
     /// Without a proxy, because no variable names one.
     Direct,
-    /// Without a proxy, because on the proxy's machine loopback is that machine.
+    /// Without a proxy, because a proxy would connect to the loopback of its own machine.
     Loopback,
     /// Without a proxy, because of this entry of `NO_PROXY`.
     Excepted(String),
@@ -95,7 +95,7 @@ impl Way {
 }
 
 impl Proxies {
-    /// Reads the variables. A name in capitals takes precedence over the one in lower case.
+    /// Reads the variables. A name in upper case takes precedence over the one in lower case.
     pub(crate) fn of(environment: &dyn Environment) -> Self {
         let variable = |name: &str| {
             let names = [name.to_owned(), name.to_lowercase()];

@@ -31,11 +31,12 @@ pub(crate) const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-
 pub(crate) const WEBHOOK_ORIGIN: HeaderName = HeaderName::from_static("webhook-origin");
 /// The header with the signatures.
 pub(crate) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// The header with the event, the parameters, and signatures over these and the body.
+/// The header with the event, attempt, origin and parameters, and signatures over these and the
+/// body.
 pub(crate) const WEBHOOK_SIGNED_HEADERS: HeaderName =
     HeaderName::from_static("webhook-signed-headers");
 
-/// The header by which a receiver continues a trace, of the W3C's Trace Context.
+/// The header of W3C Trace Context, which lets a receiver continue a trace.
 pub(crate) const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 /// The value of the header User-Agent.
@@ -143,7 +144,8 @@ impl CallbackContent {
         }
     }
 
-    /// Makes a sample of an event: its parameters, with the values of a `test` event.
+    /// Makes a sample of an event. It has the parameters of this kind, with the values of a `test`
+    /// event.
     pub fn sample(kind: EventKind, id: EventId, occurred_at: Timestamp) -> Self {
         let test = Self::test(id, occurred_at);
         let parameters = test.parameters.into_iter();
@@ -166,7 +168,7 @@ pub struct Callback {
     pub attempt: u32,
     /// The origin of the delivery, for the header `webhook-origin`.
     pub origin: Origin,
-    /// The place of the attempt in a trace, for the header `traceparent`, if traces are on.
+    /// The value of the header `traceparent`. `None` without a trace.
     pub traceparent: Option<String>,
 }
 
@@ -220,8 +222,8 @@ pub fn build(
     let id = header_text(&content.id.0);
     let timestamp = now.as_second();
 
-    // Twelve headers of the daemon, those of the format, and the configured ones. If the map grew
-    // later, all headers would be hashed again.
+    // Room for twelve headers of the daemon, those of the format, and the configured ones. Growing
+    // the map later would hash all headers again.
     let mut headers = HeaderMap::with_capacity(12 + body.extra_headers.len() + configured.len());
     headers.insert(CONTENT_TYPE, header_value(&body.content_type));
     headers.insert(WEBHOOK_ID, header_value(&id));
@@ -266,7 +268,7 @@ pub fn build(
     })
 }
 
-/// Formats the event and the parameters for the signed header.
+/// Formats the event, attempt, origin and parameters for the signed header.
 ///
 /// The format `application/x-www-form-urlencoded` has only ASCII letters, digits and `*-._+%&=`.
 /// So the header arrives exactly as it was signed.

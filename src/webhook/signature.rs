@@ -50,7 +50,7 @@ impl SigningKey {
         Ok(Self { mac })
     }
 
-    /// Makes the keys of several secrets. An error has the number of its secret, from 1.
+    /// Makes the keys from several secrets. An error has the number of its secret, from 1.
     pub(crate) fn parse_all(secrets: &[SecretString]) -> Result<Vec<Self>, (usize, SecretError)> {
         let numbered = (1..).zip(secrets);
         numbered
@@ -150,7 +150,8 @@ pub(crate) enum VerifyError {
 ///
 /// # Errors
 ///
-/// The timestamp differs from `now` by more than `tolerance`, or no `v1` signature matches.
+/// The timestamp is not a number, or differs from `now` by more than `tolerance`, or no `v1`
+/// signature matches.
 pub(crate) fn verify(
     keys: &[SigningKey],
     id: &str,

@@ -1,7 +1,8 @@
 //! Decides at the first byte of a body whether a request may begin.
 //!
-//! Constraint: a token, a host name or a free stream may take as long as the timeout of the webhook. So only
-//! the first byte of the body shows when a request begins. A receiver ignores a request without its body.
+//! Constraint: the wait for a token, a DNS answer or a free HTTP/2 stream may take the whole
+//! timeout of the webhook. So a request begins with the first byte of its body. A receiver ignores
+//! a request without its body.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -12,15 +13,15 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use hyper::body::{Body, Frame, SizeHint};
 
-/// Whether a request may begin now.
+/// Returns whether a request may begin now.
 pub(crate) type MayBegin = Arc<dyn Fn() -> bool + Send + Sync>;
 
-/// The request was not sent.
+/// The error of a request that may not begin.
 #[derive(Debug, thiserror::Error)]
 #[error("not sent: another process may send this delivery")]
 pub(super) struct Withheld;
 
-/// The beginnings of the requests of one attempt.
+/// Records whether a request of one attempt has begun, and whether one was refused.
 pub(super) struct Start {
     may_begin: MayBegin,
     has_begun: AtomicBool,
@@ -36,7 +37,7 @@ impl Start {
         })
     }
 
-    /// Asks whether a request may begin.
+    /// Checks whether a request may begin, and records a refusal.
     pub(super) fn check(&self) -> Result<(), Withheld> {
         if (self.may_begin)() {
             return Ok(());

@@ -4,7 +4,7 @@
 //! The HTTP library cannot limit the age of a connection. So the whole client is replaced, with
 //! its pool. Requests in progress keep the old client.
 //!
-//! A server may accept a request only by HTTP/1.1 (`HTTP_1_1_REQUIRED`). All requests then use
+//! A server may accept a request only over HTTP/1.1 (`HTTP_1_1_REQUIRED`). All requests then use
 //! HTTP/1.1 until the client is replaced again.
 
 use std::sync::{Mutex, PoisonError};
@@ -25,7 +25,7 @@ const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 /// shares connections.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// Makes the builder of a client that sends each request once, by the proxy of `to`.
+/// Makes the builder of a client that sends each request once, through the proxy of `to`, if any.
 pub(super) fn client_builder(
     tls: rustls::ClientConfig,
     to: &Destination,
@@ -35,7 +35,7 @@ pub(super) fn client_builder(
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
         .referer(false)
-        // Only the module `proxy` reads the variables.
+        // Only the module `proxy` reads the environment variables.
         .no_proxy()
         .tcp_nodelay(true)
         .connect_timeout(to.connect_timeout)

@@ -38,7 +38,8 @@ impl TrustRoots {
     /// Makes a value without authorities. A webhook then trusts only those in its `tls.ca`.
     pub fn empty() -> Self {
         Self {
-            // Each TLS configuration gets the provider. Installing it would change a global state.
+            // Each TLS configuration gets the provider, because installing a default would change
+            // global state.
             provider: Arc::new(rustls::crypto::ring::default_provider()),
             roots: Arc::new(RootCertStore::empty()),
             problem: None,

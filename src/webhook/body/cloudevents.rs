@@ -1,7 +1,8 @@
 //! Builds CloudEvents 1.0 in HTTP binary mode: attributes in headers, the XML as the body.
 //!
 //! - `ce-type` is `project-webhooks.` followed by the event's name.
-//! - `ce-source` is `/organizations/<organization>/projects/<project>`, by directory names.
+//! - `ce-source` is `/organizations/<organization>/projects/<project>`, with the names of
+//!   directories.
 //! - `ce-subject` is `<organization>/<project>`, the same text that the setting `projects` matches.
 //! - The parameters are extension attributes. Their names are in lower case, as the specification
 //!   requires.

@@ -14,7 +14,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         .map(|(parameter, value)| (parameter.as_str().to_owned(), value.as_str().into()))
         .collect();
     let actor = content.actor.as_ref().map(|actor| json!(actor));
-    // The order of the members stays, because serde_json's feature `preserve_order` is enabled.
+    // `serde_json` keeps the order of the members, because its feature `preserve_order` is enabled.
     let mut object = json!({
         "id": content.id.0,
         "event": content.event.name,
@@ -37,7 +37,7 @@ pub fn schema() -> Value {
         .iter()
         .map(|kind| of_event((*kind).into(), kind.parameters()))
         .collect();
-    // `webhooks test` has every parameter.
+    // The event of `webhooks test` has every parameter.
     events.push(of_event(EventName::TEST, &Parameter::ALL));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

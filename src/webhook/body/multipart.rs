@@ -15,8 +15,8 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         put("\r\nContent-Disposition: form-data; name=\"");
         put(parameter.as_str());
         // No Content-Type: browsers and curl send none (HTML standard, "multipart/form-data
-        // encoding algorithm"). With one, some parsers take the part for a file, for instance
-        // formidable.
+        // encoding algorithm"). With one, some parsers, such as formidable, treat the part as a
+        // file.
         put("\"\r\n\r\n");
         put(value);
         put("\r\n");
@@ -47,7 +47,7 @@ fn boundary(content: &CallbackContent) -> String {
         if !occurs {
             return candidate;
         }
-        // The loop ends, because a content can contain only some of the boundaries.
+        // The loop ends, because the content is finite and contains only some of the boundaries.
         number = number.wrapping_add(1);
     }
 }

@@ -1,7 +1,7 @@
 //! The bytes of a body: the payload, and the bytes of the format before and after it.
 //!
-//! Constraint: a payload may have many MiB, and several requests are in progress together. So a format
-//! that sends the payload unchanged shares it with the event and copies nothing.
+//! Constraint: a payload may have many MiB, and several requests are in progress at the same time.
+//! So a format that sends the payload unchanged shares it with the event and copies nothing.
 
 use bytes::{Bytes, BytesMut};
 
@@ -35,13 +35,13 @@ impl BodyBytes {
         self.parts().iter().map(|part| part.len()).sum()
     }
 
-    /// Whether there is no byte.
+    /// Whether the body has no bytes.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Returns all bytes in one piece. That copies the payload if it has bytes around it.
+    /// Returns all bytes in one piece. Copies the payload only if the format adds bytes to it.
     #[must_use]
     pub fn joined(&self) -> Bytes {
         if self.head.is_empty() && self.tail.is_empty() {
@@ -54,7 +54,8 @@ impl BodyBytes {
         joined.freeze()
     }
 
-    /// Takes up to `max` bytes off the front, all of one part. Empty only at the end.
+    /// Removes and returns up to `max` bytes from the front, all of one part. The result is empty
+    /// only at the end.
     pub(in crate::webhook) fn take_piece(&mut self, max: usize) -> Bytes {
         let parts = [&mut self.head, &mut self.payload, &mut self.tail];
         let first = parts.into_iter().find(|part| !part.is_empty());

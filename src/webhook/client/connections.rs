@@ -1,7 +1,7 @@
 //! Makes the HTTP clients and the credentials of a webhook.
 //!
-//! Constraint: the receiver and the token endpoint have separate clients, because each may need
-//! another proxy. Both have the webhook's TLS settings, network policy and time limits.
+//! Constraint: the receiver and the token endpoint have separate clients, because each may need a
+//! different proxy. Both have the webhook's TLS settings, network policy and time limits.
 
 use std::sync::Arc;
 
@@ -31,7 +31,7 @@ pub(super) struct Credentials {
     pub(super) webhook: config::Webhook,
     pub(super) settings: Arc<RequestSettings>,
     pub(super) authorization: Authorization,
-    /// The secrets that no request contains, but which the other side knows.
+    /// The secrets that no request contains. The other side has them too, and may repeat them.
     pub(super) secrets: Vec<SecretString>,
 }
 

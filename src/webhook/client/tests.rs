@@ -1,4 +1,4 @@
-//! Tests which addresses are connected to, and the time limit of connecting.
+//! Tests to which addresses the client connects, its time limits, and withheld requests.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -19,7 +19,7 @@ use crate::webhook::CallbackContent;
 /// How long a test waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Resolves each name to the next of these addresses. Fails when none is left.
+/// Resolves each name to the next of these addresses. Never answers when none is left.
 struct Changing(Mutex<Vec<IpAddr>>);
 
 impl Resolve for Changing {
@@ -131,7 +131,7 @@ async fn connections_have_an_age_limit() {
     assert!(error.contains("169.254.169.254 is denied"), "{error}");
 }
 
-/// The last check is when the body begins, after the connection is there.
+/// The last check is at the beginning of the body, when the connection is open.
 #[tokio::test]
 async fn a_request_that_may_no_longer_begin_is_not_received() {
     let options = ReceiverOptions::new(Timestamp::now);
