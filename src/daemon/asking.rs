@@ -1,7 +1,8 @@
-//! Asks all engines for their held removals, and lets them release these.
+//! Sends requests to all engines: to list their held removals, or to release them.
 //!
-//! Constraint: an engine that does not answer delays a request by a limited time, and no other request.
-//! The answer names its repository, so that nobody takes its silence for "nothing is held".
+//! Constraint: an engine that does not answer delays its request for a limited time, and no other
+//! request at all. The answer names its repository, so that nobody reads its silence as "nothing is
+//! held".
 
 use std::time::Duration;
 
@@ -16,10 +17,10 @@ use crate::engine::statuses::OfRepository;
 /// How long an engine without progress may take to answer. It answers between two steps.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// How many times that an engine that makes progress may take.
+/// An engine that makes progress may take this many times [`PATIENCE`].
 const TIMES: usize = 2;
 
-/// An engine, for requests whose answer takes a while.
+/// The receiver of requests: an engine, with its repository.
 pub(super) struct Asked {
     pub(super) repository: OfRepository,
     pub(super) commands: Commands,
@@ -32,7 +33,7 @@ pub(super) struct Asking {
 }
 
 impl Asked {
-    /// Names the repository in a text, if there are several.
+    /// Puts the name of the repository before a text, if there are several.
     fn named(&self, text: &str) -> String {
         match &self.repository.name {
             Some(name) => format!("{name}: {text}"),
@@ -51,7 +52,8 @@ impl Asking {
         self.whole(self.held().await)
     }
 
-    /// The held removals of each engine, in the same order. `None` if it does not answer.
+    /// Returns the held removals of each engine, in order. `None` for an engine that does not
+    /// answer.
     async fn held(&self) -> Vec<Option<HeldProjects>> {
         let held = self.all.iter().map(async |asked| {
             let mut held = self.ask(asked, Command::ListHeld).await?;
@@ -63,7 +65,7 @@ impl Asking {
         join_all(held).await
     }
 
-    /// Gives a command and waits for its answer. Without one, the command is withdrawn.
+    /// Gives a command and waits for its answer. If none comes in time, the command is withdrawn.
     async fn ask<T>(
         &self,
         asked: &Asked,
@@ -122,7 +124,7 @@ impl Asking {
     }
 }
 
-/// Merges the answers of the engines that hold removals. `None` if one did not answer.
+/// Merges the answers of the engines that hold removals. `None` is an engine that did not answer.
 fn outcome<'a>(answers: impl Iterator<Item = (Option<&'a str>, Option<Accepted>)>) -> Accepted {
     let (mut released, mut refusals) = (0_usize, Vec::new());
     for (name, answer) in answers {

@@ -18,27 +18,28 @@ use crate::store::Store;
 pub(super) enum Reason {
     /// The process ends.
     End,
-    /// Another process took over. This one waits for its next turn.
+    /// Another process took over. This one becomes a standby.
     Superseded,
 }
 
 /// How the parts stopped.
 pub(super) struct Drained {
-    /// A part that panicked. A part that has not ended is none: a file system may not answer.
+    /// A part that panicked. A part that has not ended does not count, because a file system may
+    /// not answer.
     pub panicked: Option<&'static str>,
-    /// A signal to stop arrived in the meantime.
+    /// Whether a signal to stop arrived during the drain.
     pub is_signalled: bool,
     /// The engines that have not ended.
     pub leaving: Vec<Leaving>,
 }
 
-/// How long requests in progress may take after the daemon was told to stop.
+/// How long requests in progress may take after the stop began.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
-/// How long closing may take. The database may not answer.
+/// How long closing the store may take. The database may not answer.
 const CLOSE: Duration = Duration::from_secs(3);
 
-/// How long closing may take after a signal to stop immediately.
+/// How long closing the store may take after a signal to stop immediately.
 const CLOSE_IMMEDIATELY: Duration = Duration::from_millis(500);
 
 /// How long the engines may take to end if they can record nothing more.
@@ -47,14 +48,14 @@ const ENGINES: Duration = Duration::from_secs(1);
 impl Daemon<'_> {
     /// Stops inference, waits for requests in progress, and closes the store.
     ///
-    /// A signal in the meantime ends all of that immediately. Each wait has a limit, because a database
-    /// or a file system may not answer.
+    /// A signal to stop in the meantime ends the wait for requests and shortens the rest. Each wait
+    /// has a limit, because a database or a file system may not answer.
     pub(super) async fn drain(
         self,
         reason: Reason,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     ) -> Drained {
-        // Commands that are waiting get no answer.
+        // Waiting commands get no answer.
         drop(self.requests);
         let since = self.clock.now();
         let (engines, mut leaving) = self.engines.stop();
@@ -64,7 +65,7 @@ impl Daemon<'_> {
                 info!("stopping: waiting for requests in progress");
                 DRAIN
             }
-            // systemd would end a service that says that it stops.
+            // No `STOPPING=1`: systemd would end the service after it.
             Reason::Superseded => {
                 info!("another process took over: waiting for requests in progress");
                 ENGINES
@@ -72,7 +73,7 @@ impl Daemon<'_> {
         };
         self.stop.cancel();
         let mut have_ended = false;
-        // Requests end also while an engine is stuck.
+        // Wait for the engines and the requests at the same time, because an engine may be stuck.
         let inference = async { have_ended = timeout(limit, engines.ended()).await.is_ok() };
         let mut queues_are_fine = true;
         let draining = self.dispatcher.drain();
@@ -126,7 +127,8 @@ fn log_stuck(stuck: &[Leaving], reason: Reason) {
     );
 }
 
-/// Waits for requests in progress and for `others`. Returns whether a signal to stop ended that.
+/// Waits for requests in progress and for `others`. Returns whether a signal to stop ended the
+/// wait.
 pub(super) async fn wait(
     requests: impl Future<Output = ()>,
     others: impl Future<Output = ()>,
@@ -146,7 +148,8 @@ pub(super) async fn wait(
     }
 }
 
-/// Stops `others` and closes the store. Returns whether a signal to stop arrived, now or before.
+/// Waits for `others` and closes the store. Returns whether a signal to stop arrived, now or
+/// before.
 pub(super) async fn close(
     store: Store,
     others: impl Future<Output = ()>,

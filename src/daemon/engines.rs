@@ -1,10 +1,10 @@
 //! The engines: one for each repository.
 //!
-//! Constraint: a fault of one repository stops no other engine, so nothing here waits for an engine
-//! without a limit. Each repository has one engine at most: one that was removed and has not ended keeps
-//! its repository from being added again. After the loss of a lease, the next engine of a repository waits
-//! for the end of the former one, so that stuck threads do not gather. An engine that ends unexpectedly ends
-//! the daemon, as every other part does.
+//! Constraint: a fault of one repository stops no other engine, so each wait for an engine has a
+//! limit. Each repository has at most one engine. While a removed engine has not ended, its
+//! repository cannot be added again. After the loss of a lease, the next engine of a repository
+//! waits until the former one has ended, so that stuck threads do not accumulate. An engine that
+//! ends unexpectedly ends the daemon, as every other part does.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +28,7 @@ use crate::engine::{Engine, Parts};
 use crate::store::{RepositoryStore, Store};
 use crate::traces::Traces;
 
-/// How long a reload waits for the engines of removed repositories.
+/// How long a reload waits for the engines of removed or rejected repositories.
 const REMOVED: Duration = Duration::from_secs(5);
 
 /// The parts that all engines share.
@@ -50,7 +50,8 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the threads. They do nothing before [`Engine::begin`], and before the end of the former engine.
+    /// Starts the threads. They do nothing before [`Engine::begin`], and before `former` is
+    /// cancelled.
     fn start(
         config: &Arc<Config>,
         common: &Common,
@@ -91,7 +92,7 @@ impl Running {
         self.repository.name.as_deref().unwrap_or_default()
     }
 
-    /// Logs the end of the engine of a removed repository, which has ended.
+    /// Logs how the engine of a removed repository has ended.
     fn log_removed(self) {
         let repository = self.name().to_owned();
         match self.engine.join() {
@@ -108,10 +109,10 @@ impl Running {
     }
 }
 
-/// An engine that was told to stop and has not ended. The file system of its repository may not answer.
+/// An engine that is stopping and has not ended. The file system of its repository may not answer.
 pub(crate) struct Leaving {
     running: Running,
-    /// When it was told to stop.
+    /// The time when the stop began.
     since: Timestamp,
 }
 
@@ -133,7 +134,7 @@ impl Leaving {
         }
     }
 
-    /// Logs the end of its thread.
+    /// Logs how its thread has ended.
     fn log_ended(self) {
         let repository = self.shown().to_owned();
         match self.running.engine.join() {
@@ -149,7 +150,7 @@ impl Leaving {
     }
 }
 
-/// The engines that were told to stop.
+/// The engines that are stopping.
 pub(super) struct Stopping(Vec<Running>);
 
 impl Stopping {
@@ -198,18 +199,19 @@ pub(super) struct Switched {
     pub(super) late: Vec<String>,
 }
 
-/// The engines that are taking a new configuration or end.
+/// The engines that are taking a new configuration, and the removed ones that are stopping.
 pub(super) struct Switching {
     answers: Vec<Answer>,
     removed: Vec<Running>,
     since: Timestamp,
 }
 
-/// The answer of an engine that takes a new configuration.
+/// The expected answer of an engine that takes a new configuration.
 struct Answer {
     repository: String,
     takes: oneshot::Receiver<()>,
-    /// How long to wait for it. A stuck engine takes the configuration later.
+    /// How long to wait for the answer. Zero for a stuck engine, which takes the configuration
+    /// later.
     limit: Duration,
 }
 
@@ -239,9 +241,11 @@ impl Switching {
 /// The running engines, in the order of the configuration.
 pub(super) struct Engines {
     running: Vec<Running>,
-    /// The engines of added repositories that have not begun. A rejected one stays here until it has ended.
+    /// The engines of added repositories that have not begun. A rejected one stays here until it
+    /// has ended.
     added: Vec<Running>,
-    /// The engines of removed repositories, and of the time before the last lease, that have not ended.
+    /// The engines that have not ended: those of removed repositories, and those from before the
+    /// loss of a lease.
     leaving: Vec<Leaving>,
     common: Common,
     /// The states of the engines, for other threads.
@@ -249,7 +253,8 @@ pub(super) struct Engines {
 }
 
 impl Engines {
-    /// Starts an engine for each of these configurations. Each waits for the end of its former one.
+    /// Starts an engine for each of these configurations. Each waits for the end of the former
+    /// engine of its repository.
     pub(super) fn start(
         configs: &[Arc<Config>],
         common: Common,
@@ -283,7 +288,7 @@ impl Engines {
         self.statuses.set_ending(ending.collect());
     }
 
-    /// Forgets the engines that have ended since they were told to stop.
+    /// Logs and forgets the stopping engines that have ended.
     fn forget_ended(&mut self) {
         let leaving = std::mem::take(&mut self.leaving).into_iter();
         let (ended, leaving): (Vec<_>, Vec<_>) = leaving.partition(Leaving::has_ended);
@@ -295,7 +300,7 @@ impl Engines {
         self.publish();
     }
 
-    /// The state of the first engine.
+    /// Returns the state of the first engine.
     pub(super) fn first_status(&self) -> Arc<Status> {
         let first = self.running.first();
         first.map_or_else(Arc::default, |one| Arc::clone(&one.repository.status))
@@ -318,7 +323,8 @@ impl Engines {
         }
     }
 
-    /// Waits until a state changes or an engine ends. The end of a removed one is a change.
+    /// Waits until a state changes or an engine ends. The end of a removed engine counts as a
+    /// change.
     pub(super) async fn next(&mut self) -> Next {
         self.forget_ended();
         let leaving = self.leaving.iter();
@@ -435,7 +441,7 @@ impl Engines {
         leaving.map(|one| one.running.name())
     }
 
-    /// The way to ask all engines.
+    /// Returns the sender of requests to all engines.
     pub(super) fn asking(&self) -> Asking {
         let asked = |one: &Running| Asked {
             repository: one.repository.clone(),
@@ -445,7 +451,7 @@ impl Engines {
         Asking::new(all, self.common.clock)
     }
 
-    /// Makes all engines end soon. Also returns the former ones that have not ended.
+    /// Makes all engines end soon. Also returns the earlier ones that have not ended.
     pub(super) fn stop(self) -> (Stopping, Vec<Leaving>) {
         for one in &self.running {
             one.engine.begin_stop();

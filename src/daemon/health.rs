@@ -1,7 +1,7 @@
 //! Keeps the admin server at the configured address.
 //!
-//! Constraint: if the address is in use, or somebody removed the socket, the daemon binds it again
-//! without a restart. After a failed reload, the server keeps its old address.
+//! Constraint: if the address is in use, or somebody removed the socket, the daemon retries binding
+//! it without a restart. After a failed reload, the server keeps its old address.
 
 use std::io;
 use std::sync::Arc;
@@ -74,7 +74,8 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// The address is in use or not of this machine. [`Self::keep`] then restores the old server.
+    /// The address is in use, or this machine does not have it. [`Self::keep`] then restores the
+    /// old server.
     pub(super) async fn bind(&mut self, server: &AdminServer) -> io::Result<Bound> {
         let takes = |serving: &Serving| serving.takes(&server.listen);
         if self.serving.as_ref().is_some_and(takes) {

@@ -1,14 +1,13 @@
 //! The daemon: starts all parts, supervises them, reloads, and drains.
 //!
-//! Constraint: a rejected reload changes nothing. The daemon never runs without one of its parts: if
-//! a part ends or panics, the daemon exits, and systemd restarts it.
+//! Constraint: a rejected reload changes nothing. The daemon never runs without one of its parts:
+//! if a part ends or panics, the daemon exits, and systemd restarts it.
 //!
-//! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository,
-//! and [`asking`] asks them.
-//! [`supervise`] handles signals while they run. [`reload`] changes the configuration. [`drain`] stops
-//! the parts in order. [`health`] keeps the admin server at its address. [`note`] records names
-//! and fingerprints. [`sending`] sends while another process watches. [`signals`] receives signals during all of
-//! that.
+//! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository, and
+//! [`asking`] sends them the requests of commands. [`supervise`] handles signals while they run.
+//! [`reload`] changes the configuration. [`drain`] stops the parts in order. [`health`] keeps the
+//! admin server at its address. [`note`] records names and fingerprints. [`sending`] sends
+//! callbacks while another process watches. [`signals`] receives signals all the time.
 
 mod asking;
 mod drain;
@@ -105,7 +104,7 @@ pub(crate) struct Daemon<'a> {
     /// The recorded parts of the configuration.
     noted: Noted,
     store: Store,
-    /// The acts of other processes that use the same database, if any can.
+    /// The notices of other processes that use the same database. `None` if no other process can.
     notices: Option<watch::Receiver<Notice>>,
     clock: Clock,
     engines: Engines,
@@ -120,7 +119,7 @@ pub(crate) struct Daemon<'a> {
 }
 
 impl DaemonError {
-    /// Whether the same may succeed later without a change by an operator.
+    /// Whether a retry may succeed without a change by an operator.
     pub(crate) fn is_passing(&self) -> bool {
         match self {
             Self::Open(error) => error.is_passing(),
@@ -129,7 +128,8 @@ impl DaemonError {
         }
     }
 
-    /// Whether the state refuses this configuration, until an operator changes one of them.
+    /// Whether the state refuses this configuration until an operator changes the state or the
+    /// configuration.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -139,12 +139,12 @@ impl DaemonError {
 }
 
 impl Daemon<'_> {
-    /// The configuration that the daemon works by, also after a reload.
+    /// Returns the current configuration: after a reload, the new one.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
     }
 
-    /// The shared state of the first engine, which changes while the daemon runs.
+    /// Returns the shared state of the first engine, which changes while the daemon runs.
     pub(crate) fn status(&self) -> Arc<Status> {
         self.engines.first_status()
     }

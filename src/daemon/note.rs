@@ -1,8 +1,9 @@
-//! Records the parts of the configuration that others must know: names and fingerprints.
+//! Records the names of repositories and the fingerprints of webhooks in the state.
 //!
-//! Constraint: the recorded list has the name of each repository whose engine may still commit. Otherwise
-//! another process could watch that repository alone. So a reload adds names before it uses them, and a name is
-//! removed only after its engine has ended. A failure leaves too many names, and the supervisor retries.
+//! Constraint: the recorded list has the name of each repository whose engine may still commit.
+//! Otherwise another process could watch it too, as its only repository. So a reload adds names
+//! before it uses them, and a name is removed only after its engine has ended. After a failure, the
+//! list may have too many names, and the supervisor retries.
 
 use std::sync::Arc;
 
@@ -21,14 +22,14 @@ pub(crate) struct Noted {
     pub(super) has_webhooks: bool,
     /// The recorded names of several repositories. `None` after a failure.
     pub(super) names: Option<Vec<String>>,
-    /// The repositories with projects that the former process watched, and this one does not since it took over.
+    /// The repositories with projects that the former process watched and this one does not.
     pub(super) left_out: Vec<String>,
-    /// The reason why the names may not be recorded, as it was last logged.
+    /// The reason why the state refuses the names, as last logged.
     pub(super) refusal: Option<String>,
 }
 
 impl Daemon<'_> {
-    /// Whether all is recorded.
+    /// Whether the names and the fingerprints are recorded.
     pub(super) fn is_noted(&self) -> bool {
         self.noted.has_webhooks && self.noted.names.as_ref() == Some(&self.names())
     }
@@ -41,8 +42,8 @@ impl Daemon<'_> {
 
     /// Records what a new configuration adds, before anything uses it.
     ///
-    /// Unlike at a start, a failure rejects the reload, so that the operator sees the error. If it is recorded
-    /// all the same, the supervisor records the present configuration again.
+    /// Unlike at a start, a failure rejects the reload, so that the operator sees the error. If a
+    /// part was recorded nevertheless, the supervisor records the current configuration again.
     pub(super) async fn note(&mut self, new: &Config) -> Result<(), Vec<String>> {
         let present = self.names();
         let all = united(present.clone(), new.repository_names());
@@ -120,7 +121,7 @@ impl Daemon<'_> {
     }
 }
 
-/// Adds the names of `others` that are missing.
+/// Adds those of `others` that `names` lacks.
 fn united(mut names: Vec<String>, others: impl IntoIterator<Item = String>) -> Vec<String> {
     for name in others {
         if !names.contains(&name) {

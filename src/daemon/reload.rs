@@ -27,7 +27,7 @@ struct Prepared {
 /// How long reading the configuration and the files that it names may take.
 const LOAD_MAX: Duration = Duration::from_secs(20);
 
-/// Reads the configuration on a thread of its own. Returns its errors.
+/// Reads the configuration on a separate thread. An error lists all problems in it.
 ///
 /// The file system of one of its files may hang, and signals must not wait for it.
 pub(super) async fn load(
@@ -50,10 +50,10 @@ pub(super) async fn load(
     }
 }
 
-/// Refuses another name for one of several repositories. Its record belongs to the name.
+/// Refuses a new name for one of several repositories, because its record belongs to the old name.
 ///
-/// The repository would begin a new record, so that changes that are not recorded yet, and held
-/// removals, would cause no events.
+/// Under a new name, the repository would begin a new record. Then changes that are not recorded
+/// yet, and held removals, would cause no events.
 pub(super) fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> {
     let gone = |one: &&Repository| {
         new.repositories
@@ -151,7 +151,7 @@ impl Daemon<'_> {
                 )]
             })?)),
         };
-        // They do nothing yet, and end if the reload is rejected.
+        // The added engines do nothing yet. They end if the reload is rejected.
         let added = self.engines.start_added(&configs).await;
         added.map_err(|error| vec![chain(&error)])?;
         // Last, because it changes the state.
@@ -184,7 +184,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// The same for repositories that are added, by the record of an earlier time.
+    /// Does the same for added repositories, by their records from an earlier time.
     async fn keep_recorded_removals(&self, configs: &[Arc<Config>]) -> Result<(), Vec<String>> {
         let added = configs
             .iter()
@@ -206,11 +206,12 @@ impl Daemon<'_> {
             })
     }
 
-    /// Applies a prepared configuration to all parts. Says which engines apply it later.
+    /// Applies a prepared configuration to all parts. Returns a warning for each engine that
+    /// applies it later.
     async fn apply(&mut self, prepared: Prepared) -> Vec<String> {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
-        // The operator confirms the list.
+        // By the reload, the operator confirms the list of repositories.
         self.engines.statuses.leave_out(Vec::new());
         let switching = self.engines.apply(&prepared.configs);
         self.dispatcher.apply(prepared.targets);
@@ -224,8 +225,8 @@ impl Daemon<'_> {
             }
         }
         self.config = new;
-        // The engines answer between two steps. Do not wait longer for a stuck engine: the daemon must
-        // handle signals. The watchdog restarts a daemon whose engines stay stuck.
+        // The engines answer between two steps. Do not wait longer for a stuck engine: the daemon
+        // must handle signals. If all engines stay stuck, the watchdog restarts the daemon.
         let switched = switching.finish().await;
         self.engines.keep_leaving(switched.leaving);
         self.note_again().await;
@@ -237,7 +238,7 @@ impl Daemon<'_> {
     }
 }
 
-/// Says that an engine applies the configuration later.
+/// Returns the warning that an engine applies the configuration later.
 fn late(repository: &str) -> String {
     format!(
         "{repository}: the engine does not respond, so it keeps the former settings until it does, and then applies \
@@ -245,7 +246,7 @@ fn late(repository: &str) -> String {
     )
 }
 
-/// Says why a layout cannot change.
+/// Returns the error that a layout cannot change.
 fn held_removals(n: usize) -> String {
     format!(
         "repository.layout cannot change while removals are held (projects: {n}). Restore the \

@@ -1,7 +1,7 @@
 //! Sends callbacks while another process watches the repository.
 //!
-//! Constraint: the queues are those of a watching process. Only the store differs: it has no lease on
-//! the repository, so it records results and nothing else.
+//! Constraint: the queues are the same as in a watching process. Only the store differs: it has no
+//! lease on the repository, so it records only results of deliveries.
 
 use std::ffi::c_int;
 use std::io;
@@ -26,7 +26,7 @@ use crate::metrics::Metrics;
 use crate::os;
 use crate::store::{Notice, Store};
 
-/// The end of a process by a panic of a queue.
+/// The error after a panic of a queue.
 const QUEUE_ENDED: DaemonError = DaemonError::PartEnded {
     part: "a webhook's queue",
 };
@@ -45,7 +45,8 @@ pub(crate) struct Sending {
 }
 
 impl Sending {
-    /// Starts the queues. Returns `None` if this process does not send, or if nobody shares its state.
+    /// Starts the queues. Returns `None` if this process does not send, or if no other process can
+    /// use its state.
     pub(crate) async fn start(config: &Arc<Config>) -> Result<Option<Self>, DaemonError> {
         if !config.roles.deliver {
             return Ok(None);
@@ -107,19 +108,20 @@ impl Sending {
         view.is_none_or(|view| view.borrow().is_reachable)
     }
 
-    /// Whether the single repository is in a list, whose record then has its deliveries.
+    /// Whether the only repository of this process is also in a list of several repositories. Then
+    /// the record of that list has its deliveries.
     pub(crate) fn is_listed(&self) -> bool {
         let view = self.store.fleet();
         view.is_some_and(|view| view.borrow().fleet.is_listed)
     }
 
-    /// Whether nobody ever watched the repository, so that nothing is recorded.
+    /// Whether no process ever watched the repository, so that nothing is recorded.
     pub(crate) fn is_unknown(&self) -> bool {
         let view = self.store.fleet();
         view.is_some_and(|view| view.borrow().fleet.lease.is_none())
     }
 
-    /// The counts of attempts.
+    /// Returns the metrics, which count the attempts.
     pub(crate) fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
     }
@@ -134,7 +136,7 @@ impl Sending {
         }
     }
 
-    /// Lets requests in progress finish, and releases the claims. A signal to stop ends that.
+    /// Lets requests in progress finish, and releases the claims. A signal to stop ends the wait.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! The signals of the process.
 //!
-//! Constraint: a signal to stop is heard also while the daemon waits for a database that does not
+//! Constraint: the daemon notices a signal to stop even while it waits for a database that does not
 //! answer. Other signals that arrive meanwhile are handled afterwards.
 
 use std::collections::BTreeSet;

@@ -39,8 +39,8 @@ use crate::traces::{Counter, Exporter, Traces};
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
-    /// Starts all parts on an open state. `noted` is the result of [`prepare`], and `leaving` has the
-    /// engines of the time before that have not ended.
+    /// Starts all parts on an open state. `noted` is the result of [`prepare`], and `leaving` has
+    /// earlier engines that have not ended.
     ///
     /// # Errors
     ///
@@ -135,7 +135,7 @@ pub(crate) async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError
         .map_err(DaemonError::from)
 }
 
-/// Refuses the state of one repository for several, and the other way round: their keys differ.
+/// Refuses the state of one repository for several, and the reverse, because their keys differ.
 fn check_record(store: &Store, config: &Config) -> Result<(), DaemonError> {
     let is_for_several = !config.repositories.is_empty();
     let has_several = store.meta_of(None, MetaKey::HasRepositories)?.is_some();
@@ -149,11 +149,11 @@ fn check_record(store: &Store, config: &Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// The names of several repositories, after their recording.
+/// The result of recording the names of several repositories.
 struct Named {
-    /// The recorded names, or `None` if the daemon has to record them later.
+    /// The recorded names. `None` if the daemon has to record them later.
     names: Option<Vec<String>>,
-    /// The former names that are no longer among them.
+    /// The names that were recorded before and are no longer configured.
     removed: Vec<String>,
 }
 
@@ -185,8 +185,9 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<N
                 let (location, reason) = (store.location().into(), reason.clone());
                 return Err(OpenError::NotYet { location, reason }.into());
             }
-            // As on a full disk. The daemon tries again. But without the mark, a later start could
-            // take the record for that of one repository. A first start has nothing pending to delay.
+            // For example, the disk is full: start anyway, and retry later. But a first start
+            // fails, because without recorded names a later start could take the record for that of
+            // one repository. A first start has no pending deliveries to delay.
             _ if config.store.is_none() && recorded.is_some() => {
                 debug!(%error, "cannot record the names of the repositories");
                 is_noted = false;
@@ -201,7 +202,8 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<N
     })
 }
 
-/// Logs the repositories that are no longer watched. Returns those with projects, after a take-over.
+/// Logs the repositories that were removed from the configuration. After a take-over, returns those
+/// with projects.
 fn report_removed(
     store: &Store,
     config: &Config,
@@ -211,7 +213,7 @@ fn report_removed(
     let mut left_out = Vec::new();
     for repository in removed {
         match config.store {
-            // The list of another process may have it.
+            // The name may be from the list of another process, and its absence here a mistake.
             Some(_) => warn!(repository, "{REMOVED}"),
             None => info!(repository, "{REMOVED}"),
         }
@@ -288,7 +290,7 @@ fn has_record(
     Ok(meta(MetaKey::HasRepositories)?.is_some() || meta(MetaKey::FirstStart)?.is_some())
 }
 
-/// Closes a state with which no daemon started.
+/// Closes a state on which no daemon was started.
 pub(crate) async fn close_store(
     store: Store,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,

@@ -35,7 +35,7 @@ const HEALTH_KEPT: Duration = Duration::from_secs(5);
 /// The longest time between two checks whether the engines respond.
 const CHECKED: Duration = Duration::from_secs(15);
 
-/// The status line that was last sent to systemd.
+/// The state that was last sent to systemd.
 #[derive(Default)]
 struct Announced {
     is_started: bool,
@@ -43,7 +43,8 @@ struct Announced {
 }
 
 impl Daemon<'_> {
-    /// Runs until a signal stops the daemon, then drains. Adds the engines that have not ended to `leaving`.
+    /// Runs until a signal stops the daemon, then drains. Adds the engines that have not ended to
+    /// `leaving`.
     ///
     /// # Errors
     ///
@@ -94,7 +95,7 @@ impl Daemon<'_> {
                         return part_ended("the log");
                     }
                     self.health.keep(self.config.admin.as_ref()).await;
-                    // A stuck engine changes nothing itself.
+                    // A stuck engine does not report a change of its state.
                     self.announce(&mut announced);
                 }
                 signal = signals.next() => match signal {
@@ -124,8 +125,8 @@ impl Daemon<'_> {
                 }
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
-                    // A task may end normally, as the one of the control socket if that cannot be
-                    // opened.
+                    // A task may end normally, such as the one of the control socket if it cannot
+                    // be opened.
                     if ended.is_err() {
                         return part_ended("a background task");
                     }
@@ -157,7 +158,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Runs a task that a stop ends, because an engine may not answer.
+    /// Spawns a task that the stop of the daemon cancels, because an engine may not answer.
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.background.stop.clone();
         self.background.tasks.spawn(async move {
@@ -185,7 +186,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Reports the state to systemd if it changed, and once the end of the start.
+    /// Sends a changed state to systemd, and once the end of the start.
     fn announce(&self, announced: &mut Announced) {
         let statuses = &self.engines.statuses;
         let is_started = statuses.is_started(self.clock.moment(), STANDSTILL);
@@ -199,7 +200,8 @@ impl Daemon<'_> {
     }
 }
 
-/// Answers a request. Drops its work once nobody waits for the answer, so that the request is withdrawn.
+/// Answers a request. Drops `work` when nobody waits for the answer any more, which withdraws the
+/// request.
 async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = T>) {
     tokio::select! {
         biased;
@@ -210,7 +212,7 @@ async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = 
     }
 }
 
-/// The notices that the queues know of.
+/// The last notice that was passed to the queues.
 #[derive(Default)]
 pub(super) struct Seen(Notice);
 
@@ -232,7 +234,7 @@ impl Seen {
     }
 }
 
-/// Waits for an act of another process that uses the same database.
+/// Waits for a notice of another process that uses the same database.
 pub(super) async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -> Notice {
     if let Some(notices) = notices
         && notices.changed().await.is_ok()
@@ -265,7 +267,8 @@ impl Announced {
     }
 }
 
-/// Feeds systemd's watchdog while the loop of an engine runs. Logs those that do not respond.
+/// Feeds systemd's watchdog while the loop of any engine runs. Logs the engines that do not
+/// respond.
 pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: CancellationToken) {
     let watchdog = os::watchdog_interval();
     let interval = watchdog.unwrap_or(CHECKED).min(CHECKED);
@@ -285,7 +288,8 @@ pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: C
     }
 }
 
-/// Logs the engines that do not respond, and those that respond again. `stuck` has the former ones.
+/// Logs the engines that stop responding, and those that respond again. `stuck` has the names of
+/// those that do not respond.
 fn log_stuck(all: &[OfRepository], now: Moment, stuck: &mut BTreeSet<String>) {
     for one in all {
         let repository = one.shown();
