@@ -33,7 +33,8 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// The maximum length of a program's path in an event, so that it fits into a header.
 const PROGRAM_MAX: usize = 256;
 
-/// After this many steps in a row without a record, steps do not wait until a record comes.
+/// The number of steps in a row without a record after which steps no longer wait. They wait again
+/// once a record comes.
 const FRUITLESS_MAX: u32 = 3;
 
 /// The audit source of usernames. It is off if the configuration does not name it.
@@ -43,13 +44,13 @@ pub(super) struct Actors {
     mounts: MountList,
 }
 
-/// The configured source. It has a reader unless that could not start.
+/// The configured source. It has no reader if that could not start or has failed.
 struct Source {
     report: ActorReport,
     reader: Option<Reader>,
     /// The number of steps in a row in which no record named an actor.
     ///
-    /// The next field is the number of records at the end of the last such step.
+    /// `n_records` is the number of records at the end of the last such step.
     fruitless: u32,
     n_records: u64,
     has_warned_of_miss: bool,
@@ -299,7 +300,7 @@ impl<'a> Nodes<'a> {
         Ok(stamp(&rustix::fs::fstat(&directory)?).inode)
     }
 
-    /// Returns a file's device and inode number. The device is not the one of `stat` on btrfs.
+    /// Returns a file's device and inode number. On btrfs, `stat` returns another device.
     fn node(&self, path: &str, inode: u64) -> Option<Node> {
         Some((self.mounts.of(path)?.device()?, inode))
     }

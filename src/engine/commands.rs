@@ -1,7 +1,7 @@
 //! Sends commands to the engine, in addition to hints.
 //!
-//! Constraint: giving a command never waits. An engine whose repository hangs takes none, and its full
-//! channel of hints must stop neither the supervisor nor another repository.
+//! Constraint: giving a command never waits. An engine takes no commands while its file system
+//! hangs. Its full channel of inputs must block neither the supervisor nor another repository.
 
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -16,7 +16,7 @@ use crate::domain::rescan::RescanReason;
 /// The maximum number of requests that wait for an answer. Further ones are refused.
 const REQUESTS: usize = 64;
 
-/// A command to the engine, which obeys it between two steps.
+/// A command to the engine, which executes it between two steps.
 #[derive(Debug)]
 pub(crate) enum Command {
     /// Set all watches again and run a full scan.
@@ -61,7 +61,7 @@ impl Pending {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes all commands but the withdrawn requests.
+    /// Takes all commands except withdrawn requests.
     pub(super) fn take(&self) -> Vec<Command> {
         let mut commands = std::mem::take(&mut *self.lock());
         commands.retain(|command| !command.is_withdrawn());
@@ -103,7 +103,7 @@ impl Commands {
 
     /// Wakes the engine. Returns whether it runs.
     ///
-    /// With a full channel, the engine is not waiting for an input.
+    /// A full channel is no failure: the engine takes its inputs without being woken.
     pub(super) fn wake(&self) -> bool {
         !matches!(
             self.inputs.try_send(Input::Wake),

@@ -94,7 +94,7 @@ impl Copies {
         }
     }
 
-    /// Records that a project may have left its directory.
+    /// Records that a copy may have left its directory.
     pub(super) fn doubt(&mut self, key: &ProjectKey) {
         if let Some(identity) = self.identities.get(key)
             && let Some(group) = self.groups.get_mut(identity)

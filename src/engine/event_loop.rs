@@ -52,7 +52,7 @@ pub(super) struct Watched {
     pub watch: Watch,
 }
 
-/// How long to wait before reading the recorded state again.
+/// How long to wait after a failure before reading the recorded state again.
 const READ_AGAIN: Duration = Duration::from_millis(400);
 
 /// The state of the engine's thread: its inputs and its parts.
@@ -85,7 +85,7 @@ pub(super) fn start_watch(parts: &Parts, hints: HintSender) -> io::Result<Watch>
 impl EventLoop {
     /// Reads the recorded state. Waits while a database is unavailable.
     ///
-    /// Returns `None` if that fails, and logs the error. Also if the engine is stopped.
+    /// Logs any other error and returns `None`. Also returns `None` if the engine is stopped.
     pub(super) fn new(parts: Parts, watched: Watched) -> Option<Self> {
         let worker = loop {
             parts.status.beat(parts.clock.moment());
@@ -103,7 +103,8 @@ impl EventLoop {
                 }
             }
         };
-        // Not earlier: variables are dropped in another order than the fields.
+        // Not earlier: a return would drop `watch` before `inbox`, in the reverse order of the
+        // fields.
         let Watched { inbox, watch } = watched;
         Some(Self {
             inbox,
@@ -185,8 +186,7 @@ impl EventLoop {
         let scanned = self.scanner.last_began();
         match self.worker.agenda.wave_is_over_since(now) {
             Some(since) if scanned.is_none_or(|began| began < since) => {
-                // Scans that replace reports use at most a quarter of a core, and so does this
-                // one.
+                // If scans replace reports, this scan uses at most a quarter of a core too.
                 let reason = match self.worker.timers.polls() {
                     true => RescanReason::Poll,
                     false => RescanReason::Removals,
@@ -226,7 +226,7 @@ impl EventLoop {
             }
             // The sender may have stopped waiting for the answer.
             Command::ListHeld(answer) => drop(answer.send(self.worker.held_projects())),
-            // An earlier command may have taken long.
+            // An earlier command took so long that nobody waits for the answer any more.
             Command::Accept(_, answer) if answer.is_closed() => {}
             Command::Accept(token, answer) => drop(answer.send(self.worker.accept(&token))),
         }

@@ -25,7 +25,7 @@ use crate::store::{RepositoryStore, StoreError};
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Identifies a project in any directory: by its id, or by its content in an organization.
+/// Identifies a project in any directory: by its id, or by its organization and content.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct SameProject(Option<String>, Identity);
 
@@ -67,7 +67,7 @@ pub(super) struct Gatherer<'a> {
     pub clock: Clock,
     /// Whether missing files count as removed immediately.
     ///
-    /// This is so if nothing is recorded, or if the record was made with another layout.
+    /// True if nothing is recorded, or if the record was made with another layout.
     pub is_adopting: bool,
     pub now: Timestamp,
 }
@@ -161,7 +161,7 @@ impl Gatherer<'_> {
         observation.home = seen.home;
     }
 
-    /// Reads the kept ids once a new or removed project was observed.
+    /// Reads the kept ids when the first new or removed project was observed.
     fn read_kept(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
         let mut observations = gathered.observations.iter();
         let needs_them = observations.any(|one| {
@@ -235,7 +235,7 @@ impl Gatherer<'_> {
         Ok(origins.into_values().collect())
     }
 
-    /// Returns the directories that departed projects wait to move to and that are not observed yet.
+    /// Returns the directories, not observed yet, that departed projects wait to move to.
     ///
     /// Without them, a departed project would seem to be in no directory of its organization.
     fn destinations(&self, first: usize, gathered: &Gathered, more: &[Due]) -> Vec<Due> {
@@ -280,8 +280,8 @@ impl Gatherer<'_> {
 
     /// Returns recorded projects that share the id of a removed project and are not observed yet.
     ///
-    /// One that still exists is enough, so it returns only a few at a time. Unconfirmed removals
-    /// are included if a project with their id arrived.
+    /// One project that still exists is enough, so only a few are returned at a time. Unconfirmed
+    /// removals are included if a project with their id arrived.
     fn recorded_elsewhere(&mut self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
         let observations = gathered.observations.iter();
         let arrived: BTreeSet<Identity> = observations
@@ -358,7 +358,8 @@ impl Gatherer<'_> {
     /// Observes an arrived project again if another directory has the same project.
     ///
     /// The project may have moved back in between, for instance if somebody checked out another
-    /// branch and returned. Then it is no longer here. If it is still here, it is a copy.
+    /// branch and then the first one again. Then it is no longer here. If it is still here, it is a
+    /// copy.
     fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
         let mut shown: BTreeMap<SameProject, usize> = BTreeMap::new();
         for observation in &gathered.observations {

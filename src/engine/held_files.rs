@@ -65,9 +65,9 @@ impl Gatherer<'_> {
 
 /// Whether a held file was opened in another directory than the project's.
 ///
-/// Then it may belong to another project. For instance, two projects exchanged their directories
-/// for a short time. The answer is no while the project is not in place, because its own directory
-/// may have been moved away.
+/// Then it may belong to another project. For instance, two projects may have exchanged their
+/// directories for a short time. Returns false while the project is not in place, because its own
+/// directory may have been moved away.
 fn was_in_another_directory(held: &Held, observation: &Observation) -> bool {
     let Comparison {
         recorded, observed, ..
@@ -91,8 +91,8 @@ enum Whereabouts {
 
 /// Finds a held file by its inode.
 ///
-/// A link that was recorded in the project before is ignored. If a file has links only outside
-/// the project, it was moved away, or was linked into the project for a short time. If the number of
+/// A link that was recorded in the project before is ignored. If a file has links only outside the
+/// project, it was moved away, or was linked into the project for a short time. If the number of
 /// links cannot be read, the file may have some.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
     let is_linked = !rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);

@@ -1,7 +1,7 @@
 //! Stores held removals for a restart, and reports them.
 //!
 //! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has
-//! the held projects and the end of the hold. So a restart neither judges them early nor starts
+//! the held projects and the end of the hold. So a restart neither releases them early nor starts
 //! the hold again. The store also has the projects that an operator accepted, so that a restart
 //! does not hold them again. All of this is stored whenever it differs from the stored version, so
 //! a failed commit is repeated.
@@ -97,7 +97,7 @@ impl Stored {
     }
 }
 
-/// Compares the held removals with the stored and the reported ones.
+/// Remembers which held removals are stored and reported.
 #[derive(Debug)]
 pub(super) struct HeldRemovals {
     stored: Stored,

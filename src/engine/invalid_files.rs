@@ -52,7 +52,7 @@ impl InvalidFiles {
             let rest = problem.path.strip_prefix(path);
             rest.is_some_and(|rest| path.is_empty() || rest.is_empty() || rest.starts_with('/'))
         };
-        // They are sorted by path.
+        // These problems are sorted by path.
         let listed = self.of(&None);
         let first = listed.partition_point(|problem| problem.path.as_str() < path);
         let listed = listed.get(first..).unwrap_or_default().iter();

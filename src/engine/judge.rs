@@ -80,7 +80,7 @@ pub(super) struct Judgement {
     ///
     /// The removal of the project that is recorded at that key has to be confirmed first.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,
-    /// Removals that wait for that of another directory with the same project.
+    /// Removals that wait for the removal of another directory with the same project.
     pub removed_with: Vec<(ProjectKey, ProjectKey)>,
     /// Arrived projects that wait, with the key of the directory that they left.
     ///
@@ -242,7 +242,7 @@ impl Judgement {
         if rules.is_adopting {
             short_lived.clear();
             events.clear();
-            // Without the event of its delete, a project is not unpublished later either.
+            // A project without a delete event gets no unpublish event later either.
             inference
                 .record
                 .deleted
@@ -329,7 +329,7 @@ impl Judgement {
         });
         let events: Vec<NewEvent> = events.collect();
         if rules.config.naming.audit_key().is_some() && observation.origin == Origin::Live {
-            // While the daemon was down, it received no audit records.
+            // Only live events: while the daemon was down, it received no audit records.
             let definition = definition.filter(|_| !is_arrival);
             self.unnamed.extend(unnamed(&inferred, &events, definition));
         }
@@ -401,7 +401,7 @@ fn is_definition_large(record: &Recorded, contents: &Contents) -> bool {
     definition.is_some_and(|file| contents.n_to_read(&file.hash) > 0)
 }
 
-/// Whether a change adds a project. Other files without a definition are no project.
+/// Whether a change adds a project. Files without a definition are not a project.
 fn is_new(change: &Change) -> bool {
     change.before.definition.is_none() && change.after.definition.is_some()
 }
@@ -465,8 +465,8 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
 
 /// Makes the change that merges a removed copy of a project into another directory.
 ///
-/// The other directory takes over the pending deliveries and the webhooks that know the project.
-/// So these webhooks receive the delete of the project.
+/// The other directory takes over the pending deliveries, and the list of webhooks that received
+/// events of the project. So these webhooks receive the delete of the project.
 fn merge(removed: &ProjectKey, other: ProjectKey) -> Change {
     Change {
         key: other,

@@ -1,8 +1,8 @@
 //! Indexes the recorded projects whose id is not in their definition.
 //!
 //! Constraint: the store finds a project only by the id or the content of its definition. This
-//! module finds a project that was saved without its id, or has a generated id since before it was
-//! renamed.
+//! module finds a project that was saved without its id, or that was renamed and keeps its
+//! generated id.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -7,10 +7,12 @@
 //! its state:
 //!
 //! - `event_loop`: takes inputs, and runs the other parts when they are due.
-//! - [`commands`]: the commands of the supervisor. Giving one never waits.
+//! - [`commands`]: takes commands of the supervisor. Giving one never waits.
 //! - `worker`: runs a step.
 //! - `gather`: observes due projects, and the old directories of projects that may have moved.
 //! - `observation`: the observations of a step. `held_files` judges their held files.
+//! - `copies`: remembers which copies of a project are in place.
+//! - `kept_ids`: finds recorded projects whose id is not in their definition.
 //! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
 //! - `portions`: records a large change in several commits.
 //! - `actors`: finds the users who made the changes of a step.
@@ -77,7 +79,7 @@ use status::Status;
 /// start.
 const INPUTS: usize = 16_384;
 
-/// How often an engine checks whether its former one has ended.
+/// The time between two checks whether the former engine of the repository has ended.
 const FORMER_AGAIN: Duration = Duration::from_millis(100);
 
 /// The time without progress after which the engine, or the watch thread, counts as stuck.
@@ -99,7 +101,8 @@ impl From<Hint> for Input {
     }
 }
 
-/// The engine's thread. Without [`Engine::begin`], it ends with this value and does nothing.
+/// The engine's thread. If this value is dropped before [`Engine::begin`], the thread ends without
+/// doing anything.
 #[derive(Debug)]
 pub(crate) struct Engine {
     commands: Commands,
@@ -125,7 +128,8 @@ pub(crate) struct Parts {
 impl Engine {
     /// Starts the thread. It calls `on_exit` when it ends, even by a panic.
     ///
-    /// It does not touch the repository before `former` is cancelled: the end of its former engine.
+    /// The thread does not touch the repository before `former` is cancelled. That is when the
+    /// former engine of the repository has ended.
     pub(crate) fn start(
         parts: Parts,
         former: Option<CancellationToken>,
@@ -196,7 +200,7 @@ impl Engine {
         let _ = self.go.try_send(());
     }
 
-    /// The way to give commands to this engine.
+    /// Returns the sender of commands to this engine.
     pub(crate) fn commands(&self) -> &Commands {
         &self.commands
     }
@@ -205,7 +209,7 @@ impl Engine {
     pub(crate) fn begin_stop(&self) {
         self.status.begin_stop();
         self.commands.wake();
-        // One that has not begun ends without doing anything.
+        // An engine that has not begun ends without doing anything.
         self.begin();
     }
 

@@ -116,7 +116,7 @@ impl MountGuard {
         !self.is_current
     }
 
-    /// Requests a check of all mounts, because hidden ones may be trusted by now.
+    /// Requests a check of all mounts, because it may trust hidden ones now.
     pub(super) fn doubt(&mut self) {
         self.is_current = false;
     }

@@ -90,7 +90,7 @@ impl Observation {
         (self.comparison.key, reported)
     }
 
-    /// Makes a held file wait again unless its events are among the first `n_recorded`.
+    /// Makes held files wait again whose events are not all among the first `n_recorded`.
     pub(super) fn keep_unrecorded(&mut self, n_recorded: usize) {
         let counted = std::mem::take(&mut self.counted).into_iter();
         let unrecorded = counted.filter(|(_, n_events)| *n_events > n_recorded);

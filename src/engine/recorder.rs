@@ -47,7 +47,7 @@ impl Recorder {
         &self.store
     }
 
-    /// Whether the store's threads have ended. Only a panic ends them before the engine does.
+    /// Whether the store is closed: by a stop of the daemon, or by a panic of its threads.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
@@ -55,7 +55,7 @@ impl Recorder {
     /// Commits a batch and passes its deliveries to their queues.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         if batch.is_empty() {
-            // The step has read the store without an error.
+            // The step read the store without an error.
             self.works();
             return Ok(());
         }
@@ -107,7 +107,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// The events of a batch, if they are traced.
+    /// Returns the events of a batch, if they are traced.
     fn traced(&self, batch: &Batch) -> Vec<Event> {
         let events = || batch.changes.iter().flat_map(|change| &change.events);
         match &self.traces {

@@ -45,7 +45,7 @@ pub(crate) struct RootGuard {
     /// The recorded identity of the root.
     recorded: Option<String>,
     is_trusted: bool,
-    /// Whether a survey found too few projects since [`RootGuard::take_incomplete`].
+    /// Whether a survey found too few projects since the last [`RootGuard::take_incomplete`].
     was_incomplete: bool,
     /// The number of recorded projects in the last survey.
     ///

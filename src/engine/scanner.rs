@@ -174,7 +174,7 @@ impl Scanner {
         let layout = &worker.config.repository.layout;
         let hint = format!("full scan ({})", scan.reason.as_str());
         for (key, marks) in keys.iter().zip(marks) {
-            // A slow file system is not a hung one.
+            // Report progress, because a slow file system must not look like a hung one.
             worker.status.beat(worker.clock.moment());
             let is_same = !marks.is_empty()
                 && is_unchanged(layout, &root, key, &marks, worker.observer.inodes())

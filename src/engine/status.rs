@@ -128,8 +128,8 @@ impl Snapshot {
     /// Whether the engine notices changes.
     ///
     /// This is so once the first full scan is recorded, and while there is no problem. Held
-    /// removals do not count, because all other events are inferred. Nor do repositories that are not in the
-    /// configuration.
+    /// removals do not count, because all other events are inferred. Repositories that are not in
+    /// the configuration do not count either.
     pub(crate) fn is_watching(&self) -> bool {
         let mut troubles = self.troubles.keys();
         self.ready && troubles.all(|trouble| trouble.is_partial())
@@ -140,7 +140,7 @@ impl Snapshot {
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Beat {
     pub(super) at: Moment,
-    /// Whether the loop waits for the store since then.
+    /// Whether the loop has been waiting for the store since then.
     pub(super) waits_for_store: bool,
 }
 
@@ -153,17 +153,17 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// Records that the daemon stops.
+    /// Records that the engine must stop.
     pub(super) fn begin_stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the daemon is stopping, so that a long step has to end.
+    /// Whether the engine must stop, so that a long step has to end.
     pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// Reads the current state, without a copy.
+    /// Reads the current state without a copy.
     pub(super) fn with<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
         read(&self.known.borrow())
     }

@@ -1,7 +1,8 @@
 //! The shared states of all engines: one for each repository.
 //!
-//! Constraint: with one repository, the whole is the state of its engine. With several, the whole is
-//! watching only while every engine is, and texts name the repository.
+//! Constraint: with one repository, the merged state is that of its engine. With several, the
+//! merged state counts as watching only while every engine watches, and its texts name the
+//! repository.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,9 +31,9 @@ pub(crate) struct OfRepository {
 /// The trouble of an engine that waits for the store.
 const STORE_STUCK: &str = "the database of the state does not answer; inference waits until it does, and no change is lost";
 
-/// How long a call of the store may take. It counts as stuck after that.
+/// How long a call of the store may take. After that, the engine counts as stuck.
 ///
-/// The limits of a database's answers and of connections to it are shorter.
+/// The time limits for a database's answers and for connections to it are shorter.
 const STORE_MAX: Duration = Duration::from_secs(600);
 
 impl OfRepository {
@@ -109,7 +110,7 @@ pub(crate) struct EndingReport {
 #[derive(Debug, Default)]
 pub(crate) struct Statuses {
     all: Mutex<Vec<OfRepository>>,
-    /// The engines that were told to stop and have not ended.
+    /// The engines that are stopping and have not ended.
     ending: Mutex<Vec<EndingReport>>,
     /// The number of applied reloads, and the number of rejected ones.
     reloads: Mutex<(u64, u64)>,
@@ -139,12 +140,12 @@ impl Statuses {
         }
     }
 
-    /// Replaces the engines that were told to stop and have not ended.
+    /// Replaces the list of engines that are stopping and have not ended.
     pub(crate) fn set_ending(&self, ending: Vec<EndingReport>) {
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = ending;
     }
 
-    /// The engines that were told to stop and have not ended.
+    /// The engines that are stopping and have not ended.
     pub(crate) fn ending(&self) -> Vec<EndingReport> {
         let ending = self.ending.lock();
         ending.unwrap_or_else(PoisonError::into_inner).clone()
@@ -161,14 +162,16 @@ impl Statuses {
         left_out.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether an engine's loop runs. Those of a stuck file system do not stop the others.
+    /// Whether the loop of any engine runs. An engine with a stuck file system does not stop the
+    /// others.
     pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
         self.lock().iter().any(|one| one.is_alive(now, standstill))
     }
 
     /// Whether the start of every engine is complete.
     ///
-    /// A stuck engine does not delay the start of the others. If all are stuck, the start goes on.
+    /// A stuck engine does not delay the start of the others. If all are stuck, the start is not
+    /// complete.
     pub(crate) fn is_started(&self, now: Moment, standstill: Duration) -> bool {
         let all = self.lock();
         let is_alive = |one: &OfRepository| one.is_alive(now, standstill);
@@ -177,7 +180,7 @@ impl Statuses {
             .all(|one| one.status.with(Snapshot::is_started) || has_alive && !is_alive(one))
     }
 
-    /// The states of the engines, if there are several repositories.
+    /// Returns the state of each engine, if there are several repositories.
     pub(crate) fn reports(&self, now: Moment, standstill: Duration) -> Vec<RepositoryReport> {
         let all = self.lock();
         let several = all.iter().filter_map(|one| Some((one.name.as_ref()?, one)));
@@ -191,7 +194,7 @@ impl Statuses {
             .collect()
     }
 
-    /// Reads the state of the whole, without its reloads.
+    /// Reads the merged state, without the counts of reloads.
     pub(crate) fn with<T>(
         &self,
         now: Moment,
@@ -210,7 +213,7 @@ impl Statuses {
         }
     }
 
-    /// The state of the whole.
+    /// Returns the merged state of all engines.
     pub(crate) fn snapshot(&self, now: Moment, standstill: Duration) -> Snapshot {
         let mut whole: Option<Snapshot> = None;
         for one in self.lock().iter() {
@@ -296,7 +299,7 @@ fn either<T>(one: Option<T>, other: Option<T>, merge: impl FnOnce(T, T) -> T) ->
 fn held(one: HeldReport, other: HeldReport) -> HeldReport {
     HeldReport {
         count: one.count.saturating_add(other.count),
-        // Those of one repository wait for an operator.
+        // If all projects of one repository vanished, an operator is needed.
         cause: if one.cause == "all" {
             one.cause
         } else {
@@ -402,7 +405,7 @@ mod tests {
         other.status.beat(later);
         assert!(statuses.snapshot(later, STANDSTILL).is_watching());
 
-        // One that waits for the store responds.
+        // An engine that waits for the store counts as responding.
         one.status.beat_at_store(true, later);
         other.status.beat_at_store(true, later);
         let slow = later + STANDSTILL;
@@ -412,7 +415,7 @@ mod tests {
         assert!(!whole.is_watching() && statuses.is_alive(slow, STANDSTILL));
         assert!(!statuses.is_alive(slow + STORE_MAX, STANDSTILL));
 
-        // Without another one, the service manager waits for the file system.
+        // Without another engine, the service manager waits for the file system.
         let alone = engine("alone");
         statuses.replace(vec![alone]);
         assert!(!statuses.is_started(later, STANDSTILL));

@@ -1,7 +1,7 @@
 //! Checks and records the unusable entries outside any project.
 //!
-//! Constraint: the check of an entry waits for the next pulse. Each record writes the whole list, so one record
-//! has all that changed.
+//! Constraint: each record writes the whole list. So the check of an entry waits for the next
+//! pulse, and one record has the changes of all entries.
 
 use std::collections::BTreeMap;
 
@@ -11,8 +11,6 @@ use crate::store::Batch;
 
 impl Worker {
     /// Has the next pulse check whether this entry outside any project is unusable.
-    ///
-    /// It records all of them together, because each record writes the whole list.
     pub(super) fn doubt_unusable(&mut self, path: String) {
         self.doubted_unusable.insert(path);
     }

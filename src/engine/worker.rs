@@ -49,7 +49,7 @@ pub(super) struct Worker {
     pub held_removals: HeldRemovals,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
-    /// The paths of entries outside any project that may be unusable, or no longer.
+    /// The paths of entries outside any project that may have become unusable, or usable again.
     pub doubted_unusable: BTreeSet<String>,
     pub root: RootGuard,
     pub mounts: MountGuard,
@@ -361,7 +361,7 @@ impl Worker {
         let store = self.recorder.store();
         match self.root.survey(store, recorded, on_progress) {
             Ok(true) => {
-                // Before the start, an earlier survey may have found fewer.
+                // Before this start, an earlier survey may have found fewer projects.
                 if self.root.take_incomplete() || self.phase.is_starting() {
                     self.agenda.expect_returns(self.clock.moment());
                 }
@@ -416,7 +416,7 @@ impl Worker {
     }
 }
 
-/// Makes the observer. What it reads shows that the engine is alive.
+/// Makes the observer. Each read reports progress of the engine.
 fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> Observer {
     let repository = &config.repository;
     let status = Arc::clone(status);
