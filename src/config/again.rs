@@ -1,7 +1,7 @@
 //! Reads values from files again, such as a token that was replaced.
 //!
-//! Constraint: a file that is missing or invalid for a short time changes nothing. Only values
-//! that authenticate requests are read again. All other settings need a reload.
+//! Constraint: while a file is missing or invalid, its previous value stays. Only values that
+//! authenticate requests are read again. All other settings need a reload.
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,7 +10,7 @@ use super::headers::signing_key;
 use super::types::{Auth, FileSetting, Webhook};
 use super::{auth, source};
 
-/// Returns the webhook with the current values of its files. `None` if no file has changed.
+/// Returns the webhook with the current values of its files. `None` if no valid value is new.
 ///
 /// Reading files blocks the calling thread.
 pub(crate) fn read_again(webhook: &Webhook) -> Option<Webhook> {

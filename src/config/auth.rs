@@ -124,7 +124,7 @@ fn oauth2(
     }))
 }
 
-/// Reads a value. If it is in the configuration file and others can read that file, warns.
+/// Reads a value. Warns about a secret in a configuration file that every user can read.
 fn secret(
     value: &Value<'_>,
     setting: FileSetting,
@@ -146,7 +146,7 @@ fn secret(
     Some(sourced.text)
 }
 
-/// Makes the value of the header Authorization with this token.
+/// Makes the value of the header `Authorization` from a token.
 pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     let token = token.expose_secret();
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {

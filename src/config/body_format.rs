@@ -17,7 +17,7 @@ use super::yaml::Kind;
 use crate::domain::event::EventKind;
 use crate::template::{Template, TemplateError};
 
-/// Reads `format`, and `template` if the format is `template`.
+/// Reads `format`, and `template`, which `format: template` needs and all others exclude.
 pub(super) fn format(
     mapping: &Mapping<'_>,
     events: Option<&BTreeSet<EventKind>>,

@@ -24,7 +24,7 @@ pub(super) const SYSTEM: &str = "/etc/project-webhooks/config.yaml";
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) file: PathBuf,
-    /// Why the first default was ignored, if it was.
+    /// The reason why the first default was ignored, if it was.
     pub(crate) ignored: Option<Problem>,
 }
 
@@ -34,7 +34,7 @@ pub(crate) struct Found {
 ///
 /// # Errors
 ///
-/// Only one default exists, and it is not trusted.
+/// The first default is not trusted, and the second does not exist.
 pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
     let found = |file: &Path, ignored| Found {
         file: file.to_owned(),
@@ -110,8 +110,8 @@ pub(crate) fn distrust_of_directory(directory: &Path) -> io::Result<Option<Strin
 
 /// Returns why others may have written a file with this owner, group and mode.
 ///
-/// In the text, `{}` stands for the file. By convention, a user's private group has the same
-/// number as the user. Such a group may write the file.
+/// In the text, `{}` stands for the file. A group with the same number as the owner may write the
+/// file: by convention, it is the owner's private group.
 fn distrust_of(uid: u32, gid: u32, mode: u32, caller: u32) -> Option<String> {
     if uid != 0 && uid != caller {
         Some(format!(

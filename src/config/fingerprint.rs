@@ -9,10 +9,10 @@ use super::{Auth, BodyFormat, Webhook};
 
 /// Hashes all settings of a webhook, including the values of its secrets.
 ///
-/// The store keeps the hash. It shows a restarted daemon whether the configuration of a webhook
-/// has changed. The secrets cannot be recovered from a BLAKE3 hash. The context string separates
-/// this hash from all other hashes of this program. It must change when the list of settings
-/// changes.
+/// The store keeps the hash. A restarted daemon compares it to find webhooks whose configuration
+/// has changed. Secrets cannot be computed from a BLAKE3 hash, only guessed. The context string
+/// separates this hash from all other hashes of this program. Change the string when the list of
+/// settings changes.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 5");
     // A length precedes each part, and a count each list, so that different webhooks never hash

@@ -18,7 +18,7 @@ use super::value::Value;
 /// The prefix of a secret that is written in base64.
 const BASE64_PREFIX: &str = "whsec_";
 
-/// The length in bytes below which a secret gives a warning.
+/// The shortest secret without a warning, in bytes.
 ///
 /// Standard Webhooks recommends 24 to 64 bytes.
 const SECRET_MIN: usize = 24;
@@ -41,7 +41,7 @@ pub(super) const OWN_HEADERS: &[&str] = &[
     "user-agent",
 ];
 
-/// Prefixes of more headers that the daemon sets.
+/// Prefixes of further headers that the daemon sets.
 pub(super) const OWN_PREFIXES: &[&str] = &["webhook-", "ce-"];
 
 /// Headers whose value is usually a secret.
@@ -52,7 +52,7 @@ const SECRET_HEADERS: &[&str] = &[
     "x-api-key",
 ];
 
-/// The warning about a secret header that is not encrypted.
+/// The warning about a secret header that is sent without encryption.
 pub(super) const OPEN_SECRET: &str =
     "sends a secret header over http://, which every network on the way can read";
 

@@ -69,7 +69,7 @@ pub(super) fn load(
         _ => {
             let mut errors = arranged(context.errors, file);
             if errors.is_empty() {
-                // Every reader reports its error. This one covers a reader with a bug.
+                // Readers report their errors. Only a bug in a reader leads here.
                 errors.push(Problem::of_file(file, "is not valid"));
             }
             Err(Problems { errors, warnings })
@@ -77,7 +77,7 @@ pub(super) fn load(
     }
 }
 
-/// The warning about a limit of the state's size that is in a database.
+/// The warning that `retention.max_state_size` has no effect with PostgreSQL.
 const NO_SIZE: &str = "has no effect with store.postgres: limit the database on its server, and use \
                        retention.pending";
 
@@ -131,7 +131,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         && let Some(given) = state_size
     {
         context.warning(&given.location, NO_SIZE);
-        // The database may hold much that is not the state.
+        // The database may also contain data of other programs.
         retention.max_state_size = None;
     }
     Some(Config {
@@ -160,7 +160,7 @@ fn otlp(value: &Value<'_>, context: &mut Context<'_>) -> Option<Otlp> {
         value.parsed(context, webhook::endpoint)
     });
     let headers = mapping.mapping(context, "headers").and_then(|mapping| {
-        // A change needs a restart, so nothing reads the files again.
+        // A change needs a restart, so the paths of the files are not kept.
         headers::headers(&mapping, &mut Vec::new(), context)
     });
     let (endpoint, headers) = (endpoint?, headers?);
@@ -250,7 +250,9 @@ fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<Userna
     })
 }
 
-/// Whether the kernel accepts a key for an audit rule, and it is not several keys in one.
+/// Whether a text is a single key that auditctl(8) accepts: up to 31 visible ASCII characters.
+///
+/// A control character separates several keys.
 fn is_audit_key(key: &str) -> bool {
     key.len() <= 31 && !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -295,7 +297,7 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
     })
 }
 
-/// Reads the token of the admin server. Clients send it in a header.
+/// Reads the token of the admin server. Clients must be able to send it in a header.
 fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToken> {
     let sourced = source::read(value, context)?;
     if sourced.is_plain {

@@ -1,8 +1,9 @@
-//! Looks at paths whose file system may not answer, and reads files there.
+//! Checks paths and reads files on file systems that may not answer.
 //!
-//! Constraint: a hung file system delays a configuration by a few seconds at most. Each look and each
-//! read has a thread of its own, because nothing can end a system call that hangs. While such a
-//! thread has not ended, nobody uses its path again. So reloads do not gather threads.
+//! Constraint: a hung file system delays a configuration for a limited time: [`FIRST`] for the
+//! first paths, then [`FURTHER`] for each file. Each check and each read has its own thread, because
+//! a hung system call cannot be cancelled. While such a thread hangs, no other thread uses its path.
+//! So threads do not accumulate over reloads.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -12,48 +13,48 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long the first paths that do not answer may take. They may be mounted meanwhile.
+/// How long to wait for the first paths that do not answer. They may be mounted in this time.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// The same for each further file, because several files may be on the same server.
+/// How long to wait for each further file, because several files may be on the same server.
 const FURTHER: Duration = Duration::from_millis(250);
 
-/// The most symbolic links in a path, as in the kernel.
+/// The maximum number of symbolic links in a path, as in the Linux kernel.
 const LINKS_MAX: usize = 40;
 
-/// The paths with a thread that was given up and has not ended, and where they lead.
+/// The paths that a thread still waits for after its caller gave up, with the resolved paths.
 static UNANSWERED: Mutex<BTreeMap<PathBuf, Resolved>> = Mutex::new(BTreeMap::new());
 
-/// A path without symbolic links and dots, in the part whose file systems have answered.
+/// A path with symbolic links and dots resolved, up to a file system that does not answer.
 type Resolved = Arc<Mutex<PathBuf>>;
 
-/// The result of a look at the path of a repository.
+/// The kind of file at the path of a repository.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Directory,
     /// Anything else, such as a file.
     Other,
-    /// Nothing that can be read, for this reason.
+    /// The path cannot be read, for this reason.
     Unreadable(String),
-    /// Unknown, because the command needs no repository.
+    /// The path was not checked, because the command needs no repository.
     Unknown,
 }
 
-/// A look at a path.
+/// The result of checking a path.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     pub(super) found: Found,
-    /// The path without symbolic links and dots, in the part whose file systems have answered.
+    /// The path with symbolic links and dots resolved, up to a file system that does not answer.
     pub(super) canonical: PathBuf,
 }
 
-/// The looks of one configuration. Each repository is looked at once.
+/// Checks paths and reads files for one configuration. Checks each repository once.
 #[derive(Debug)]
 pub(super) struct Looks {
-    /// Whether repositories are looked at.
+    /// Whether the paths of repositories are checked.
     is_on: bool,
     seen: BTreeMap<PathBuf, Look>,
-    /// How long a file may take.
+    /// How long to wait for the next file.
     limit: Duration,
 }
 
@@ -66,7 +67,7 @@ impl Looks {
         }
     }
 
-    /// Looks at the path of a repository or of the state directory.
+    /// Checks the path of a repository or of the state directory.
     pub(super) fn at(&mut self, path: &Path) -> Look {
         self.at_all(&[path.to_owned()]);
         let unknown = || Look {
@@ -76,7 +77,7 @@ impl Looks {
         self.seen.get(path).cloned().unwrap_or_else(unknown)
     }
 
-    /// Looks at several paths at the same time. Many that do not answer take no longer than one.
+    /// Checks several paths in parallel. Many paths that do not answer take no longer than one.
     pub(super) fn at_all(&mut self, paths: &[PathBuf]) {
         let is_new = |path: &&PathBuf| self.is_on && !self.seen.contains_key(*path);
         let asked: Vec<_> = paths
@@ -89,7 +90,7 @@ impl Looks {
             let (path, resolved) = (asked.path.clone(), Arc::clone(&asked.resolved));
             let found = asked.wait(limit).unwrap_or_else(|error| {
                 if is_silent(&error) {
-                    // The others have had the same time.
+                    // The other paths had the same time to answer.
                     limit = Duration::ZERO;
                 }
                 Found::Unreadable(error.to_string())
@@ -99,11 +100,11 @@ impl Looks {
         }
     }
 
-    /// Reads a file, or something else at its path.
+    /// Reads a file, its metadata, or something else at its path.
     ///
     /// # Errors
     ///
-    /// It cannot be read, or does not answer ([`is_silent`]).
+    /// The path cannot be read, or its file system does not answer ([`is_silent`]).
     pub(super) fn read<T: Send + 'static>(
         &mut self,
         path: &Path,
@@ -122,7 +123,7 @@ pub(super) fn is_silent(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::TimedOut
 }
 
-/// Work with a path, on a thread of its own.
+/// A check or a read of a path, on its own thread.
 struct Asked<T> {
     path: PathBuf,
     resolved: Resolved,
@@ -130,7 +131,7 @@ struct Asked<T> {
 }
 
 impl<T: Send + 'static> Asked<T> {
-    /// Begins the work, unless an earlier thread still waits for the path.
+    /// Starts the thread, unless an earlier thread is still waiting for the path.
     fn begin(
         path: &Path,
         work: impl FnOnce(&Path, &Mutex<PathBuf>) -> io::Result<T> + Send + 'static,
@@ -149,7 +150,7 @@ impl<T: Send + 'static> Asked<T> {
         let thread = std::thread::Builder::new()
             .name("look".to_owned())
             .spawn(move || {
-                // The configuration may have stopped waiting.
+                // The caller may have stopped waiting.
                 let _ = sender.send(work(&asked, &known));
                 lock(&UNANSWERED).remove(&asked);
             });
@@ -166,7 +167,8 @@ impl<T: Send + 'static> Asked<T> {
             return answered;
         }
         let mut unanswered = lock(&UNANSWERED);
-        // An answer before this lock would remove nothing later.
+        // If the thread answered before this lock, it may already be past its own removal. An entry
+        // would then stay forever.
         answer.try_recv().unwrap_or_else(|_| {
             unanswered.insert(self.path, self.resolved);
             Err(silent())
@@ -189,8 +191,8 @@ fn look(path: &Path, resolved: &Mutex<PathBuf>) -> io::Result<Found> {
 
 /// Resolves symbolic links and dots in a path. Its last components need not exist.
 ///
-/// After each link, `resolved` has the path as far as it is known, because the next link may be on a
-/// file system that does not answer.
+/// Updates `resolved` after each link, because the next link may be on a file system that does not
+/// answer.
 fn resolve(path: &Path, resolved: &Mutex<PathBuf>) {
     let (mut whole, mut rest) = (PathBuf::new(), reversed(path));
     let mut n_links = 0;
@@ -214,7 +216,7 @@ fn reversed(path: &Path) -> Vec<OsString> {
     components.map(|one| one.as_os_str().to_owned()).collect()
 }
 
-/// Adds components, of which the last is the next, and resolves dots.
+/// Appends components to a path and resolves dots. The last component in `reversed` comes first.
 fn joined(path: &Path, reversed: &[OsString]) -> PathBuf {
     let mut whole = path.to_owned();
     for component in reversed.iter().rev() {

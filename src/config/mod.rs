@@ -14,8 +14,8 @@
 //! - `source` reads values from credentials, the environment and files.
 //! - `load` makes a [`Config`] from the tree. `repository`, `webhook`, `subscription`, `headers`,
 //!   `auth`, `tls` and `network` read its parts.
-//! - `looks` looks at paths that may not answer, and reads files there.
-//! - `again` reads the values of files again.
+//! - `looks` checks paths and reads files on file systems that may hang.
+//! - `again` reads changed values from files while the daemon runs.
 //! - `problem` has the type of errors and warnings.
 //! - `fingerprint` hashes the settings of a webhook.
 
@@ -131,7 +131,7 @@ pub fn load_str(
 /// Reads the content and the mode of the file, up to one byte above the size limit.
 ///
 /// A pipe with a writer is read to its end, as for `--config <(command)`. A pipe without a writer
-/// reads as empty. Otherwise the daemon would wait for a writer.
+/// reads as empty, because the daemon must not wait for a writer.
 fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     let mut looks = Looks::new(false);
     let (file, metadata) = looks.read(path, |path| {
@@ -156,7 +156,9 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     Ok((bytes, metadata.mode()))
 }
 
-/// Resolves the links of a path, in the part whose file systems answer. Waits a few seconds at most.
+/// Resolves the symbolic links of a path, up to a file system that does not answer.
+///
+/// Waits for at most five seconds.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     Looks::new(true).at(path).canonical
 }

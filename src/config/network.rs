@@ -59,7 +59,7 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// Returns the reason without the address and its range, which a secret URL may contain.
+    /// Returns the reason without the address and its range, which may be part of a secret URL.
     pub(crate) fn without_address(&self) -> String {
         let by = match self {
             Denied::BySetting { .. } => "network.deny".to_owned(),

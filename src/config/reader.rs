@@ -24,7 +24,7 @@ pub(super) struct Context<'a> {
     /// The absolute path of the directory for relative paths.
     pub base: PathBuf,
     pub environment: &'a dyn Environment,
-    /// The looks at the paths of repositories and files.
+    /// Checks the paths of repositories and reads files.
     pub looks: Looks,
     /// Whether every user of the machine can read the configuration file.
     pub world_readable: bool,
@@ -78,7 +78,7 @@ impl Location {
         Self {
             position,
             key: format!("{}[{index}]", self.key),
-            // The items have the settings of the only repository.
+            // Each item has the same settings as `repository`.
             row: match self.row.as_str() {
                 "repositories" => "repository".to_owned(),
                 list => format!("{list}[]"),
@@ -136,7 +136,7 @@ impl Fault {
         }
     }
 
-    /// Makes an error of a file that cannot be read.
+    /// Makes an error about a file that cannot be read.
     pub(super) fn of_file(path: &Path, error: &io::Error) -> Self {
         Self {
             is_passing: is_silent(error),

@@ -84,9 +84,9 @@ fn name(text: &str) -> Result<String, Fault> {
 /// The repositories of a configuration.
 #[derive(Default)]
 pub(super) struct Repositories {
-    /// Those of `repositories`. Empty if there is only `repository`.
+    /// The items of `repositories`. Empty if there is only `repository`.
     pub(super) several: Vec<Repository>,
-    /// The first one, or the only one.
+    /// The first repository of the list, or the only repository.
     pub(super) first: Option<Repository>,
 }
 
@@ -151,7 +151,7 @@ pub(super) fn repositories(
     Some(Repositories { several, first })
 }
 
-/// Returns the path of a repository, without a check of its other settings.
+/// Returns the path of a repository. Does not check its other settings.
 fn path_of(item: &Value<'_>, context: &Context<'_>) -> Option<PathBuf> {
     let Kind::Map(entries) = &item.node.kind else {
         return None;

@@ -69,7 +69,7 @@ impl Branch {
         }
     }
 
-    /// Whether the key must be present. A mapping must be if it has a required setting.
+    /// Whether the key must be present. A mapping is required if it has a required setting.
     ///
     /// A list may be absent, even if its items have required settings.
     fn is_required(&self) -> bool {
@@ -181,7 +181,7 @@ fn of_type(setting: &Setting) -> Value {
     }
 }
 
-/// Makes the schema of a duration. Of its bounds, a pattern can only exclude zero.
+/// Makes the schema of a duration. Its pattern excludes zero, but cannot check other bounds.
 fn duration(min: &str) -> Value {
     let whole = r"\d+(\.\d+)?";
     if units::duration(min).is_ok_and(|min| min.is_zero()) {
@@ -196,7 +196,7 @@ fn text(pattern: &str) -> Value {
     json!({ "type": "string", "pattern": pattern })
 }
 
-/// Makes the schema of the source of a value.
+/// Makes the schema of a source: a credential, an environment variable or a file.
 fn elsewhere() -> Value {
     json!({
         "type": "object",

@@ -40,7 +40,7 @@ impl Sourced {
 /// The placeholder for a value that is not read. It is a valid secret and header value.
 const NOT_READ: &str = "not-read-not-read-not-read-not-read";
 
-/// Reads a string from the configuration, or from the source that is named there.
+/// Reads a string from the configuration, or from the source that the configuration names.
 pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourced> {
     let fault = match &value.node.kind {
         Kind::Text(_) => {
@@ -67,7 +67,8 @@ pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourc
 
 /// Reads a value for a command that may run without the service's secrets.
 ///
-/// There the value is missing if it cannot be read, and the command says so if it needs it.
+/// If such a command cannot read the value, returns `Some(None)` without an error. The command
+/// fails later if it needs the value.
 pub(super) fn read_if_possible(
     value: &Value<'_>,
     context: &mut Context<'_>,
@@ -221,7 +222,7 @@ pub(super) fn read_bytes(path: &Path, max: u64, looks: &mut Looks) -> Result<Vec
 }
 
 fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    // Opening a pipe would wait for its writer, and a pipe may take the place of a file at any time.
+    // Without `NONBLOCK`, opening a pipe waits for a writer. A pipe may replace the file any time.
     let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, nonblocking, Mode::empty())?);
     if !file.metadata()?.is_file() {

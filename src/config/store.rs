@@ -1,4 +1,4 @@
-//! Reads `store`: where the state is kept.
+//! Reads `store`, the database of the state, and `roles`.
 
 use tokio_postgres::config::Host;
 
@@ -12,7 +12,7 @@ use super::{Postgres, Roles};
 /// The word for the default.
 const SQLITE: &str = "sqlite";
 
-/// Reads `store`. Returns `None` inside for SQLite.
+/// Reads `store`. Returns `Some(None)` for SQLite.
 ///
 /// The caller sets the names of the repositories.
 pub(super) fn store(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Option<Postgres>> {
@@ -49,7 +49,7 @@ pub(super) fn store(root: &Mapping<'_>, context: &mut Context<'_>) -> Option<Opt
     }))
 }
 
-/// Reads `roles`. With SQLite one process has both.
+/// Reads `roles`. With SQLite, a process must have both roles.
 pub(super) fn roles(
     root: &Mapping<'_>,
     is_sqlite: bool,

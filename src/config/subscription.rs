@@ -109,7 +109,7 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
     }
 }
 
-/// Reads `repositories`: the names of repositories. `known` is `None` if these have errors.
+/// Reads the names in `repositories`. `known` is `None` if the repositories have errors.
 pub(super) fn repositories(
     value: &Value<'_>,
     known: Option<&Repositories>,
@@ -169,7 +169,7 @@ fn set(
 /// The filter of a parameter: the globs as written, and compiled.
 pub(super) type When = (Parameter, Vec<String>, ValueFilter);
 
-/// The parameters that `when` filters. Their names are the keys below it.
+/// The parameters that `when` filters. Their names are the keys below `when`.
 const FILTERED: [Parameter; 2] = [Parameter::Username, Parameter::VersionTag];
 
 /// Reads `when`. Each filtered parameter must occur in one of the subscribed `events`.
@@ -239,7 +239,7 @@ fn value_filter(
     Some((texts, filter))
 }
 
-/// Parses a glob for a value. The flag tells whether it excludes values.
+/// Parses a glob for a value. The flag is true if the glob excludes values.
 fn value_glob(text: &str) -> Result<(bool, Glob), Fault> {
     let (is_excluded, pattern) = match text.strip_prefix('!') {
         Some(pattern) => (true, pattern),

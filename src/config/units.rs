@@ -1,6 +1,6 @@
-//! Parses and formats durations and sizes as the configuration writes them.
+//! Parses and formats durations, sizes and rates in the notation of the configuration.
 //!
-//! Constraint: all functions are pure. The table of settings has the bounds.
+//! Constraint: all functions are pure. The table of settings has the bounds of durations and sizes.
 
 use std::time::Duration;
 

@@ -212,7 +212,7 @@ impl<'n> Value<'n> {
 
     /// Reads a mapping of settings.
     ///
-    /// A key without a value counts as an empty mapping, because all its lines may be commented out.
+    /// A key without a value is an empty mapping, because all its lines may be commented out.
     pub(super) fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.as_slice(),

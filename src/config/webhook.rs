@@ -24,7 +24,7 @@ use super::{Webhook, auth, body_format, headers, source, subscription, tls};
 use crate::domain::event::Parameter;
 use crate::domain::route::{Subscription, ValueFilter};
 
-/// Reads the webhooks. Without `repositories`, the repositories have errors.
+/// Reads the webhooks. `repositories` is `None` if the repositories have errors.
 pub(super) fn webhooks(
     root: &Mapping<'_>,
     repositories: Option<&Repositories>,
@@ -219,7 +219,7 @@ fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<Receiver
         sourced.text.expose_secret()
     };
     let url = match url(text) {
-        // By mistake, the source may have another secret that looks like a URL with a scheme.
+        // The source may contain another secret by mistake, so the message quotes no scheme.
         Err(_) if !sourced.is_plain && has_other_scheme(text) => Err(Fault::not_allowed(
             "does not begin with http:// or https://",
         )),
@@ -233,7 +233,7 @@ fn has_other_scheme(text: &str) -> bool {
     Url::parse(text.trim()).is_ok_and(|url| !matches!(url.scheme(), "http" | "https"))
 }
 
-/// Reads `auth`, which excludes a configured header Authorization.
+/// Reads `auth`, which cannot be combined with a configured header `Authorization`.
 fn authentication(
     mapping: &Mapping<'_>,
     headers: Option<&[(HeaderName, HeaderValue)]>,
@@ -307,12 +307,12 @@ fn warn_of_plain_http(
     }
 }
 
-/// Whether networks on the way can read requests to a URL.
+/// Whether requests to a URL cross a network without encryption.
 pub(super) fn is_open(url: &Url) -> bool {
     url.scheme() == "http" && !is_loopback(url)
 }
 
-/// Whether a URL leads to this machine.
+/// Whether the host of a URL is `localhost` or a loopback address.
 fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(url::Host::Ipv4(address)) => address.is_loopback(),

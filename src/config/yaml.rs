@@ -18,14 +18,16 @@ use super::problem::{LISTED_MAX, Position, Problem, shortened, shown};
 /// The largest configuration file, in bytes.
 pub(super) const SIZE_MAX: usize = 1024 * 1024;
 
-/// The maximum nesting depth of values. The deepest setting is at level five.
+/// The maximum number of nested lists and mappings.
+///
+/// Settings need at most six, such as for `webhooks[].auth.oauth2.client_id.credential`.
 const DEPTH_MAX: usize = 32;
 
 /// A value and its position. It has no `Debug`, because a tree contains secrets.
 pub(super) struct Node {
     pub position: Position,
     pub kind: Kind,
-    /// Whether this is a literal block (`|`). Then `position` is that of its first non-empty line.
+    /// Whether this is a literal block (`|`). Then its first non-empty line has this `position`.
     pub is_literal: bool,
 }
 
@@ -100,7 +102,7 @@ pub(super) fn key_text(key: &Node) -> String {
 /// # Errors
 ///
 /// The file is too large, not UTF-8, not YAML, or empty. Or it has several documents, anchors,
-/// aliases, merge keys or tags. All of these are listed.
+/// aliases, merge keys or tags. The list has each anchor, alias, merge key and tag.
 pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
     let whole = |message: String| vec![Problem::of_file(file, message)];
     if bytes.len() > SIZE_MAX {
@@ -161,7 +163,7 @@ fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
     let (marker, info) = (error.marker(), error.info());
     let lower = info.to_lowercase();
     let message = if lower.contains("recursion") {
-        // The parser reads ahead of its events, so it may reach its own depth limit first.
+        // The parser reads ahead, so it may reach its own depth limit before `DEPTH_MAX` applies.
         too_deep()
     } else {
         let remedy = if lower.contains("tab") {

@@ -31,9 +31,10 @@ pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     }
 }
 
-/// Reads an address below [`LOCAL_TRANSLATORS`] for prefixes of 48, 56, 64 and 96 bits (RFC 6052).
+/// Returns the IPv4 addresses in an address that begins with [`LOCAL_TRANSLATORS`].
 ///
-/// Unless the prefix has 96 bits, bits 64 to 71 and all bits after the IPv4 address are zero.
+/// The prefix may have 48, 56, 64 or 96 bits (RFC 6052). Unless it has 96 bits, bits 64 to 71 and
+/// all bits after the IPv4 address are zero.
 fn locally_translated(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let bits = address.to_bits() & !LOCAL_TRANSLATORS;
     // The IPv4 address skips bits 64 to 71.
@@ -46,6 +47,6 @@ fn locally_translated(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     });
     let longest = u32::try_from(bits & u128::from(u32::MAX)).ok();
     let found = shorter.chain(longest).map(Ipv4Addr::from);
-    // With the wrong prefix length, zeros of another part look like an unspecified address.
+    // For a wrong prefix length, padding zeros look like an address in 0.0.0.0/8.
     found.filter(|v4| v4.octets()[0] != 0).collect()
 }

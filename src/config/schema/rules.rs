@@ -22,7 +22,7 @@ const CONNECTION: &str = concat!(
     r"^(?!.*\bpassword\s*=)\s*",
     r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
 );
-/// The name of a repository: no control character, no two slashes, and none at the end.
+/// The name of a repository: no control character, no `//`, and no slash at the end.
 const NAME_OF_REPOSITORY: &str =
     r"^(?!\s)(?!.*//)[^\u0000-\u001f\u007f-\u009f]*[^\s/\u0000-\u001f\u007f-\u009f]$";
 
@@ -41,7 +41,7 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
                 "maxLength": crate::config::settings::REPOSITORY_NAME_MAX,
             }));
         }
-        // Its mapping is that of `repository`.
+        // Each item is a mapping like `repository`.
         "repositories" => return Some(json!({ "$ref": "#/properties/repository" })),
         "repository.ignore" => "^[^/]+$",
         "webhooks[].projects" => r"^(?!/).*(/|\*\*)",
@@ -71,7 +71,7 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
         "webhooks[].headers.NAME" | "otlp.headers.NAME" => {
             return Some(sourced(r"^(?=.*\S)[\t -~]+$"));
         }
-        // Asymmetric keys have other prefixes.
+        // `whsk_` and `whpk_` begin asymmetric keys, which are not supported.
         "webhooks[].secret" => {
             return Some(sourced(
                 r"^(?!wh(sk|pk)_)(?!whsec_).*\S|^whsec_\s*[A-Za-z0-9+/]+={0,2}\s*$",
@@ -95,7 +95,7 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
     Some(text(pattern))
 }
 
-/// Makes the schema of a string with this pattern, or of the source of a value.
+/// Makes the schema of a value: a string with this pattern, or a source.
 fn sourced(pattern: &str) -> Value {
     json!({ "anyOf": [text(pattern), elsewhere()] })
 }
@@ -192,7 +192,7 @@ fn webhook() -> Value {
                 "if": has("signed_headers", json!({ "const": true })),
                 "then": { "required": ["secret"] },
             },
-            // Both set the header Authorization.
+            // `auth` sets the header `Authorization`, so `headers` must not set it.
             {
                 "if": { "required": ["auth"] },
                 "then": { "properties": { "headers": { "propertyNames": {
@@ -207,7 +207,7 @@ fn has(key: &str, value: Value) -> Value {
     json!({ "properties": { key: value }, "required": [key] })
 }
 
-/// Matches a webhook that subscribes to at least one of these events.
+/// Makes a schema that matches a webhook with at least one of these events.
 fn names_one_of(events: &Value) -> Value {
     json!({ "anyOf": [
         has("event", events.clone()),

@@ -19,10 +19,10 @@ pub(super) const NAME: &str = "NAME";
 /// The longest name of a webhook, in characters.
 pub(super) const WEBHOOK_NAME_MAX: usize = 100;
 
-/// The longest name of a repository, in characters. The database has an index of it.
+/// The longest name of a repository, in characters. PostgreSQL limits indexed values.
 pub(super) const REPOSITORY_NAME_MAX: usize = 500;
 
-/// The largest number of repositories. Each has threads and watches of its own.
+/// The maximum number of repositories. Each has its own threads and watches.
 pub(super) const REPOSITORIES_MAX: usize = 64;
 
 /// One setting of config.yaml.
@@ -51,7 +51,7 @@ pub enum ValueType {
     TextUpTo(usize),
     /// A string, or the credential, environment variable or file that contains it.
     Sourced,
-    /// The URL of a receiver, or the source of the value.
+    /// The URL of a receiver, or the source that contains it.
     Url,
     /// The name or the label of an event.
     Event,
@@ -199,7 +199,7 @@ fn written(setting: &Setting, values: &[&str]) -> Node {
     };
     let kind = |value: &str| match setting.value {
         Boolean | Whole(..) => Kind::of_plain(value),
-        // Without quotes, YAML would read some strings as other types or as comments.
+        // As if quoted, because YAML would read some strings as other types or as comments.
         _ => Kind::Text(value.to_owned()),
     };
     let mut items: Vec<Node> = values.iter().map(|value| node(kind(value))).collect();

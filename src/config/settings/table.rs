@@ -12,7 +12,7 @@ use crate::config::{BodyFormat, FirstStart, LOG_LEVELS, LogFormat, WatchMode};
 use crate::domain::event::EventKind;
 use crate::layout::TEMPLATES_MAX;
 
-/// The fields that most rows have in common.
+/// The values of the fields that a row does not set itself.
 const ROW: Setting = Setting {
     key: "",
     value: Text("", None),
@@ -393,8 +393,8 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "webhooks[].connect_timeout",
         value: Duration("10ms", "1h"),
-        // A receiver that is available accepts within milliseconds. TCP repeats a lost packet
-        // after one second and after three.
+        // An available receiver accepts a connection within milliseconds. TCP repeats a lost first
+        // packet after one second and after three seconds.
         default: AtMost(&["5s"], "`timeout`"),
         meaning: "the time limit of connecting: name resolution, connection, proxy and TLS; at most `timeout`",
         ..ROW

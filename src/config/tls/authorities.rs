@@ -1,7 +1,7 @@
 //! Reads the certificate authorities of `tls.ca`, which may be a large bundle.
 //!
-//! Constraint: one bad certificate does not make the others useless. It is left out with a
-//! warning. A file without any usable certificate is an error.
+//! Constraint: one bad certificate does not make the others useless. The reader leaves it out with
+//! a warning. A file without any usable certificate is an error.
 
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -22,7 +22,7 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const LABEL: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// The kinds of keys that the TLS library does not support: the OID in DER, and the name.
+/// Unsupported kinds of keys that messages name: the OID in DER, and the name.
 const UNSUPPORTED: &[(&[u8], &str)] = &[
     (
         &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],

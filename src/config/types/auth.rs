@@ -1,4 +1,4 @@
-//! The settings for authenticating a webhook's requests, and the files with their values.
+//! The settings that authenticate a webhook's requests, and the files with their values.
 
 use std::path::PathBuf;
 
@@ -11,7 +11,7 @@ use url::Url;
 pub struct Authentication {
     /// The setting `auth`.
     pub scheme: Option<Auth>,
-    /// The values of the webhook that were read from files.
+    /// The values that were read from files, for all settings of [`FileSetting`].
     pub files: Vec<FileValue>,
 }
 
@@ -27,7 +27,7 @@ pub enum Auth {
         /// The password.
         password: SecretString,
     },
-    /// `Bearer` with a token of an authorization server.
+    /// `Bearer` with a token from an authorization server.
     OAuth2(OAuth2),
 }
 

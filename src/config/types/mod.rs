@@ -1,7 +1,9 @@
 //! The types of a valid configuration.
 //!
-//! Constraint: they have only valid values. `webhook` has the types of one webhook, `url` that of
-//! its URL, and `auth` those of its authentication.
+//! Constraint: these types have only valid values.
+//!
+//! Modules: `webhook` has the settings of a webhook, `url` its URL, and `auth` its authentication.
+//! `store` has the database and the roles.
 
 mod auth;
 mod store;
@@ -29,13 +31,14 @@ use crate::layout::Layout;
 pub struct Config {
     /// The absolute path of the configuration file.
     pub file: PathBuf,
-    /// The watched repository. Of several, the first one, or the one that an engine watches.
+    /// The watched repository. With `repositories`, the first one. In the configuration of an
+    /// engine, the repository of that engine.
     pub repository: Repository,
-    /// All repositories, if there are several (`repositories:`). Else empty.
+    /// The items of `repositories`. Empty if the file has `repository`.
     pub repositories: Vec<Repository>,
     /// The absolute path of the state directory.
     pub state_dir: PathBuf,
-    /// The database of the state, if it is not SQLite in the state directory.
+    /// The PostgreSQL database of the state. `None` means SQLite in the state directory.
     pub store: Option<Postgres>,
     /// The tasks of this process: watching, delivering, or both.
     pub roles: Roles,
@@ -60,7 +63,7 @@ impl Config {
     pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = |key| match key {
             "state_dir" => self.state_dir != new.state_dir,
-            // A list may change.
+            // A reload may add and remove the repositories of a list.
             "repository.name" => {
                 self.repositories.is_empty() && self.repository.name != new.repository.name
             }
@@ -82,7 +85,7 @@ impl Config {
         let settings = settings::SETTINGS.iter();
         let changed = settings.filter(|setting| setting.needs_restart && differs(setting.key));
         let mut changed: Vec<&str> = changed.map(|setting| setting.key).collect();
-        // The two have different records.
+        // Only with a list, the keys of the record begin with the name of the repository.
         if self.repositories.is_empty() != new.repositories.is_empty() {
             changed.push("repository and repositories");
         }
@@ -96,7 +99,7 @@ impl Config {
         all.map(|repository| repository.path.as_path())
     }
 
-    /// The names of several repositories. Empty with one.
+    /// The names of `repositories`. Empty if the file has `repository`.
     pub(crate) fn repository_names(&self) -> Vec<String> {
         self.repositories.iter().map(Repository::name).collect()
     }
@@ -147,12 +150,12 @@ pub struct Otlp {
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
-/// The watched repository.
+/// A watched repository.
 #[derive(Clone, Debug)]
 pub struct Repository {
     /// The absolute path of the root.
     pub path: PathBuf,
-    /// The name of the repository, if it is not the path.
+    /// The setting `repository.name`. Without it, the path is the name.
     pub name: Option<String>,
     /// The paths of projects below the root.
     pub layout: Layout,
@@ -181,7 +184,7 @@ impl Repository {
         self.name.clone().unwrap_or_else(path)
     }
 
-    /// The name in keys, if there are several repositories.
+    /// The name at the beginning of keys. `None` if the file has `repository`.
     pub(crate) fn name_in_keys(&self) -> Option<Arc<str>> {
         self.layout.repository().cloned()
     }
@@ -271,20 +274,21 @@ pub struct Retention {
     pub dead: Duration,
     /// How long a delivery may be pending before it becomes dead. `None` means forever.
     pub pending: Option<Duration>,
-    /// The size from which old rows are removed early. `None` means a part of the disk.
+    /// The size of the state, in bytes, from which old rows are removed early. `None` means a part
+    /// of the disk, and no limit with PostgreSQL.
     pub max_state_size: Option<u64>,
 }
 
 /// The admin server: health, metrics, the API and the page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminServer {
-    /// Additional names of this machine that clients may use.
+    /// Additional host names that requests may use.
     pub hosts: Vec<String>,
     /// The address.
     pub listen: Listen,
     /// The permissions of the Unix socket. They decide who may connect.
     pub mode: u32,
-    /// The token that all requests need, except those for health and metrics.
+    /// The token that all requests need, except requests for health and metrics.
     pub token: Option<AdminToken>,
 }
 

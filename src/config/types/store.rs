@@ -1,10 +1,10 @@
-//! The place of the state: SQLite in the state directory, or PostgreSQL.
+//! The settings of PostgreSQL as the database of the state, and the roles of a process.
 
 use std::time::Duration;
 
 use secrecy::SecretString;
 
-/// The database that keeps the state, if it is PostgreSQL.
+/// The PostgreSQL database that keeps the state.
 #[derive(Clone, Debug)]
 pub struct Postgres {
     /// The connection string, without a password.
@@ -15,16 +15,17 @@ pub struct Postgres {
     pub tls: bool,
     /// How long a process may be unreachable before another one takes over its work.
     pub lease: Duration,
-    /// The name under which the database has the watched repository: [`Postgres::LIST`] for several.
+    /// The name of the watched repository in the database. [`Postgres::LIST`] for `repositories`.
     pub repository: String,
-    /// The names of several repositories (`repositories:`). Empty with one.
+    /// The names of `repositories`. Empty if the file has `repository`.
     pub repositories: Vec<String>,
 }
 
 impl Postgres {
-    /// The name under which a database has the record of all repositories of a list.
+    /// The name in the database for all repositories of a list.
     ///
-    /// No single repository has it: `repository.name` contains no two slashes, and a path begins with one.
+    /// No single repository has this name: `repository.name` contains no `//`, and a path begins
+    /// with `/`.
     pub const LIST: &'static str = "repositories//";
 
     /// The watched repository or repositories, for messages.
@@ -39,9 +40,9 @@ impl Postgres {
 /// The tasks of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
-    /// Whether it watches the repository, or waits to take that over.
+    /// Whether the process watches the repository, or is a standby that may take this over.
     pub watch: bool,
-    /// Whether it sends callbacks.
+    /// Whether the process sends callbacks.
     pub deliver: bool,
 }
 

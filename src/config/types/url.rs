@@ -12,7 +12,7 @@ const HIDDEN: &str = "(not shown)";
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReceiverUrl {
     url: Url,
-    /// Whether the URL is a secret, because the configuration refers to a source of it.
+    /// Whether the URL is a secret, because it comes from a credential, a variable or a file.
     is_hidden: bool,
 }
 
