@@ -38,10 +38,10 @@ pub(crate) use unwatched::UnwatchedReport;
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
-/// The greatest number of deliveries in a state that the page counts.
+/// The maximum count of deliveries in one state. A greater count is shown as "more than".
 pub(crate) const SHOWN_MAX: u64 = 10_000;
 
-/// How long the counts of deliveries are reused: this many times as long as counting took.
+/// Counts of deliveries are reused for this many times the duration of counting them.
 const COUNTS_KEPT: u32 = 10;
 /// The maximum time for which the counts of deliveries are reused.
 const COUNTS_KEPT_MAX: Duration = Duration::from_secs(1);
@@ -56,16 +56,16 @@ pub(crate) struct Sources {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) dropped_lines: DroppedLines,
     pub(crate) clock: Clock,
-    /// The size of the state, when housekeeping last measured it.
+    /// The size of the state at the last measurement by housekeeping.
     pub(crate) state_size: watch::Receiver<StateSize>,
-    /// After how long without a new iteration of its loop the engine counts as stuck.
+    /// An engine is stuck if its loop starts no new iteration for this time.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
     /// The configuration that the daemon uses.
     pub(crate) config: std::sync::Mutex<Arc<Config>>,
 }
 
-/// The part of the report that only a running daemon knows.
+/// The part of the report that comes from a running daemon.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct DaemonReport {
@@ -81,11 +81,12 @@ pub(crate) struct DaemonReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) repositories: Vec<RepositoryReport>,
-    /// The engines of removed repositories, and former engines, that were told to stop and have not ended.
+    /// Engines that were asked to stop and have not ended: those of removed repositories, and
+    /// former ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) ending: Vec<EndingReport>,
-    /// The repositories that nobody watches since this process took over.
+    /// Repositories that nobody has watched since this process took over.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) left_out: Vec<String>,
@@ -106,7 +107,7 @@ pub(crate) struct Counts {
     pub(crate) rescans: BTreeMap<String, u64>,
     /// The number of reloads of the configuration, by result.
     pub(crate) reloads: BTreeMap<String, u64>,
-    /// The number of log lines that the log's reader did not take.
+    /// The number of log lines that were dropped because the log's reader stalled.
     #[serde(default)]
     pub(crate) dropped_log_lines: u64,
 }
@@ -223,12 +224,12 @@ pub(crate) struct Report {
     pub(crate) state_dir: String,
     /// Whether the configuration file differs from the settings that the daemon uses.
     pub(crate) is_file_changed: bool,
-    /// Whether the state directory has a database.
+    /// Whether a state is recorded.
     pub(crate) has_state: bool,
     /// The number of recorded projects. `None` if a running daemon reports it.
     #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
     pub(crate) recorded_projects: Option<usize>,
-    /// The repositories that are on record but no longer configured, if there are several.
+    /// Repositories that are on record but not in `repositories`. Empty without `repositories`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) unwatched: Vec<UnwatchedReport>,
@@ -241,9 +242,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Makes the report from the store and the daemon's answer, or the reason why there is none.
+    /// Makes the report from the store and the daemon's answer.
     ///
-    /// `file` has the settings of the configuration file.
+    /// `file` has the settings of the configuration file. If there is no answer, `daemon` has the
+    /// reason, or `None` if no daemon runs.
     pub(crate) fn gather(
         file: &Settings,
         state_dir: &Path,
@@ -307,7 +309,7 @@ impl Report {
     }
 }
 
-/// Whether the repository of an invalid file is one of the watched ones.
+/// Whether an invalid file is in one of the watched repositories.
 fn is_of(problem: &RecordedProblem, watched: &[String]) -> bool {
     let repository = problem.key.as_ref().and_then(|key| key.repository());
     repository.is_none_or(|name| watched.iter().any(|known| known == name))
@@ -431,7 +433,7 @@ impl WebhookReport {
         let parked = by_name
             .into_iter()
             .map(|(name, state)| Self::of(name, Standing::Parked, state));
-        // A parked webhook without deliveries was removed from the configuration. Leave it out.
+        // Leave out webhooks that were removed from the configuration and have no deliveries.
         reports.extend(parked.filter(|report| {
             [
                 report.pending,

@@ -12,13 +12,13 @@ use crate::store::{Fleet, LeaseView, Process};
 pub(crate) struct FleetReport {
     /// The name of the repository in the database.
     pub(crate) repository: String,
-    /// The names of several repositories, as the working process recorded them.
+    /// The names of several repositories, as the process that watches them recorded them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) repositories: Vec<String>,
     /// The process that has the lease, or had it last.
     pub(crate) holder: Option<HolderReport>,
-    /// The processes that wait, or did in the last hour.
+    /// The processes that wait for the lease, or waited for it in the last hour.
     pub(crate) standbys: Vec<StandbyReport>,
     /// The processes that deliver.
     pub(crate) senders: Vec<SenderReport>,
@@ -30,7 +30,7 @@ pub(crate) struct FleetReport {
 pub(crate) struct HolderReport {
     pub(crate) host: String,
     pub(crate) pid: u32,
-    /// The number of the grant. Each grant has a higher one.
+    /// The number of this grant of the lease. Each later grant has a higher number.
     pub(crate) epoch: i64,
     pub(crate) since: Timestamp,
     /// Whether the lease is valid: it is neither expired nor released.
@@ -45,7 +45,7 @@ pub(crate) struct StandbyReport {
     pub(crate) pid: u32,
     pub(crate) since: Timestamp,
     pub(crate) last_seen: Timestamp,
-    /// Whether it asked for the lease within the length of a lease.
+    /// Whether the process asked for the lease within the last `store.lease`.
     pub(crate) is_waiting: bool,
 }
 
@@ -57,9 +57,9 @@ pub(crate) struct SenderReport {
     pub(crate) pid: u32,
     pub(crate) since: Timestamp,
     pub(crate) last_seen: Timestamp,
-    /// The number of lanes that it has claimed: projects to whose webhooks it sends now or next.
+    /// The number of claimed lanes. A lane has the deliveries of one project to one webhook.
     pub(crate) lanes: u64,
-    /// Whether it renewed its lease as a sender. If not, others take its lanes over.
+    /// Whether its lease as a sender is valid. If not, other senders take over its lanes.
     pub(crate) is_alive: bool,
 }
 
@@ -101,7 +101,7 @@ impl FleetReport {
         }
     }
 
-    /// The repository or the repositories that the lease is on.
+    /// Names the repository, or the repositories, of the lease.
     pub(crate) fn watched(&self) -> String {
         match self.repositories.as_slice() {
             [] => format!("repository {}", self.repository),
@@ -109,14 +109,14 @@ impl FleetReport {
         }
     }
 
-    /// The process of this machine that waits for the lease, if one does.
+    /// Returns a process of this machine that waits for the lease.
     pub(crate) fn here(&self) -> Option<&StandbyReport> {
         let this = Process::this();
         let mut standbys = self.standbys.iter();
         standbys.find(|standby| standby.is_waiting && standby.host == this.host)
     }
 
-    /// The process of this machine that delivers and does not watch, if one does.
+    /// Returns a process of this machine that delivers and does not watch.
     pub(crate) fn sending_here(&self) -> Option<&SenderReport> {
         let this = Process::this();
         let holder = self.holder.as_ref();
@@ -128,7 +128,7 @@ impl FleetReport {
     }
 }
 
-/// The end of the summary of a process with the lease.
+/// Describes the lease. The text follows the summary of the engine.
 pub(super) fn summary(view: &LeaseView) -> String {
     if !view.is_reachable {
         return "; the database does not answer".to_owned();

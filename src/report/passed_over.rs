@@ -1,7 +1,7 @@
 //! Explains why configured webhooks have no delivery of an event.
 //!
-//! Constraint: the store does not keep the reasons. So they are found with the current
-//! configuration, by the same rule with which the engine selects webhooks.
+//! Constraint: the store does not keep the reasons. So this module finds them from the current
+//! configuration, with the rule by which the engine selects webhooks.
 
 use std::collections::BTreeSet;
 

@@ -14,7 +14,7 @@ use crate::config::{Config, Webhook};
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Settings {
-    /// The path of the repository. Of several, their paths.
+    /// The path of the repository, or the paths of several.
     pub(crate) repository: String,
     /// The names of the repositories, if there are several.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -36,7 +36,7 @@ pub(crate) struct WebhookSettings {
     pub(crate) events: Vec<String>,
     /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The repositories that the webhook hears. `None` is all of them.
+    /// The repositories whose events the webhook receives. `None` if it receives those of all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub(crate) repositories: Option<Vec<String>>,

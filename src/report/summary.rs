@@ -11,12 +11,12 @@ pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
     line
 }
 
-/// Replaces an error of the store for clients without the token.
+/// The text that replaces an error of the store for clients without the token.
 ///
-/// The error names the database and its host.
+/// The error contains the names of the database and its host.
 const STORE_TROUBLE: &str = "the state cannot be read or written; inference waits";
 
-/// The same for clients without the token.
+/// Like [`summary`], for clients without the token.
 pub(crate) fn public_summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
     let mut public = engine.clone();
     if let Some(text) = public.troubles.get_mut(&Trouble::Store) {

@@ -12,12 +12,12 @@ pub(crate) struct UnwatchedReport {
     pub(crate) name: String,
     /// The number of recorded projects.
     pub(crate) projects: usize,
-    /// The number of pending deliveries, up to 10,000. A greater number means only that there are more.
+    /// The number of pending deliveries. A number above 10,000 means more than 10,000.
     pub(crate) pending: u64,
 }
 
 impl UnwatchedReport {
-    /// Lists those with recorded projects or pending deliveries.
+    /// Lists the unwatched repositories that have recorded projects or pending deliveries.
     pub(super) fn all(watched: &[String], record: &Listings) -> Result<Vec<Self>, StoreError> {
         let mut all = Vec::new();
         for name in record.repositories()? {
@@ -37,7 +37,7 @@ impl UnwatchedReport {
         Ok(all)
     }
 
-    /// Describes it in words.
+    /// Describes the repository in words.
     pub(crate) fn text(&self) -> String {
         let projects = match self.projects {
             1 => "1 project".to_owned(),
