@@ -26,11 +26,11 @@ pub(crate) enum Change {
 /// Why a selection of deliveries is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
-    /// It selects all deliveries.
+    /// The selection has no condition.
     Everything,
-    /// It cancels deliveries that are not pending.
+    /// A cancel selects deliveries that are not pending.
     NotPending,
-    /// It purges pending deliveries.
+    /// A purge selects pending deliveries.
     Pending,
 }
 
@@ -107,13 +107,13 @@ impl Change {
 #[error("{0}")]
 pub(crate) struct UnknownWebhook(String);
 
-/// The maximum difference in length of two names with at most two other characters, in bytes.
+/// The maximum difference in length, in bytes, of two names that differ in two characters.
 const NEAR_MAX: usize = 8;
 
 /// Makes the error for a name that no webhook has.
 fn unknown(name: &str, known: &[&str]) -> UnknownWebhook {
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
-    // Do not compare with a very long name from a client, because that takes long.
+    // A name from a client may be very long, and comparing long names takes long.
     let near = known
         .iter()
         .filter(|known| known.len().abs_diff(name.len()) <= NEAR_MAX)

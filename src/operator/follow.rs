@@ -9,10 +9,10 @@ use std::collections::BTreeMap;
 use crate::domain::delivery::State;
 use crate::store::{ListedDelivery, ListedEvent};
 
-/// The number of items that a round reads first. If more are new, it reads twice as many.
+/// The minimum number of items that a round reads. The round doubles it until it has all new items.
 const READ_AT_FIRST: usize = 256;
 
-/// The number of the newest items that are compared. Changes of older items are not found.
+/// The number of newest items that a round compares. It does not find changes of older items.
 pub(crate) const COMPARED: usize = 500;
 
 /// The known items of a listing.
@@ -72,7 +72,7 @@ impl<T> Follower<T> {
             let mut items = read(limit)?;
             let last = items.last().map(|item| (self.position)(item).0);
             if items.len() < limit || last.is_none_or(|last| last <= newest) {
-                // Older items were left out at first.
+                // Items older than all known ones were left out at the start, so they are not new.
                 items.retain(|item| (self.position)(item).0 >= oldest);
                 return Ok(items);
             }

@@ -57,8 +57,9 @@ pub(crate) fn parse_event(text: &str) -> Option<EventKind> {
 
 /// Reads the filters of the repository and of the project.
 ///
-/// The project is ORGANIZATION/PROJECT or PROJECT, and `REPOSITORY//` may precede it. Returns the organizations, as the store selects them,
-/// and the directory name of the project.
+/// The project is ORGANIZATION/PROJECT or PROJECT, and `REPOSITORY//` may precede it. Returns the
+/// selection of organizations in the form that the store expects, and the directory name of the
+/// project.
 ///
 /// # Errors
 ///
@@ -86,7 +87,7 @@ pub(crate) fn place(
             let organization = organization.unwrap_or_default();
             Some(stored_organization(repository, &organization))
         }
-        // It may be in any of them.
+        // The organization may be in any repository.
         (None, Some(organization)) if !names.is_empty() => {
             Some(stored_organization(Some(""), &organization))
         }

@@ -35,7 +35,7 @@ impl TestRequest {
         })
     }
 
-    /// Sends a `test` event, or a sample of this event.
+    /// Sends a sample of `event`, or a `test` event if there is none.
     pub(crate) async fn send(&self, event: Option<EventKind>, now: Timestamp) -> Attempt {
         // A unique id, because a receiver may drop a request whose id it has seen before.
         let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
@@ -51,7 +51,7 @@ impl TestRequest {
         self.client.send(&callback, now).await
     }
 
-    /// Returns the request and its answer, for JSON.
+    /// Combines the request and its answer for JSON.
     pub(crate) fn exchange(&self, attempt: Attempt) -> Exchange {
         Exchange {
             webhook: self.name.clone(),

@@ -234,7 +234,7 @@ impl EventWithDeliveries {
 
 /// Reads the newest attempts of the deliveries of an event.
 ///
-/// Together these are at most [`ATTEMPTS_MAX`], or one of each delivery.
+/// Each delivery gets an equal share of [`ATTEMPTS_MAX`], but at least one attempt.
 pub(crate) fn attempts_of(
     deliveries: &[ListedDelivery],
     listings: &Listings,
@@ -251,7 +251,7 @@ pub(crate) fn attempts_of(
     Ok(log)
 }
 
-/// The number of attempts of each delivery that are shown together.
+/// The maximum number of attempts of each delivery in the log of an event.
 fn share(n_deliveries: usize) -> usize {
     ATTEMPTS_MAX.checked_div(n_deliveries).unwrap_or(0).max(1)
 }
@@ -277,7 +277,7 @@ pub(crate) struct WebhookView {
     pub(crate) events: Vec<String>,
     /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The repositories that the webhook hears. Absent if it hears all.
+    /// The repositories whose events the webhook receives. Absent if it receives those of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub(crate) repositories: Option<Vec<String>>,
