@@ -1,7 +1,7 @@
 //! `accept`: shows the held removals and releases them.
 //!
-//! Constraint: the command releases only the projects that it showed. If other removals are held
-//! by then, the daemon rejects the request.
+//! Constraint: the command releases only the removals that it showed. If others are held when the
+//! operator confirms, the daemon rejects the request.
 
 use std::io::{self, IsTerminal, Write};
 
@@ -124,7 +124,7 @@ pub(super) fn run(
     responded(view.stuck, out)
 }
 
-/// Returns the number of released removals, and why others were not released.
+/// Returns the number of released removals, and the reasons why others were not released.
 fn released(accepted: Accepted) -> anyhow::Result<(usize, Vec<String>)> {
     match accepted {
         Accepted::Released(released) => Ok((released, Vec::new())),
@@ -138,7 +138,7 @@ fn released(accepted: Accepted) -> anyhow::Result<(usize, Vec<String>)> {
     }
 }
 
-/// Fails if the engine of a repository did not respond. Its removals may be held too.
+/// Fails if the engine of a repository did not respond, because it may hold removals too.
 fn responded(stuck: &[String], out: &mut dyn Write) -> anyhow::Result<u8> {
     if stuck.is_empty() {
         return Ok(DONE);

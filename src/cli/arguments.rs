@@ -49,7 +49,9 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
     }
 }
 
-/// The word that a text most likely means: the only one that contains it, else a similar one.
+/// Finds the word that a text most likely means.
+///
+/// This is the only word that contains the text, or else the most similar word.
 fn nearest(text: &str, words: &[&'static str]) -> Option<&'static str> {
     let text = text.trim().to_lowercase().replace([' ', '_'], "-");
     let containing: Vec<_> = words.iter().filter(|word| word.contains(&text)).collect();

@@ -1,8 +1,9 @@
 //! `check`: validates the configuration and prints where events are sent.
 //!
-//! Constraint: the command works offline. It reads the configuration and the files that it names,
-//! and opens no connection and no store. If the configuration uses audit records, it asks the
-//! kernel for audit rules. It never prints the value of a header or a secret.
+//! Constraint: the command works offline. It reads the configuration and the files that the
+//! configuration names, and opens no connection and no store. If the configuration uses audit
+//! records, the command asks the kernel for audit rules. It never prints the value of a header or a
+//! secret.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -99,7 +100,7 @@ struct Summary {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     repositories: Vec<RepositorySummary>,
     state_dir: String,
-    /// The database of the state, if it is not SQLite in the state directory.
+    /// The PostgreSQL database of the state. Absent if the state is in SQLite.
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<String>,
     network: NetworkSummary,
@@ -154,13 +155,13 @@ struct WebhookSummary {
     /// The globs of `projects`. Absent if the webhook receives events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
-    /// Absent if the webhook hears every repository.
+    /// The repositories whose events the webhook receives. Absent if it receives those of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     repositories: Option<Vec<String>>,
     /// The globs of `when` by parameter. Absent if there are none.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     when: BTreeMap<String, Vec<String>>,
-    /// How the header Authorization is made.
+    /// The source of the header `Authorization`, without secret values.
     #[serde(skip_serializing_if = "Option::is_none")]
     authorization: Option<String>,
     headers: Vec<String>,
@@ -293,7 +294,7 @@ impl WebhookSummary {
 
 /// Describes how requests reach the receiver.
 ///
-/// An entry of `NO_PROXY` could show a hidden host, so it is left out then.
+/// If the URL is hidden, the entry of `NO_PROXY` is left out, because it could reveal the host.
 fn via(webhook: &Webhook, proxies: &Proxies) -> String {
     match proxies.way(&webhook.url) {
         Way::Excepted(_) if webhook.url.is_hidden() => "directly, by NO_PROXY".to_owned(),
@@ -301,7 +302,7 @@ fn via(webhook: &Webhook, proxies: &Proxies) -> String {
     }
 }
 
-/// Describes how the header Authorization is made, without secret values.
+/// Describes the source of the header `Authorization`, without secret values.
 fn authorization(auth: &Auth) -> String {
     match auth {
         Auth::Bearer(_) => "bearer token".to_owned(),

@@ -324,7 +324,7 @@ fn nothing(
         let verb = kind.verb().to_lowercase();
         writeln!(out, "No matching deliveries to {verb}.")?;
     }
-    // It is a failure if an id has no delivery, but not if a filter has no match.
+    // The command fails if it got ids and none of them matches. A filter may match nothing.
     let is_named = !arguments.which.ids.is_empty();
     Ok(if is_named { FAILED } else { DONE })
 }
@@ -333,13 +333,15 @@ fn nothing(
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Confirmed {
     No,
-    /// The operator saw the number and agreed, so no other number may be changed.
+    /// The operator agreed to the printed number, so exactly this many items may change.
     Seen,
     /// Nobody was asked.
     Unasked,
 }
 
-/// Prints the planned change. On a terminal, asks for confirmation. Returns the answer.
+/// Prints the planned change, and asks for confirmation on a terminal.
+///
+/// If standard input or standard output is not a terminal, nobody is asked.
 pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<Confirmed> {
     if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
         writeln!(out, "{question}.")?;

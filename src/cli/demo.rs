@@ -39,18 +39,18 @@ use crate::os;
 use crate::receiver::{Received, Receiver, ReceiverOptions};
 
 const CONFIGURATION: &str = include_str!("demo/config.yaml");
-/// The webhooks for the events that have to be named.
+/// More webhooks, for the events that `"*"` does not include.
 const MORE_WEBHOOKS: &str = include_str!("demo/more.yaml");
 /// The daemon's log in the demo's directory.
 const LOG: &str = "daemon.log";
-/// How long the start and each action's callbacks may take, even on a slow machine.
+/// The time limit for the start, and for the callbacks of each action. Enough for a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The number of log lines to print after a failure.
 const LOG_LINES: usize = 20;
 
 /// Runs the demo. The status is 0 only if every callback arrived and was signed.
 ///
-/// `all` shows the events that have to be named as well.
+/// `all` also shows the events that a webhook must name, because `"*"` does not include them.
 pub(super) async fn run(
     keep: bool,
     all: bool,

@@ -1,7 +1,7 @@
 //! Repeats a listing (`--follow`) and a report (`--watch`) until the command is interrupted.
 //!
-//! Constraint: each round reads the state anew, and no transaction stays open in between. So a
-//! command that keeps running delays neither the daemon nor the database.
+//! Constraint: each round reads the state again, and no transaction stays open between rounds. So
+//! a command that keeps running delays neither the daemon nor the database.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -95,7 +95,7 @@ impl<T, V: Serialize> Followed<'_, T, V> {
         out: &mut dyn Write,
     ) -> anyhow::Result<u8> {
         let mut follower = Follower::new(self.position, &(self.read)(COMPARED)?);
-        // An item that was recorded in between is in the listing, so it is not new later.
+        // An item that was recorded after the first read is printed now, so it is not new later.
         let mut items = first()?;
         follower.add(&items);
         let mut printed = (self.table)(&[]);

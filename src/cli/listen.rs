@@ -187,7 +187,7 @@ impl<W: Write> Printer<'_, W> {
     }
 }
 
-/// Makes the client for `--forward-to`. A wrong URL is a usage error that does not show it.
+/// Makes the client for `--forward-to`. The usage error for an invalid URL does not show the URL.
 fn forwarder(url: &SecretString) -> anyhow::Result<Forwarder> {
     Forwarder::new(url.expose_secret(), &TrustRoots::load()).map_err(|error| match error {
         ForwardError::Url(_) => usage(&error.to_string()),
@@ -231,7 +231,7 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     }
 }
 
-/// Returns the setting that names the first secret. `None` without a secret.
+/// Returns the value of `secret` for the printed lines of config.yaml. `None` without a secret.
 fn secret_setting(arguments: &ListenArguments) -> Option<String> {
     if !arguments.secrets.is_empty() {
         return Some("{ env: PROJECT_WEBHOOKS_SECRET }   # the secret of this receiver".to_owned());

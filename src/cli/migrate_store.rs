@@ -1,7 +1,7 @@
 //! `migrate-store`: moves the recorded state from SQLite to PostgreSQL, or back.
 //!
 //! Constraint: the command must not mix up two repositories. So one configuration names both
-//! places. SQLite is in `state_dir`, and PostgreSQL is `store.postgres`.
+//! places: `state_dir` has the SQLite database, and `store.postgres` is the PostgreSQL database.
 
 use std::io::Write;
 

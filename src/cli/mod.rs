@@ -160,7 +160,8 @@ pub fn main() -> ExitCode {
 
 /// Returns the exit status for the problems of a configuration.
 ///
-/// A service manager has to start the daemon again if a file system may answer later.
+/// It is `FAILED` if a file system may answer later, because systemd does not restart the daemon
+/// after `CONFIGURATION`.
 fn status_of_problems(problems: &Problems) -> u8 {
     match problems.are_passing() {
         true => FAILED,
@@ -311,9 +312,10 @@ fn listings(config: &Config) -> Result<Listings, OpenError> {
     Listings::of(config)
 }
 
-/// Explains why the daemon of a state directory cannot be asked, if there is one.
+/// Explains why the running daemon of a state directory cannot be asked.
 ///
-/// Without its control socket, a running daemon looks as if it were stopped.
+/// `None` if no daemon runs. Without this check, a daemon without its control socket would look
+/// stopped.
 fn missing_socket(state_dir: &Path) -> Option<String> {
     let pid = crate::store::holder(state_dir)?;
     Some(format!(
@@ -352,7 +354,7 @@ fn style() -> output::Style {
     output::Style::for_stdout(no_color)
 }
 
-/// Makes a runtime with one thread.
+/// Makes a runtime with one worker thread.
 ///
 /// In `run`, this thread handles signals, commands and the admin server. The queues of webhooks
 /// and long tasks have their own threads.

@@ -252,7 +252,7 @@ impl Listing {
     }
 }
 
-/// A progress line on standard error, for a terminal and for work with many steps.
+/// A progress line on standard error, if this is a terminal and the work has many steps.
 pub(super) struct Progress {
     done: u64,
     total: u64,

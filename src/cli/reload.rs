@@ -15,8 +15,8 @@ use crate::admin::{self, Reloaded};
 
 /// Asks the daemon of the configured state directory to reload.
 ///
-/// If the configuration is invalid, the state directory is `given` (`$STATE_DIRECTORY`). So the
-/// daemon also logs and counts a rejected reload.
+/// If the configuration is invalid, its state directory is unknown, so `given`
+/// (`$STATE_DIRECTORY`) is used. The daemon then logs and counts the rejected reload.
 pub(super) fn run(
     file: Option<&Path>,
     given: Option<PathBuf>,

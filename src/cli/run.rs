@@ -22,24 +22,26 @@ use crate::logging::{LogWriter, Logging};
 use crate::os::{self, HeldSignals};
 use crate::store::{OpenError, Store, Waiting};
 
-/// The reason of a process that never watches.
+/// The reason that a process without the role `watch` reports.
 const SENDING: &str = "sending; roles does not contain watch";
 
-/// The same while it cannot send.
+/// The same while the process cannot send.
 const SENDING_LATER: &str = "sending; the database does not answer";
 
-/// The same if it never gets a new delivery, because events are in the record of a list.
+/// The same if the process gets no new deliveries, because the database records the repository in
+/// a list.
 const SENDING_NOTHING: &str = "sending nothing new: with this database, the repository is watched in a list. \
                                Give this process the same `repositories`";
 
-/// The same if nothing is recorded under its name.
+/// The same if nothing is recorded under the name of the repository.
 const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \
                                name. Give this process the `repository.name` and the `store` of the process that \
                                watches, or start that process";
 
-/// The time between two attempts of a process that was refused.
+/// The time between two attempts to watch after a refusal.
 ///
-/// Each may take the lease for a moment, and another process must be able to get it.
+/// An attempt may hold the lease until the refusal. Between two attempts, another process must be
+/// able to get the lease.
 const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long stopping waits for tasks that cannot be cancelled, such as resolving a name.
@@ -73,14 +75,14 @@ async fn work(
         };
         let present = daemon.config();
         match run_beside(daemon, sending, signals, &mut leaving).await {
-            // Another process took over. Wait for the next turn.
+            // Another process took over. Wait until this process can take over again.
             Err(DaemonError::Superseded) => (config, is_start) = (present, false),
             ended => return ended,
         }
     }
 }
 
-/// Runs the daemon. Requests of the time before, when another process watched, end meanwhile.
+/// Runs the daemon, and lets requests finish that `sending` began while another process watched.
 async fn run_beside(
     daemon: Daemon<'_>,
     sending: Option<Sending>,
@@ -108,12 +110,12 @@ struct Waits {
     cause: Cause,
 }
 
-/// The kinds of reasons of [`Waits`].
+/// The kinds of reasons in [`Waits`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
     /// `roles` does not contain `watch`.
     Role,
-    /// The same, but the deliveries are in the record of a list.
+    /// The same, but the database records the repository in a list, with its deliveries.
     Listed,
     /// The same, but nobody ever watched the repository, so its name may be wrong.
     Unknown,
@@ -125,12 +127,12 @@ enum Cause {
     Yields,
     /// The database cannot be used now.
     Unreachable,
-    /// The state refuses the configuration until an operator changes one of them.
+    /// The state refuses the configuration. An operator must change the state or the configuration.
     Refused,
 }
 
 impl Waits {
-    /// The reason of a process that never watches.
+    /// The reason of a process without the role `watch`.
     fn as_sender(sending: Option<&Sending>) -> Self {
         let (reason, cause) = match sending {
             Some(sending) if !sending.is_reachable() => (SENDING_LATER, Cause::Unreachable),
@@ -144,8 +146,9 @@ impl Waits {
 
     /// The reason of a process that tried to watch.
     ///
-    /// Returns an error for which the process must not wait. Of a start, a refusal is one. Later it is none:
-    /// the process goes on sending, and an operator may have to change only the list of repositories.
+    /// Returns the error itself if the process must end. A refusal ends only a start. Later, the
+    /// process waits and goes on sending, because an operator may have to change only the list of
+    /// repositories.
     fn after(error: DaemonError, is_start: bool) -> Result<Self, DaemonError> {
         let cause = match &error {
             DaemonError::Open(OpenError::Leased { .. }) => Cause::Leased,
@@ -190,7 +193,7 @@ impl Waits {
             Cause::Refused => tracing::error!("{}", self.reason),
             _ => tracing::warn!("{}", self.reason),
         }
-        // Otherwise `systemctl start` would wait too.
+        // Otherwise `systemctl start` would wait too, until it times out.
         os::notify_ready(&self.reason);
     }
 
@@ -203,10 +206,11 @@ impl Waits {
     }
 }
 
-/// Waits until the daemon has started. Only sends while another process watches.
+/// Starts the daemon once this process may watch. Until then, only sends.
 ///
-/// Also waits while the database cannot be reached. Returns `None` after a signal to stop. `is_start` says that
-/// the process has not watched before, and `leaving` has the engines of the time before that have not ended.
+/// Waits while another process watches, and while the database cannot be reached. Returns `None`
+/// after a signal to stop. `is_start` is false if this process has watched before. `leaving` has
+/// the engines of that time that have not ended.
 async fn wait<'a>(
     config: &mut Arc<Config>,
     is_start: bool,
@@ -286,7 +290,7 @@ async fn pause(
                     let read = reread(config, sending.as_mut(), rereading);
                     return Ok(signals.unless_stopped(read).await);
                 }
-                // There is nothing to rescan yet.
+                // A process that does not watch has nothing to rescan.
                 SIGUSR1 => {}
                 _ => return Ok(None),
             },
@@ -296,7 +300,7 @@ async fn pause(
 
 /// Opens the state, and checks it. Returns `None` after a signal to stop.
 ///
-/// A process that waits for another one first asks whether it still has to wait.
+/// A process that waits for the lease first asks whether it still has to wait.
 async fn open(
     config: &Arc<Config>,
     waiting: &Option<Waiting>,
@@ -320,12 +324,12 @@ async fn open(
         Some(Err(error)) => Some(Err(error)),
         None => None,
     };
-    // Otherwise this process would wait for its own lease.
+    // An open store keeps the lease, so this process would wait for itself.
     daemon::close_store(store, signals).await;
     error
 }
 
-/// Waits for the failure of a queue.
+/// Waits for the failure of a queue. Without queues, waits forever.
 async fn failure(sending: &mut Option<Sending>) -> DaemonError {
     match sending {
         Some(sending) => sending.run().await,
@@ -375,8 +379,8 @@ pub(super) fn run(
         held.release();
         let config = Arc::new(loaded.config);
         if io::stderr().is_terminal() {
-            // Without the terminal nobody could see the daemon, and it would keep the state
-            // directory locked.
+            // A daemon that nobody sees would keep the state directory locked, so it ends with the
+            // terminal.
             let mut signals = Signals::new(os::ended_by_hangup(signals));
             work(config, rereading, &mut signals).await
         } else {

@@ -2,7 +2,7 @@
 //!
 //! Constraint: the command records nothing. It uses the daemon's observer, inference and check of
 //! the root. It treats a missing file as removed immediately, without waiting for
-//! `repository.settle`. A repository that hangs ends the command.
+//! `repository.settle`. If the repository hangs, the command fails after 30 s.
 
 mod result;
 
@@ -33,7 +33,7 @@ use crate::repository::Root;
 use crate::store::{Listings, MetaKey};
 use result::{Routes, ScanView, print, view};
 
-/// How long a scan may take without progress. Finding the projects of a slow file system takes less.
+/// The maximum time without progress. Each directory, each entry and each project is progress.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
 /// Scans the repository and prints the events that `run` would infer.
@@ -67,7 +67,7 @@ enum Step {
     Done(anyhow::Result<ScanView>),
 }
 
-/// Scans on a thread of its own, because nothing can end a system call that hangs.
+/// Scans on a separate thread, because nothing can end a system call that hangs.
 fn scan_apart(config: &Arc<Config>, now: Timestamp) -> anyhow::Result<ScanView> {
     let (sender, steps) = sync_channel(1);
     let scanned = Arc::clone(config);
@@ -75,7 +75,7 @@ fn scan_apart(config: &Arc<Config>, now: Timestamp) -> anyhow::Result<ScanView> 
         .name("scan".to_owned())
         .spawn(move || {
             let done = scan(&scanned, now, &sender);
-            // The command may have stopped waiting.
+            // If the command has stopped waiting, nobody receives the result.
             let _ = sender.send(Step::Done(done));
         })
         .context("cannot start a thread for the scan")?;
@@ -151,12 +151,12 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
     let mut projects = 0;
     let mut changes = Vec::new();
     for (comparison, change) in comparisons.iter().zip(conclusions) {
-        // A moved project is shown once, at its new place.
+        // Show a moved project once, at its new path.
         if former.contains_key(&comparison.key) && change.inference.record.is_empty() {
             continue;
         }
         let (before, after) = (&comparison.recorded, &change.inference.record);
-        // Files without a definition are no project.
+        // Files without a definition are not a project.
         projects += usize::from(before.definition.is_some() || after.definition.is_some());
         let moved_from = change.moved_from.as_ref();
         let before = moved_from.and_then(|from| former.get(from));
@@ -182,7 +182,7 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
     })
 }
 
-/// Returns the records of moved projects by their former keys, with the paths at their new places.
+/// Returns the records of moved projects by their former keys. The paths are the new ones.
 fn former_records(
     comparisons: &[Comparison],
     conclusions: &[Conclusion],
@@ -215,7 +215,8 @@ fn infer(comparisons: &[Comparison], config: &Config) -> Vec<Conclusion> {
         if change.hold.is_none() {
             continue;
         }
-        // The daemon imports it in its next step, after the delete in the other organization.
+        // The daemon imports the project in its next step, after the delete in the other
+        // organization.
         let mut next = comparison.clone();
         next.recorded = change.inference.record.clone();
         for later in moves::infer_all(&[next], &relocate) {
@@ -253,7 +254,7 @@ fn observe(
     for key in keys {
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
-        // A first scan reads the whole repository, so contents are not kept.
+        // A first scan reads the whole repository, so contents are not kept in memory.
         let mut contents = Contents::none();
         let observed = observer
             .observe(

@@ -1,8 +1,8 @@
 //! `status`: shows the state of the daemon and its webhooks.
 //!
 //! Constraint: the command works with or without a running daemon. It asks the daemon over the
-//! control socket, and reads everything that is recorded from the database. If the daemon does not
-//! answer, it prints why.
+//! control socket, and reads the recorded state from the database. If the daemon does not answer,
+//! the command prints the reason.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -172,7 +172,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     Ok(())
 }
 
-/// An engine that was told to stop, in one line.
+/// Describes an engine that was asked to stop and has not ended, in one line.
 fn ending_line(ending: &EndingReport, style: &Style) -> String {
     format!(
         "{}: {}, told to stop at {}, but its engine has not ended; is its disk or network file system stuck?",
@@ -182,7 +182,7 @@ fn ending_line(ending: &EndingReport, style: &Style) -> String {
     )
 }
 
-/// The process with the lease, in one line.
+/// Describes the holder of the lease in one line.
 fn lease(fleet: &FleetReport, style: &Style) -> String {
     let Some(holder) = &fleet.holder else {
         return format!("nobody ever had it; {}", safe(&fleet.watched()));
@@ -202,7 +202,7 @@ fn lease(fleet: &FleetReport, style: &Style) -> String {
     )
 }
 
-/// The processes that wait for the lease, and those that no longer ask for it.
+/// Lists the processes that wait for the lease, and those that no longer ask for it.
 fn standbys(fleet: &FleetReport, now: Timestamp) -> String {
     let standbys = fleet.standbys.iter().map(|standby| {
         let seen = duration(between(standby.last_seen, now));
@@ -216,7 +216,7 @@ fn standbys(fleet: &FleetReport, now: Timestamp) -> String {
     }
 }
 
-/// The processes that deliver.
+/// Lists the processes that deliver.
 fn senders(fleet: &FleetReport, now: Timestamp) -> String {
     let senders = fleet.senders.iter().map(|sender| {
         let seen = duration(between(sender.last_seen, now));

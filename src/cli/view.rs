@@ -10,7 +10,7 @@ use crate::domain::delivery::State;
 use crate::domain::event::{Event, FileSummary};
 use crate::store::{AttemptLog, ListedDelivery};
 
-/// The number of digits of an event id in listings. Commands also accept such a short id.
+/// The number of digits of an event id in listings. `events show` accepts these short ids.
 const ID_DIGITS: usize = 12;
 
 /// Shortens an event id for listings.

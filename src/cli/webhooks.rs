@@ -194,7 +194,7 @@ fn test(
     let request = TestRequest::prepare(webhook, &config.network)?;
     let runtime = runtime().context("cannot start the runtime")?;
     let attempt = runtime.block_on(request.send(event, now));
-    // A busy receiver or a hanging name lookup must not delay the end.
+    // A busy receiver or a name lookup that hangs must not delay the end of the command.
     runtime.shutdown_background();
     let delivered = attempt.outcome == Outcome::Accepted;
     if json {
@@ -206,7 +206,7 @@ fn test(
     Ok(if delivered { DONE } else { FAILED })
 }
 
-/// Prints why the daemon would not send what the test sent.
+/// Prints why the daemon would not send such a request to the webhook.
 fn print_differences(
     webhook: &Webhook,
     event: Option<EventKind>,

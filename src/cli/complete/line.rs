@@ -53,12 +53,12 @@ impl Line {
         &self.words
     }
 
-    /// Returns the quote that the last word is in.
+    /// Returns the quote that is open at the end of the line.
     pub(super) fn open_quote(&self) -> Option<char> {
         self.open_quote
     }
 
-    /// Returns the beginning of the last word, if a shell replaces only its end.
+    /// Returns the part of the last word that stays if bash replaces only its end.
     pub(super) fn kept(&self, replaced: &str) -> String {
         let raw = self.raw.strip_suffix(replaced).unwrap_or_default();
         raw.chars().filter(|c| !"\\'\"".contains(*c)).collect()
@@ -73,9 +73,9 @@ impl Line {
     }
 }
 
-/// Escapes a candidate for bash, which inserts it as it is.
+/// Escapes a candidate for bash, which inserts it unchanged.
 ///
-/// `None` if it cannot stand inside the open quote.
+/// `None` if the candidate cannot be written inside the open quote.
 pub(super) fn escaped(name: &str, quote: Option<char>) -> Option<String> {
     match quote {
         Some('\'') => (!name.contains('\'')).then(|| name.to_owned()),

@@ -30,7 +30,7 @@ const CANDIDATES_MAX: usize = 100;
 /// The time after which the command ends, because a person is waiting.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// The number of waits that [`DEADLINE`] consists of. A machine that stalls for a moment ends one of them.
+/// The number of waits that add up to [`DEADLINE`]. A stall of the machine uses up only one wait.
 const WAITS: u32 = 20;
 
 /// Print the candidates for the last word of a command line, for completion scripts.
@@ -77,7 +77,7 @@ struct Position {
     config: Option<PathBuf>,
     /// The typed beginning of the value.
     typed: String,
-    /// The subcommands that may stand in its place.
+    /// The subcommands whose names begin with the typed text, if the argument is positional.
     commands: Vec<String>,
 }
 
@@ -97,7 +97,7 @@ pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow:
         .replaced
         .as_ref()
         .map(|text| text.to_string_lossy());
-    // bash replaces only the part after the last break, such as `@` or `:`.
+    // bash replaces only the part after the last word break, such as `@` or `:`.
     let kept = replaced.map_or(String::new(), |text| line.kept(&text));
     let kept = kept.strip_prefix(&line.option_prefix()).unwrap_or_default();
     let mut text = String::new();
@@ -128,7 +128,7 @@ pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow:
 /// Reads the names that begin with a text. Returns none after the deadline.
 fn within_deadline(kind: Kind, config: Option<PathBuf>, typed: String) -> Vec<String> {
     let (sender, names) = mpsc::sync_channel(1);
-    // The thread ends with the process.
+    // Nobody joins the thread. It ends with the process.
     std::thread::spawn(move || sender.send(names::read(kind, config.as_deref(), &typed)));
     let mut waits = (0..WAITS).map(|_| names.recv_timeout(DEADLINE / WAITS));
     waits.find_map(Result::ok).unwrap_or_default()
@@ -169,7 +169,7 @@ fn position(command: &Command, line: &Line) -> Option<Position> {
 /// The state of a walk over the words before the cursor.
 struct Walk<'a> {
     command: &'a Command,
-    /// The name of the command above.
+    /// The name of the parent command.
     parent: &'a str,
     /// The option whose value is the next word.
     option: Option<&'a Arg>,
@@ -208,9 +208,9 @@ impl<'a> Walk<'a> {
         }
     }
 
-    /// Returns the option that a word names, if it takes a value.
+    /// Returns the option that a word names, if the option takes a value.
     ///
-    /// Also returns the value if it is in the same word.
+    /// Also returns the value if the word contains it.
     fn option(&self, word: &str) -> Option<(&'a Arg, Option<String>)> {
         let takes = |argument: &&Arg| argument.get_action().takes_values();
         let mut options = self.command.get_opts().filter(takes);
@@ -339,7 +339,7 @@ mod tests {
                 let is_recorded = names
                     .iter()
                     .any(|name| ["NAME", "PROJECT", "ID", "IDS"].contains(&name.as_str()));
-                // `show` stands for its parent, which only a line has.
+                // The kind of `show` depends on its parent command, which this loop lacks.
                 if is_recorded && one.get_name() != "show" {
                     n += 1;
                     let name = one.get_name();

@@ -7,10 +7,10 @@ use super::{CANDIDATES_MAX, Kind};
 use crate::config::{self, Config, Repository, WithoutSecrets};
 use crate::store::{EventFilter, Listings, Selector};
 
-/// The number of rows that a search for ids reads.
+/// The maximum number of rows to read, newest first. Older ids are not offered.
 const ROWS_MAX: usize = 1_000;
 
-/// Returns the names of a kind that begin with a text, newest first. None after a failure.
+/// Returns the names of a kind that begin with a text, newest first. Empty after a failure.
 pub(super) fn read(kind: Kind, file: Option<&Path>, typed: &str) -> Vec<String> {
     let Ok(found) = config::find(file) else {
         return Vec::new();
@@ -37,7 +37,7 @@ fn webhooks(config: &Config) -> Vec<String> {
     names.map(|webhook| webhook.name().to_owned()).collect()
 }
 
-/// The names of several repositories. With one, no option takes its name.
+/// The names of the repositories. Empty with only one, because no option takes its name.
 fn repositories(config: &Config) -> Vec<String> {
     config.repositories.iter().map(Repository::name).collect()
 }

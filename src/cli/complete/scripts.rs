@@ -1,7 +1,8 @@
 //! Writes completion scripts, which ask the program for names, projects and ids.
 //!
-//! clap_complete writes the scripts. Its own way to ask the program is unstable and does not quote
-//! names for bash. So a few lines for each shell call the command `complete`.
+//! `clap_complete` writes the scripts. Its support for candidates from the program is unstable and
+//! does not quote names for bash. So this module adds a few lines for each shell, which call the
+//! command `complete`.
 
 use std::io::{self, Write};
 
@@ -11,10 +12,10 @@ use clap_complete::Shell;
 use super::super::Arguments;
 use super::Kind;
 
-/// The hint that marks an argument whose values the program offers. It has no other use here.
+/// The hint that marks an argument whose values the program offers. No argument is a user name.
 const ASKED: ValueHint = ValueHint::Username;
 
-/// Replaces the static completions of `_project__webhooks` by the program's, if there are any.
+/// Replaces the static completions of `_project__webhooks` with the program's candidates, if any.
 const BASH: &str = r#"
 # Offers webhook names, projects and ids, which the program reads from the configuration and the state.
 _project-webhooks_names() {
@@ -91,7 +92,7 @@ fn asking(shell: Shell, text: &str, command: &Command) -> String {
     }
 }
 
-/// Returns the completions for fish that clap_complete leaves out.
+/// Returns the completions for fish that `clap_complete` leaves out.
 ///
 /// These are the values of positional arguments, and of options before the command. For positional
 /// arguments, the lines also switch off the completion of file names.
@@ -136,16 +137,16 @@ fn fish_line(program: &str, condition: &str, argument: &Arg) -> String {
     format!("complete -c {program} -n \"{condition}\" {what}\n")
 }
 
-/// Marks arguments that the program completes. Switches off file names for some others.
+/// Marks the arguments that the program completes.
 ///
-/// These are arguments without a hint.
+/// For other arguments without a hint, switches off the completion of file names.
 fn with_hints(command: Command, parent: &str, shell: Shell) -> Command {
     let name = match command.get_name() {
         "show" => parent.to_owned(),
         name => name.to_owned(),
     };
     let command = command.mut_args(|argument| match argument.get_value_hint() {
-        // The script for bash asks for every word, without a mark.
+        // The script for bash asks the program about every word, so it needs no mark.
         _ if shell != Shell::Bash && Kind::of(&name, &argument).is_some() => {
             argument.value_hint(ASKED)
         }

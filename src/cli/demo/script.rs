@@ -55,7 +55,7 @@ pub(super) fn actions(all: bool) -> Vec<Action> {
     actions
 }
 
-/// The actions that cause the events which a webhook has to name, except a save.
+/// The actions for the events that `"*"` does not include, except a save.
 const MORE: [Action; 5] = [
     Action {
         title: "Somebody publishes another version",

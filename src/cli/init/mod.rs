@@ -183,9 +183,9 @@ fn print_found(
     Ok(())
 }
 
-/// Fails if the directory has files but no known layout.
+/// Fails if the survey found something but recognised no layout.
 ///
-/// An empty directory is valid: it becomes a new repository.
+/// A directory without XML files is valid: it becomes a new repository.
 fn nothing_recognised(shown: &str, found: &Survey) -> anyhow::Result<()> {
     ensure!(
         !found.paths.iter().any(|path| path == DEFINITION),
@@ -199,7 +199,7 @@ fn nothing_recognised(shown: &str, found: &Survey) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Checks that `check` will accept the text.
+/// Fails if `check` would reject the text.
 fn accepted(text: &str, file: &Path) -> anyhow::Result<()> {
     let path = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
     config::load_str(text.as_bytes(), &path, &SystemEnvironment)
@@ -224,7 +224,7 @@ fn create(file: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {shown}"))
 }
 
-/// The facts for the next steps.
+/// The facts for printing the next commands.
 struct Next<'a> {
     /// The written configuration.
     file: &'a Path,

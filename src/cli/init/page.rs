@@ -48,7 +48,8 @@ impl Ports {
     }
 }
 
-/// The file with the token. Dropping it removes a file that `init` made, unless it is kept.
+/// The file with the token. Dropping this value removes a file that `init` made, unless `keep`
+/// was called.
 pub(super) struct TokenFile {
     pub(super) path: PathBuf,
     is_temporary: bool,
@@ -57,7 +58,7 @@ pub(super) struct TokenFile {
 impl TokenFile {
     /// Makes the file with a random token. Only its owner may read it.
     ///
-    /// An existing file stays, if nobody else can know its token.
+    /// An existing file stays if only the caller can know its token. Otherwise this fails.
     pub(super) fn make(config: &Path) -> anyhow::Result<Self> {
         let path = config.with_file_name(TOKEN_FILE);
         let shown = safe(&path.to_string_lossy());
@@ -87,7 +88,7 @@ impl TokenFile {
 
 /// Creates a file with a random token. Returns false if there is a file with this name.
 fn write_new(path: &Path) -> io::Result<bool> {
-    // Only its owner may read a temporary file.
+    // `tempfile` creates files that only their owner may read.
     let mut file = tempfile::Builder::new()
         .prefix(".admin-token.")
         .tempfile_in(directory_of(path))?;
@@ -100,7 +101,7 @@ fn write_new(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Returns why others may know the content of a file, if they may.
+/// Returns why others may know the content of a file. `None` if only the caller can.
 fn distrust(found: &Metadata, caller: u32) -> Option<String> {
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
     if !found.is_file() {

@@ -51,7 +51,7 @@ pub(super) struct Left {
 pub(super) struct LeftOut(BTreeMap<String, Left>);
 
 impl LeftOut {
-    /// Adds a path that is left out. `detail` is the part of the reason that is specific to it.
+    /// Adds a path that is left out. `detail` is a part of the reason that concerns only this path.
     pub(super) fn add(&mut self, reason: &str, path: &str, detail: Option<&str>) {
         let left = self.0.entry(reason.to_owned()).or_default();
         left.count += 1;
@@ -196,7 +196,9 @@ impl Walk<'_> {
         self.survey
     }
 
-    /// Whether a file defines a project. `None` if reading it would exceed the limit.
+    /// Checks that a file defines a project. Returns the reason as an error if it does not.
+    ///
+    /// `None` if reading the file would exceed the limit of bytes.
     fn definition(
         &self,
         path: &str,

@@ -117,8 +117,8 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
 
 /// Returns the line by which editors find the schema without a network.
 ///
-/// The path is the one of the packages. Without a package, the user writes the schema next to the
-/// file.
+/// Packages install the schema at [`SCHEMA`]. Without a package, the user writes it next to the
+/// configuration.
 fn editor_line() -> String {
     if Path::new(SCHEMA).exists() {
         format!("# yaml-language-server: $schema={SCHEMA}")
@@ -214,7 +214,7 @@ fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
     Ok(format!("{what}\nstate_dir: {}\n", quoted(&utf8(&path)?)))
 }
 
-/// Resolves the dots in an absolute path without asking the file system.
+/// Resolves `.` and `..` in an absolute path without asking the file system.
 fn lexical(path: &Path) -> PathBuf {
     let mut plain = PathBuf::new();
     for component in path.components() {

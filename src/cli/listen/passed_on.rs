@@ -59,7 +59,7 @@ pub(super) fn print_passed_on(
 #[serde(rename_all = "camelCase")]
 struct Line<'a> {
     at: String,
-    /// The id of the event in the answered callback. The attempt follows.
+    /// The id of the event in the answered callback.
     answer_to: &'a str,
     attempt: Option<u32>,
     forwarded_to: &'a str,

@@ -249,7 +249,7 @@ fn size(bytes: usize) -> String {
 
 /// Returns the first line of a document. A long line is cut.
 fn first_line(payload: &[u8]) -> String {
-    // Eight bytes per character are enough in any encoding.
+    // No encoding needs more than eight bytes for a character.
     let start = payload.get(..8 * FIRST_LINE_MAX).unwrap_or(payload);
     let text = document::text(start);
     let line = text

@@ -114,7 +114,7 @@ proptest::proptest! {
         proptest::prop_assert!(!shown.chars().any(|c| c != '\n' && c.is_control()));
         let turned = shown.contains('\u{202e}');
         proptest::prop_assert!(!turned);
-        // id, a parameter, payload, problem; the head and an empty line; the JSON.
+        // The lines are head, id, parameter, payload, problem, an empty line, and the JSON.
         let lines = if received.id.is_empty() { 6 } else { 7 };
         proptest::prop_assert_eq!(shown.lines().count(), lines);
     }

@@ -58,7 +58,7 @@ pub(super) struct EventView {
     pub(super) webhooks: Vec<String>,
 }
 
-/// The webhooks that receive the events of a project.
+/// Decides which webhooks receive the events of a project.
 pub(super) struct Routes<'a> {
     pub(super) subscriptions: &'a [Subscription],
     /// The webhooks that an earlier event of the project was routed to.
@@ -67,7 +67,7 @@ pub(super) struct Routes<'a> {
 
 /// Describes a change. Returns `None` if nothing changed.
 ///
-/// `former` is the record before, with the paths of a moved project at its new place.
+/// `former` is the record before the change. The files of a moved project have their new paths.
 pub(super) fn view(
     comparison: &Comparison,
     former: &Recorded,
