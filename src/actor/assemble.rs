@@ -1,16 +1,16 @@
 //! Collects the records of each system call, until its end.
 //!
-//! Constraint: memory is limited for any input. A call counts only if all its path records
-//! arrived. If one is missing, the caller must not trust what it knew before.
+//! Constraint: memory is limited for any input. A call is complete only if all its path records
+//! arrived. If a record is missing, the caller must discard all earlier changes.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::record::{Body, CallFields, EventKey, PathItem, parse};
 
-/// The maximum number of calls whose end has not arrived.
+/// The maximum number of open calls, whose end has not arrived.
 const OPEN_MAX: usize = 256;
 
-/// The maximum number of path records of a call. A rename has at most six.
+/// The maximum number of path records of a call. A rename has at most six of them.
 const ITEMS_MAX: usize = 64;
 
 /// A system call with all its path records.
@@ -30,11 +30,11 @@ pub enum Assembled {
     Nothing,
     /// This call is complete.
     Complete(Box<Call>),
-    /// A record of a call is missing.
+    /// A record of a call is missing, or a call has too many.
     Lost,
 }
 
-/// Collects records.
+/// Collects the records of open calls.
 #[derive(Debug, Default)]
 pub struct Assembler {
     open: BTreeMap<EventKey, Call>,
@@ -42,12 +42,12 @@ pub struct Assembler {
 }
 
 impl Assembler {
-    /// Adds a record, given its type and text.
+    /// Adds a record with this type and text.
     pub fn take(&mut self, kind: u16, text: &[u8]) -> Assembled {
         match parse(kind, text) {
             Some((key, Body::Call(fields))) => self.begin(key, *fields),
             Some((key, Body::Path(item))) => self.add(key, |call| {
-                // Keep one record too many, to show that the call has too many.
+                // Keep one record above the limit, so that `end` notices the excess.
                 if call.items.len() <= ITEMS_MAX {
                     call.items.push(item);
                 }
@@ -60,13 +60,13 @@ impl Assembler {
         }
     }
 
-    /// Forgets all calls that are not complete.
+    /// Forgets all open calls.
     pub fn clear(&mut self) {
         self.open.clear();
         self.order.clear();
     }
 
-    /// Returns the number of calls that are not complete.
+    /// Returns the number of open calls.
     pub fn n_open(&self) -> usize {
         self.open.len()
     }
@@ -94,7 +94,7 @@ impl Assembler {
         }
     }
 
-    /// Adds to a call. Ignores records of a call that began before this reader.
+    /// Adds to an open call. Ignores other calls, for example those that began before the reader.
     fn add(&mut self, key: EventKey, add: impl FnOnce(&mut Call)) -> Assembled {
         if let Some(call) = self.open.get_mut(&key) {
             add(call);
@@ -106,7 +106,7 @@ impl Assembler {
         let Some(call) = self.open.remove(&key) else {
             return Assembled::Nothing;
         };
-        // Calls usually end in order, so the first one is usually found.
+        // Calls usually end in the order of their begin, so this usually finds the first entry.
         if let Some(position) = self.order.iter().position(|open| *open == key) {
             self.order.remove(position);
         }
@@ -177,7 +177,7 @@ mod tests {
         // A failed call changes nothing.
         take(a, SYSCALL, &call(2, 2, "no"));
         assert_eq!(take(a, END, &end(2)), Assembled::Nothing);
-        // These records are of a call from before the start.
+        // These records are of a call that began before the reader.
         take(a, PATH, &item(3, 0));
         assert_eq!(take(a, END, &end(3)), Assembled::Nothing);
     }

@@ -1,8 +1,8 @@
 //! Derives changes of files and directories from a system call.
 //!
-//! Constraint: a caller may write a path in any form. So only its last component is used, and the
-//! inode of the directory. Two directories of a call may have the same name, for example two
-//! descriptors. Then the item belongs to one of the two.
+//! Constraint: a caller may write a path in any form. So a name is identified by the last component
+//! of its path and the inode of its directory. A call may name two directories in the same way, for
+//! example by descriptors. Then the name may be in either of them.
 
 use std::sync::Arc;
 
@@ -30,18 +30,18 @@ pub struct Place {
 pub enum Deed {
     /// The file was opened for writing, created or truncated.
     Wrote,
-    /// The file or directory got a name.
+    /// The file or directory got a name in a directory.
     Appeared {
-        /// The name. There are two places if it may be in either of two directories.
+        /// The name. There are two places if the name may be in either of two directories.
         places: Vec<Place>,
-        /// Whether the call renamed it. A renamed directory may already have contents.
+        /// Whether the name appeared by a rename. A renamed directory may already have contents.
         is_moved: bool,
     },
-    /// The file or directory lost a name.
+    /// The file or directory lost a name in a directory.
     Vanished {
-        /// The name. There are two places if it may be in either of two directories.
+        /// The name. There are two places if the name may be in either of two directories.
         places: Vec<Place>,
-        /// Whether the call renamed it.
+        /// Whether the name vanished by a rename.
         is_moved: bool,
     },
 }
@@ -57,7 +57,7 @@ pub struct Change {
     pub deed: Deed,
 }
 
-/// Returns the changes of a system call, and the act that made them.
+/// Returns a system call as an act, and its changes. `key` is the key of the audit rule.
 pub fn changes(call: Call, key: &str) -> (Arc<Act>, Vec<Change>) {
     let Call {
         key: event,
@@ -114,7 +114,9 @@ pub fn changes(call: Call, key: &str) -> (Arc<Act>, Vec<Change>) {
     (act, changes)
 }
 
-/// Returns the places of an item: its name in the directory that the call names before it.
+/// Returns the possible places of an item: its name in each directory that may contain it.
+///
+/// Returns `None` if the name is unusable, or no directory or more than two are possible.
 fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
     let name = trimmed(item.name.as_deref()?);
     let start = name
@@ -126,7 +128,7 @@ fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
         return None;
     }
     let parents = || items.iter().filter(|item| item.kind == ItemKind::Parent);
-    // The name of a directory ends with a slash, unless it is the working directory.
+    // The kernel ends the name of a parent directory with a slash, except the working directory.
     let is_named = |parent: &&PathItem| match parent.name.as_deref() {
         Some(named) if above.is_empty() => !named.ends_with(b"/") || named == b"/",
         Some(named) => named == above,
@@ -152,7 +154,7 @@ fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
     Some(directories.into_iter().map(place).collect())
 }
 
-/// Removes slashes at the end.
+/// Removes trailing slashes.
 fn trimmed(name: &[u8]) -> &[u8] {
     let end = name
         .iter()
@@ -161,9 +163,11 @@ fn trimmed(name: &[u8]) -> &[u8] {
     name.get(..end).unwrap_or_default()
 }
 
-/// Which argument of a system call has the flags of open(2).
+/// The place of the flags of open(2) in a system call.
 enum Flags {
+    /// The argument with this index.
     Argument(usize),
+    /// The record of the type `AUDIT_OPENAT2`.
     OpenAt2,
     /// The call always writes.
     Always,
@@ -171,8 +175,9 @@ enum Flags {
 
 /// Whether a call opens or truncates a file for writing.
 ///
-/// A rule for `perm=wa` also reports calls such as chmod(2), which do not write. On an
-/// architecture that is not listed here, nobody is named for files that are written in place.
+/// A rule for `perm=wa` also reports calls such as chmod(2), which do not write. The numbers of
+/// calls depend on the architecture. On one that is not listed, no user is found for a file that
+/// was written in place.
 fn opens_for_writing(call: &CallFields, open_flags: Option<u64>) -> bool {
     const X86_64: u32 = 0xc000_003e;
     const I386: u32 = 0x4000_0003;

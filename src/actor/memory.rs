@@ -1,17 +1,17 @@
-//! Keeps recent changes, and tells who made the change at a path.
+//! Keeps recent changes, and finds the system call that made the change at a path.
 //!
 //! Constraint: an answer is certain, or there is none. Therefore:
 //!
-//! - The change must explain the observed state. For a new file, its name appeared at this path,
-//!   or a directory above it was moved. A file that was written in place was opened for writing
-//!   after the recorded state. A record that is later than the file's change time is about another
-//!   state.
-//! - For a missing file, its name was removed, or a directory above it was moved, after the last
-//!   recorded state.
-//! - After a loss of records, everything older is forgotten.
+//! - A call explains a new file if it gave the file its name at this path, or moved a directory
+//!   above the file to this path.
+//! - A call explains a file that was written in place if it opened the file for writing after the
+//!   recorded state. A call after the file's change time explains a later state, not this one.
+//! - A call explains a missing file if it removed the file's name, or moved a directory above the
+//!   file away, after the recorded state.
+//! - After a loss of records, the memory forgets all older changes.
 //!
-//! The number of changes and their age are limited. Calls without the key of the rule have a
-//! separate limit, so that other rules cannot push out the rest.
+//! The number of changes and their age are limited. Calls without the configured key have a
+//! separate limit, so that calls reported by other rules cannot displace those with the key.
 
 mod recent;
 
@@ -20,10 +20,10 @@ use std::sync::Arc;
 use super::change::{Change, Deed, Node, Place};
 use recent::Recent;
 
-/// The maximum number of changes by calls with the key of the rule.
+/// The maximum number of changes by calls with the configured key.
 ///
-/// Removing a project with four files in three directories makes eight changes, so 4,000 such
-/// projects fit.
+/// Removing a project with four files and four directories makes eight changes, so the removals of
+/// 4,000 such projects fit.
 const OWN_MAX: usize = 32 * 1024;
 
 /// The maximum number of changes by other calls.
@@ -31,31 +31,33 @@ const OTHERS_MAX: usize = 8 * 1024;
 
 /// The maximum difference between the times of a file and of its record, in milliseconds.
 ///
-/// A record has the time of the last tick before its call, at most 10 ms earlier. Then the call
-/// takes a while until it changes the file.
+/// A record has the time of the last clock tick before its call, up to 10 ms earlier. The call then
+/// takes some time until it changes the file.
 const SLACK_MS: i64 = 20;
 
-/// For how long after a loss a moved directory proves nothing about its contents.
+/// How long after a loss the move of a directory proves nothing about its files, in milliseconds.
+///
+/// A lost record may be of a file that was removed from the directory before the move.
 const DOUBT_MS: i64 = 60 * 1000;
 
-/// A system call of a user.
+/// A system call, with the user and the process that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
     /// The serial number of the event. Later events have higher numbers.
     pub serial: u64,
     /// The start of the call, in milliseconds since the Unix epoch.
     pub time_ms: i64,
-    /// The user who logged in, if the process belongs to a login.
+    /// The login user id. `None` without a login, and for io_uring, whose records lack it.
     pub login: Option<u32>,
-    /// The effective user.
+    /// The effective user id.
     pub effective: u32,
-    /// The process.
+    /// The process id.
     pub pid: u32,
     /// The path of the program.
     pub program: String,
-    /// The key of the audit rule, if it has one.
+    /// The first key of the audit rules that reported the call, if any.
     pub key: Option<String>,
-    /// Whether a rule with the configured key matched.
+    /// Whether a rule with the configured key reported the call.
     pub has_key: bool,
 }
 
@@ -75,34 +77,34 @@ pub enum Asked {
     Appeared {
         /// The file.
         node: Node,
-        /// Its change time.
+        /// The file's change time, in nanoseconds.
         changed_ns: i64,
         /// The number of directories on the path that existed before, including the root.
         depth: usize,
     },
     /// The same file has other content.
     Rewritten {
-        /// The change time of the recorded state.
+        /// The file.
         node: Node,
-        /// Its change time.
+        /// The file's change time, in nanoseconds.
         changed_ns: i64,
-        /// The change time in the record.
+        /// The recorded change time of the file, in nanoseconds.
         since_ns: i64,
     },
     /// The file is gone.
     Vanished {
         /// The recorded file.
         node: Node,
-        /// The change time in the record.
+        /// The recorded change time of the file, in nanoseconds.
         since_ns: i64,
-        /// The file that is now at the path, and its change time.
+        /// The file that is now at the path, and its change time in nanoseconds.
         replaced_by: Option<(Node, i64)>,
     },
     /// The project of the file was at another path before.
     Moved {
         /// The recorded file.
         node: Node,
-        /// The change time in the record.
+        /// The recorded change time of the file, in nanoseconds.
         since_ns: i64,
         /// The previous path.
         from: PathNodes,
@@ -114,16 +116,16 @@ pub enum Asked {
 pub struct Question {
     /// The path.
     pub path: PathNodes,
-    /// The state at the path.
+    /// The change that was observed at the path.
     pub asked: Asked,
 }
 
-/// Recent changes.
+/// The recent changes of all calls.
 #[derive(Debug, Default)]
 pub struct Memory {
     own: Recent,
     others: Recent,
-    /// The time of the last loss of records.
+    /// The time when the last loss of records was noticed, in milliseconds since the Unix epoch.
     lost_ms: Option<i64>,
 }
 
@@ -139,7 +141,7 @@ impl Memory {
         }
     }
 
-    /// Forgets everything, because a record was lost before this time.
+    /// Forgets all changes, because records were lost before this time.
     pub fn lost(&mut self, now_ms: i64) {
         self.own = Recent::default();
         self.others = Recent::default();
@@ -156,7 +158,7 @@ impl Memory {
         self.len() == 0
     }
 
-    /// Returns the call that explains the state at a path, if that is certain.
+    /// Returns the call that explains the change, if there is a certain one.
     pub fn answer(&self, question: &Question) -> Option<Arc<Act>> {
         let path = &question.path;
         let act = match &question.asked {
@@ -215,7 +217,7 @@ impl Memory {
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }
-            // If the file changed later, it was not there when the directory was moved.
+            // If the file changed after the move, it may not have been in the directory then.
             let is_moved = matches!(last.deed, Deed::Appeared { is_moved: true, .. });
             if is_moved
                 && changed_ns.div_euclid(1_000_000) <= last.act.time_ms.saturating_add(SLACK_MS)
@@ -230,7 +232,7 @@ impl Memory {
 
     /// Returns the call that changed the file after the recorded state.
     ///
-    /// It opened the file for writing, or moved it to this path.
+    /// The call opened the file for writing, or gave it the name at this path.
     fn rewritten(
         &self,
         path: &PathNodes,
@@ -263,9 +265,10 @@ impl Memory {
         (found.time_ms.saturating_add(SLACK_MS) >= since).then_some(found)
     }
 
-    /// Returns the latest act before `before` that removed the path `names` below a directory.
+    /// Returns the latest act that removed the path `names` below a directory.
     ///
-    /// `below` has the existing directories on the path. `node` is the recorded file.
+    /// Only acts with a serial number below `before` count. `below` has the existing directories on
+    /// the path. `node` is the recorded file.
     fn gone_below(
         &self,
         directory: Node,
@@ -284,7 +287,8 @@ impl Memory {
         });
         if rest.is_empty() {
             let removal = removal?;
-            // This is a rename between two directories that the record does not tell apart.
+            // A rename may have two possible directories. Its own new name, possibly in the other
+            // directory, does not mean that the file is back.
             let is_other_end = |change: &Change| {
                 change.act == removal.act
                     && change.node == removal.node
@@ -309,10 +313,10 @@ impl Memory {
         }
     }
 
-    /// Returns the call that removed a file whose directory was moved away.
+    /// Returns the call that removed a file from this path, after its directory left the path.
     ///
-    /// If the file was removed before the move, returns the call that removed it. Otherwise
-    /// returns the call that moved the directory.
+    /// If the file was removed before its directory was moved, this is the call that removed the
+    /// file. Otherwise it is the call that moved the directory.
     fn went_with<'a>(
         &'a self,
         removal: &'a Change,
@@ -324,10 +328,10 @@ impl Memory {
         if let Some(before) = self.gone_below(removal.node, rest, &[], act.serial, node) {
             return Some(before);
         }
-        // A removed directory was empty. So the file was removed earlier, and that record is
-        // missing.
+        // If the directory was removed instead, it was empty. So the file was removed earlier, and
+        // the record of that is missing.
         let is_moved = matches!(removal.deed, Deed::Vanished { is_moved: true, .. });
-        // If another directory was moved here later, it may have contained the file too.
+        // If another directory was moved here later, the file may have been removed from that one.
         let is_followed = self.latest_at(place, |change| {
             change.act.serial > act.serial
                 && matches!(change.deed, Deed::Appeared { is_moved: true, .. })
@@ -373,9 +377,10 @@ impl Memory {
         match (arrived, left) {
             (None, left) => left,
             (Some(arrived), Some(left)) if arrived.act.serial >= left.serial => Some(&arrived.act),
-            // The file itself got this name, so no other record is needed.
+            // The record shows that the file itself got this name. That is certain.
             (Some(arrived), None) if arrived.node == node => Some(&arrived.act),
-            // The directory was here before, or it was swapped with another one.
+            // The directory was here before the file left its old path, or it was exchanged with
+            // another one.
             (Some(_), _) => None,
         }
     }
@@ -392,7 +397,7 @@ impl Memory {
 }
 
 impl PathNodes {
-    /// Returns the place of the file, if all directories on the path exist.
+    /// Returns the place of the file. `None` if a directory on the path does not exist.
     fn place(&self) -> Option<Place> {
         match self.directories.len() == self.names.len() {
             true => self.place_of(self.names.len()),
@@ -400,7 +405,7 @@ impl PathNodes {
         }
     }
 
-    /// Returns the place of the directory with this index, or of the file if it is the last index.
+    /// Returns the place of the directory with this index. The last index is that of the file.
     fn place_of(&self, index: usize) -> Option<Place> {
         let above = index.checked_sub(1)?;
         Some(Place {
@@ -415,7 +420,7 @@ impl Change {
         matches!(self.deed, Deed::Appeared { .. })
     }
 
-    /// Whether this file's name was removed. Any file counts if the directory is certain.
+    /// Whether the change removed the name of this file, or of any file if its place is certain.
     fn is_removal_of(&self, node: Node) -> bool {
         match &self.deed {
             Deed::Vanished { places, .. } => places.len() == 1 || self.node == node,
@@ -435,7 +440,7 @@ impl Change {
     }
 }
 
-/// Returns the later of two changes.
+/// Returns the later of two changes, or the only one.
 fn later<'a>(one: Option<&'a Change>, other: Option<&'a Change>) -> Option<&'a Change> {
     match (one, other) {
         (Some(one), Some(other)) if one.act.serial < other.act.serial => Some(other),
@@ -444,9 +449,9 @@ fn later<'a>(one: Option<&'a Change>, other: Option<&'a Change>) -> Option<&'a C
     }
 }
 
-/// Returns the latest time of a call that can have caused a change time, in milliseconds.
+/// Returns the latest start of a call that can have caused this change time, in milliseconds.
 ///
-/// Some file systems only store whole seconds.
+/// Some file systems store only whole seconds. Then the call may have been up to 999 ms later.
 fn latest_ms(changed_ns: i64) -> i64 {
     let is_whole = changed_ns.rem_euclid(1_000_000_000) == 0;
     let more = if is_whole { 999 } else { 0 };

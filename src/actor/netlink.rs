@@ -1,8 +1,8 @@
 //! Receives audit records over netlink, and asks the kernel about its audit rules.
 //!
 //! Constraint: reading never disturbs other programs. The multicast group AUDIT_NLGRP_READLOG can
-//! have any number of readers besides an audit daemon, and only needs CAP_AUDIT_READ. Messages
-//! that are not from the kernel are ignored.
+//! have any number of readers in addition to an audit daemon, and only needs CAP_AUDIT_READ.
+//! Messages that are not from the kernel are ignored.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -16,15 +16,17 @@ use rustix::net::{
     socket_with, sockopt,
 };
 
-/// The bit for AUDIT_NLGRP_READLOG in the groups of an address.
+/// The bit of AUDIT_NLGRP_READLOG in the group mask of a netlink address.
 const READLOG: u32 = 1;
 
 /// The requested size of the receive buffer.
 ///
-/// Without another capability, the kernel limits it to `net.core.rmem_max`.
+/// Without CAP_NET_ADMIN, the kernel limits it to `net.core.rmem_max`.
 const RECEIVE_BYTES: usize = 8 * 1024 * 1024;
 
-/// The maximum length of a message. A path record with a name of 4 KiB has less than 9 KiB.
+/// The maximum length of a message, in bytes.
+///
+/// A path record with a name of 4 KiB has less than 9 KiB.
 const MESSAGE_MAX: usize = 64 * 1024;
 
 const HEADER: usize = 16;
@@ -32,25 +34,25 @@ const ERROR: u16 = 2;
 const DONE: u16 = 3;
 /// `AUDIT_GET`: asks for the status of auditing.
 const GET: u16 = 1000;
-/// `AUDIT_LIST_RULES`.
+/// `AUDIT_LIST_RULES`: asks for the audit rules.
 const LIST_RULES: u16 = 1013;
 
-/// How long a command waits for the kernel's answer.
+/// How long a request waits for each message of the kernel's answer.
 const ANSWER_MAX: Duration = Duration::from_secs(2);
 
 /// The result of a receive call.
 pub(super) enum Received<'a> {
-    /// A record of the kernel: its type and its text.
+    /// A record: its type and its text.
     Record(u16, &'a [u8]),
-    /// A message that is ignored.
+    /// A message that is not from the kernel.
     Other,
     /// Nothing is queued.
     Empty,
-    /// The kernel dropped messages. It drops more until nothing is queued.
+    /// The kernel dropped messages. It drops further ones until nothing is queued.
     Overflow,
 }
 
-/// The socket of a member of the multicast group.
+/// A socket that is a member of the multicast group.
 #[derive(Debug)]
 pub(super) struct AuditLog {
     socket: OwnedFd,
@@ -61,7 +63,7 @@ impl AuditLog {
     /// Joins the group.
     pub(super) fn join() -> io::Result<Self> {
         let socket = socket()?;
-        // The kernel may refuse both. Then the buffer is smaller, and records are lost sooner
+        // The kernel may refuse both calls. Then the buffer is smaller, and records are lost sooner
         // under load.
         if sockopt::set_socket_recv_buffer_size_force(&socket, RECEIVE_BYTES).is_err() {
             let _ = sockopt::set_socket_recv_buffer_size(&socket, RECEIVE_BYTES);
@@ -105,7 +107,11 @@ fn socket() -> io::Result<OwnedFd> {
     )?)
 }
 
-/// Receives a message. Returns `None` if it is not from the kernel, or is not complete.
+/// Receives a message. Returns `None` if it is not from the kernel.
+///
+/// # Errors
+///
+/// `NOBUFS` if messages were dropped, or if this message is not complete.
 fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, Errno> {
     let (_, length, from) = recvfrom(socket, &mut *buffer, RecvFlags::TRUNC)?;
     let is_from_kernel = from
@@ -118,7 +124,7 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<
         .get(..length)
         .and_then(|message| message.split_at_checked(HEADER))
     else {
-        // A message without its text counts as lost.
+        // A message that is truncated, or shorter than its header, counts as lost.
         return Err(Errno::NOBUFS);
     };
     let kind = match header {
@@ -128,7 +134,7 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<
     Ok(Some(Message { kind, body }))
 }
 
-/// A rule of the kernel that watches system calls.
+/// An audit rule that reports system calls.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Rule {
     /// The watched directory or file.
@@ -138,7 +144,7 @@ pub(super) struct Rule {
     pub is_for_writes: bool,
 }
 
-/// The kernel's state of auditing.
+/// The state of auditing in the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct State {
     pub is_enabled: bool,
@@ -162,7 +168,7 @@ pub(super) fn state() -> io::Result<State> {
     state.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// Returns the rules of the kernel. Needs CAP_AUDIT_CONTROL.
+/// Returns the audit rules for system calls. Needs CAP_AUDIT_CONTROL.
 pub(super) fn rules() -> io::Result<Vec<Rule>> {
     let mut rules = Vec::new();
     ask(LIST_RULES, |kind, body| {
@@ -174,7 +180,7 @@ pub(super) fn rules() -> io::Result<Vec<Rule>> {
     Ok(rules)
 }
 
-/// Sends a request, and passes each answer to `take` until it returns true.
+/// Sends a request, and passes the messages of the answer to `take` until `take` returns true.
 fn ask(request: u16, mut take: impl FnMut(u16, &[u8]) -> bool) -> io::Result<()> {
     const REQUEST_FLAG: u16 = 1;
     let socket = socket()?;
@@ -215,7 +221,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
         .filter_map(|word| Some(u32::from_ne_bytes(word.try_into().ok()?)))
 }
 
-/// Parses `struct audit_rule_data` of linux/audit.h.
+/// Parses `struct audit_rule_data` of linux/audit.h. Returns `None` for rules of other lists.
 fn rule(body: &[u8]) -> Option<Rule> {
     const FIELDS: usize = 64;
     const STRINGS: [std::ops::RangeInclusive<u32>; 5] =

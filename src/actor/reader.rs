@@ -1,7 +1,7 @@
 //! The thread that receives audit records and fills the memory.
 //!
 //! Constraint: the thread must never stop reading, because the kernel drops the records of a slow
-//! reader. It holds the lock only while it adds parsed changes.
+//! reader. So the thread parses records without the lock, and takes it only to add their changes.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -12,14 +12,14 @@ use std::time::Duration;
 use super::memory::{Act, Memory, Question};
 use crate::clock::Clock;
 
-/// The numbers of calls and losses since the start of the thread.
+/// The counts since the start of the thread, and its error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// The number of system calls with the key of the rule.
     pub n_calls: u64,
     /// How often records were lost.
     pub n_losses: u64,
-    /// Why the thread ended, if it did.
+    /// The error that ended the thread, if any.
     pub failure: Option<String>,
 }
 
@@ -38,7 +38,7 @@ struct Known {
 
 impl Shared {
     fn known(&self) -> MutexGuard<'_, Known> {
-        // The memory is complete between two calls, so it is valid even after a panic.
+        // Each added change leaves the memory valid, so it is usable even after a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -47,7 +47,7 @@ impl Shared {
 #[derive(Debug)]
 pub(crate) struct Reader {
     shared: Arc<Shared>,
-    /// Closing it ends the thread.
+    /// Closing this stream ends the thread.
     stop: Option<UnixStream>,
     thread: Option<JoinHandle<()>>,
 }
@@ -88,7 +88,7 @@ impl Reader {
         self.shared.known().counts.clone()
     }
 
-    /// Returns answers in the order of the questions. If one is missing, waits at most `patience`.
+    /// Returns the answers in the order of the questions. Waits at most `patience` for all of them.
     pub(crate) fn answer(
         &self,
         questions: &[Question],
@@ -132,11 +132,11 @@ struct Worker {
     key: String,
     clock: Clock,
     assembler: super::Assembler,
-    /// Whether records were lost. The kernel drops more of them until its queue is empty.
+    /// Whether records were lost. The kernel drops further records until the queue is empty.
     has_lost: bool,
 }
 
-/// The number of records after which the thread checks whether to stop.
+/// The maximum number of records in one batch. Between two batches, the thread checks for its end.
 #[cfg(target_os = "linux")]
 const RECORDS_MAX: usize = 1024;
 
@@ -149,7 +149,7 @@ impl Worker {
         }
     }
 
-    /// Reads until the reader is dropped.
+    /// Reads records until the [`Reader`] is dropped.
     fn read(&mut self) -> io::Result<()> {
         use rustix::event::{PollFd, PollFlags, poll};
         loop {
@@ -169,7 +169,7 @@ impl Worker {
         }
     }
 
-    /// Reads queued records, and adds all their changes to the memory at the same time.
+    /// Reads a batch of queued records, and adds all their changes under one lock.
     fn drain(&mut self) -> io::Result<()> {
         use super::netlink::Received;
         use super::{Assembled, changes};
@@ -188,14 +188,14 @@ impl Worker {
             match assembled {
                 Assembled::Nothing => {}
                 Assembled::Lost => self.has_lost = true,
-                // All records in the queue are older than the lost ones.
+                // All records in the queue are older than the lost ones, so ignore them too.
                 Assembled::Complete(_) if self.has_lost => {}
                 Assembled::Complete(call) => found.push(changes(*call, &self.key)),
             }
         }
         let mut known = self.shared.known();
         if self.has_lost {
-            // Also forget older changes, because the lost records may be about the same files.
+            // Forget all changes so far, because the lost records may be about the same files.
             found.clear();
             known.memory.lost(self.clock.now().as_millisecond());
         }

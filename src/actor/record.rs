@@ -1,9 +1,9 @@
 //! Parses one record of the kernel's audit log.
 //!
-//! Constraint: only fields that the kernel itself wrote may count. The kernel writes a user's
-//! value in double quotes if it has no blanks and quotes, else in hexadecimal digits. So a name
-//! cannot forge a field. If a field is repeated, the first one counts, because the kernel writes
-//! its own fields first.
+//! Constraint: only fields of the kernel itself count. The kernel writes a value that a user chose,
+//! such as a file name, in double quotes if it has neither blanks nor quotes, else in hexadecimal
+//! digits. So no name can forge a field. If a field is repeated, the first one counts, because the
+//! kernel writes its own fields first.
 
 /// `AUDIT_SYSCALL` of linux/audit.h: a system call.
 pub(super) const SYSCALL: u16 = 1300;
@@ -16,10 +16,10 @@ pub(super) const URING: u16 = 1336;
 /// `AUDIT_OPENAT2`: the flags of openat2(2).
 pub(super) const OPENAT2: u16 = 1337;
 
-/// The user id that means "no login".
+/// The login user id of a process without a login.
 const UNSET: u32 = u32::MAX;
 
-/// The maximum length of a decoded text, in bytes. A longer one is dropped.
+/// The maximum length of a decoded text, in bytes. A longer text is ignored.
 const TEXT_MAX: usize = 8 * 1024;
 
 /// Identifies the records of one event.
@@ -27,7 +27,7 @@ const TEXT_MAX: usize = 8 * 1024;
 pub(super) struct EventKey {
     /// The start of the system call, in milliseconds since the Unix epoch.
     pub time_ms: i64,
-    /// The serial number of the event since the machine started.
+    /// The serial number of the event. It grows from the start of the machine.
     pub serial: u64,
 }
 
@@ -50,11 +50,11 @@ pub(super) struct CallFields {
     pub arguments: [u64; 4],
     /// The number of path records that belong to the call.
     pub n_items: usize,
-    /// The user who logged in, if the process belongs to a login.
+    /// The login user id. `None` without a login, and for io_uring, whose records lack it.
     pub login: Option<u32>,
     pub effective: u32,
     pub pid: u32,
-    /// The path of the program, as the kernel reports it.
+    /// The path of the program, as the kernel reports it. Empty for io_uring.
     pub program: String,
     /// The keys of the audit rules that matched.
     pub keys: Vec<String>,
@@ -74,13 +74,13 @@ pub(super) enum ItemKind {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct PathItem {
     pub kind: ItemKind,
-    /// The name as the caller gave it, if any.
+    /// The path as the caller wrote it, if any.
     pub name: Option<Vec<u8>>,
-    /// The major and minor number of the device, and the inode. `None` if there was no inode.
+    /// The major and minor number of the device, and the inode. `None` if the record lacks them.
     pub node: Option<((u32, u32), u64)>,
 }
 
-/// Parses a record. Returns `None` for other kinds and for malformed records.
+/// Parses a record. Returns `None` if it is malformed or of a type that is not used.
 pub(super) fn parse(kind: u16, text: &[u8]) -> Option<(EventKey, Body)> {
     if !matches!(kind, SYSCALL | PATH | END | URING | OPENAT2) {
         return None;
@@ -190,7 +190,7 @@ fn device(text: &[u8]) -> Option<(u32, u32)> {
     Some((number(major)?, number(minor)?))
 }
 
-/// Decodes a user's value, which is quoted or hexadecimal. `None` for others, such as `(null)`.
+/// Decodes a value that a user chose: quoted or hexadecimal. `None` for others, such as `(null)`.
 fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     if let Some(quoted) = value.strip_prefix(b"\"") {
         let quoted = quoted.strip_suffix(b"\"")?;
@@ -212,7 +212,7 @@ fn text_of(value: Option<&[u8]>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Returns the keys of a call. The kernel separates them by the byte 1.
+/// Returns the keys in a field. The kernel separates them by the byte 1.
 fn keys(value: Option<&[u8]>) -> Vec<String> {
     let bytes = value.and_then(decoded).unwrap_or_default();
     bytes
@@ -277,7 +277,7 @@ mod tests {
         let call = call_of(&text).unwrap();
         assert_eq!((call.login, call.effective), (Some(1001), 7));
         assert_eq!(call.program, "x\" auid=0 euid=0 key=\"k");
-        // Even if a value had blanks, the kernel's fields would come first.
+        // Even if a value contained blanks, the kernel's own fields would come first.
         let text = CALL.replace("\"/usr/bin/bash\"", "\"a\" auid=0 euid=0 pid=1");
         let call = call_of(&text).unwrap();
         assert_eq!(

@@ -1,13 +1,13 @@
-//! Checks what is missing on this machine for the audit source.
+//! Lists the requirements of the audit source that this machine does not meet.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The number of records that `check` wants in the kernel's queue. The kernel's default is 64.
+/// The shortest queue of the kernel, in records, that `check` accepts. The kernel's default is 64.
 const QUEUE_MIN: u32 = 1024;
 
-/// Something that the audit source needs and that is missing.
+/// A requirement of the audit source that is not met.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum Gap {
     /// The process is in a container or a user namespace.
@@ -16,15 +16,15 @@ pub(crate) enum Gap {
     NoKernel,
     /// The process may not read audit records.
     NoCapability,
-    /// The group could not be joined for another reason.
+    /// Joining the multicast group failed for another reason.
     Failed(String),
     /// Auditing is off.
     Off,
-    /// The kernel's queue is short, so calls have to wait when there are many of them.
+    /// The kernel's queue holds only this many records, so audited calls wait during a burst.
     ShortQueue(u32),
-    /// No rule with the key reports writes in the repository.
+    /// No audit rule with this key reports writes in the repository.
     NoRule { path: PathBuf, key: String },
-    /// Reading the rules needs more rights than this process has.
+    /// The rules could not be read. Reading them needs CAP_AUDIT_CONTROL.
     UnknownRules,
     /// Processes that started before auditing are not recorded.
     EarlyProcesses,
@@ -72,7 +72,7 @@ impl fmt::Display for Gap {
     }
 }
 
-/// Returns the gap that an error of joining the group means.
+/// Returns the gap that explains a failure to join the multicast group.
 pub(crate) fn gap_of(error: &io::Error) -> Gap {
     if is_in_container() {
         return Gap::Container;
@@ -91,7 +91,7 @@ pub(crate) fn gap_of(error: &io::Error) -> Gap {
 
 /// Whether the process is in a container.
 ///
-/// Then it is in another user, process or network namespace than the host.
+/// A container has its own user, process or network namespace.
 pub(crate) fn is_in_container() -> bool {
     // The inodes of the host's namespaces are fixed (linux/nsfs.h).
     const USER: &str = "user:[4026531837]";
@@ -100,12 +100,12 @@ pub(crate) fn is_in_container() -> bool {
     let differs =
         |path: &str, first: &str| namespace(path).is_some_and(|found| found.as_os_str() != first);
     let network = (namespace("/proc/self/ns/net"), namespace("/proc/1/ns/net"));
-    // Only root may read the namespace of process 1.
+    // Only root may read the namespace of process 1. Without it, the networks count as the same.
     let is_other_network = matches!(&network, (Some(own), Some(first)) if own != first);
     differs("/proc/self/ns/user", USER) || differs("/proc/self/ns/pid", PROCESS) || is_other_network
 }
 
-/// Returns the gaps that this process can find. The path of the repository has no symbolic links.
+/// Returns the gaps that this process can find. `repository` must have no symbolic links.
 #[cfg(target_os = "linux")]
 pub(crate) fn gaps(repository: &Path, key: &str) -> Vec<Gap> {
     use super::netlink;

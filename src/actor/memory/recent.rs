@@ -1,23 +1,23 @@
-//! Keeps the latest changes, by name and by file.
+//! Keeps the latest changes, and finds them by place or by file.
 //!
-//! Constraint: the number of changes and their age are limited, also for a single file.
+//! Constraint: the number and the age of all changes are limited, and the number for each file.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use super::super::change::{Change, Node, Place};
 
-/// The maximum age of a change, in milliseconds.
+/// The maximum age of a change when a newer one arrives, in milliseconds.
 const AGE_MAX_MS: i64 = 15 * 60 * 1000;
 
-/// The maximum number of changes of one file or of one name.
+/// The maximum number of changes that can be found by one file or by one place.
 const CHANGES_MAX: usize = 64;
 
 /// Changes in the order of their arrival, indexed by place and by file.
 #[derive(Debug, Default)]
 pub(super) struct Recent {
     ring: VecDeque<Change>,
-    /// The number of the first change in the ring.
+    /// The number of the first change in the ring. Numbers grow by one with each added change.
     first: u64,
     by_place: HashMap<Place, VecDeque<u64>>,
     by_node: HashMap<Node, VecDeque<u64>>,
@@ -93,7 +93,7 @@ fn note<Key: Hash + Eq>(index: &mut HashMap<Key, VecDeque<u64>>, key: Key, numbe
     }
 }
 
-/// Removes the oldest number of a key from the index.
+/// Removes a number from the index, if it is the oldest one of its key.
 fn forget<Key: Hash + Eq>(index: &mut HashMap<Key, VecDeque<u64>>, key: &Key, number: u64) {
     let Some(numbers) = index.get_mut(key) else {
         return;

@@ -1,4 +1,4 @@
-//! Tests with acts on the model of a directory tree, each with a question and its answer.
+//! Tests on a model of a directory tree: system calls, then questions with the expected answers.
 
 use super::*;
 use crate::actor::{Assembled, Assembler, changes};
@@ -12,7 +12,7 @@ fn node(inode: u64) -> Node {
     ((8, 1), inode)
 }
 
-/// Adds the records of calls. Times are in milliseconds.
+/// Feeds the records of system calls to the memory. Times are in milliseconds.
 #[derive(Default)]
 struct Log {
     memory: Memory,
@@ -21,7 +21,7 @@ struct Log {
 }
 
 impl Log {
-    /// Adds a user's call: its number on x86_64, its flags, and its items `KIND NAME INODE`.
+    /// Adds a call of a user: its number on `x86_64`, its flags, and its items `KIND NAME INODE`.
     fn call(&mut self, user: u32, time_ms: i64, number: u32, flags: u64, items: &[&str]) {
         self.keyed(user, time_ms, number, flags, items, "\"project-webhooks\"");
     }
@@ -223,17 +223,17 @@ fn a_directory_that_was_moved_away_names_the_mover() {
         None,
     );
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), Some(1));
-    // Purging the moved directory later is not the delete.
+    // The file was deleted by the move, not by the later removal of the moved directory.
     log.remove(2, 1_100, PROJECT, "project.xml", FILE);
     log.remove(2, 1_100, 99, "old", PROJECT);
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), Some(1));
     // A new empty directory changes nothing.
     log.make_directory(3, 1_200, ORGANIZATION, "project", 41);
     assert_eq!(log.user(&gone(&[ORGANIZATION, 41], 900)), Some(1));
-    // A directory that was moved here may have contained the file.
+    // The file may have been removed from a directory that was moved here later.
     log.rename(4, 1_300, (99, "new"), (ORGANIZATION, "project"), 42, None);
     assert_eq!(log.user(&gone(&[ORGANIZATION, 42], 900)), None);
-    // Now the same for whole organizations.
+    // The same holds for a whole organization.
     let mut log = Log::default();
     log.rename(5, 1_000, (ROOT, "org"), (99, "org"), ORGANIZATION, None);
     assert_eq!(log.user(&gone(&[], 900)), Some(5));
@@ -269,7 +269,9 @@ fn an_exchange_of_directories_names_who_exchanged_them() {
     assert_eq!(log.user(&gone(&[ORGANIZATION, 44], 900)), Some(6));
 }
 
-/// Asks about a project that was in the directory `from` of the organization before.
+/// Asks about a project that was moved here from the directory `before`.
+///
+/// `from` has the existing directories on the old path, and `existing` those on the new path.
 fn moved(from: &[u64], existing: &[u64], since_ms: i64) -> Question {
     let mut before = path(from);
     before.names[1] = Arc::from(b"before".as_slice());
@@ -302,8 +304,8 @@ fn a_moved_project_names_the_last_mover() {
     log.create(2, 1_100, PROJECT, "project.xml", 51);
     log.write(2, 1_100, FILE);
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(1));
-    // The project is moved on to another place, so the record of the move to this place is
-    // missing.
+    // The last recorded move of the project is to another place. So the record of the move to this
+    // place is missing.
     let to = (ORGANIZATION, "third");
     log.rename(3, 1_200, (ORGANIZATION, "project"), to, PROJECT, None);
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), None);
@@ -414,14 +416,14 @@ fn a_directory_that_was_moved_in_names_the_mover() {
         None,
     );
     assert_eq!(log.user(&appeared(1_000, 1)), Some(2));
-    // The directory was made elsewhere, so it was moved here. The record of that is missing.
+    // The directory was made elsewhere, so it was moved here. The record of that move is missing.
     let mut made = Log::default();
     made.make_directory(1, 900, 99, "staging", PROJECT);
     made.create(1, 1_000, PROJECT, "project.xml", FILE);
     assert_eq!(made.user(&appeared(1_000, 1)), None);
-    // The project was there before, so only its own files count.
+    // The directory of the project existed before, so its move does not explain the new file.
     assert_eq!(log.user(&appeared(1_000, 3)), Some(1));
-    // A file that was changed after the move did not come with it.
+    // A file that was changed after the move may not have been in the moved directory.
     let mut log = Log::default();
     log.rename(
         2,
@@ -453,7 +455,7 @@ fn a_rewritten_file_was_written_by_the_last_who_opened_it() {
     log.call(3, 2_500, 268, 0o600, &["NORMAL x 50"]);
     log.call(3, 2_500, 257, 0o100, &["NORMAL x 50"]);
     assert_eq!(log.user(&rewritten(2_600, 1_001)), Some(2));
-    // This is truncate.
+    // System call 76 is truncate(2).
     log.call(4, 2_600, 76, 0, &["NORMAL x 50"]);
     assert_eq!(log.user(&rewritten(2_600, 1_001)), Some(4));
 }
