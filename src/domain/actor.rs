@@ -27,13 +27,13 @@ impl Account {
 pub struct Actor {
     /// The user's name, or the user id if the user has no name.
     ///
-    /// Empty if the user database did not answer. Then the next source gives the username.
+    /// Empty if the user database did not answer. Then the username comes from the next source.
     pub user: String,
     /// The user id.
     pub uid: u32,
     /// Whether this is the login user or the effective user of the process.
     pub account: Account,
-    /// The path of the program. Empty if the kernel does not know it.
+    /// The path of the program. Empty if the kernel did not record it.
     pub program: String,
     /// The process id.
     pub pid: u32,

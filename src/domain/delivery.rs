@@ -9,8 +9,8 @@ pub const ANSWER_MAX: usize = 16 * 1024;
 
 /// The state of a delivery.
 ///
-/// There is no state for a delivery that is being sent. A claim is a lease in memory, and a
-/// restart drops it.
+/// There is no state for a delivery that is being sent: it is pending, and the sending process has
+/// a claim on it. The claim ends with the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// The delivery is due now or later.
@@ -87,8 +87,8 @@ impl RetryAfter {
 /// Whether the endpoint or only one delivery failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// There was no answer, or a gateway answered. So the endpoint may be out of reach of this process
-    /// alone. Other deliveries would fail as well.
+    /// There was no answer, or a gateway answered. Other deliveries would fail as well, but maybe
+    /// only those that this process sends.
     Unreachable,
     /// The endpoint failed, so other deliveries to it would fail as well.
     Endpoint,
@@ -97,7 +97,7 @@ pub enum FailureCause {
 }
 
 impl Outcome {
-    /// The outcome if there is no answer, or one of a gateway without Retry-After.
+    /// The outcome if there is no answer, or if a gateway answers without Retry-After.
     pub const NO_ANSWER: Outcome = Outcome::Failed {
         cause: FailureCause::Unreachable,
         retry_after: None,
@@ -146,14 +146,15 @@ impl Outcome {
 }
 
 /// The decision about a delivery after an attempt.
+///
+/// If the settings of the webhook change, a retry is due immediately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     /// The delivery is delivered.
     Delivered,
-    /// Retry at this time or later, by the schedule. Changed settings make the retry due
-    /// immediately.
+    /// Retry at this time or later, by the schedule.
     Retry(Timestamp),
-    /// Retry at this time or later, as the receiver requested. Changed settings do not matter.
+    /// Retry at this time or later, as the receiver requested. Enabling the webhook ends this wait.
     RetryAsAsked(Timestamp),
     /// Retry at this time or later without using up an attempt, because the endpoint is down.
     Repeat(Timestamp),

@@ -54,7 +54,7 @@ pub struct Endpoint {
     /// [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeMap<ProjectKey, Suspicion>,
-    /// Whether the last attempt got no answer of the receiver. Of any project, also of a suspect.
+    /// Whether the last attempt got no answer from the receiver. Attempts of suspects count too.
     is_unreachable: bool,
     down: Option<Down>,
 }
@@ -62,9 +62,9 @@ pub struct Endpoint {
 /// How certain it is that a suspect's failures are its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suspicion {
-    /// It failed before another project succeeded. The endpoint may have been down.
+    /// The suspect failed before another project succeeded. The endpoint may have been down.
     Open,
-    /// It failed again while the endpoint was up.
+    /// The suspect failed again while the endpoint was up.
     Confirmed,
 }
 
@@ -166,8 +166,8 @@ impl Endpoint {
 
     /// Whether another sender may reach the endpoint although this one may not.
     ///
-    /// One attempt without an answer of the receiver is enough: with few projects, or with suspects
-    /// alone, an endpoint never counts as down.
+    /// One attempt without an answer from the receiver is enough. If there are fewer than
+    /// [`DOWN_AFTER`] projects that are not suspects, an endpoint never counts as down.
     pub fn may_be_out_of_reach(&self) -> bool {
         self.is_down() || self.is_unreachable
     }
@@ -210,7 +210,8 @@ impl Endpoint {
 
     /// Records the outcome of an attempt.
     ///
-    /// `was_probe` is false for an attempt that was already in progress when the endpoint went down.
+    /// `was_probe` is false for an attempt that was already in progress when the endpoint went
+    /// down.
     pub fn attempt_ended(
         &mut self,
         key: &ProjectKey,

@@ -106,13 +106,13 @@ pub struct InferredEvent {
     pub kind: EventKind,
     /// The file that the event is about.
     pub subject: FileState,
-    /// The definition to send as the payload, if the event is about a removed copy.
+    /// The definition to send as the payload, if a published copy or a snapshot was removed.
     ///
-    /// The store keeps the bytes of definitions, but not those of copies.
+    /// The store keeps the bytes of definitions, but not those of published copies and snapshots.
     pub definition: Option<FileState>,
-    /// The key of a moved project before the move.
+    /// The key of the project before the move, if the event is a move.
     pub moved_from: Option<ProjectKey>,
-    /// The file that was recorded at the same path before, if any.
+    /// The file that was recorded before, if any. For a move, it is at the former path.
     pub before: Option<FileState>,
     /// The rule by which the event was inferred, in words.
     pub because: String,
@@ -147,7 +147,7 @@ impl InferredEvent {
     ) -> Event {
         let subject = &self.subject;
         let is_removal = self.kind.is_removal();
-        // The file has no time of a removal or a rename.
+        // No time of the file tells when it was removed or its project renamed.
         let has_no_time = is_removal || self.kind == EventKind::ProjectMove;
         Event {
             id: EventId::of(

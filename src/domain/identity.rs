@@ -1,10 +1,9 @@
 //! Identifies projects independently of their directories.
 //!
-//! Constraint: the `projectId` in callbacks identifies a project, whatever its source: the
-//! engineId, the root attribute `id`, or a generated id. A project keeps it when it is renamed,
-//! and when it is saved without it. Moves, copies and replacements are recognised by the
-//! `projectId`. A project whose definition has no id is also recognised by its content, within its
-//! organization.
+//! Constraint: the `projectId` in callbacks identifies a project. It is the engineId, the root
+//! attribute `id`, or a generated id. A project keeps its `projectId` when it is renamed, and when
+//! its definition is saved without an id. The `projectId` shows moves, copies and replacements.
+//! Within an organization, a project whose definition has no id is also recognised by its content.
 
 use std::fmt;
 
@@ -24,7 +23,7 @@ pub struct KeptIds {
     pub root_id: Option<String>,
     /// The generated id, if the project has no other id.
     ///
-    /// Absent if it is the one that the current directory gives.
+    /// Absent if it equals the id that is generated from the current directory.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_up: Option<String>,
 }
@@ -39,9 +38,9 @@ impl KeptIds {
 /// The identity of a project, independent of its path.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Identity {
-    /// The project with this id, in lower case.
+    /// The id of the project, in lower case.
     Id(String),
-    /// The content of a project without an id.
+    /// The hash of the definition of a project without an id.
     Content(ContentHash),
 }
 
@@ -90,7 +89,7 @@ impl Document {
         self.kept.as_ref()?.made_up.as_deref()
     }
 
-    /// The kept id, if the content has none that replaces it.
+    /// The kept id, if this content has no id that replaces it.
     pub(crate) fn kept_id(&self) -> Option<&str> {
         let kept = self.kept.as_ref()?;
         let engine_id = self.own_engine_id().is_none().then_some(&kept.engine_id)?;
@@ -108,7 +107,8 @@ impl Document {
 impl FileState {
     /// Returns the identity by the content alone, ignoring kept ids.
     ///
-    /// So a moved file and its recorded state have the same identity.
+    /// A moved file has no kept ids, unlike its recorded state. Without them, both have the same
+    /// identity.
     pub fn identity(&self) -> Identity {
         let document = &self.document;
         match document.own_engine_id().or(document.own_root_id()) {
@@ -146,7 +146,7 @@ impl FileState {
         }
     }
 
-    /// Returns this definition with the ids that the project keeps from the previous one.
+    /// Returns this definition with the ids that the project keeps from its definition `before`.
     pub(crate) fn succeeding(&self, before: &FileState) -> Self {
         let mut definition = self.clone();
         let (own, before) = (&self.document, &before.document);
@@ -197,7 +197,7 @@ impl FileState {
         file
     }
 
-    /// Gives a new definition another generated id if a project already keeps the usual one.
+    /// Gives a new definition another generated id if a renamed project keeps the usual one.
     ///
     /// The id depends on the file, so inferring the same import again gives the same id.
     pub(crate) fn avoid_kept_ids(&mut self, key: &ProjectKey, is_kept: impl Fn(&str) -> bool) {

@@ -2,7 +2,8 @@
 //!
 //! Constraint: a missing file counts as removed only if the caller confirms the removal. In
 //! addition, the observation must have read every directory that may contain the file. A complete
-//! file causes its event immediately, with three exceptions:
+//! file causes its event immediately, with three exceptions. Here a *copy* is a published copy or a
+//! snapshot.
 //!
 //! - If another project's definition replaces the recorded one, all events wait until the removal
 //!   of the old project is confirmed. So the old project is deleted before its successor is
@@ -25,10 +26,10 @@
 //! remains if it has new content or another tag. A new copy with another id is ignored, because it
 //! belongs to another project.
 //!
-//! If a copy cannot be read, it may remain. The delete does not wait for it. The record keeps the
-//! last definition ([`Recorded::deleted`]) until the copies can be read. If they are gone then, the
-//! project is unpublished. A new definition in the directory ends this, because the copies are its
-//! own from then on.
+//! If a published copy cannot be read, it may remain. The delete does not wait for it. The record
+//! keeps the last definition ([`Recorded::deleted`]) until the copies can be read. If they are gone
+//! then, the project is unpublished. A new definition in the directory ends this, because the
+//! copies belong to it from then on.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -57,9 +58,9 @@ pub struct Inference {
 
 /// Returns the paths of missing files: recorded files that are gone.
 ///
-/// A definition is also missing if another project's definition is at its path. That of a deleted
-/// project is missing if its published copies turn out to be gone. For a new copy without a
-/// definition, the result has the path of the copy.
+/// A definition is also missing if another project's definition replaced it. The definition of a
+/// deleted project is missing if its published copies turn out to be gone. The result also has the
+/// path of each new copy without a definition.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let (is_gone, is_orphan) = (observed.is_gone(), is_orphan(recorded, observed));
     let copies = recorded
@@ -206,7 +207,7 @@ enum Copies {
 
 /// Judges the published copies of the project with this definition.
 fn published_copies(definition: &FileState, recorded: &Recorded, observed: &Observed) -> Copies {
-    // After the delete, recorded copies of another project are new too; see `deletes`.
+    // After the delete, all recorded copies of another project are new ones; see `deletes`.
     let was_deleted = definition.role == Role::Deleted;
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);
@@ -317,7 +318,8 @@ fn deletes(
         let kind = EventKind::ProjectDeleteAndUnpublish;
         events.push(delete(kind, definition, &because));
     }
-    // A recorded copy with another id counts, but could not be told from a later one afterwards.
+    // A recorded copy with another id counts as one of this project. Afterwards it would look like
+    // a new copy of another project.
     let mut published = recorded.published.values();
     let is_judged_later =
         copies == Copies::Unclear && published.all(|copy| !definition.is_of_another_project(copy));

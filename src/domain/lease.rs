@@ -1,40 +1,39 @@
-//! The lease on a repository: of several processes, one works and the others wait.
+//! The lease on a repository: of several processes, one observes it and the others wait.
 //!
 //! Constraint: a process cannot be sure that it still has the lease, because it may have been
-//! stopped or cut off since the database answered. So the lease alone only prevents needless
-//! changes of the process. The *epoch* protects the record: each grant has a higher one, and the
-//! database rejects commits with an older one.
+//! stopped or cut off since the database answered. So the lease only avoids needless take-overs.
+//! The *epoch* protects the record: each grant has a higher epoch, and the database rejects commits
+//! with an older one.
 //!
 //! | state | the process |
 //! |---|---|
 //! | [`LeaseState::Waiting`] | asks for the lease. It observes and commits nothing. |
-//! | [`LeaseState::Held`] | observes, commits and sends. It renews the lease at a third of its
-//! length. |
+//! | [`LeaseState::Held`] | observes and commits. It renews the lease at a third of its length. |
 //! | [`LeaseState::Over`] | commits nothing more. It may wait again with a new lease. |
 //!
-//! The database measures the length with its own clock, from each grant and renewal. An expired
-//! lease can still be renewed if no other process got it meanwhile.
+//! The database measures the length of the lease with its own clock, from each grant and renewal.
+//! An expired lease can still be renewed if no other process acquired it meanwhile.
 
 use std::time::Duration;
 
 /// The time between two requests of a waiting process, also while the database is unavailable.
 pub const ASK_AGAIN: Duration = Duration::from_millis(400);
 
-/// The state of a lease, as its process knows it.
+/// The state of the lease in one process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LeaseState {
-    /// The process does not have it.
+    /// The process does not have the lease.
     Waiting,
-    /// The database granted it, and the process does not know of a later grant.
+    /// The database granted the lease, and the process does not know of a later grant.
     Held {
         /// The number of the grant.
         epoch: i64,
     },
-    /// Another process took over, or this one gave it back.
+    /// Another process took over, or this one released the lease.
     Over,
 }
 
-/// An answer of the database, or the order to stop.
+/// An answer of the database, or the stop of the process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Input {
     /// The database grants the lease.
@@ -48,7 +47,7 @@ pub enum Input {
     Renewed,
     /// There was a later grant, to another process.
     Stale,
-    /// The database did not answer. Nobody knows whether it handled the request.
+    /// The database did not answer. It may have handled the request.
     Unanswered,
     /// The process is stopping.
     Stop,
@@ -64,7 +63,7 @@ pub enum Request {
         /// The number of the grant.
         epoch: i64,
     },
-    /// Give the lease back, so that another process can have it immediately.
+    /// Release the lease, so that another process can acquire it immediately.
     GiveBack {
         /// The number of the grant.
         epoch: i64,
@@ -95,7 +94,7 @@ impl LeaseState {
                 (self, next(Request::Renew { epoch }, length / 10))
             }
             (Self::Held { .. }, Input::Stale) | (Self::Waiting, Input::Stop) => (Self::Over, None),
-            // A grant after the order to stop would block other processes until it expires.
+            // A grant that arrives after the stop would block other processes until it expires.
             (Self::Held { epoch }, Input::Stop) | (Self::Over, Input::Granted { epoch }) => (
                 Self::Over,
                 next(Request::GiveBack { epoch }, Duration::ZERO),

@@ -1,8 +1,8 @@
 //! The rules: which events are inferred, which webhooks receive them, and when.
 //!
 //! Constraint: this layer is pure. It uses no clock, disk, network, environment or random source,
-//! and it is not async. It gets its input as arguments, so that tests can try every order of
-//! changes, every time and every answer.
+//! and it is not async. Callers pass all input as arguments, so that tests can try any order of
+//! changes, any time and any answer.
 //!
 //! In reading order:
 //!
@@ -21,12 +21,12 @@
 //! - [`shared_ids`]: project ids that several directories share.
 //! - [`names`]: how names on disk and names in the configuration are compared.
 //! - [`parameters`]: the parameters of a callback.
-//! - [`actor`]: the user who made a change.
+//! - [`actor`]: the user who made a change, as the kernel recorded it.
 //! - [`route`]: the webhooks that receive an event.
 //! - [`delivery`]: what happens to a delivery after an attempt.
 //! - [`endpoint`]: whether a receiver is down.
 //! - [`pace`]: when the next request to a receiver may start.
-//! - [`lease`]: which of several processes works on a repository.
+//! - [`lease`]: which of several processes observes a repository.
 //! - [`rescan`]: the reasons for a full scan.
 //! - [`state_size`]: the limit of the state's size.
 //! - `work`: counts visited files for tests.

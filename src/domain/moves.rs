@@ -11,8 +11,8 @@
 //!   waiting for the settle time.
 //! - If another project was recorded there, the move waits until that project is certainly removed
 //!   or has moved away. Until then the removal at the old location waits too
-//!   ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted there and imported
-//!   here.
+//!   ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted at the old location
+//!   and imported at the new one.
 //! - The record of a file that is gone from the old location moves with the project, even if the
 //!   file has not arrived yet. Files that remain or cannot be read stay recorded at the old
 //!   location.
@@ -99,7 +99,7 @@ impl Comparison {
         is_newcomer.then_some(seen)
     }
 
-    /// Whether the definition was either saved, or replaced by another project's.
+    /// Whether the definition may have been saved, or replaced by another project's.
     pub(super) fn is_saved_or_replaced(&self) -> bool {
         self.newcomer().is_some() && self.arrival().is_none()
     }
@@ -191,7 +191,8 @@ pub fn infer_all<C: Borrow<Comparison>>(
 /// Infers the events of one comparison.
 ///
 /// `origin` is the old location of the project that arrived here. `departed` is true if the
-/// project recorded here is now at another location, and `is_back` if the one deleted here is.
+/// project recorded here is now at another location. `is_back` is true if the project deleted here
+/// is in its organization again.
 fn judge(
     here: &Comparison,
     origin: Option<&Comparison>,
@@ -259,7 +260,7 @@ fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inf
 
 /// Returns the record that stays at the old location of a moved project.
 ///
-/// It has the files that are still there and unchanged, or may be.
+/// It has the files that are still there and unchanged, and those that cannot be read.
 fn left_behind(from: &Comparison) -> Recorded {
     let observed = &from.observed;
     let is_gone = observed.is_gone();
@@ -267,7 +268,7 @@ fn left_behind(from: &Comparison) -> Recorded {
         .files()
         .filter(|file| match observed.files.get(&file.path) {
             Some(ObservedFile::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
-            // The definition is known to be gone.
+            // The definition has certainly left, so the invalid file is another one.
             Some(ObservedFile::Invalid { .. }) => file.role != Role::Definition,
             None => file.role != Role::Definition && !is_gone(file),
         })
@@ -277,8 +278,8 @@ fn left_behind(from: &Comparison) -> Recorded {
 
 /// Returns the record that moves with a project: the files that are gone from its old location.
 ///
-/// A file that is not observed here yet is recorded as missing. A checkout moves file by file, and
-/// a file that arrives later must not cause an event.
+/// A file that has not arrived yet is recorded here too. A checkout moves file by file, and a file
+/// that arrives later must not cause an event.
 fn carried_along(
     origin: &Comparison,
     here: &Comparison,

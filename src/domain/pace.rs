@@ -93,7 +93,8 @@ struct Learned {
 }
 
 impl Pace {
-    /// Whether the receiver asked for a wait, and no higher rate is known to work since.
+    /// Whether a limit is known: the receiver requested a wait, and the rate of requests has not
+    /// grown enough since to drop the limit.
     pub fn is_learned(&self) -> bool {
         self.learned.is_some()
     }

@@ -12,7 +12,7 @@ use super::work;
 
 /// Departed projects that are not paired with an arrival yet, in the order of their names.
 ///
-/// They are indexed by organization and identity, and by content in addition.
+/// Both maps have the organization and the identity in their keys. One also has the content.
 #[derive(Default)]
 struct Departures<'a> {
     by_identity: BTreeMap<(&'a str, Identity), BTreeMap<&'a ProjectKey, usize>>,

@@ -73,8 +73,8 @@ fn project_namespace() -> Uuid {
 
 /// Returns the parameters of an event, in order.
 ///
-/// `definition` is the definition of the project, if any. A published copy without ids has those
-/// of the definition.
+/// `definition` is the definition of the project, if any. A published copy has the `projectId` of
+/// this definition; see `project_id`.
 pub fn parameters(
     event: &InferredEvent,
     key: &ProjectKey,
@@ -136,7 +136,9 @@ fn version_tag(subject: &FileState) -> String {
         })
 }
 
-/// Returns the username and the name of its source. `actor` is the user who made the change.
+/// Returns the username and the name of its source.
+///
+/// `actor` is the user who made the change, if the kernel recorded one.
 pub fn username(
     subject: &FileState,
     sources: &[UsernameSource],
@@ -184,7 +186,7 @@ pub(super) fn made_up_project_id(key: &ProjectKey) -> String {
     Uuid::new_v5(&project_namespace(), key.path().as_bytes()).to_string()
 }
 
-/// Generates another id, if a renamed project keeps the usual id of this directory.
+/// Generates an id for a project whose usual generated id belongs to a renamed project.
 pub(super) fn another_made_up_id(key: &ProjectKey, stamp: &Stamp) -> String {
     // No key contains a NUL character, so no other project gets this id.
     let name = format!("{}\0{}\0{}", key.path(), stamp.inode, stamp.changed_ns);

@@ -49,7 +49,7 @@ pub struct Change<'a> {
     pub n_short_lived: usize,
 }
 
-/// Moves events behind others that could not be inferred after them.
+/// Moves each event behind the event that could not be inferred after it.
 ///
 /// Only a change that is split needs this order.
 pub fn order(events: Vec<InferredEvent>) -> Vec<InferredEvent> {
@@ -186,7 +186,7 @@ impl<'a> Recording<'a> {
         if event.definition.is_some() {
             return;
         }
-        // The definition changed again after the move. Its own event records that.
+        // The moved definition is recorded already.
         if event.kind == EventKind::ProjectMove && self.record.definition.is_some() {
             return;
         }

@@ -10,7 +10,7 @@ pub(crate) use super::stamp::Inodes;
 pub use super::stamp::{Mark, Stamp};
 use super::work::visit;
 
-/// The text between the name of a repository and that of an organization, which has no slash.
+/// Separates the repository from the organization in keys. No organization contains a slash.
 const IN_REPOSITORY: &str = "//";
 
 /// The directory names of a project and its organization.
@@ -20,8 +20,8 @@ const IN_REPOSITORY: &str = "//";
 pub struct ProjectKey {
     /// The directory name of the organization. `default` if the layout has no `{organization}`.
     ///
-    /// With several repositories, `REPOSITORY//` precedes it. So equal paths in two repositories are
-    /// two projects everywhere: in the record, in lanes, and in the ids of events.
+    /// With several repositories, it starts with `REPOSITORY//`. So equal paths in two repositories
+    /// are two projects everywhere: in the record, in lanes, and in the ids of events.
     pub organization: String,
     /// The directory name of the project.
     pub project: String,
@@ -50,15 +50,15 @@ impl ProjectKey {
             .map_or(&self.organization, |(_, organization)| organization)
     }
 
-    /// The names of the two directories with a slash, without the repository.
+    /// The two directory names with a slash in between, without the repository.
     pub fn path(&self) -> String {
         format!("{}/{}", self.organization_name(), self.project)
     }
 }
 
-/// Returns the range of the stored organizations of a repository: the first, and the end after them.
+/// Returns the range of the stored organizations of a repository. The end is exclusive.
 pub(crate) fn organizations_of(repository: &str) -> (String, String) {
-    // The end has the character after the last slash.
+    // In ASCII, `0` follows the slash.
     (format!("{repository}//"), format!("{repository}/0"))
 }
 
@@ -129,7 +129,8 @@ impl ContentHash {
 
 impl fmt::Display for ContentHash {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // Each event formats several hashes. Formatting byte by byte took 2 % of a burst (callgrind).
+        // Each event formats several hashes. Formatting byte by byte took 2 % of the instructions
+        // of a burst (callgrind).
         let nibbles = self.0.iter().flat_map(|byte| [byte >> 4, byte & 0xf]);
         let text: String = nibbles
             .filter_map(|nibble| char::from_digit(nibble.into(), 16))
@@ -218,7 +219,7 @@ pub struct Recorded {
     pub snapshots: BTreeMap<String, FileState>,
     /// The last definition of a deleted project whose published copies could not be read.
     ///
-    /// It is kept until they can be read. A definition at its path replaces it.
+    /// The record keeps it until the copies can be read, or until a definition is here again.
     pub deleted: Option<FileState>,
 }
 
@@ -233,8 +234,8 @@ impl Recorded {
         self.definition.as_ref().or(self.deleted.as_ref())
     }
 
-    /// All recorded files: the definition, also of a deleted project, the published copies, the
-    /// snapshots.
+    /// All recorded files: the definition, the last definition of a deleted project, the published
+    /// copies, the snapshots.
     pub fn files(&self) -> impl Iterator<Item = &FileState> {
         self.definition
             .iter()
@@ -261,7 +262,7 @@ impl Recorded {
             || is_first_below(&self.snapshots)
     }
 
-    /// The recorded file at this path. The definition of a deleted project is none.
+    /// The recorded file at this path. Ignores the definition of a deleted project.
     pub fn file(&self, path: &str) -> Option<&FileState> {
         self.definition
             .as_ref()
@@ -308,9 +309,10 @@ pub struct Problem {
     /// The column of the first error in characters, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
-    /// Whether the file may become valid without another hint.
+    /// Whether the file may become valid without another hint, for instance because a program is
+    /// still writing it.
     ///
-    /// For instance, it is still being written. Such a file is observed again without a hint.
+    /// Such a file is observed again without a hint.
     #[serde(default)]
     pub may_resolve: bool,
 }

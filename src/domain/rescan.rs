@@ -7,9 +7,9 @@ pub enum RescanReason {
     Start,
     /// A queue of reports or hints overflowed, in the kernel or in the daemon.
     Overflow,
-    /// The last full scan is `repository.rescan` ago.
+    /// `repository.rescan` has passed since the last full scan.
     Timer,
-    /// The last scan is `repository.poll_interval` ago, and not all changes are reported.
+    /// `repository.poll_interval` has passed since the last scan, and not all changes are reported.
     Poll,
     /// The daemon received SIGUSR1.
     Signal,

@@ -17,7 +17,7 @@ pub struct Subscription {
     pub events: BTreeSet<EventKind>,
     /// The globs that select its projects, in the composed form. `None` selects all.
     pub projects: Option<GlobSet>,
-    /// The names of the repositories that it hears. `None` is all of them.
+    /// The repositories whose events the webhook receives. `None` selects all.
     pub repositories: Option<BTreeSet<String>>,
     /// The filters of parameters. An event must pass all of them.
     pub when: Vec<(Parameter, ValueFilter)>,
@@ -69,8 +69,8 @@ pub enum Interest {
     Yes,
     /// The webhook receives the event only if it received an earlier event of the project.
     ///
-    /// The filters do not select the event, but it is a delete or a move. Without it, the receiver
-    /// would keep a project that no longer exists there.
+    /// The filters do not select the event, but it is a delete or a move. Without this event, the
+    /// receiver would keep a project that no longer exists there.
     IfHeard(Mismatch),
     /// The webhook does not receive the event.
     No(Mismatch),
@@ -107,7 +107,7 @@ impl Subscription {
         }
     }
 
-    /// Whether something but the names of its events decides which events the webhook receives.
+    /// Whether a setting other than its events limits the events that the webhook receives.
     pub(crate) fn has_filter(&self) -> bool {
         self.projects.is_some() || self.repositories.is_some() || !self.when.is_empty()
     }
@@ -120,7 +120,7 @@ impl Subscription {
             && (kind == EventKind::ProjectMove || self.unselected_place(key).is_none())
     }
 
-    /// The setting that does not select the project, if one does not.
+    /// Returns the first setting that does not select the project, if any.
     fn unselected_place(&self, key: &ProjectKey) -> Option<Mismatch> {
         let is_heard = |name: &str| {
             let repositories = self.repositories.as_ref();
@@ -137,7 +137,7 @@ impl Subscription {
 
     /// Returns the first parameter whose value `when` does not select.
     ///
-    /// A filter ignores events that lack its parameter.
+    /// An event without the parameter passes the filter.
     fn unselected_value(&self, event: Properties<'_>) -> Option<Parameter> {
         let mut filters = self.when.iter();
         let is_unselected = |(filtered, filter): &&(Parameter, ValueFilter)| {

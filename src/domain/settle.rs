@@ -20,16 +20,18 @@
 //!
 //! 1. Pass hints to [`Agenda::hint`] and [`Agenda::check`].
 //! 2. Take due projects from [`Agenda::due`] and observe them.
-//! 3. For each arrival ([`super::moves::arrival`]), also observe the recorded projects of its
-//!    organization with the same identity. For each project that is gone, also observe the location
-//!    that it waits to move to ([`Agenda::moves_to`]). Repeat this for those projects.
+//! 3. Also observe the recorded projects that [`super::moves::infer_all`] needs for arrivals and
+//!    departures. For each project that is gone, also observe the location that it waits to move
+//!    to ([`Agenda::moves_to`]). Repeat this for the projects observed here.
 //! 4. For each comparison, pass the missing files ([`super::infer::missing`]) to
 //!    [`Agenda::removals`].
 //! 5. Infer ([`super::moves::infer_all`]) and record.
 //! 6. Pass the outcome of each observation, also those of step 3, to [`Agenda::observed`]. Then
 //!    call [`Agenda::confirm_after`] for each project whose move waits
-//!    ([`super::moves::Conclusion::moves_to`]), and [`Agenda::confirm_with`] for each removal that
-//!    waits for another one ([`super::moves::Conclusion::removed_with`]).
+//!    ([`super::moves::Conclusion::moves_to`]), [`Agenda::confirm_with`] for each removal that
+//!    waits for another one ([`super::moves::Conclusion::removed_with`]), and
+//!    [`Agenda::observe_after`] for each arrival that waits for a removal
+//!    ([`super::moves::Conclusion::hold`]).
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -239,7 +241,7 @@ impl Agenda {
         self.schedule(key, now);
     }
 
-    /// Postpones the removals of a project to those at the location that it moves to.
+    /// Delays the removals of a project until those at its new location are due.
     ///
     /// So both are judged in the same step, and the project is not deleted before it moves.
     pub fn confirm_after(&mut self, key: &ProjectKey, moves_to: &ProjectKey) {
@@ -263,8 +265,8 @@ impl Agenda {
 
     /// Schedules the removals of a project together with those of another with the same id.
     ///
-    /// So both are judged in the same step. If the other one has to wait for further projects,
-    /// this project is observed again after the settle time.
+    /// So both are judged in the same step. If the other project waits for further projects, this
+    /// project is observed again after the settle time.
     pub fn confirm_with(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let other = self.entries.get(other);
         let since = other.and_then(Entry::idle_since);
@@ -505,7 +507,7 @@ impl Agenda {
         self.vanished.holds(key)
     }
 
-    /// Counts the changes of the held projects, except for projects that came back.
+    /// The number of changes to the set of held projects, not counting projects that came back.
     pub fn n_holds(&self) -> u64 {
         self.vanished.n_holds()
     }
@@ -554,8 +556,8 @@ impl Agenda {
 
     /// Sets whether projects may have vanished or moved before they could be observed.
     ///
-    /// This is so after a start. Then even a few vanished projects are judged like a wave, because
-    /// they may be part of one.
+    /// This is so after a start, and if only scans find changes. Then even a few vanished projects
+    /// are judged like a wave, because they may be part of one.
     pub fn see_late(&mut self, sees_late: bool) {
         self.vanished.see_late(sees_late);
     }

@@ -12,11 +12,11 @@
 //!   The arrived project waits until the old directory is judged. While the old directory still
 //!   has the project, the new one is a copy and does not wait.
 //!
-//! If the old directory cannot be read, neither is certain. The arrived project is then imported
-//! after the settle time.
+//! If the old directory cannot be read, the project may have moved or may be a copy. The arrived
+//! project is then imported after the settle time.
 //!
-//! The work is linear in the number of directories but for a logarithm, also if many organizations
-//! have copies of one project.
+//! For n directories the work is at most n log n, also if many organizations have copies of one
+//! project.
 //!
 //! The identity is the project id; see [`super::identity`]. An arrived project whose content has
 //! no id does not come from another organization.
@@ -35,7 +35,7 @@ pub enum Hold {
     Removal(ProjectKey),
     /// The project may have left this unreadable directory of another organization.
     ///
-    /// It waits for the settle time.
+    /// The arrived project waits for the settle time.
     Unclear(ProjectKey),
 }
 
@@ -87,7 +87,7 @@ enum Holder<'a> {
 
 /// The first holders of an identity, by the names of their organizations.
 ///
-/// Two of each kind are enough, because an arrival is in only one organization.
+/// Two of each kind are enough, because an arrival ignores only those of its own organization.
 #[derive(Default)]
 struct Holders<'a>(Vec<Holder<'a>>);
 

@@ -1,11 +1,11 @@
 //! Infers events from short-lived files, which existed only between two observations.
 //!
-//! Constraint: only certain events are inferred. A short-lived file is opened as soon as a report
-//! names it, so its content can be read although its path is gone. The file proves nothing about
-//! other files at that time.
+//! Constraint: an event is inferred only if it is certain. A short-lived file is opened as soon as
+//! a report names it, so its content can be read although its path is gone. The file proves nothing
+//! about other files at that time.
 //!
-//! - A published copy or a snapshot causes an event if its project is or was recorded. A
-//!   definition causes an event only if a definition was recorded.
+//! - A published copy or a snapshot causes an event if a definition is recorded, now or after the
+//!   next observation. A definition causes an event only if a definition was recorded before.
 //! - A project that appeared and disappeared causes no event. For instance, somebody checked out
 //!   another branch and returned.
 //! - A file that is still in its project is not short-lived. For instance, it was written under a

@@ -23,17 +23,17 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// How long before its reading a file must have changed, so that the next change is visible.
+/// The minimum time from the last change of a file to a reading that may prove it unchanged.
 ///
 /// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is
-/// up to 10 ms, and that of some network and FAT file systems 2 s. So a file that changed more
-/// recently is read again.
+/// up to 10 ms, and that of some network and FAT file systems 2 s. So a file that changed shortly
+/// before its reading is read again.
 const TICK_NS: i64 = 2_000_000_000;
 
 /// The value of `read_ns` for a file that two readings far enough apart found the same.
 ///
-/// No later change can leave the same times, not even times in the future, which files from
-/// archives may have.
+/// A later change would change the times, even if they are in the future, as those of files from
+/// archives may be.
 pub(crate) const SETTLED_NS: i64 = i64::MAX;
 
 /// The minimum time between two readings for [`SETTLED_NS`].
@@ -64,8 +64,10 @@ impl FileState {
 
     /// Returns the state to record after a second reading with the same content.
     ///
-    /// This is `again` only if `again` can prove the file unchanged and `self` cannot. So most
-    /// readings of an unchanged file write nothing to the store.
+    /// Usually the state is `self`, so that reading an unchanged file writes nothing to the store.
+    /// It is `again` if the metadata, the role or the tag differ, if the owner was unknown, or if
+    /// only `again` can prove the file unchanged. If the readings are more than [`APART_NS`] apart,
+    /// `self` gets [`SETTLED_NS`].
     pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
         let is_same = self.stamp.is_same(&again.stamp, inodes)
             && (self.role, &self.tag) == (again.role, &again.tag);

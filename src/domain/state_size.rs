@@ -4,17 +4,17 @@
 //! new events. At the limit, old rows are removed although their retention has not ended. If files
 //! of other programs fill the disk, no rows are removed.
 
-/// The size from which the write-ahead log counts as held by a reader.
+/// The size in bytes from which the write-ahead log counts as held by a reader.
 ///
 /// Without readers the log is truncated to 16 MiB. A large commit may need some more.
 pub const LOG_HELD: u64 = 256 << 20;
 
-/// The lowest limit without a setting.
+/// The lowest limit without a setting, in bytes.
 ///
 /// A smaller state fills only a small disk. On any other disk, other files are the cause.
 pub const LIMIT_MIN: u64 = 256 << 20;
 
-/// The space that is kept free on a large file system.
+/// The space that is kept free on a large file system, in bytes.
 const RESERVE: u64 = 16 << 20;
 
 /// The size of the state, in bytes.

@@ -52,7 +52,8 @@ impl Presence {
 /// Why removals are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBecause {
-    /// More than half of the projects vanished, or held projects come back. The hold ends then.
+    /// More than half of the projects vanished, or vanished projects may come back. The hold ends
+    /// at this time.
     MoreThanHalf(Moment),
     /// All projects vanished.
     All,
@@ -116,9 +117,9 @@ pub struct Vanished {
     current: Group,
     /// The held projects. Projects that vanish later are judged separately.
     ///
-    /// Those that were not observed since a restart have [`Presence::Absent`].
+    /// Held projects that were not observed since a restart have [`Presence::Absent`].
     held: Group,
-    /// Counts the changes of the held projects, except for projects that came back.
+    /// The number of changes to the set of held projects, not counting projects that came back.
     n_holds: u64,
     /// Projects whose removal may be judged now.
     released: BTreeSet<ProjectKey>,
@@ -212,8 +213,8 @@ impl Vanished {
         self.current.n_recorded = Some(n_recorded.min(n_before_scan));
     }
 
-    /// Records the number of recorded projects when a full scan begins. Keeps that of a scan that
-    /// was begun again.
+    /// Records the number of recorded projects when a full scan begins. If the scan begins again
+    /// before its end, the smaller number counts.
     pub(super) fn scan_begins(&mut self, n_recorded: usize) {
         if n_recorded > 0 {
             let before = self.n_before_scan.unwrap_or(n_recorded);
@@ -257,8 +258,7 @@ impl Vanished {
             }
             Presence::Gone | Presence::Replaced => self.vanished(key, presence, now),
             Presence::Unclear => {
-                // If its definition turns out to be gone later, it belongs to the projects that
-                // vanish then.
+                // If the definition turns out to be gone later, the project vanishes at that time.
                 if !self.accepted.contains(key) {
                     self.released.remove(key);
                 }
@@ -282,7 +282,7 @@ impl Vanished {
             if presence == Presence::Gone {
                 return;
             }
-            // Its directory has another project now, so the removal does not wait for the others.
+            // The directory has another project now, so the removal does not wait for the others.
             self.held.projects.remove(key);
             self.held.reset_if_empty();
             self.n_holds = self.n_holds.saturating_add(1);
@@ -380,8 +380,8 @@ impl Vanished {
 
     /// Drops all projects that are no longer missing, after a full scan.
     ///
-    /// The scan has observed all other recorded projects. A held project that was not observed
-    /// since a restart is therefore back and unchanged, or no longer recorded.
+    /// The scan has observed each recorded project that is missing or changed. So a held project
+    /// that was not observed since a restart is back and unchanged, or no longer recorded.
     pub(super) fn retain(&mut self, now: Moment, is_missing: impl Fn(&ProjectKey) -> bool) {
         self.n_before_scan = None;
         self.released.retain(|key| is_missing(key));

@@ -8,7 +8,8 @@
 //! must not be deleted. So projects that vanish in short succession, each within the settle time
 //! of the one before, are judged together at the end:
 //!
-//! - Fewer than ten projects are a *chain*. It ends a settle time after the last one vanished.
+//! - Fewer than ten projects are a *chain*. It ends a settle time after the last one vanished, but
+//!   after ten settle times at the latest.
 //! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
 //!   time, but after five minutes at the latest.
 //!
@@ -17,11 +18,11 @@
 //!
 //! If a wave includes more than half of the projects that were recorded when it began, its removals
 //! are held for `repository.mass_delete_after`. If all projects are gone, and there are at least
-//! three, the cause is probably an unmounted file system or a locked directory. Then the removals are
-//! held until one of the projects is back, or until an operator accepts the removals.
+//! three, the cause is probably an unmounted file system or a locked directory. Then the removals
+//! are held until one of the projects is back, or until an operator accepts the removals.
 //!
-//! A backup may restore held projects slowly. So each held project that comes back extends the
-//! hold. It ends `repository.mass_delete_after` later.
+//! A backup may restore held projects slowly. So when a held project comes back, the hold lasts for
+//! another `repository.mass_delete_after`.
 //!
 //! A repository that was missing may be restored slowly into another directory. Then all missing
 //! projects are held in the same way, even if they are few.
@@ -66,19 +67,20 @@ pub enum State {
         /// The time when the last project vanished.
         vanished_at: Moment,
     },
-    /// Ten or more projects vanished, or an unknown number did.
+    /// Ten or more projects vanished. One is enough if projects may have vanished unnoticed.
     Wave {
         /// The time when the first project vanished.
         began: Moment,
         /// The time when a project last vanished or appeared.
         active_at: Moment,
     },
-    /// Removals are held: of more than half of the projects, or while held projects come back.
+    /// Removals are held: of more than half of the projects, or of projects that may come back.
     Held {
         /// The time when the removals are judged.
         until: Moment,
     },
-    /// All projects vanished. Their removals are held until one is back or an operator accepts them.
+    /// All projects vanished. Their removals are held until one project is back, or until an
+    /// operator accepts the removals.
     HeldForOperator,
 }
 
@@ -100,14 +102,14 @@ pub enum Input {
     Ended(Census),
 }
 
-/// The numbers that decide whether removals are held.
+/// The numbers that decide whether removals are held. A group is a chain or a wave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// The number of projects that vanished in this group, including those that are back.
     pub n_vanished: usize,
     /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,
-    /// The same number for all groups, including the held one.
+    /// The same number for this group and the held projects together.
     pub n_gone_in_all: usize,
     /// The number of projects with a recorded definition, including the vanished ones.
     pub n_recorded: usize,

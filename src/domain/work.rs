@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// Asserts that four times as many files take about four times as many visits at most.
+    /// Asserts that four times as many files take at most about four times as many visits.
     fn assert_linear(work: impl Fn(usize) -> usize) {
         let (few, many) = (work(100), work(400));
         assert!(few > 0, "visits are counted");
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn copies_of_one_project_in_many_organizations_are_visited_a_few_times() {
-        // Each organization with a copy is renamed, or one organization with all copies.
+        // Either many organizations with one copy each are renamed, or one with all copies.
         let each = |number: usize| (format!("old{number:04}"), format!("new{number:04}"));
         let one = |_: usize| ("old".to_owned(), "new".to_owned());
         let organizations: [&dyn Fn(usize) -> (String, String); 2] = [&each, &one];

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A kind of event: one of the seven, or one of the four that a webhook has to name.
+/// A kind of event: one of the seven of `"*"`, or one of the four that a webhook has to name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -14,7 +14,7 @@ pub enum EventKind {
     ProjectDeleteAndUnpublish,
     /// A project is imported. Only webhooks with `projects` receive this event.
     ProjectImport,
-    /// Any project is imported.
+    /// A project is imported. Webhooks without `projects` receive this event too.
     ProjectImportAny,
     /// A project is published.
     ProjectPublish,
@@ -53,7 +53,7 @@ pub enum Parameter {
 }
 
 impl Parameter {
-    /// All parameters, in the order of the contract.
+    /// All parameters, in the order that they have in each request.
     pub const ALL: [Parameter; 7] = [
         Parameter::Username,
         Parameter::ProjectName,
