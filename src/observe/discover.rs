@@ -82,7 +82,7 @@ pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>
     for (parent, wanted) in by_parent {
         let cursor = layout.at(parent);
         let cursor = cursor.filter(|cursor| cursor.project().is_none());
-        // An unreadable directory that contains other entries is an entry itself.
+        // An unreadable parent is a problem with a path of its own.
         let (Some(cursor), Ok(directory)) = (cursor, root.open_directory(parent)) else {
             continue;
         };
@@ -118,7 +118,7 @@ mod tests {
 
     use super::*;
 
-    /// The engine shows with each of them that it is alive, so a large repository is no hang.
+    /// Progress shows that the engine is alive, so a large repository does not look like a hang.
     #[test]
     fn each_directory_and_entry_of_a_search_is_progress() {
         let temporary = tempfile::tempdir().unwrap();

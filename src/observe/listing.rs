@@ -1,6 +1,7 @@
 //! Lists the entries of a directory.
 //!
-//! Constraint: all walks list directories by this module, so that they agree on the entries.
+//! Constraint: the search for projects and the walk that sets watches both use [`entries`], so that
+//! they agree on the entries.
 
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -72,7 +73,7 @@ pub(crate) fn entries(
                     match kind_at(directory, name, kind) {
                         Ok(Some(kind)) => visit_kind(name, next, kind),
                         Ok(None) => {}
-                        // It may be a directory. Opening it tells, or fails.
+                        // The entry may be a directory. The caller opens it, or gets the error.
                         Err(_) if next.leads_on() => visit_kind(name, next, FileType::Directory),
                         Err(_) => visit_kind(name, next, FileType::Unknown),
                     }

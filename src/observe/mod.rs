@@ -1,9 +1,9 @@
 //! Observes projects: reads the repository's files for inference.
 //!
-//! Constraint: a file is valid only if two readings are equal and it is well-formed to its end. An
-//! unreadable file counts neither as changed nor as deleted. The observer never follows a symbolic
-//! link, never waits for a pipe, and never reads more than `max_file_size`. It does not read a
-//! file whose metadata proves that it is unchanged.
+//! Constraint: a file is valid only if two readings are equal and the content is well-formed to its
+//! end. An unreadable file counts neither as changed nor as deleted. The observer never follows a
+//! symbolic link, never waits for a pipe, and never reads more than `max_file_size`. It does not
+//! read a file whose metadata proves that it is unchanged.
 //!
 //! Modules: this file reads a file. `held` opens reported files, and `reported` keeps them until
 //! their project is observed. `contents` keeps the bytes that were read. `project` observes a
@@ -123,7 +123,7 @@ impl Observer {
         found.map(|(above, reason)| (above.as_str(), reason.as_str()))
     }
 
-    /// Whether inode numbers identify files, as far as this observer has found.
+    /// Whether inode numbers identify files, by the readings so far.
     pub(crate) fn inodes(&self) -> Inodes {
         self.inodes
     }

@@ -29,13 +29,14 @@ const TRIES: usize = 5;
 impl Observer {
     /// Observes one project.
     ///
-    /// If the metadata of a file equals the record, the file is not read, unless it was
-    /// `reported`. A reported change may leave the metadata as it was: two writes to one page of a
-    /// memory mapping may have the same times, and some file systems have no change time.
+    /// A file whose metadata proves it unchanged is not read, unless it was `reported`. A reported
+    /// change may leave the metadata as it was: two writes to one page of a memory mapping may have
+    /// the same times, and some file systems have no change time.
     ///
-    /// The copies are read before the definition. In between, a snapshot may be taken and then
-    /// restored. The event of the snapshot would then come after that of the restore. So if the
-    /// definition was restored, the copies must be the same before and after reading it.
+    /// The copies, that is published copies and snapshots, are read before the definition. In
+    /// between, a snapshot may be taken and then restored. The event of the snapshot would then
+    /// come after that of the restore. So if the definition was restored, the copies must be the
+    /// same before and after reading it.
     pub(crate) fn observe(
         &mut self,
         root: &Root,
@@ -282,7 +283,7 @@ impl ProjectWalk<'_> {
         let stat = match self.look_up(parent, path, name, expected) {
             Ok(Some(stat)) => stat,
             Ok(None) => return self.note_directory(path, None),
-            // Nothing in its directory can be found.
+            // Without the key, no name in the directory can be found.
             Err(error) if lacks_key(&error) => {
                 let above = path.rsplit_once('/').map_or("", |(above, _)| above);
                 return self.blind(above, cursor, &error);

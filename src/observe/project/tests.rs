@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use super::*;
 use crate::layout::Layout;
 
-/// The engine shows with each of them that it is alive, so a large project is no hang.
+/// Progress shows that the engine is alive, so a large project does not look like a hang.
 #[test]
 fn each_file_that_is_read_is_progress() {
     for n in [4, 16] {
