@@ -168,7 +168,7 @@ impl Cursor {
 
     /// The organization of all paths at and below this one, if they can belong to only one.
     ///
-    /// It has the form that keys have.
+    /// It has the form of [`ProjectKey::organization`].
     pub(crate) fn organization(&self) -> Option<String> {
         let mut organizations = self
             .live
@@ -195,7 +195,7 @@ impl Cursor {
 
 /// Matches a name with a component of a template. Returns the captured values.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
-    // Programs create hidden entries for their own use, for instance editors and synchronisers.
+    // Some programs create hidden entries for their own use, such as editors and synchronisers.
     if has_capture(parts) && name.starts_with('.') {
         return None;
     }

@@ -43,7 +43,7 @@ const TEMPLATE_MAX: usize = 1024;
 pub struct Layout {
     templates: Arc<[Template]>,
     ignored: Arc<Ignored>,
-    /// The repository of the keys, if there are several.
+    /// The name of the repository in keys, if there are several.
     repository: Option<Arc<str>>,
 }
 
@@ -59,7 +59,7 @@ impl Ignored {
     ///
     /// # Errors
     ///
-    /// Together, the globs are too complex.
+    /// The globs are too complex in total.
     pub fn new(globs: &[Glob]) -> Result<Self, globset::Error> {
         let mut builder = GlobSetBuilder::new();
         for glob in globs {
@@ -192,7 +192,7 @@ impl Layout {
         self
     }
 
-    /// Returns this layout, with keys of one of several repositories.
+    /// Returns this layout with the name of one of several repositories in its keys.
     #[must_use]
     pub fn in_repository(mut self, name: Arc<str>) -> Self {
         self.repository = Some(name);

@@ -200,7 +200,7 @@ fn is_below(path: &str, directory: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Returns what the file is according to each candidate that explains it.
+/// Returns the meaning of a file for each candidate that explains it.
 fn meanings<'a>(path: &'a str, layouts: &[(Layout, BTreeSet<usize>)]) -> Vec<Meaning<'a>> {
     // The byte offsets where the components start.
     let starts: Vec<usize> = std::iter::once(0)

@@ -7,8 +7,8 @@ fn recognised(paths: &[&str]) -> Option<Recognised> {
     recognise(&paths, &Ignored::default())
 }
 
-/// The directory, the index of the shape, and the counts: organizations, projects, published copies,
-/// snapshots, unexplained files.
+/// The directory, the index of the shape, and the counts: organizations, projects, published
+/// copies, snapshots, unexplained files.
 type Summary = (&'static str, usize, [usize; 5]);
 
 #[test]
