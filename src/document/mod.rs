@@ -21,7 +21,7 @@
 //! - `version="1.x"` is accepted for any x and read by the rules of 1.0, as the fifth edition
 //!   requires.
 //! - More than [`DEPTH_MAX`] levels, [`NAME_MAX`] bytes of a name or [`ATTRIBUTES_MAX`] attributes
-//!   of an element are faults. No project.xml has as many.
+//!   of an element are faults. No real project.xml has as many.
 
 mod characters;
 mod doctype;
@@ -78,8 +78,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let Some(fault) = characters::find_forbidden(legible).or(fault) else {
         return reader::read(&text).map_err(|fault| fault.locate(&text));
     };
-    // A fault before the invalid bytes comes first. But not a fault at the end of the decoded
-    // text, because the text only ends there due to the invalid bytes.
+    // A fault before the invalid bytes comes first, except a fault at the end of the decoded text:
+    // the text ends there only because of the invalid bytes.
     let before = text.get(..fault.at).unwrap_or(&text);
     let first = match reader::read(before) {
         Err(earlier) if earlier.at < before.len() => earlier,

@@ -14,7 +14,7 @@ const OUTSIDE: &str = "text is not allowed outside the root element";
 const DOCTYPE_ONCE: &str = "a DOCTYPE is allowed once, before the root element";
 const UNKNOWN_MARKUP: &str = "this markup with `<!` is not allowed here";
 
-/// Reads a whole document. All its characters must be allowed ones.
+/// Reads a whole document. The caller has checked its characters.
 pub(super) fn read(text: &str) -> Result<Document, Fault> {
     if text.starts_with('\u{FEFF}') {
         // quick-xml would ignore a second byte order mark.
