@@ -39,7 +39,7 @@ const CORE_ATTRIBUTES: [&str; 8] = [
 
 /// Decodes a request without checking its signature.
 ///
-/// `target` is its path and query, and `now` the time when it was complete.
+/// `target` is the path and the query of the request. `now` is the time when it was complete.
 pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Received {
     let text = |name: &str| headers.get(name).map(lossy).unwrap_or_default();
     let event = text(WEBHOOK_EVENT.as_str());
@@ -80,7 +80,7 @@ pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timesta
     received
 }
 
-/// Checks the signature of a request by the time when it was received.
+/// Checks the signature of a request, and its time stamp against the time when it was received.
 pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> Signature {
     if keys.is_empty() {
         return Signature::NotChecked;
@@ -133,7 +133,7 @@ fn label(event: &str) -> String {
     EventName::from_name(event).map_or_else(|| event.to_owned(), |known| known.label.to_owned())
 }
 
-/// Detects the format by the headers of a request.
+/// Detects the format from the headers of a request.
 fn format(content_type: &str, headers: &HeaderMap) -> Option<Format> {
     if headers.contains_key("ce-specversion") {
         return Some(Format::CloudEvents);
@@ -234,12 +234,12 @@ fn json(body: &[u8], received: &mut Received) -> Result<(), String> {
     Ok(())
 }
 
-/// The used members of a JSON body.
+/// The members of a JSON body that the receiver uses.
 #[derive(Deserialize)]
 struct Object {
     event: Option<String>,
     label: String,
-    /// The parameters in the order of the request, by serde_json's feature `preserve_order`.
+    /// The parameters. The feature `preserve_order` of `serde_json` keeps their order.
     parameters: Map<String, Value>,
     payload: String,
 }

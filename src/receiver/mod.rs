@@ -1,8 +1,8 @@
 //! A receiver of callbacks in every format, for `listen`, `demo` and tests.
 //!
-//! Constraint: it returns the received bytes unchanged. It also accepts requests of other senders,
-//! and returns every part that it can decode. The channel of requests is bounded: when it is full,
-//! the senders wait. If its receiving end is dropped, the receiver only answers.
+//! Constraint: the receiver keeps the received bytes unchanged. It also accepts requests of other
+//! senders, and decodes every part that it can. The channel of decoded requests is bounded: when it
+//! is full, the senders wait. If its other end is dropped, the receiver still answers.
 //!
 //! Modules: `received` has the decoded request, and [`decode`] makes it. `pass_on` passes requests
 //! on to another receiver. This file serves HTTP.
@@ -36,10 +36,10 @@ use crate::webhook::signature::{SigningKey, TOLERANCE};
 
 /// The largest accepted body, in bytes.
 ///
-/// It is enough for a project.xml of the default `max_file_size`, even if encoding doubles its size.
+/// A project.xml of the default `max_file_size` fits, even if encoding doubles its size.
 const BODY_MAX: usize = 128 * 1024 * 1024;
 
-/// The limits of the server. It allows as many connections as the largest `concurrency`.
+/// The limits of the server. The largest allowed `concurrency` is also 1024.
 const BOUNDS: Bounds = Bounds {
     connections: 1024,
     stop: Duration::from_secs(10),
@@ -89,7 +89,7 @@ pub struct ReceiverOptions {
     pub clock: Clock,
     /// The largest allowed difference between the time of a signature and the clock.
     pub tolerance: Duration,
-    /// If set, passes requests on and answers as the other receiver does, instead of by `answer`.
+    /// If set, requests are passed on, and the answers of the other receiver replace `answer`.
     pub(crate) pass_on: Option<PassOn>,
 }
 
@@ -139,7 +139,7 @@ impl fmt::Debug for ReceiverOptions {
     }
 }
 
-/// Why a receiver cannot start.
+/// The reason why a receiver cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
     /// Listening on the address failed.
@@ -186,7 +186,7 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// The address is in use or not of this machine, or a secret is not a signing key.
+    /// The address is in use or belongs to another machine, or a secret is not a signing key.
     pub async fn bind(
         address: SocketAddr,
         options: ReceiverOptions,
@@ -219,7 +219,7 @@ impl Receiver {
         format!("http://{}/", self.address)
     }
 
-    /// Serves until `shutdown` is cancelled. Answers the requests that were received before.
+    /// Serves until `shutdown` is cancelled. Still answers the requests received before.
     pub async fn serve(self, shutdown: CancellationToken) {
         let router = Router::new().fallback(handle).with_state(self.shared);
         http_server::serve(self.listener, router, BOUNDS, shutdown).await;

@@ -1,7 +1,7 @@
 //! Passes requests on to another receiver, and reports its answers.
 //!
 //! Constraint: each request that is passed on gets one report, even if its sender gives up before
-//! the answer.
+//! the answer. Only if the channel of reports is full then, the report is dropped.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::webhook::{Forwarded, Forwarder};
 pub(crate) struct PassedOn {
     /// The time of the answer.
     pub(crate) at: Timestamp,
-    /// The id of the event and the number of the attempt, as the request has them.
+    /// The id of the event, and the number of the attempt below, are those of the request.
     pub(crate) id: String,
     pub(crate) attempt: Option<u32>,
     /// The answer. `None` if the sender gave up before it.
@@ -33,7 +33,7 @@ pub(crate) struct PassOn {
     pub(crate) reports: mpsc::Sender<PassedOn>,
 }
 
-/// Reports a request that is dropped before its answer.
+/// Reports a request without an answer when it is dropped, because its sender gave up.
 struct Pending<'a> {
     reports: &'a mpsc::Sender<PassedOn>,
     clock: &'a Clock,
@@ -44,7 +44,7 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if let Some(mut report) = self.open.take() {
             report.at = (self.clock)();
-            // If the channel is full, this report is dropped. The callback itself was printed.
+            // This fails if the channel is full. The callback itself was printed.
             let _full = self.reports.try_send(report);
         }
     }

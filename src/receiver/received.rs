@@ -50,7 +50,7 @@ impl Received {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Returns what the signatures do not cover, in words. `None` if they cover everything.
+    /// Describes the parts that the signatures do not cover. `None` if they cover everything.
     pub fn not_signed(&self) -> Option<&'static str> {
         if self.header(WEBHOOK_SIGNED_HEADERS.as_str()).is_some() {
             return None;
