@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::queue::{Item, Queue};
 
-/// A layer that adds each log event of the program to the queue, for the journal.
+/// A layer that adds an entry for the journal to the queue for each log event.
 pub(super) struct Journal {
     log: Arc<JournalLog>,
     queue: Queue,

@@ -82,7 +82,7 @@ impl Logging {
         }
     }
 
-    /// Returns the number of lines that the log's reader did not take.
+    /// Returns the number of lines that were dropped because the log's reader did not take them.
     pub(crate) fn dropped(&self) -> DroppedLines {
         self.writer.dropped()
     }
@@ -145,10 +145,10 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
     Ok(())
 }
 
-/// Returns the log filter: this program's lines at `level`, and lines of libraries from `warn` on.
+/// Returns the log filter: `level` for this program, only warnings and errors for libraries.
 ///
-/// Lines of libraries below `warn` repeat those of this program, for example when a peer closes a
-/// connection. So do all lines of the client of PostgreSQL: each operation returns its error.
+/// Less severe lines of libraries repeat those of this program, for example when a peer closes a
+/// connection. So do all lines of the PostgreSQL client, because each operation returns its error.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))
@@ -161,7 +161,7 @@ fn directives(level: tracing::Level) -> Targets {
 
 /// Whether standard error goes to the journal.
 ///
-/// systemd then sets JOURNAL_STREAM to its device and inode (systemd.exec(5)).
+/// If so, systemd sets `JOURNAL_STREAM` to its device and inode (systemd.exec(5)).
 fn is_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;

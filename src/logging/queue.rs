@@ -1,8 +1,8 @@
 //! A bounded queue of log lines, and the thread that writes them.
 //!
-//! Constraint: adding a line never waits for the reader of the log. If the reader stops reading,
-//! the queue fills up, and further lines are dropped and counted. Examples are a full pipe and a
-//! journald that hangs. The count is logged when the reader continues.
+//! Constraint: adding a line never waits for the reader of the log. If the reader stops, because
+//! journald hangs or a pipe is full, the queue fills up, and further lines are dropped and counted.
+//! The count is logged when the reader continues.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,13 +19,13 @@ use tracing::warn;
 
 use super::journal::JournalEntry;
 
-/// The maximum memory of queued lines: about 3,000 lines.
+/// The maximum memory of queued lines, in bytes: about 3,000 lines.
 const BYTES_MAX: usize = 1024 * 1024;
 
 /// The maximum number of bytes of one write.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
-/// How long the program waits at its end for a reader that does not read.
+/// How long the program waits before it exits, if the reader of the log does not read.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// An item of the log.
@@ -68,9 +68,9 @@ pub(super) struct Queue {
 
 struct Shared {
     state: Mutex<State>,
-    /// Notified when the queue gets its first item, and when the program ends.
+    /// Notified when an item is added while the thread waits.
     filled: Condvar,
-    /// Notified when all items are written.
+    /// Notified when all items are written, and when the thread ends.
     emptied: Condvar,
     dropped: DroppedLines,
 }
@@ -183,7 +183,7 @@ impl LogWriter {
         !self.thread.is_finished()
     }
 
-    /// Prints why the program ends, without a log format. Waits at most [`FLUSH_MAX`].
+    /// Prints the last text of the program, without a log format. Waits at most [`FLUSH_MAX`].
     pub(crate) fn print_last(&self, text: impl std::fmt::Display) {
         self.queue.add_last(format!("{text}\n"));
         self.flush();
@@ -194,7 +194,7 @@ impl LogWriter {
         let shared = &self.queue.shared;
         let is_busy =
             |state: &mut State| !state.is_closed && (state.is_writing || !state.items.is_empty());
-        // After this time, lines that nobody reads are lost.
+        // After this time, the lines that the reader has not read are lost.
         let _ = shared
             .emptied
             .wait_timeout_while(shared.lock(), FLUSH_MAX, is_busy);
@@ -207,7 +207,7 @@ impl Drop for LogWriter {
     }
 }
 
-/// Closes the queue if its thread panics, so that nobody waits for it.
+/// Closes the queue if its thread panics, so that `flush` does not wait for the thread.
 struct CloseOnDrop<'a>(&'a Shared);
 
 impl Drop for CloseOnDrop<'_> {
@@ -242,7 +242,7 @@ impl Shared {
         }
     }
 
-    /// Waits for items and takes some. Returns whether at most half of the queue is left.
+    /// Waits for items and takes some. Also returns whether the queue is then at most half full.
     fn next(&self) -> (Batch, bool) {
         let mut state = self.lock();
         state.is_writing = false;
@@ -267,7 +267,7 @@ impl Shared {
     }
 }
 
-/// Items to write together: lines, then at most one entry of the journal.
+/// Items to write together: lines, and then at most one entry of the journal.
 #[derive(Default)]
 struct Batch {
     text: Vec<u8>,
