@@ -1,10 +1,11 @@
-//! Sends spans to a collector, from a thread of its own.
+//! Sends spans to a collector, on a separate thread.
 //!
-//! Constraint: a collector may be absent, slow or hostile. Its thread sends one request at a time, reads
-//! no body, follows no redirect, and retries nothing, because a late trace is worth less than memory.
+//! Constraint: a collector may be absent, slow or hostile. The thread sends one request at a time,
+//! reads no body, follows no redirect, and retries nothing, because a late trace is worth less than
+//! memory.
 //!
-//! [`SpanExporter`] encodes the spans. The queue before it is our own, because the queue of the SDK does
-//! not report how many spans it dropped. The HTTP client is our own too: it uses the TLS of the webhooks.
+//! [`SpanExporter`] encodes the spans. It does not use the queue of the SDK, which does not report
+//! how many spans it dropped. It uses an HTTP client with the same TLS as webhooks.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -32,19 +33,19 @@ use crate::clock::Clock;
 use crate::config::{Otlp, Tls};
 use crate::webhook::TrustRoots;
 
-/// The most spans of one request.
+/// The maximum number of spans in one request.
 const BATCH_MAX: usize = 512;
 
-/// How long spans are gathered for one request.
+/// How long the thread gathers spans for one request.
 const GATHERING: Duration = Duration::from_millis(500);
 
 /// The time limit of a request.
 const TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The time limit of the last request, at the end of the daemon.
+/// The time limit of the last request, when the daemon stops.
 const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Why traces cannot be sent.
+/// The reason why traces cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExportError {
     #[error("the certificates for otlp.endpoint cannot be used")]
@@ -57,12 +58,13 @@ pub(crate) enum ExportError {
     Thread(#[source] io::Error),
 }
 
-/// Counts spans by outcome: sent, failed (the collector did not take them) or dropped before.
+/// Counts spans by outcome: sent, failed (the collector did not take them) or dropped (the channel
+/// was full).
 #[derive(Clone, Debug)]
 pub(crate) struct Counter(IntCounterVec);
 
 impl Counter {
-    /// Makes the counts at 0.
+    /// Sets the count of each outcome to 0, so that metrics list all of them from the start.
     pub(crate) fn new(spans: IntCounterVec) -> Self {
         for outcome in ["sent", "failed", "dropped"] {
             spans.with_label_values(&[outcome]);
@@ -119,10 +121,10 @@ impl Exporter {
         Ok((traces, Self { stop, ended }))
     }
 
-    /// Waits for `stop`, and then until the thread has sent the last spans, for a bounded time.
+    /// Waits for `stop`, then until the thread has sent the last spans: at most 2 seconds.
     ///
-    /// If the thread panics, this ends with an error in the log. Callbacks do not depend on traces, so
-    /// the process continues.
+    /// If the thread panics, logs an error and returns. Callbacks do not depend on traces, so the
+    /// process continues.
     pub(crate) async fn supervise(self, stop: CancellationToken) {
         let Self { stop: own, ended } = self;
         let _own = own.clone().drop_guard();
@@ -138,7 +140,7 @@ impl Exporter {
             }
             () = stop.cancelled() => own.cancel(),
         }
-        // A flood of the collector must not hold up the end.
+        // A collector that floods the thread with data must not delay the exit.
         let _ = tokio::time::timeout(LAST_TIMEOUT.saturating_mul(2), ended).await;
     }
 }
@@ -190,7 +192,7 @@ fn traces_url(endpoint: &Url) -> String {
     format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'))
 }
 
-/// Why the last request failed. The error of the exporter leaves it out.
+/// The reason why the last request failed. The error of the exporter omits it.
 #[derive(Clone, Debug, Default)]
 struct Failure(Arc<Mutex<Option<String>>>);
 
@@ -241,7 +243,7 @@ struct Collector {
     exporter: SpanExporter,
     failure: Failure,
     counter: Counter,
-    /// Whether the last request failed, so that the log has one line for it.
+    /// Whether the last request failed. Only the first of several failures is logged.
     is_failing: bool,
 }
 
@@ -251,7 +253,7 @@ impl Collector {
         let working = async {
             while spans.recv_many(&mut batch, BATCH_MAX).await > 0 {
                 gather(&mut spans, &mut batch).await;
-                // The end may cut this request off. Then the last one sends these spans again.
+                // `stop` may cancel this request. Then the last request sends these spans again.
                 self.send(batch.clone()).await;
                 batch.clear();
             }
@@ -291,7 +293,7 @@ impl Collector {
     }
 }
 
-/// Adds the spans of the next moments, so that those of one event go out together.
+/// Adds the spans of the next [`GATHERING`], so that the spans of one event are sent together.
 async fn gather(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     let more = async {
         while batch.len() < BATCH_MAX

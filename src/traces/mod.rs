@@ -1,11 +1,12 @@
-//! Traces: the way of each event from the change of a file to the answer of a receiver, for a collector
-//! of OpenTelemetry.
+//! Traces each event from the change of a file to the answer of a receiver, for an OpenTelemetry
+//! collector.
 //!
-//! Constraint: tracing never delays an event. Spans go into a bounded channel, and are dropped and
-//! counted if it is full. Only the thread of [`export`] waits for the collector.
+//! Constraint: tracing never delays an event. Spans go into a bounded channel. If the channel is
+//! full, they are dropped and counted. Only the thread of [`export`] waits for the collector.
 //!
-//! The id of a trace is that of its event, and the ids of its spans are derived from it. So all attempts
-//! of all webhooks belong to one trace, over restarts and on several machines, and nothing is stored.
+//! The id of a trace is derived from the id of its event, and so are the ids of its spans. So the
+//! attempts of all webhooks belong to one trace, also after a restart or on another machine, and
+//! nothing is stored.
 
 mod export;
 #[cfg(test)]
@@ -27,27 +28,27 @@ pub(crate) use self::export::{Counter, Exporter};
 use crate::clock::Clock;
 use crate::domain::event::{Event, EventId};
 
-/// The number of spans that wait for the collector. Further ones are dropped.
+/// The capacity of the channel to the thread of [`export`], in spans.
 const WAITING_MAX: usize = 1_024;
 
-/// The number of deliveries whose last step is remembered, for the spans of their waiting.
+/// The maximum number of remembered steps. Their times are the starts of the spans `queue`.
 const STEPS_MAX: usize = 4_096;
 
 /// The name and the version of the program in traces.
 const SCOPE: (&str, &str) = (env!("CARGO_PKG_NAME"), env!("CARGO_PKG_VERSION"));
 
-/// The attempt that an answer or a failure ended.
+/// An attempt that ended with an answer or a failure.
 pub(crate) struct EndedAttempt<'a> {
     pub(crate) webhook: &'a str,
     pub(crate) began: Timestamp,
     pub(crate) ended: Timestamp,
     pub(crate) status: Option<u16>,
     pub(crate) error: Option<&'a str>,
-    /// Whether another attempt may follow.
+    /// Whether the attempt failed, so that another one may follow.
     pub(crate) has_failed: bool,
 }
 
-/// The place of an attempt in its trace.
+/// Identifies the span of an attempt.
 #[derive(Clone, Debug)]
 pub(crate) struct AttemptSpan {
     event: EventId,
@@ -56,7 +57,7 @@ pub(crate) struct AttemptSpan {
 }
 
 impl AttemptSpan {
-    /// The span of this attempt of a delivery.
+    /// Identifies the span of attempt `number` of a delivery.
     pub(crate) fn of(event: &EventId, delivery: i64, number: u32) -> Self {
         Self {
             event: event.clone(),
@@ -65,7 +66,7 @@ impl AttemptSpan {
         }
     }
 
-    /// The value of the header `traceparent`, by which a receiver continues the trace.
+    /// The value of the header `traceparent`. A receiver can continue the trace with it.
     pub(crate) fn traceparent(&self) -> String {
         format!("00-{}-{}-01", trace_of(&self.event), self.id())
     }
@@ -80,7 +81,7 @@ impl AttemptSpan {
     }
 }
 
-/// Takes the spans of the engine and of the queues.
+/// Makes the spans of events and attempts, and adds them to the channel.
 #[derive(Debug)]
 pub(crate) struct Traces {
     clock: Clock,
@@ -131,7 +132,7 @@ impl Traces {
             if attempt.has_failed {
                 steps.note(key, attempt.ended);
             }
-            // A delivery that this process did not see before has no known time.
+            // Another process or an earlier run may have made the step. Then its time is unknown.
             let recorded = || steps.times.get(&(id.clone(), None)).copied();
             last.or_else(|| recorded().filter(|_| of.number == 1))
         };
@@ -169,10 +170,10 @@ impl Traces {
     }
 }
 
-/// An event, and a delivery of it once it was attempted.
+/// The recording of an event, or the last failed attempt of one of its deliveries.
 type Step = (EventId, Option<i64>);
 
-/// The times of the last steps, the newest [`STEPS_MAX`] of them.
+/// The times of the last [`STEPS_MAX`] steps.
 #[derive(Debug, Default)]
 struct Steps {
     times: HashMap<Step, Timestamp>,
@@ -195,7 +196,7 @@ impl Steps {
     }
 }
 
-/// The span of an event from the change of its file to its record, above all others.
+/// The name of the root span, from the change of a file to the record of its event.
 const CHANGE: &str = "change";
 
 /// Makes a span of an event below the span of its change.
@@ -228,12 +229,12 @@ fn span(
     }
 }
 
-/// Converts a time. Every time of the clock has an equivalent.
+/// Converts a time. Each time of the clock can be converted.
 fn system_time(at: Timestamp) -> SystemTime {
     at.try_into().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// The id of an event's trace: that of the event.
+/// The id of an event's trace: the 32 hexadecimal digits of the event's id, else a hash of it.
 fn trace_of(event: &EventId) -> TraceId {
     let digits = event.0.strip_prefix("evt_").unwrap_or_default();
     match TraceId::from_hex(digits) {
