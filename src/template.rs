@@ -1,4 +1,4 @@
-//! Renders a request body from a template of the user, in the language Jinja.
+//! Renders a request body from a Jinja template of the user.
 //!
 //! Constraint: rendering is pure. A template has no clock, no random values and no files, so that
 //! all attempts send the same bytes. The number of steps, the memory and the output are limited.
@@ -21,7 +21,7 @@ use crate::domain::event::{EventKind, Parameter};
 /// The name of the only template in its environment.
 const NAME: &str = "template";
 
-/// The maximum number of steps of a template, for an empty payload.
+/// The maximum number of steps of a template. Each 8 bytes of allowed output add a further step.
 ///
 /// Every 64 bytes of memory also count as a step, so this also limits the memory.
 const STEPS: u64 = 500_000;
@@ -29,10 +29,10 @@ const STEPS: u64 = 500_000;
 /// The maximum length of a body for an empty payload, in bytes.
 const OUTPUT_BASE: u64 = 1024 * 1024;
 
-/// How many bytes longer a body may be for each byte of the payload.
+/// The number of bytes by which each byte of the payload raises the maximum length of a body.
 const OUTPUT_FACTOR: u64 = 4;
 
-/// The characters that stay as they are in a URL: the unreserved ones of RFC 3986.
+/// The characters to escape in a URL: all except the unreserved ones of RFC 3986.
 const URL_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -121,7 +121,7 @@ impl Template {
     pub fn compile(content_type: String, source: &str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // This is only for the positions of errors.
+        // Errors have a position only in debug mode.
         environment.set_debug(true);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.remove_global("debug");

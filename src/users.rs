@@ -1,10 +1,10 @@
 //! Looks up the names of file owners in the system's user database.
 //!
 //! Constraint: the user database may be a directory service that fails or never answers. An error
-//! is not an answer: it is never cached, and the name stays unknown. No thread waits for a look-up
-//! longer than [`STEP_MAX`]. Separate threads make the look-ups, at most [`THREADS_MAX`] at a
-//! time. Names are cached for [`AGE_MAX`], because users may be renamed while the daemon runs. The
-//! size of the cache is limited, because files may have very many owners.
+//! is not an answer: it is never cached, and the name stays unknown. One step of the engine waits
+//! at most [`STEP_MAX`] for all its look-ups. Separate threads make the look-ups, at most
+//! [`THREADS_MAX`] at a time. Names are cached for [`AGE_MAX`], because users may be renamed while
+//! the daemon runs. The size of the cache is limited, because files may have very many owners.
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
@@ -21,7 +21,7 @@ use crate::clock::Clock;
 /// The time after which a cached name expires.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
-/// The maximum number of cached names, and of unknown users to look up again.
+/// The maximum number of cached names, and of unknown users whose look-up is retried.
 const NAMES_MAX: usize = 1024;
 
 /// The maximum number of threads for look-ups. A look-up cannot be cancelled.
@@ -37,10 +37,11 @@ const PAUSES: [Duration; 3] = [
 /// The longest time that one step of the engine may wait for look-ups.
 const STEP_MAX: Duration = Duration::from_secs(2);
 
-/// The value of [`STEP_MAX`] while names are unknown. The database probably still does not answer.
+/// Replaces [`STEP_MAX`] while names are unknown, because the database probably still does not
+/// answer.
 const STEP_MAX_FAILING: Duration = Duration::from_millis(100);
 
-/// The time between two rounds of looking up unknown names again.
+/// The time between two rounds of retries for unknown names.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Looks up the name of a user. `None` means that no user has this id.
@@ -66,11 +67,11 @@ struct State {
     cached: HashMap<u32, Cached>,
     /// The users that threads are looking up.
     in_flight: BTreeSet<u32>,
-    /// The users whose look-up failed or took too long. They are looked up again.
+    /// The users whose look-up failed or took too long. Each round of retries looks them up again.
     unknown: BTreeSet<u32>,
     /// Whether an unknown name became known since the last [`OwnerNames::retry`].
     has_news: bool,
-    /// The last user of the last round of look-ups, and the time of that round.
+    /// The last user of the last round of retries, and the time of that round.
     retried: Option<(u32, Timestamp)>,
     /// The current step of the engine, and how long it has waited for look-ups so far.
     step: (Timestamp, Duration),
@@ -118,8 +119,8 @@ impl OwnerNames {
 
     /// Returns the name of a user, or the user id if the user has no name.
     ///
-    /// `now` is the time of the engine's step. Returns `None` if the user database does not
-    /// answer. An expired name is used if there is no answer.
+    /// `now` is the time of the engine's step. If the user database does not answer, returns the
+    /// expired name, or `None` if no name is cached.
     pub(crate) fn name(&self, uid: u32, now: Timestamp) -> Option<String> {
         let mut state = self.shared.lock();
         if let Some(cached) = state.cached.get(&uid).filter(|one| one.is_current(now)) {
@@ -163,7 +164,7 @@ impl OwnerNames {
         state
     }
 
-    /// Looks unknown names up again, without waiting.
+    /// Looks up unknown names again, without waiting.
     ///
     /// Returns whether names became known since the last call.
     pub(crate) fn retry(&self, now: Timestamp) -> bool {
@@ -197,7 +198,9 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks up a user on a new thread. Returns false if there are too many threads.
+    /// Starts a look-up on a new thread, unless one is in progress for this user.
+    ///
+    /// Returns false if the maximum number of threads is reached, or no thread can be started.
     fn start(shared: &Arc<Self>, state: &mut State, uid: u32, now: Timestamp) -> bool {
         if state.in_flight.contains(&uid) {
             return true;
@@ -295,7 +298,7 @@ mod tests {
         Some(name.to_owned())
     }
 
-    /// Makes names that count the look-ups: `user<uid>-<count>`, and none from uid 1,000 on.
+    /// Makes names that contain the number of the look-up. Users from uid 1,000 on have no name.
     fn counting() -> (OwnerNames, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);
@@ -339,7 +342,7 @@ mod tests {
         }
     }
 
-    /// Waits until no look-up is in progress, then looks unknown names up again.
+    /// Waits until no look-up is in progress, then looks up unknown names again.
     fn retry(names: &OwnerNames, now: Timestamp) -> bool {
         let state = names.shared.lock();
         drop(
@@ -363,7 +366,7 @@ mod tests {
                 Err(_) => Ok(Some(format!("user{uid}"))),
             }
         });
-        // One look-up tries several times.
+        // One look-up makes several tries.
         assert_eq!(names.name(7, second(0)), some("user7"));
         // An expired name is used if there is no answer.
         failures.store(PAUSES.len() * 2, Ordering::Relaxed);
