@@ -30,7 +30,7 @@ pub(super) struct Ended {
     /// The settings that the attempt was made with.
     used: Arc<Target>,
     was_probe: bool,
-    /// The number of renames that the queue knew when the attempt began.
+    /// The number of renames that `InFlight` kept when the attempt began.
     n_moves: usize,
     began: Timestamp,
     ended: Timestamp,
@@ -47,7 +47,7 @@ pub(super) struct AttemptResult {
 
 /// Sends a claimed delivery, if the claim is still valid when the request begins.
 ///
-/// `n_moves` is the number of renames that the queue knows now.
+/// `n_moves` is the number of renames that `InFlight` keeps now.
 pub(super) async fn send(
     shared: Arc<Shared>,
     target: Arc<Target>,
@@ -131,7 +131,7 @@ impl Ended {
         self.attempt.is_withheld
     }
 
-    /// The key of the project when the delivery was claimed, and the delivery.
+    /// Returns the key of the project when the delivery was claimed, and the delivery.
     pub(super) fn lane(self) -> (ProjectKey, i64) {
         (self.project, self.delivery)
     }
@@ -196,9 +196,8 @@ impl Ended {
 
     /// Returns the verdict by the current schedule.
     ///
-    /// If the settings changed during a failed attempt, the delivery is due immediately, to be
-    /// sent with the new settings. A 410 also counts as such a failure then, because it is about
-    /// the old settings.
+    /// If the settings changed during a failed attempt, the next attempt is due immediately, with
+    /// the new settings. This includes a 410, because it is about the old settings.
     fn verdict(&self, current: &Target, jitter: f64, uses_attempt: bool) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;

@@ -1,8 +1,8 @@
-//! Handles by which the engine and the control socket reach the queues.
+//! Handles through which other tasks, such as the engine, reach the queues.
 //!
 //! Constraint: passing a committed delivery to a queue never blocks and never fails. If a handle
 //! is full, it drops the delivery, and the queue claims it from the store later. The handle also
-//! drops a delivery if an operator's command or a switch-off came after its commit.
+//! drops a delivery if an operator's command or a pause of a webhook came after its commit.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -15,8 +15,8 @@ use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 
 /// The maximum number of commits with renames in a handle.
 ///
-/// Only a queue that does not run gets more. The handle then drops the oldest. A project that
-/// failed under a dropped name then counts as one that has not failed.
+/// Only the handle of a queue that does not run gets more. It then drops the oldest. A failed
+/// project whose rename was dropped counts as one that has not failed.
 const MOVES_MAX: usize = 1024;
 
 /// The renames of one commit, from the old key to the new one.
@@ -28,7 +28,7 @@ pub(super) struct QueueHandle {
     wakes: Notify,
     /// Whether an operator changed deliveries or webhooks since the queue last checked.
     is_changed_by_operator: AtomicBool,
-    /// Whether another sender wants to be the only one since the queue last checked.
+    /// Whether another process paused the queue since the queue last checked.
     is_paused_by_other: AtomicBool,
     /// Newly committed deliveries that the queue has not taken yet.
     committed: Mutex<Vec<Claim>>,
@@ -107,7 +107,7 @@ impl QueueHandle {
         self.is_changed_by_operator.swap(false, Ordering::AcqRel)
     }
 
-    /// Whether another sender wanted to be the only one since the last call.
+    /// Whether another process paused the queue since the last call.
     pub(super) fn take_paused_by_other(&self) -> bool {
         self.is_paused_by_other.swap(false, Ordering::AcqRel)
     }
@@ -185,7 +185,9 @@ impl QueueHandles {
         }
     }
 
-    /// Makes the queues of some webhooks drop the deliveries that they claimed and do not send yet.
+    /// Makes the queues of some webhooks drop the claims that they do not send yet.
+    ///
+    /// The reason is that another process must be the only sender, or took over the claims.
     pub(crate) fn pause(&self, is_paused: impl Fn(&str) -> bool) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, handle) in handles.iter().filter(|(webhook, _)| is_paused(webhook)) {

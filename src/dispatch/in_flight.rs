@@ -16,13 +16,13 @@ use crate::store::{Claim, Hold};
 /// another.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The attempts of one webhook that are in flight, and what renamed their projects meanwhile.
+/// The attempts of one webhook that are in flight, and the renames of projects since they began.
 #[derive(Default)]
 pub(super) struct InFlight {
     attempts: JoinSet<Ended>,
     /// The total size of their payloads, in bytes.
     n_bytes: usize,
-    /// The renames since the oldest running attempt began.
+    /// The renames since the last time that no attempt was in flight.
     moves: Vec<Moves>,
 }
 
@@ -35,7 +35,7 @@ impl InFlight {
         self.attempts.is_empty()
     }
 
-    /// Whether a payload of so many bytes must wait for those in flight, to limit memory.
+    /// Whether a payload of `n_bytes` bytes must wait for those in flight, to limit memory.
     pub(super) fn is_full(&self, n_bytes: usize) -> bool {
         !self.is_empty() && self.n_bytes.saturating_add(n_bytes) > BYTES_MAX
     }
@@ -78,14 +78,14 @@ impl InFlight {
         ended
     }
 
-    /// Drops the renames that no attempt needs.
+    /// Drops the renames if no attempt is in flight.
     pub(super) fn drop_old_moves(&mut self) {
         if self.is_empty() {
             self.moves.clear();
         }
     }
 
-    /// Keeps renames of projects.
+    /// Adds the renames of one commit.
     pub(super) fn follow(&mut self, moves: Moves) {
         self.moves.push(moves);
     }

@@ -4,14 +4,15 @@
 //! sent strictly in order. So each webhook has a `queue` of its own.
 //!
 //! Pending deliveries stay in the store. A queue holds only the deliveries that it is sending or
-//! will send next. A claim is a lease in memory, so a restart drops it. The engine passes newly
-//! committed deliveries directly to the queues. The queues claim all others from the store.
+//! will send next. With SQLite, a claim is only in memory, so a restart drops it. With PostgreSQL,
+//! it ends with the lease of the process. The engine passes newly committed deliveries directly to
+//! the queues. The queues claim all others from the store.
 //!
 //! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of
-//! the webhooks, and [`thread`] the threads of their queues. Other tasks reach a queue by its
-//! `handle`. `queue` is the loop of one webhook. `prefetch` keeps its claimed deliveries,
-//! `in_flight` its attempts, and `attempt` is one of them. `results` records the results in
-//! groups, and `log` logs them.
+//! the webhooks, and [`thread`] makes the threads of their queues. Other tasks reach a queue
+//! through its `handle`. `queue` is the loop of one webhook. `prefetch` keeps the claimed
+//! deliveries of that loop, and `in_flight` keeps its attempts in progress. `attempt` makes one
+//! attempt. `results` records the results in groups, and `log` logs them.
 
 mod attempt;
 mod handle;
@@ -63,9 +64,9 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Returns the time of day that decides what is due.
+    /// Returns the time of day that decides which deliveries are due.
     ///
-    /// If other processes send too, it is that of the clock that they share.
+    /// If other processes send too, it is the time of the clock that all of them share.
     fn now(&self) -> Timestamp {
         let shared = self.store.shared_now();
         shared.unwrap_or_else(|| self.clock.now())
@@ -136,7 +137,7 @@ impl Dispatcher {
                     queue.target.send_replace(target);
                 }
                 (None, Some(thread)) => self.start_queue(name, target, thread),
-                // The target was prepared for a queue that was still running then.
+                // The target has no thread, because its queue was running when it was prepared.
                 (None, None) => {}
             }
         }

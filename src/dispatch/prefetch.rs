@@ -25,13 +25,15 @@ use crate::store::{Alone, Asking, Claim, Claims, Hold, Store, StoreError, Unread
 /// The queue claims more when half of them have been sent.
 const PREFETCH: usize = 64;
 
-/// The same if other processes could send them meanwhile.
+/// The same number, if other processes could send these deliveries instead.
 const PREFETCH_SHARED: usize = 8;
 
 /// The queue stops claiming when the prefetched payloads have this many bytes.
 const PREFETCH_BYTES: usize = 1024 * 1024;
 
-/// How long a prefetched claim is valid. An operator may cancel the delivery in the meantime.
+/// How long a prefetched claim is valid.
+///
+/// It is short, because an operator may cancel the delivery in the meantime.
 const VALID_FOR: Duration = Duration::from_millis(500);
 
 /// Which deliveries the queue claims.
@@ -64,7 +66,7 @@ struct Prefetched {
 #[derive(Default)]
 struct Claimed {
     projects: HashSet<ProjectKey>,
-    /// The deliveries with the current keys of their projects, after the renames that this process knows.
+    /// The deliveries, each with the key of its project after the renames that the queue received.
     deliveries: HashMap<i64, ProjectKey>,
 }
 
@@ -119,12 +121,12 @@ pub(super) struct Prefetch {
     may_be_more: bool,
     /// Whether other processes send deliveries of the same lanes.
     is_shared: bool,
-    /// Whether the store may have claims of other deliveries than the busy ones.
+    /// Whether the store may have claims by this process of deliveries that are not busy.
     ///
-    /// Others could send these. A claim that failed may have been made, and so may those of an
-    /// earlier queue.
+    /// While it has them, no other process sends these deliveries. They may come from an earlier
+    /// queue, from dropped claims, or from a claim whose answer was lost.
     has_others: bool,
-    /// Whether this sender must be the only one, as the store was told last.
+    /// Whether this sender must be the only one, as the last claim told the store.
     told: Alone,
 }
 
@@ -155,7 +157,7 @@ impl Prefetch {
     ///
     /// These are newer than all claimed deliveries, and their projects are not busy.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
-        // Others may have claimed them since.
+        // Other processes may have claimed them since the commit.
         let committed = if self.is_shared {
             Vec::new()
         } else {
@@ -220,7 +222,10 @@ impl Prefetch {
         self.release(project, delivery);
     }
 
-    /// Tells other senders what this one needs, although it claims nothing now.
+    /// Tells the store what this sender needs, by a claim of no delivery.
+    ///
+    /// It tells whether the sender must be the only one, and which claims the store must keep.
+    /// Does nothing if the store has that information, or while a claim is in progress.
     pub(super) fn tell(&mut self, store: &Store, webhook: &str, at: Reading, alone: Alone) {
         let is_known = !self.has_others && self.told == alone;
         if !self.is_shared || is_known || self.is_asking() {
@@ -235,7 +240,7 @@ impl Prefetch {
             .spawn(async move { store.claim(&webhook, asking).await });
     }
 
-    /// Leaves the webhook to other senders: drops all claims, and what was told.
+    /// Releases the webhook for other senders: drops all claims, also those in the store.
     pub(super) async fn leave(
         &mut self,
         store: &Store,
@@ -243,7 +248,7 @@ impl Prefetch {
         at: Reading,
     ) -> Result<(), StoreError> {
         if self.is_asking() {
-            // These claims end with the others.
+            // The store also drops the claims of this answer below.
             let _ = self.answer().await;
         }
         self.claims.clear();
@@ -285,7 +290,9 @@ impl Prefetch {
         !self.question.is_empty()
     }
 
-    /// Starts to claim due deliveries, unless a claim is in progress or enough are prefetched.
+    /// Starts to claim due deliveries, if more may be due and too few are prefetched.
+    ///
+    /// Does nothing while a claim is in progress.
     ///
     /// `room` is the number of deliveries that can be sent now.
     pub(super) fn ask(

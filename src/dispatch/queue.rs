@@ -30,15 +30,15 @@ use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 /// The longest sleep of a queue. It is short, because the clock may be set meanwhile.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
-/// The time between requests from which the queue claims one delivery at a time.
+/// If requests are at least this far apart, the queue claims one delivery at a time.
 ///
-/// More claims would expire before they are sent.
+/// Further claims would expire before the queue can send them.
 const RARELY: Duration = Duration::from_millis(20);
 
 /// The longest time between two claims if other processes send deliveries of the same lanes.
 const SHARED_POLL: Duration = Duration::from_secs(1);
 
-/// Returns how long to sleep until a time of day.
+/// Returns how long to sleep until a time of day, at most [`SLEEP_MAX`].
 fn sleep_until(at: Timestamp, now: Timestamp) -> Duration {
     Duration::try_from(at.duration_since(now))
         .unwrap_or_default()
@@ -50,7 +50,7 @@ fn sleep_until(at: Timestamp, now: Timestamp) -> Duration {
 struct NextClaim {
     /// The monotonic time.
     at: Duration,
-    /// Whether the store failed. Then nothing makes the queue claim before that time.
+    /// Whether the store failed. Then the queue does not claim before `at`, even if it is woken.
     is_after_failure: bool,
 }
 
@@ -62,7 +62,7 @@ pub(super) struct Queue {
     stop: CancellationToken,
     handle: Arc<QueueHandle>,
     logger: AttemptLogger,
-    /// The last reading of the clock. It shows whether the clock was set back.
+    /// The previous reading of the clock, to notice when the clock is set back.
     reading: Reading,
     prefetch: Prefetch,
     next_claim: NextClaim,
@@ -70,9 +70,9 @@ pub(super) struct Queue {
     results: Results,
     endpoint: Endpoint,
     pace: Pace,
-    /// The monotonic time until which other senders may become the only one.
+    /// The monotonic time until which this queue leaves the webhook to other senders.
     gives_way_until: Duration,
-    /// The fingerprint of the settings. If it changes, `endpoint` is reset.
+    /// The fingerprint of the settings. If it changes, `endpoint` and `pace` are reset.
     fingerprint: [u8; 32],
 }
 
@@ -108,11 +108,11 @@ impl Queue {
 
     /// Runs until the queue is stopped and its attempts in progress have ended.
     ///
-    /// `stop_of_all` stops the queues of all webhooks, because the process ends.
+    /// The process cancels `stop_of_all` when it ends. That stops the queues of all webhooks.
     pub(super) async fn run(mut self, stop_of_all: CancellationToken) {
         let stop = self.stop.clone();
         // Deliveries in the handle were passed to an earlier queue, which may have sent them. Only
-        // the store knows their state, so this queue claims them from there.
+        // the store has their state, so this queue claims them from the store.
         self.handle.drop_committed();
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
@@ -166,7 +166,7 @@ impl Queue {
                 let n = self.in_flight.len().saturating_add(n_more);
                 (target.webhook.concurrency.min(n), true)
             }
-            // The end of the attempt wakes the queue.
+            // The end of an attempt wakes the queue.
             Admission::AfterInFlight => {
                 self.prefetch.clear();
                 return SLEEP_MAX;
@@ -180,7 +180,7 @@ impl Queue {
             // The end of a recording wakes the queue.
             return SLEEP_MAX;
         }
-        // Claims before the time of the next request would expire.
+        // Deliveries that are claimed before the next request may start would expire.
         let until_next = self.until_next(&target, moment);
         if !until_next.is_zero() {
             return until_next.min(SLEEP_MAX);
@@ -228,7 +228,9 @@ impl Queue {
         }
     }
 
-    /// Takes the committed deliveries, and what other tasks and processes changed.
+    /// Takes the committed deliveries from the handle.
+    ///
+    /// Drops all claims if an operator changed deliveries or another process paused the webhook.
     fn take_committed(&mut self, now: Timestamp) -> Vec<Claim> {
         let mut committed = self.handle.take_committed();
         if self.handle.take_changed_by_operator() {
@@ -252,7 +254,9 @@ impl Queue {
         next.saturating_sub(moment)
     }
 
-    /// Whether requests to the webhook have a rate. Then only one sender may send at a time.
+    /// Whether requests to the webhook are limited to a rate.
+    ///
+    /// Then only one sender may send at a time.
     fn is_paced(&self, target: &Target) -> bool {
         target.webhook.rate.is_some() || self.pace.is_learned()
     }
@@ -279,7 +283,7 @@ impl Queue {
 
     /// Corrects due times if the clock was set back.
     ///
-    /// Otherwise deliveries would be late by the time that it was set back.
+    /// Otherwise deliveries would be late by as much as it was set back.
     async fn check_clock(&mut self) {
         let reading = self.shared.reading();
         if !self.reading.was_set_back_until(&reading) {
@@ -303,7 +307,7 @@ impl Queue {
         }
     }
 
-    /// Returns the current settings. If they changed, resets the health of the endpoint.
+    /// Returns the current settings. If they changed, resets `endpoint` and `pace`.
     fn current_target(&mut self) -> Arc<Target> {
         if self.target.has_changed().unwrap_or(false) {
             self.prefetch.expect_more();
@@ -357,7 +361,7 @@ impl Queue {
         self.next_claim.at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
-    /// Records an unreadable delivery as dead. Otherwise its project would never be sent again.
+    /// Records an unreadable delivery as dead. Otherwise it would block its project forever.
     async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
         let reason = format!("the delivery cannot be read: {}", unreadable.fault);
         error!(
@@ -431,7 +435,7 @@ impl Queue {
         if may_reach_none && self.shared.store.is_shared() {
             self.give_way(now, &target);
         } else {
-            // This sender reaches the receiver.
+            // This sender reaches the receiver, or it does not share a rate with others.
             self.gives_way_until = Duration::ZERO;
         }
         self.results.push(result, now);
@@ -466,8 +470,8 @@ impl Queue {
             self.prefetch.release(project, delivery);
         }
         if self.results.take_paused() {
-            // The store enforces the pause now. Deliveries that were passed before must not be
-            // sent.
+            // The store enforces the pause now. Deliveries that the engine passed before must not
+            // be sent.
             self.handle.drop_committed();
         }
     }

@@ -114,7 +114,7 @@ impl Results {
     }
 }
 
-/// Records results. Retries until the store succeeds or the daemon stops.
+/// Records results. Retries until the store succeeds or the queue stops.
 async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &CancellationToken) {
     let n_results = finished.len();
     let mut n_failures: u32 = 0;
@@ -139,8 +139,8 @@ async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &
         }
         n_failures = n_failures.saturating_add(1);
         if stop.is_cancelled() && n_failures > 3 {
-            // The daemon is stopping. It sends these deliveries again after a restart, with the
-            // same ids.
+            // The daemon is stopping, or the webhook was removed. The next queue of the webhook
+            // sends these deliveries again, with the same ids.
             return;
         }
         tokio::time::sleep(STORE_PAUSE).await;

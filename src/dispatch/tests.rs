@@ -188,7 +188,7 @@ impl Fixture {
         }
     }
 
-    /// The lanes are shared with other senders.
+    /// Makes a fixture whose lanes are shared with other senders.
     fn shared() -> Self {
         let mut fixture = Self::new();
         fixture.prefetch = Prefetch::new(Arc::default(), true);
@@ -315,7 +315,7 @@ async fn claims_of_a_late_answer_are_valid() {
     assert_eq!(fixture.next(), Some(1));
 }
 
-/// The store keeps only the claims that the queue has, until an answer says so.
+/// The queue asks the store to drop other claims, until an answer confirms it.
 #[tokio::test]
 async fn dropped_claims_are_released_although_a_release_fails() {
     let mut fixture = Fixture::shared();

@@ -2,8 +2,8 @@
 //!
 //! Constraint: a receiver can keep the thread that reads its answers busy. For instance, a flood
 //! of interim answers (`100 Continue`) takes seconds, because the HTTP library reads all of them
-//! before it yields to other tasks. So each queue has a thread of its own, and nothing waits for
-//! the thread's end.
+//! before it yields to other tasks. So each queue has its own thread, and nothing waits for the
+//! thread's end.
 
 use std::io;
 use std::pin::Pin;
@@ -44,7 +44,7 @@ impl QueueThread {
                     };
                     let is_done = tokio::select! {
                         biased;
-                        // Nobody waits for the queue any more.
+                        // The future of `run` was dropped.
                         () = ended.closed() => false,
                         () = queue => true,
                     };

@@ -1,4 +1,7 @@
-//! Tells the senders of other processes when this one must be the only one.
+//! Shares a webhook with the *senders* of other processes: their queues of the webhook.
+//!
+//! If requests to the webhook are limited to a rate, only one sender may send at a time. Each
+//! claim tells the store whether the sender must be the only one. The store stops the others.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,15 +14,15 @@ use crate::dispatch::Target;
 use crate::dispatch::results::STORE_PAUSE;
 use crate::store::{Alone, Fault};
 
-/// How long a sender with a rate leaves an endpoint to others that may be out of its own reach.
+/// How long a sender with a rate lets others try an endpoint, after its own request failed.
 ///
-/// Others ask every [`super::SHARED_POLL`].
+/// The others claim every [`super::SHARED_POLL`].
 const GIVE_WAY: Duration = Duration::from_secs(2);
 
-/// How long a queue that ends with its process tries to leave its webhook to other senders.
+/// How long a queue tries to release its webhook while the process ends.
 ///
-/// If it cannot, the end of the process does. Any other queue tries until it can: its claims would last as
-/// long as the process.
+/// If it fails, the end of the process releases the webhook. The queue of a removed webhook has no
+/// such limit. Otherwise its claims would last as long as the process.
 const LEAVE: Duration = Duration::from_secs(3);
 
 impl Queue {
@@ -34,8 +37,9 @@ impl Queue {
 
     /// Whether only this sender may send, although it claims nothing now.
     ///
-    /// After a failure, the endpoint may be out of reach of this sender alone. So it keeps others from
-    /// sending only while it sends, and until its own next request may start: others do not know its pace.
+    /// After a failure, others may reach the endpoint although this sender does not. So it excludes
+    /// them only while it sends, and until its next request may start. Before that time, their
+    /// requests would exceed the rate.
     fn must_be_alone(&self, target: &Target) -> bool {
         let now = self.shared.clock.moment();
         let gives_way = now < self.gives_way_until;
@@ -45,7 +49,7 @@ impl Queue {
         self.is_paced(target) && (is_early || !(gives_way || leaves_it))
     }
 
-    /// Tells other senders what this one needs.
+    /// Tells the store whether this sender must be the only one.
     pub(super) fn tell(&mut self) {
         if self.next_claim.is_after_failure && self.shared.clock.moment() < self.next_claim.at {
             return;
@@ -60,9 +64,10 @@ impl Queue {
             .tell(&self.shared.store, &self.name, at, alone);
     }
 
-    /// Returns how long to wait before notifying other senders again.
+    /// Returns how long to wait before the next call of [`Queue::tell`].
     ///
-    /// They are notified again after the store failed, and when this sender may leave the webhook to them.
+    /// A call is needed after a failure of the store. It is also needed when the next request may
+    /// start, because this sender may then leave the webhook to others.
     pub(super) fn until_told(&self) -> Duration {
         if !self.shared.store.is_shared() {
             return SLEEP_MAX;
@@ -78,16 +83,19 @@ impl Queue {
         }
     }
 
-    /// Leaves the webhook to other senders for a while, because others may reach the endpoint.
+    /// Leaves the webhook to other senders for [`GIVE_WAY`], because they may reach the endpoint.
     ///
-    /// It leaves when its own next request may start. Else each sender could send a request at once.
+    /// That time begins when the next request of this sender may start. Otherwise the next sender
+    /// could send a request at once, and exceed the rate.
     pub(super) fn give_way(&mut self, moment: Duration, target: &Target) {
         let begins = moment.max(self.pace.next(target.webhook.rate));
         self.gives_way_until = begins.saturating_add(GIVE_WAY);
         self.prefetch.clear();
     }
 
-    /// Leaves the webhook to other senders.
+    /// Releases the webhook for other senders, because this queue ends.
+    ///
+    /// Gives up [`LEAVE`] after the process began to stop.
     pub(super) async fn leave(&mut self, stop_of_all: &CancellationToken) {
         let name = self.name.clone();
         let too_late = async {
