@@ -1,7 +1,7 @@
 //! Removes deliveries and events after their retention, and keeps the state below its limit.
 //!
-//! Constraint: rows are removed in small batches with pauses, so that recording and delivery do
-//! not wait. A clock that is wrong for a short time must not remove anything too early.
+//! Constraint: removing must not delay recording and delivery, so it works in small batches with
+//! pauses. If the clock is set wrong for a short time, nothing may be removed too early.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -27,7 +27,7 @@ const SIZE_INTERVAL: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The maximum number of rows of each kind that one transaction removes.
 const BATCH: usize = 500;
-/// How long the time of day must run steadily after it was set, before rows are removed.
+/// How long the clock must run steadily after it was set, before rows are removed by their age.
 const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Removes old rows and limits the size of the state.
@@ -35,15 +35,15 @@ const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 pub(crate) struct Housekeeping {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    /// The queues to wake after their deliveries became dead.
+    /// The queues. They are woken after some of their deliveries became dead.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) retention: watch::Receiver<Retention>,
-    /// The largest space that was available to the state since the start.
+    /// The largest sum of used and available space since the start, in bytes.
     pub(crate) space: Arc<AtomicU64>,
 }
 
 impl Housekeeping {
-    /// Removes rows after their retention, regularly until `stop`.
+    /// Removes rows after their retention. Runs each minute until `stop`.
     pub(crate) async fn collect(mut self, stop: CancellationToken) {
         let mut steadiness = Steadiness::new(self.clock.reading());
         loop {
@@ -89,7 +89,7 @@ impl Housekeeping {
         }
     }
 
-    /// Measures the state until `stop`. Warns of its size, and removes rows at its limit.
+    /// Measures the state until `stop`. Near its limit, logs a warning. At its limit, removes rows.
     pub(crate) async fn keep_size(self, sizes: watch::Sender<StateSize>, stop: CancellationToken) {
         let mut warnings = Warnings::default();
         let work = async {
@@ -129,7 +129,7 @@ impl Housekeeping {
         Ok(size)
     }
 
-    /// Removes the oldest rows until the state is below its limit, and reports them.
+    /// Removes the oldest rows until the state is below its limit, and logs their numbers.
     async fn make_room(
         &self,
         over: StateSize,
@@ -149,7 +149,7 @@ impl Housekeeping {
             let collected = match batch {
                 Ok(collected) if collected.is_empty() => break,
                 Ok(collected) => collected,
-                // A smaller batch needs less space in the log.
+                // A smaller batch needs less space in the write-ahead log.
                 Err(error) if n_rows > 1 && error.is_full() => {
                     n_rows = n_rows.div_ceil(8);
                     continue;
@@ -195,7 +195,8 @@ impl Housekeeping {
         }
     }
 
-    /// Wakes the queues of webhooks whose deliveries became dead, because their next ones are due.
+    /// Wakes the queues of webhooks whose deliveries became dead, because later deliveries of the
+    /// same projects are now due.
     fn wake(&self, collected: &Collected) {
         if collected.expired.is_empty() {
             return;
@@ -208,7 +209,7 @@ impl Housekeeping {
     }
 }
 
-/// The warnings that were logged and still apply, so that each is logged once.
+/// The warnings that were logged and still apply. Each is logged once until it no longer applies.
 #[derive(Default)]
 struct Warnings {
     is_full: bool,
@@ -257,7 +258,7 @@ impl Warnings {
 
 /// Decides whether the time of day is reliable enough to remove old rows.
 ///
-/// It is reliable at the start. After it was set, it must run steadily for [`STEADY_FOR`].
+/// At the start it counts as reliable. After it was set, it must run steadily for [`STEADY_FOR`].
 struct Steadiness {
     last: Reading,
     /// The first reading after the time of day was last set. `None` once it is reliable again.
@@ -276,7 +277,7 @@ impl Steadiness {
         self.jumped_at.is_none()
     }
 
-    /// Handles a reading of the clock. Returns whether its time is reliable.
+    /// Compares a reading of the clock with the last one. Returns whether its time is reliable.
     fn observe(&mut self, reading: Reading) -> bool {
         if self.last.was_set_until(&reading) {
             self.jumped_at = Some(reading);

@@ -1,10 +1,10 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
-//! Constraint: a client that does nothing only takes one of a limited number of connections. If
-//! there are too many, a new client takes the place of another one. That is a client without
-//! access, from the network with the most of them. Clients that sent nothing go first, and of
-//! those the oldest. Each connection has [`GRACE`] for its request, so a short request is answered
-//! even if very many clients connect.
+//! Constraint: an idle client only takes one of a limited number of connections. At the limit, a
+//! new connection replaces another one. Connections without access go first, those of the network
+//! with the most of them. Among these, connections without a request go first, then the oldest.
+//! Each connection has [`GRACE`] for its request, so the server answers a short request even if
+//! very many clients connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -27,16 +27,18 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take for the head of a request, after it connected or got an answer.
+/// How long a client may take to send the head of a request, after it connected or got an answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
-/// How long an answer may wait for its client to take bytes.
+/// How long an answer may wait until its client reads bytes.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 
-/// The number of bytes that a client must take per second while an answer waits for it.
+/// The minimum rate, in bytes per second, at which a client must read while an answer waits for it.
 const RATE_MIN: usize = 16 * 1024;
 
-/// How long a new connection stays open at least. It limits how many are accepted in a second.
+/// The minimum time before a new connection may be closed for another one.
+///
+/// At the limit of connections, it also limits the rate of new ones.
 const GRACE: Duration = Duration::from_millis(10);
 
 /// The IP address of a client. `None` on a Unix socket.
@@ -46,7 +48,7 @@ pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 impl Peer {
     /// Returns the network that counts as one client: an IPv4 address, or an IPv6 network (/64).
     ///
-    /// Every host of an IPv6 network may use all its addresses.
+    /// A host in an IPv6 network may use all addresses of that network.
     pub(crate) fn network(self) -> Option<IpAddr> {
         match self.0? {
             IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
@@ -70,7 +72,7 @@ impl From<tokio::net::unix::SocketAddr> for Peer {
     }
 }
 
-/// Whether the client of a connection has shown that it may use the server.
+/// Whether a request of the connection has shown that its client has access.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Known(Arc<AtomicBool>);
 
@@ -89,23 +91,23 @@ impl Known {
 pub(crate) struct Bounds {
     /// The maximum number of connections at the same time.
     pub(crate) connections: usize,
-    /// How long requests may still run once the server stops.
+    /// How long running requests may continue after the server begins to stop.
     pub(crate) stop: Duration,
 }
 
-/// A connection that is served.
+/// An open connection.
 struct Open {
     task: AbortHandle,
     peer: Peer,
     since: Instant,
     known: Known,
-    /// Whether the client sent a part of a request that was not answered yet.
+    /// Whether the client sent bytes of a request that has no answer yet.
     is_asking: Arc<AtomicBool>,
 }
 
 /// Serves until `stop` is cancelled. Adds the extensions [`Peer`] and [`Known`] to each request.
 ///
-/// Then it waits for the answers of running requests, but not longer than the limit.
+/// After the cancellation, waits for the answers of running requests, at most `bounds.stop`.
 pub(crate) async fn serve<L: Listener>(
     mut listener: L,
     router: Router,
@@ -115,7 +117,7 @@ pub(crate) async fn serve<L: Listener>(
     L::Addr: Into<Peer>,
 {
     let mut connections = JoinSet::new();
-    // The oldest is the first.
+    // The oldest connection is the first.
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
         let is_full = open.len() >= bounds.connections;
@@ -128,7 +130,8 @@ pub(crate) async fn serve<L: Listener>(
         };
         tokio::select! {
             (stream, address) = accept => {
-                // A request that has arrived counts, also on a machine that is too busy to read it in time.
+                // Other connections first read requests that have arrived, also on a busy machine.
+                // So no connection with a request is closed as one without.
                 tokio::task::yield_now().await;
                 open.retain(|one| !one.task.is_finished());
                 while open.len() >= bounds.connections
@@ -144,7 +147,7 @@ pub(crate) async fn serve<L: Listener>(
                 let one = connection(stream, Arc::clone(&is_asking), router, stop.clone());
                 let task = connections.spawn(one);
                 open.push_back(Open { task, peer, since: Instant::now(), known, is_asking });
-                // A request that has arrived is answered before more connections are accepted.
+                // The server answers requests that have arrived before it accepts more connections.
                 tokio::task::yield_now().await;
             }
             Some(_) = connections.join_next() => {}
@@ -153,22 +156,22 @@ pub(crate) async fn serve<L: Listener>(
         while connections.try_join_next().is_some() {}
         open.retain(|one| !one.task.is_finished());
     }
-    // From here on, another process can use the address.
+    // Now another process can use the address.
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
-    // The set ends the tasks that are left.
+    // Dropping the set ends the remaining tasks.
     let _ = tokio::time::timeout(bounds.stop, ended).await;
 }
 
 /// Returns the index of the connection to close for a new one.
 ///
-/// It may be younger than [`GRACE`], if all that may be closed are.
+/// The connection may be younger than [`GRACE`], if all candidates are.
 fn to_close(open: &VecDeque<Open>, now: Instant) -> Option<usize> {
     let mut n_of: HashMap<Option<IpAddr>, usize> = HashMap::new();
     for one in open.iter().filter(|one| !one.known.is_set()) {
         *n_of.entry(one.peer.network()).or_default() += 1;
     }
-    // Of equal ones, `max_by_key` returns the last. In reversed order that is the oldest.
+    // Of equal connections, `max_by_key` returns the last. In reversed order that is the oldest.
     let rank = |one: &Open| {
         let is_known = one.known.is_set();
         let n = if is_known {
@@ -186,7 +189,7 @@ fn to_close(open: &VecDeque<Open>, now: Instant) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
-/// Adds the extensions to each request, and notes when it is answered.
+/// Adds the extensions to each request, and clears `is_asking` when the request has its answer.
 fn with_extensions(
     router: Router,
     peer: Peer,
@@ -208,7 +211,7 @@ fn with_extensions(
     ))
 }
 
-/// Serves one connection. After `stop`, finishes a running request.
+/// Serves one connection. After `stop`, finishes the running request.
 async fn connection<S>(
     stream: S,
     is_asking: Arc<AtomicBool>,
@@ -230,7 +233,7 @@ async fn connection<S>(
             .header_read_timeout(HEAD_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );
-    // Errors are the client's, and nobody needs to know them.
+    // The client causes all errors of its connection, so they are not logged.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {
@@ -240,9 +243,9 @@ async fn connection<S>(
     }
 }
 
-/// How long the answers of a connection may still wait for the client.
+/// How long the answers of a connection may still wait for their client.
 ///
-/// The time grows with each byte that the client takes. So it must read at least at [`RATE_MIN`].
+/// Each byte that the client reads adds time. So the client must read at [`RATE_MIN`] or faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Patience(Duration);
 
@@ -253,7 +256,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Records that the client took bytes after a wait.
+    /// Subtracts a wait, and adds the time for the bytes that the client read after it.
     fn after(self, wait: Duration, n_taken: usize) -> Self {
         let earned = Duration::from_secs_f64(n_taken as f64 / RATE_MIN as f64);
         let left = self.0.saturating_sub(wait).saturating_add(earned);
@@ -264,7 +267,7 @@ impl Patience {
 /// A stream whose writes fail if the client reads too slowly.
 struct Impatient<S> {
     stream: S,
-    /// Set when the client sends something.
+    /// Set when the client sends bytes.
     is_asking: Arc<AtomicBool>,
     patience: Patience,
     /// The start of the current wait for the client, and its latest end.
@@ -272,7 +275,7 @@ struct Impatient<S> {
 }
 
 impl<S> Impatient<S> {
-    /// Turns a wait that is too long into an error.
+    /// Turns a write that waits too long into an error.
     fn bound(
         &mut self,
         context: &mut Context<'_>,
@@ -403,7 +406,7 @@ mod tests {
         let (known, asking, had_time) = (true, true, true);
         let cases: &[(&[Client], Option<usize>)] = &[
             (&[], None),
-            // The oldest of equal ones.
+            // The oldest of equal connections.
             (
                 &[(A, false, false, had_time), (A, false, false, had_time)],
                 Some(0),
@@ -420,7 +423,7 @@ mod tests {
                 &[(A, known, false, had_time), (A, known, asking, had_time)],
                 Some(0),
             ),
-            // A client that did not have its time yet is closed after one that asks.
+            // A connection younger than `GRACE` outlives an older one, even without a request.
             (
                 &[(A, false, false, false), (A, false, asking, had_time)],
                 Some(1),
@@ -433,7 +436,7 @@ mod tests {
                 &[(A, known, false, had_time), (A, false, false, false)],
                 Some(1),
             ),
-            // Of the network with the most.
+            // A connection of the network with the most connections.
             (
                 &[
                     (A, false, false, had_time),

@@ -1,10 +1,10 @@
-//! Counts attempts, for Prometheus and for `status`.
+//! Counts attempts, for Prometheus, `status` and the page.
 //!
-//! Constraint: counting takes a few nanoseconds and never fails. Names and labels are a public
-//! interface. Gauges are not here: `admin` takes them from the report at each scrape.
+//! Constraint: counting only looks up counters in memory, and never fails. Names and labels are a
+//! public interface. Gauges are not here: `admin` takes them from the report at each scrape.
 //!
 //! Every series with known labels exists from the start, with the value 0, so that a rate includes
-//! the first occurrence. The series of a webhook are removed when it is no longer configured.
+//! the first occurrence. The series of a webhook exist only while it is configured.
 
 mod history;
 
@@ -30,7 +30,7 @@ pub(crate) enum AttemptOutcome {
     Failed,
     /// The attempt failed, and was the last one of the schedule.
     Dead,
-    /// The receiver answered 410, so the webhook is switched off.
+    /// The receiver answered 410. This switches the webhook off.
     Gone,
 }
 
@@ -49,7 +49,7 @@ impl AttemptOutcome {
 
 /// The histogram buckets for the duration of an attempt, in seconds.
 ///
-/// The lowest fits an open connection to this machine, and the highest the longest usual
+/// The lowest fits a reused connection to the same machine, and the highest the longest usual
 /// `timeout`.
 const ATTEMPT_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
@@ -89,11 +89,11 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the counters for these webhooks. The flag tells whether a webhook is enabled.
+    /// Makes the counters for these webhooks. The flag is whether a webhook is enabled.
     ///
     /// # Errors
     ///
-    /// Two metrics have the same name. A test makes sure that they do not.
+    /// Two metrics have the same name. A test checks that all names differ.
     pub(crate) fn new(webhooks: BTreeMap<String, bool>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
         let deliveries = IntCounterVec::new(
@@ -130,7 +130,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Adds the counter of spans, for a daemon with traces.
+    /// Adds the counter of spans. Only a daemon that sends traces has it.
     ///
     /// # Errors
     ///
@@ -157,7 +157,7 @@ impl Metrics {
             if webhooks.contains_key(name) {
                 continue;
             }
-            // Removing a series only fails if it does not exist.
+            // Removing a series fails only if the series does not exist.
             for outcome in AttemptOutcome::ALL {
                 let labels = [name.as_str(), outcome.as_str()];
                 let _ = self.deliveries.remove_label_values(&labels);
@@ -167,14 +167,14 @@ impl Metrics {
         *configured = webhooks;
     }
 
-    /// Returns the configured webhooks. The flag tells whether a webhook is enabled.
+    /// Returns the configured webhooks. The flag is whether a webhook is enabled.
     pub(crate) fn configured(&self) -> BTreeMap<String, bool> {
         self.lock().clone()
     }
 
     /// Counts an ended attempt, unless its webhook is no longer configured.
     ///
-    /// A removed webhook may still get answers. They must not create its series again.
+    /// An attempt may end after a reload removed its webhook. It must not bring back the series.
     pub(crate) fn attempted(
         &self,
         webhook: &str,
@@ -236,7 +236,7 @@ impl Metrics {
         counts
     }
 
-    /// Returns the counters for the text format.
+    /// Returns the counters and histograms, for the text format of Prometheus.
     pub(crate) fn families(&self) -> Vec<MetricFamily> {
         self.registry.gather()
     }

@@ -1,6 +1,6 @@
 //! Counts attempts and latency for each minute of the last hour, for the page's charts.
 //!
-//! Constraint: counting takes a few nanoseconds, and the counts of an hour take a few kilobytes.
+//! Constraint: counting takes constant time, and the counts of an hour take a few kilobytes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -13,11 +13,11 @@ const MINUTES: u64 = 60;
 pub(crate) struct Minute {
     /// The number of attempts with a 2xx answer.
     pub(crate) delivered: u64,
-    /// The number of other attempts that ended.
+    /// The number of other ended attempts.
     pub(crate) failed: u64,
     /// The number of first 2xx answers for live events.
     n_latencies: u64,
-    /// The sum of the times from the changes to these answers.
+    /// The sum of the times from a change to its first 2xx answer.
     latencies: Duration,
 }
 
@@ -44,21 +44,22 @@ impl Minute {
     }
 }
 
-/// The minutes in which something happened, the oldest first, with their numbers.
+/// The minutes that have counts, each with its number, the oldest first.
 #[derive(Debug, Default)]
 pub(super) struct History(VecDeque<(u64, Minute)>);
 
-/// Returns the number of a minute since the start.
+/// Returns the number of whole minutes since the start of the daemon.
 const fn number(moment: Duration) -> u64 {
     moment.as_secs() / 60
 }
 
 impl History {
-    /// Returns the minute at this time, or a later one if that has begun.
+    /// Returns the minute at this time, or the latest minute if a later one has begun.
     pub(super) fn at(&mut self, moment: Duration) -> Option<&mut Minute> {
         let now = number(moment);
         let last = self.0.back().map(|(last, _)| *last);
-        // Near the end of a minute, threads may call this with times of both minutes in any order.
+        // Near the end of a minute, calls of several threads may arrive in another order than their
+        // times.
         if last.is_none_or(|last| last < now) {
             self.0.push_back((now, Minute::default()));
             while self.0.front().is_some_and(|(old, _)| *old + MINUTES <= now) {
