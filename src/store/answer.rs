@@ -1,8 +1,8 @@
 //! Converts the bodies of answers to and from their stored form.
 //!
-//! Constraint: a receiver that is down for days may answer each attempt with an error page. So a
-//! long body is compressed: 16 KiB of a typical page with a stack trace become 1 to 3 KiB. The
-//! body of a success is rarely read, so only its beginning is kept.
+//! Constraint: a receiver that is down for days may answer each attempt with an error page. So the
+//! store compresses a long body: 16 KiB of a typical page with a stack trace become 1 to 3 KiB.
+//! The body of a success is rarely read, so the store keeps only its beginning.
 
 use std::borrow::Cow;
 use std::io;
@@ -12,15 +12,15 @@ use super::payload::{compress_bytes, decompress};
 use super::values;
 use crate::domain::delivery::ANSWER_MAX;
 
-/// The maximum number of bytes that are kept of the body of a success.
+/// The maximum stored size of a success's body, in bytes.
 const OF_SUCCESS_MAX: usize = 1024;
 
-/// The length from which a body is compressed. Shorter ones fit into the row's page anyway.
+/// The minimum size of a compressed body, in bytes. A smaller one fits into the row's page anyway.
 const COMPRESSED_MIN: usize = 512;
 
 /// The stored form of a body.
 pub(super) struct Stored<'a> {
-    /// The length before compression. `None` if the body is not compressed.
+    /// The size before compression, in bytes. `None` if the body is not compressed.
     pub(super) size: Option<i64>,
     pub(super) bytes: Cow<'a, [u8]>,
 }

@@ -18,15 +18,15 @@ pub struct Batch {
     pub changes: Vec<Change>,
     /// The payloads of the events and of the new definitions, each with its hash.
     ///
-    /// Payloads that are stored already are skipped.
+    /// The store skips payloads that it already has.
     pub payloads: Vec<(ContentHash, Bytes)>,
-    /// The invalid files of these projects. Each list replaces the recorded one.
+    /// The invalid files of these projects. Each list replaces the recorded list of its project.
     ///
-    /// The key `None` is for files outside any project.
+    /// The key `None` stands for files outside any project.
     pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
     /// New values of facts about the whole repository.
     pub meta: Vec<(MetaKey, String)>,
-    /// The repository that the facts are about, if there are several.
+    /// The repository of the facts in `meta`. `None` if the store has only one repository.
     pub repository: Option<Arc<str>>,
     /// The time of recording.
     pub now: Timestamp,
@@ -56,9 +56,9 @@ impl Batch {
 pub struct Change {
     /// The changed project.
     pub key: ProjectKey,
-    /// The former key of the project, or the key of a removed copy of it.
+    /// The former key of the project, or the key of a removed copy of the project.
     ///
-    /// The pending deliveries of that key move to this project.
+    /// The pending deliveries of this former key move to `key`.
     pub moved_from: Option<ProjectKey>,
     /// The record that the change was inferred from, as the store returned it.
     pub before: Recorded,
@@ -71,7 +71,7 @@ pub struct Change {
 impl Change {
     /// The hash of the definition that this change replaces or removes, if any.
     ///
-    /// It includes the kept definition of a deleted project.
+    /// A kept definition of a deleted project counts, too.
     pub(super) fn replaced(&self) -> Option<ContentHash> {
         let hash = |recorded: &Recorded| recorded.last_definition().map(|file| file.hash);
         hash(&self.before).filter(|before| hash(&self.after) != Some(*before))
@@ -90,9 +90,11 @@ pub struct NewEvent {
     pub event: Event,
     /// The id of the project, in lower case.
     ///
-    /// With the same project id, an earlier delete is delivered before a later arrival.
+    /// A webhook gets the deletes of this id before a later arrival with the same id.
     pub project_id: String,
-    /// Whether the project appeared in the same change. Then the event waits for earlier deletes.
+    /// Whether the project appeared in the same change.
+    ///
+    /// The event then waits for earlier deletes with the same project id.
     pub is_arrival: bool,
     /// The version tag from which the id of the event is derived.
     pub tag: Option<String>,
@@ -100,7 +102,8 @@ pub struct NewEvent {
     pub stamp: Stamp,
     /// The names of the subscribed webhooks, each with the time of its first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
-    /// The webhooks that receive the event only if they received an earlier event of the project.
+    /// The webhooks that receive the event only if they received an earlier event of the project,
+    /// each with the time of its first attempt.
     pub if_heard: Vec<(String, Timestamp)>,
 }
 
@@ -125,26 +128,26 @@ impl NewEvent {
 /// The key of a fact about the whole repository.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {
-    /// The time when the first full scan was recorded. Without it, a start is a first start.
+    /// The time when the first full scan was recorded. A start without this fact is a first start.
     FirstStart,
-    /// The identity of the repository's root. It shows a start that the directory is another one.
+    /// The identity of the repository's root. A start compares it with the directory that it finds.
     RepositoryRoot,
     /// The path templates that were configured when the record was made.
     Layout,
     /// The file systems that are mounted below the repository's root.
     Mounts,
-    /// The projects whose removals are held. Some of them may be back.
+    /// The projects whose removals are held. Some of these projects may exist again.
     HeldRemovals,
     /// Why removals are held, and until when.
     Hold,
-    /// The projects whose removals an operator accepted, but that are not judged yet.
+    /// The projects whose removals an operator accepted, but the engine has not judged yet.
     AcceptedRemovals,
-    /// Set in a store with several repositories: their names. The fact is about the store itself.
+    /// The names of the repositories, if the store has several. A fact about the store itself.
     HasRepositories,
 }
 
 impl MetaKey {
-    /// The key in the store, for one of several repositories or the only one.
+    /// The stored key of this fact about one of several repositories, or about the only one.
     pub(crate) fn stored(self, repository: Option<&str>) -> Cow<'static, str> {
         match repository {
             Some(repository) => format!("{} {repository}", self.as_str()).into(),
@@ -152,9 +155,11 @@ impl MetaKey {
         }
     }
 
-    /// The range of the stored keys of this fact about several repositories: the first, and the end.
+    /// The range of this fact's stored keys in a store with several repositories.
+    ///
+    /// Returns the inclusive start and the exclusive end.
     pub(super) fn range(self) -> (String, String) {
-        // The end has the character after the space.
+        // In ASCII, `!` follows the space.
         (format!("{} ", self.as_str()), format!("{}!", self.as_str()))
     }
 
@@ -173,13 +178,13 @@ impl MetaKey {
     }
 }
 
-/// The value of [`MetaKey::HasRepositories`]: the names of the repositories.
+/// Formats the names of the repositories as the value of [`MetaKey::HasRepositories`].
 pub(super) fn names_text(names: &[String]) -> String {
-    // Strings always have a form in JSON.
+    // JSON can represent every string, so this never fails.
     serde_json::to_string(names).unwrap_or_default()
 }
 
-/// Reads the value of [`MetaKey::HasRepositories`]. There are none without it.
+/// Parses the value of [`MetaKey::HasRepositories`]. Returns no names if there is no value.
 pub(crate) fn names_of(value: Option<&str>) -> Vec<String> {
     value
         .and_then(|text| serde_json::from_str(text).ok())
@@ -188,11 +193,11 @@ pub(crate) fn names_of(value: Option<&str>) -> Vec<String> {
 
 /// The maximum number of ready deliveries that a commit returns.
 ///
-/// It is enough for single events. In a burst, the queues claim deliveries from the store, because
-/// that costs less per delivery.
+/// This is enough for single events. In a burst, the queues claim deliveries from the store,
+/// because a claim costs less per delivery.
 pub const READY_MAX: usize = 16;
 
-/// The maximum total size of the payloads of these ready deliveries, in bytes.
+/// The maximum total size of the payloads of the ready deliveries in a commit's result, in bytes.
 pub const READY_BYTES: usize = 1024 * 1024;
 
 /// The result of a commit.
@@ -212,7 +217,7 @@ pub struct NewDeliveries {
     /// Due deliveries at the heads of lanes, each with its webhook.
     ///
     /// There are at most [`READY_MAX`], with at most [`READY_BYTES`] bytes of payloads. The queues
-    /// need not claim these.
+    /// can send these without claiming them.
     pub ready: Vec<(String, Claim)>,
 }
 

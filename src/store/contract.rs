@@ -4,8 +4,8 @@
 //!
 //! - *Atomic*: an operation makes all of its changes or none.
 //! - *Durable*: when an operation returns, its changes survive a power cut.
-//! - *Repeatable*: after an error nothing has changed, and the caller may retry. The exception is
-//!   [`Fault::Stale`](super::Fault::Stale).
+//! - *Repeatable*: after an error nothing has changed, and the caller may retry. After
+//!   [`Fault::Stale`](super::Fault::Stale), a retry fails too: the caller must infer again.
 //! - *Consistent*: one call reads one state of the database.
 //!
 //! No operation reads a clock. Time is an argument.
@@ -32,12 +32,12 @@ use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 /// The future result of an operation of [`Delivering`].
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The reads of the record that inference and the command line share. They block.
+/// The reads of the record that inference and the command line share. They block the thread.
 pub trait Records {
     /// Reads the record of a project. It is empty if nothing is recorded.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
 
-    /// Lists the projects with a record, of one of several repositories or of all, sorted.
+    /// Lists the projects with a record, sorted. `None` selects the projects of all repositories.
     fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError>;
 
     /// Lists all projects with a record, sorted.
@@ -45,10 +45,10 @@ pub trait Records {
         self.keys_of(None)
     }
 
-    /// Counts the projects with a recorded definition, of one of several repositories or of all.
+    /// Counts the projects with a recorded definition. `None` selects all repositories.
     fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
 
-    /// Reads a fact about one of several repositories, or about the only one.
+    /// Reads a fact about one of several repositories. `None` stands for the only one.
     fn meta_of(&self, repository: Option<&str>, key: MetaKey)
     -> Result<Option<String>, StoreError>;
 
@@ -65,9 +65,10 @@ pub trait Recording: Records + Send + Sync {
 
     /// Reads the recorded file metadata of these projects, in the same order, sorted by path.
     ///
-    /// A full scan reads it for every project, so it has no documents and hashes. If a file's owner is
-    /// unknown, its time of reading is 0: the metadata does not prove it unchanged, and it is read
-    /// again. Pass at most some hundreds of projects.
+    /// A full scan reads the metadata of every project. So a [`Mark`] has no document and no hash.
+    /// If a file's owner is unknown, its time of reading is 0. The mark then does not prove that
+    /// the file is unchanged, and the scan reads the file again. Pass at most some hundreds of
+    /// projects.
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
 
     /// Lists the projects of an organization with a record, sorted.
@@ -75,23 +76,24 @@ pub trait Recording: Records + Send + Sync {
 
     /// Lists, for each of these identities, the projects whose definition has it, sorted.
     ///
-    /// Deleted projects whose definition is kept are included, here and in `kept_ids`.
+    /// This and `kept_ids` include deleted projects whose definition is kept.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
     /// Lists the projects whose id is not in their definition, each with its id.
     ///
-    /// It reads all definitions.
+    /// This reads all definitions.
     fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
     /// Records a batch. Atomic, durable, repeatable.
     ///
     /// The new record, its events, their payloads and their deliveries commit together. The store
-    /// keeps the payload of every recorded definition, also of a deleted project, so that a delete
-    /// can send it. Ids of events and positions in the order of recording are never reused. If
-    /// another event has or had the id, the new event gets the id of a higher repetition.
+    /// keeps the payload of every recorded definition, even of a deleted project, because the event
+    /// of a delete has it. The store never reuses the id of an event or a position in the order of
+    /// recording. If another event has or had the id, the new event gets the id of a higher
+    /// repetition.
     ///
-    /// If a project moved, its pending deliveries go to the lanes of its new key. There, all
-    /// deliveries keep the order of recording.
+    /// If a project moved, its pending deliveries move to the lanes of its new key. In these lanes,
+    /// all deliveries keep the order of recording.
     ///
     /// Returns the ids of the events, and due deliveries at the heads of lanes. The error
     /// [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch was
@@ -100,9 +102,10 @@ pub trait Recording: Records + Send + Sync {
 
     /// Records the names of several repositories. Atomic, durable, repeatable.
     ///
-    /// The error [`Fault::WatchedTwice`](super::Fault::WatchedTwice) means that the database has a record of
-    /// one of them alone. [`Fault::NotYet`](super::Fault::NotYet) means that a process watches one alone, or that
-    /// its deliveries there are pending.
+    /// The error [`Fault::WatchedTwice`](super::Fault::WatchedTwice) means that one of these
+    /// repositories also has a record of its own in the database.
+    /// [`Fault::NotYet`](super::Fault::NotYet) means that another process watches one of them as
+    /// its only repository, or that such a record still has pending deliveries.
     fn name_repositories(&self, names: &[String], now: Timestamp) -> Result<(), StoreError> {
         let mut batch = Batch::new(now);
         batch
@@ -112,24 +115,26 @@ pub trait Recording: Records + Send + Sync {
     }
 }
 
-/// The request of a sender for deliveries.
+/// A sender's request for due deliveries of a webhook.
 #[derive(Clone, Debug)]
 pub struct Asking {
     /// The time of the claim.
     pub now: Timestamp,
-    /// The most deliveries to claim. With 0, the claim only returns the next due time.
+    /// The maximum number of deliveries to claim. With 0, the claim only returns the next due time.
     pub limit: usize,
-    /// The projects whose delivery is being sent.
+    /// The projects with a delivery that this sender is sending. Their lanes are skipped.
     pub excluding: HashSet<ProjectKey>,
     /// Whether only this sender may send to the webhook.
     pub alone: Alone,
-    /// The deliveries that this sender still has. All its other claims of the webhook end.
+    /// The claimed deliveries that this sender keeps. It releases its other claims of the webhook.
     ///
-    /// `None` leaves the claims as they are.
+    /// `None` releases no claims.
     pub keeping: Option<HashSet<i64>>,
 }
 
-/// Whether only one sender may send to a webhook, because it has to know of every request.
+/// Whether only one sender may send to a webhook.
+///
+/// A webhook with a `rate` needs a sole sender, which counts all requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
     /// Others may send too.
@@ -152,29 +157,32 @@ pub trait Delivering: Send + Sync {
     /// Claims due heads of a webhook's lanes, the longest overdue first.
     ///
     /// If two are due at the same time, the older one is first. A webhook that is off has no due
-    /// deliveries. The cost does not depend on the number of pending deliveries. If the store is
-    /// shared, it also tells other senders what this one needs. Otherwise a claim changes nothing.
+    /// deliveries. The cost does not depend on the number of pending deliveries.
+    ///
+    /// In a shared store, a claim excludes other senders from the claimed lanes. With
+    /// [`Asking::alone`], it excludes them from the webhook. In other stores, a claim changes
+    /// nothing.
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims>;
 
-    /// Whether other processes send deliveries of the same lanes.
+    /// Whether other processes may send deliveries of the same lanes.
     ///
-    /// Then a claim excludes them while its [`Hold`](super::Hold) is valid.
+    /// If so, a claim excludes them while its [`Hold`](super::Hold) is valid.
     fn is_shared(&self) -> bool {
         false
     }
 
-    /// Returns the time by the clock that all these processes share. It decides what is due.
+    /// Returns the time by the database's clock, which decides which deliveries are due.
     ///
-    /// `None` if no other process sends deliveries of the same lanes.
+    /// `None` if the store is not shared ([`Delivering::is_shared`]).
     fn shared_now(&self) -> Option<Timestamp> {
         None
     }
 
     /// Records attempts and their verdicts. Atomic, durable, repeatable.
     ///
-    /// It is idempotent: an attempt is recorded only once. A delivery that was removed in the
-    /// meantime is ignored. A delivery that was cancelled in the meantime stays cancelled, unless
-    /// the attempt delivered it.
+    /// Idempotent: an attempt is recorded only once. The store ignores a delivery that was removed
+    /// in the meantime. A delivery that was cancelled in the meantime stays cancelled, unless the
+    /// attempt delivered it.
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()>;
 
     /// Makes deliveries due now if they are late because the clock was set back.
@@ -184,36 +192,37 @@ pub trait Delivering: Send + Sync {
 
     /// Returns the state of each webhook that ever had a delivery or a fingerprint, by name.
     ///
-    /// Counting all deliveries takes a while, but other callers do not wait.
+    /// This counts all deliveries, which takes long if there are many. Other callers do not wait.
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>>;
 
     /// Stores the fingerprints of the webhooks' settings.
     ///
-    /// Atomic, durable, idempotent. If no fingerprint changed, it writes nothing, so it works on a
+    /// Atomic, durable, idempotent. Writes nothing if no fingerprint changed, and so works on a
     /// full disk.
     ///
-    /// If a webhook's fingerprint changed, its pause ends and its failed deliveries become due now. This
-    /// includes those that the receiver deferred (`Retry-After`), because the new settings may name
-    /// another receiver. If the receiver had switched the webhook off (410), it is switched on again.
-    /// Returns the webhooks that were switched on.
+    /// If a webhook's fingerprint changed, its pause ends and its failed deliveries become due now.
+    /// This includes those that the receiver deferred (`Retry-After`), because the new settings may
+    /// name another receiver. If the receiver had switched the webhook off (410), it is switched on
+    /// again. Returns the webhooks that were switched on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
         now: Timestamp,
     ) -> Answer<'_, Vec<String>>;
 
-    /// Removes rows after their retention, at most `limit` of each kind.
+    /// Removes rows whose retention is over, at most `limit` of each kind.
     ///
     /// Deliveries that have been pending for longer than `retention.pending` become dead. Other
     /// pending deliveries stay, and so do the events and payloads that are still needed. Repeat
     /// the call until [`Collected::is_empty`].
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected>;
 
-    /// Removes rows before their retention to free `needed` bytes, at most `limit` of each kind.
+    /// Removes rows before the end of their retention to free `needed` bytes.
     ///
-    /// It frees about `needed` bytes at most. Delivered deliveries are removed first, then dead
-    /// and cancelled ones. If none are left, the oldest pending deliveries of the webhook with the
-    /// most become dead, with this reason.
+    /// It removes at most `limit` rows of each kind, and frees about `needed` bytes at most.
+    /// Delivered deliveries are removed first, then dead and cancelled ones. If none are left, the
+    /// webhook with the most pending deliveries loses its oldest: they become dead, with this
+    /// reason.
     fn make_room<'a>(
         &'a self,
         reason: &'a str,
@@ -226,36 +235,38 @@ pub trait Delivering: Send + Sync {
     fn space(&self) -> Answer<'_, Space>;
 }
 
-/// The acts of other processes that a daemon has to know of.
+/// Notifies a daemon of changes by other processes. Each counter increases with a change.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// Increases when another process may have changed deliveries or webhooks.
     pub n_changes: u64,
-    /// Grows when there may be more deliveries to claim.
+    /// Increases when there may be more deliveries to claim.
     pub n_more: u64,
-    /// Grows when claims of any webhook that are not sent yet may no longer be sent.
+    /// Increases when this process may no longer send its unsent claims of any webhook.
     pub n_pauses: u64,
-    /// The same for the claims of one webhook, by its name.
+    /// The same for the unsent claims of one webhook, by the name of the webhook.
     pub n_pauses_of: BTreeMap<String, u64>,
-    /// Whether another process has taken over. This process can change nothing any more.
+    /// Whether another process has taken over the lease. This process can then change nothing.
     pub is_superseded: bool,
 }
 
 /// The store of a daemon. While it is open, no other daemon can open the same state.
 pub trait Backend: Recording + Delivering {
-    /// The path of the state, for messages.
+    /// The place of the state, for messages: a path, or a database.
     fn location(&self) -> &str;
 
     /// Whether the open state is still at its path.
     ///
-    /// If it was removed or moved away, commits still succeed, but the next start does not find
-    /// them.
+    /// If the state was removed or moved away, commits still succeed, but the next start does not
+    /// find their changes.
     fn is_in_place(&self) -> bool;
 
-    /// Subscribes to the acts of other processes. `None` if no other process can use the store.
+    /// Subscribes to changes by other processes. `None` if no other daemon can use the store.
     fn notices(&self) -> Option<watch::Receiver<Notice>>;
 
-    /// Subscribes to the processes that share the state, as last read. `None` if no other process can.
+    /// Subscribes to the list of the processes that share the state, as it was last read.
+    ///
+    /// `None` if no other daemon can use the store.
     fn fleet(&self) -> Option<watch::Receiver<LeaseView>>;
 
     /// Commits queued writes and closes the store. Blocks.
@@ -263,17 +274,18 @@ pub trait Backend: Recording + Delivering {
     /// Every later call fails with [`Fault::Closed`](super::Fault::Closed).
     fn close(&self);
 
-    /// Makes running and later calls fail with [`Fault::Closed`](super::Fault::Closed). Does not block.
+    /// Makes running and later calls fail with [`Fault::Closed`](super::Fault::Closed). Does not
+    /// block.
     ///
-    /// For a stop while a database on another machine does not answer. Running calls of a store on this
-    /// machine end by themselves.
+    /// A daemon needs this to stop while a remote database does not answer. A local store does
+    /// nothing, because its running calls end by themselves.
     fn abandon(&self) {}
 }
 
-/// The read operations of the command line. They change nothing, and block.
+/// The read operations of the command line. They change nothing, and block the thread.
 ///
-/// They work while a daemon runs, without one, and after one was killed. The size of each result is
-/// limited.
+/// They work with or without a running daemon, and after a daemon was killed. The size of each
+/// result is limited.
 pub trait Listing: Records {
     /// Returns a number that changes whenever something is recorded.
     ///
@@ -285,8 +297,8 @@ pub trait Listing: Records {
 
     /// Returns a page of at most `limit` events that were recorded before a position.
     ///
-    /// The cost is limited: it reads a limited number of events and returns the selected ones.
-    /// Rows that are recorded or removed in between do not shift the pages.
+    /// The cost is limited: one call reads a limited number of events and returns the selected
+    /// ones. Rows that are recorded or removed between two calls do not shift the pages.
     fn events_page(
         &self,
         filter: &EventFilter,
@@ -318,13 +330,15 @@ pub trait Listing: Records {
         limit: usize,
     ) -> Result<Page<ListedDelivery>, StoreError>;
 
-    /// Returns a delivery with its event and its newest [`ATTEMPTS_MAX`](super::ATTEMPTS_MAX) attempts in order.
+    /// Returns a delivery with its event and its newest [`ATTEMPTS_MAX`](super::ATTEMPTS_MAX)
+    /// attempts in order.
     fn delivery(
         &self,
         id: i64,
     ) -> Result<Option<(ListedDelivery, Event, Vec<AttemptLog>)>, StoreError>;
 
-    /// Returns at most `limit` bytes of a payload from a position, and the size of the whole payload.
+    /// Returns at most `limit` bytes of a payload from a position, and the size of the whole
+    /// payload.
     ///
     /// Reading the first part checks all bytes against the hash.
     fn payload_part(
@@ -339,14 +353,15 @@ pub trait Listing: Records {
 
     /// Returns the state of each webhook, by name, with counts up to `most`.
     ///
-    /// A count that is greater than `most` means only that there are more. Then it may leave out the
-    /// oldest pending delivery. Its cost does not depend on the number of deliveries.
+    /// A count greater than `most` means only that there are more than `most`. The oldest pending
+    /// delivery may then be missing. The cost does not depend on the number of deliveries.
     fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError>;
 
     /// Counts the pending deliveries of one of several repositories, up to `most`.
     fn n_pending_of(&self, repository: &str, most: u64) -> Result<u64, StoreError>;
 
-    /// Lists those of several repositories that have a record, or ever had a complete one, sorted.
+    /// Lists those of several repositories that have a record or once completed a full scan,
+    /// sorted.
     fn repositories(&self) -> Result<Vec<String>, StoreError>;
 
     /// Returns the webhooks that events of a project were routed to, by name.
@@ -356,25 +371,24 @@ pub trait Listing: Records {
     fn fleet(&self) -> Result<Option<Fleet>, StoreError>;
 }
 
-/// A callback for progress. It gets the number of deliveries that were handled since its last
-/// call.
+/// A callback for progress. It gets the number of deliveries that were handled since the last call.
 pub type Progress = Box<dyn FnMut(u64)>;
 
 /// The maximum number of deliveries that one batch of a command changes.
 ///
-/// A command may select a million deliveries, and the daemon must keep recording.
+/// A command may select a million deliveries, and the daemon must be able to record in between.
 pub(super) const CHANGED_MAX: usize = 1_000;
 
-/// The operator's changes of deliveries and webhooks. They block.
+/// The operator's changes of deliveries and webhooks. They block the thread.
 ///
-/// They work without a running daemon too. A command for many deliveries works in batches of at most
-/// [`CHANGED_MAX`]. Each batch is atomic and durable. If a batch fails, the earlier
-/// ones stay, and repeating the command changes the rest. An empty selector is the error
+/// They also work without a running daemon. A command for many deliveries works in batches of at
+/// most [`CHANGED_MAX`]. Each batch is atomic and durable. If a batch fails, the changes of the
+/// earlier batches stay, and repeating the command changes the rest. An empty selector is the error
 /// [`Fault::EmptySelector`](super::Fault::EmptySelector).
 ///
-/// If `expected` is set, the first batch selects all deliveries or events. Another number is the error
-/// [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing is changed. Later batches change only
-/// those that were selected then.
+/// If `expected` is set, the first batch selects all deliveries or events. If their number is
+/// another one, the error is [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing
+/// changes. Later batches change only what the first batch selected.
 pub trait Operating {
     /// Sets the callback for progress.
     fn on_progress(&mut self, progress: Progress);
@@ -392,10 +406,10 @@ pub trait Operating {
 
     /// Queues recorded events for a webhook, again or for the first time. Returns their number.
     ///
-    /// It selects the events that the webhook subscribes to or already has a delivery of. All are
-    /// due now, with a new schedule and the origin `redelivery`. A lane sends replayed and pending
-    /// events together, in the order of recording. A webhook has only one delivery of an event, so
-    /// a pending delivery is kept.
+    /// It selects the events that the webhook subscribes to or already has a delivery of. Their
+    /// deliveries are due now, with a new schedule and the origin `redelivery`. A lane sends
+    /// replayed and pending events together, in the order of recording. A webhook has only one
+    /// delivery of an event, so a pending delivery is kept.
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Cancels pending deliveries. Returns their number.
@@ -411,8 +425,8 @@ pub trait Operating {
 
     /// Switches a webhook off until an operator switches it on. Returns whether it was on.
     ///
-    /// If the webhook is off already, the operator's reason replaces that of a 410. A 410 never replaces
-    /// an operator's reason.
+    /// If the webhook is off already, the operator's reason replaces that of a 410. A 410 never
+    /// replaces an operator's reason.
     fn switch_off(
         &mut self,
         webhook: &str,

@@ -26,9 +26,9 @@ pub struct Claim {
     pub scheduled_attempt: u32,
     /// The number of redeliveries so far.
     ///
-    /// If it changes during the attempt, an operator has redelivered the delivery.
+    /// If the stored number changes during the attempt, an operator has redelivered the delivery.
     pub n_redeliveries: u32,
-    /// The current key of the project, which decides the lane. The event has the original key.
+    /// The current key of the project, which determines the lane. The event has the original key.
     pub key: ProjectKey,
     /// The event to send.
     pub event: Event,
@@ -56,7 +56,7 @@ impl Claim {
 
 /// A due delivery whose event or payload cannot be read.
 ///
-/// The caller must record it as dead. Otherwise it blocks its lane forever.
+/// The caller must record the delivery as dead. Otherwise it blocks its lane forever.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
     /// The id of the delivery.
@@ -78,16 +78,17 @@ pub struct Claims {
     pub ready: Vec<Claim>,
     /// The due deliveries that cannot be read.
     pub unreadable: Vec<Unreadable>,
-    /// The earliest due time of the other lanes, without the excluded projects.
+    /// The earliest due time of the lanes without a claim. Excluded projects do not count.
     ///
-    /// It is in the past if more deliveries are due than the limit allows.
+    /// It is not in the future if more deliveries may be due than the limit allows.
     pub next_due: Option<Timestamp>,
-    /// How long the claims surely exclude other processes.
+    /// Whether the claims still exclude other processes.
     pub hold: Hold,
 }
 
 impl Claims {
-    /// Adds a claim. A delivery that cannot be read is reported, so that it does not delay the others.
+    /// Adds a claim. Adds an unreadable delivery to `unreadable`, so that it does not delay the
+    /// others.
     pub(super) fn add(
         &mut self,
         claim: Result<Claim, Fault>,
@@ -106,7 +107,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Nothing to attempt before this time.
+    /// Makes a result without claims: nothing is due before this time.
     pub(super) fn later(next_due: Option<Timestamp>) -> Self {
         Self {
             next_due,
@@ -115,7 +116,7 @@ impl Claims {
     }
 }
 
-/// An attempt to store. The caller hides secret header values first.
+/// An attempt to store. The caller must have hidden secret header values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptLog {
     /// The number of the attempt in the delivery, from 1.
@@ -150,9 +151,9 @@ pub struct Finish {
     pub fingerprint: Option<[u8; 32]>,
     /// The end of the wait that the receiver requested for all deliveries, if any.
     pub rests_until: Option<Timestamp>,
-    /// The time of the next attempt, if a 410 does not switch the webhook off.
+    /// The time of the next attempt if the answer is 410 but the webhook stays on.
     ///
-    /// It does not if another process has newer settings.
+    /// It stays on if another process has newer settings.
     pub retry_at: Option<Timestamp>,
 }
 
@@ -179,8 +180,9 @@ impl Finish {
 
     /// Returns the effect on the delivery, considering changes during the attempt.
     ///
-    /// `before` and `n_redeliveries` are the present ones. `is_outdated` tells whether the settings changed
-    /// since the request was sent, and `has_newest` whether this process has the newest settings.
+    /// `before` is the stored state, and `n_redeliveries` the stored number. `is_outdated` means
+    /// that the settings changed since the request was sent. `has_newest` means that this process
+    /// has the newest settings.
     pub(super) fn effect(
         &self,
         before: State,
@@ -190,7 +192,7 @@ impl Finish {
     ) -> Effect {
         let ended = self.ended();
         let verdict = match self.verdict {
-            // The answer is about the old settings. The new ones may work.
+            // The request had the old settings. The new ones may work.
             Verdict::Retry(_)
             | Verdict::RetryAsAsked(_)
             | Verdict::Repeat(_)
@@ -199,7 +201,8 @@ impl Finish {
             {
                 Verdict::Retry(ended)
             }
-            // This process would send the same request again, so it waits.
+            // This process still has the old settings. It would send the same request again at
+            // once, so it waits.
             Verdict::SwitchOff if is_outdated => Verdict::Retry(self.retry_at.unwrap_or(ended)),
             verdict => verdict,
         };
@@ -238,13 +241,13 @@ impl Finish {
 pub(super) struct Effect {
     /// The state after the attempt.
     pub(super) state: State,
-    /// The new due time. `None` if it stays.
+    /// The new due time. `None` if the due time stays.
     pub(super) due: Option<Timestamp>,
     /// Whether the receiver asked for the new due time.
     pub(super) is_due_as_asked: bool,
-    /// Whether the schedule begins after this attempt, because of a redelivery during it.
+    /// Whether the schedule begins again after this attempt, because of a redelivery during it.
     pub(super) starts_again: bool,
-    /// The number of attempts that do not use up a step of the schedule.
+    /// The number of attempts that use up no step of the schedule.
     pub(super) n_uncounted: u32,
     /// Whether the webhook is switched off.
     pub(super) switches_off: bool,

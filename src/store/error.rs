@@ -12,7 +12,7 @@ use crate::domain::project::{ContentHash, ProjectKey};
 /// An error of the underlying database.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 
-/// The reasons why a store cannot be opened. A failed opening changes nothing.
+/// The reasons why a store cannot be opened. If opening fails, nothing has changed.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another daemon uses the state directory.
@@ -41,7 +41,7 @@ pub enum OpenError {
         /// The latest schema version that this program supports.
         known: i64,
     },
-    /// An earlier version wrote the state, and only the daemon migrates it.
+    /// An earlier version of this program wrote the state, and only the daemon migrates it.
     #[error(
         "{path} has schema {found}, but this program needs {known}: start the daemon once to migrate the state"
     )]
@@ -109,12 +109,12 @@ pub enum OpenError {
         repository: String,
         /// The process that has the lease.
         holder: String,
-        /// How the list of this process differs from that of the holder.
+        /// How the list of repositories of this process differs from that of the holder.
         difference: Option<String>,
-        /// Why this process could not take over.
+        /// Why this process could not take over the lease.
         refusal: Option<String>,
     },
-    /// The lease is free, but a process whose list lacks no repository goes first.
+    /// The lease is free, but this process lets a process with a complete list take it first.
     #[error(
         "nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so it takes over only if no other process does within `store.lease`"
     )]
@@ -123,10 +123,10 @@ pub enum OpenError {
         location: Arc<str>,
         /// The repositories of the last holder.
         repository: String,
-        /// How the list of this process differs from that of the last holder.
+        /// How the list of repositories of this process differs from that of the last holder.
         difference: String,
     },
-    /// A repository would be watched twice: in a list and by itself.
+    /// A repository would be watched twice: in a list of repositories, and alone.
     #[error("{location}: {reason}")]
     WatchedTwice {
         /// The database.
@@ -134,7 +134,7 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
-    /// The former record of a repository is still in use: in a list, or alone.
+    /// The former record of a repository, in a list or alone, is still in use.
     #[error("{location}: {reason}")]
     NotYet {
         /// The database.
@@ -142,7 +142,7 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
-    /// A process delivers from the state that a move needs for itself.
+    /// A process delivers from the state that is to be moved.
     #[error("{holder} delivers for {repository} in {location}: stop it before the move")]
     Delivering {
         /// The database.
@@ -159,17 +159,17 @@ pub enum OpenError {
     Left {
         /// The former place of the state.
         location: String,
-        /// The place of the state.
+        /// The present place of the state.
         to: String,
     },
-    /// The state is an incomplete copy.
+    /// The state is an incomplete copy of another one.
     #[error(
         "{location} has an incomplete copy of the state in {from}: run `project-webhooks migrate-store` again to complete it"
     )]
     Arriving {
         /// The place of the copy.
         location: String,
-        /// The place of the state.
+        /// The place of the copied state.
         from: String,
     },
     /// An operation of the operating system failed.
@@ -193,14 +193,16 @@ pub enum OpenError {
 }
 
 impl OpenError {
-    /// Another process has the lease, and recorded these names of several repositories.
+    /// Makes the error for a lease that another process has.
+    ///
+    /// `recorded` has the names in the holder's list of repositories, or is empty.
     pub(super) fn leased(
         location: &Arc<str>,
         settings: &Postgres,
         holder: String,
         recorded: &[String],
     ) -> Self {
-        // A holder records its names a moment after the lease was granted.
+        // A holder gets the lease before it records its names.
         let is_known = !recorded.is_empty() && !settings.repositories.is_empty();
         Self::Leased {
             location: Arc::clone(location),
@@ -216,7 +218,7 @@ impl OpenError {
         }
     }
 
-    /// Refuses a list that lacks recorded names.
+    /// Returns an error if the list of repositories in the settings lacks a recorded name.
     pub(super) fn unless_lacking(
         location: &Arc<str>,
         settings: &Postgres,
@@ -234,7 +236,7 @@ impl OpenError {
         }
     }
 
-    /// Adds why this process could not take the lease over.
+    /// Adds the reason why this process could not take over the lease.
     pub(super) fn refused(mut self, reason: Option<String>) -> Self {
         if let Self::Leased { refusal, .. } = &mut self {
             *refusal = reason;
@@ -254,21 +256,21 @@ impl OpenError {
     }
 }
 
-/// Says how the list of this process differs from that of the working process.
+/// Describes how the list of this process differs from that of the holder.
 fn other_list(difference: Option<&String>) -> String {
     difference.map_or_else(String::new, |difference| {
         format!("; the list `repositories` of this process {difference}: give all processes the same list")
     })
 }
 
-/// Says why this process could not take over.
+/// Describes why this process could not take over.
 fn cannot_take_over(refusal: Option<&String>) -> String {
     refusal.map_or_else(String::new, |reason| {
         format!("; this process cannot take over now: {reason}")
     })
 }
 
-/// Says how a list of names differs from the recorded one.
+/// Describes how a list of names differs from the recorded list. `None` if it does not.
 fn difference(recorded: &[String], own: &[String]) -> Option<String> {
     let without = |some: &[String], others: &[String], verb: &str| {
         let missing = some.iter().filter(|name| !others.contains(name));
@@ -283,7 +285,9 @@ fn difference(recorded: &[String], own: &[String]) -> Option<String> {
     (!parts.is_empty()).then(|| parts.join(" and "))
 }
 
-/// Returns advice for an error of the operating system, in parentheses. The cause follows it.
+/// Returns advice for an error of the operating system, in parentheses.
+///
+/// The message puts the advice before the cause.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -315,7 +319,7 @@ impl Fault {
         )
     }
 
-    /// Refuses a change of another number than expected.
+    /// Returns an error if a change selects another number than expected.
     pub(super) fn unless_expected(expected: Option<u64>, selected: usize) -> Result<(), Self> {
         let selected = selected as u64;
         match expected {
@@ -359,7 +363,7 @@ impl Error for StoreError {
 /// The kinds of [`StoreError`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
-    /// The disk is full. The store works again as soon as there is space, without being reopened.
+    /// The disk is full. The store works again as soon as there is space. It need not be reopened.
     #[error(
         "the disk of state_dir is full: free some space, and the store works again by itself; nothing is lost"
     )]
@@ -375,7 +379,7 @@ pub enum Fault {
     /// The operating system failed to read or write.
     #[error("the operating system cannot read or write the database")]
     Io(#[source] Cause),
-    /// The database cannot be reached. The store works again as soon as it can.
+    /// The database cannot be reached. The store works again as soon as the database answers.
     #[error("the database cannot be reached: the store works again by itself, and nothing is lost")]
     Unreachable(#[source] Cause),
     /// Another process took over the lease on the repository.
@@ -432,13 +436,13 @@ pub enum Fault {
         /// The present number.
         selected: u64,
     },
-    /// The state was moved to another place, or is an incomplete copy.
+    /// The state was moved to another place, or is an incomplete copy of another one.
     #[error("{0}")]
     Moved(String),
-    /// A repository would be watched twice: in a list and by itself.
+    /// A repository would be watched twice: in a list of repositories, and alone.
     #[error("{0}")]
     WatchedTwice(String),
-    /// The former record of a repository is still in use: in a list, or alone.
+    /// The former record of a repository, in a list or alone, is still in use.
     #[error("{0}")]
     NotYet(String),
     /// The store was closed, or its thread ended.

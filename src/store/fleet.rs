@@ -2,27 +2,27 @@
 
 use jiff::Timestamp;
 
-/// The lease on a repository, and the processes that know of it.
+/// The lease on a repository, its holder, and the processes that wait or deliver.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fleet {
     /// The name of the repository in the database.
     pub repository: String,
-    /// The names of several repositories, as the working process recorded them. Else empty.
+    /// The names of several repositories, as the last holder recorded them. Empty for a single one.
     pub repositories: Vec<String>,
-    /// Whether the list of this database has this single repository.
+    /// Whether this single repository is now in the list of several repositories in this database.
     ///
-    /// Then nothing is recorded for it alone.
+    /// If so, no process records anything for it alone.
     pub is_listed: bool,
     /// The last holder of the lease. `None` if nobody ever had it.
     pub lease: Option<Holder>,
-    /// The processes that wait for the lease or did in the last hour, the last seen first.
+    /// The processes that wait for the lease or waited in the last hour, the last seen first.
     pub standbys: Vec<Standby>,
     /// The processes that deliver, the longest running first.
     pub senders: Vec<Sender>,
 }
 
 impl Fleet {
-    /// The repositories of a list that a process watches now. `None` if nobody does.
+    /// Returns the names of several repositories if a process watches them now.
     pub(crate) fn watched_by_another(&self) -> Option<&[String]> {
         let is_watched = self.lease.as_ref().is_some_and(|lease| lease.is_valid);
         (is_watched && !self.repositories.is_empty()).then_some(&self.repositories)
@@ -32,7 +32,7 @@ impl Fleet {
 /// The lease as this process read it at its last renewal.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LeaseView {
-    /// The lease with its standbys.
+    /// The lease and the processes of the fleet.
     pub fleet: Fleet,
     /// Whether the database answered the last renewal.
     pub is_reachable: bool,
@@ -43,11 +43,11 @@ pub struct LeaseView {
 pub struct Holder {
     /// The process.
     pub process: Process,
-    /// The number of the grant.
+    /// The number of this grant of the lease. Each grant has a higher number than the one before.
     pub epoch: i64,
     /// When the process got the lease.
     pub since: Timestamp,
-    /// Whether the process still has it: it is neither expired nor released.
+    /// Whether the process still has the lease: it has neither expired nor been released.
     pub is_valid: bool,
 }
 
@@ -56,11 +56,11 @@ pub struct Holder {
 pub struct Standby {
     /// The process.
     pub process: Process,
-    /// When it began to wait.
+    /// When the process began to wait.
     pub since: Timestamp,
-    /// When it last asked for the lease.
+    /// When the process last asked for the lease.
     pub last_seen: Timestamp,
-    /// Whether it asked within the length of the lease.
+    /// Whether the process still waits: it asked less than the length of the lease ago.
     pub is_waiting: bool,
 }
 
@@ -69,13 +69,13 @@ pub struct Standby {
 pub struct Sender {
     /// The process.
     pub process: Process,
-    /// Since when it delivers.
+    /// When the process began to deliver.
     pub since: Timestamp,
-    /// When it last renewed its lease as a sender.
+    /// When the process last renewed its lease as a sender.
     pub last_seen: Timestamp,
-    /// The number of lanes that it has claimed: projects to whose webhooks it sends now or next.
+    /// The number of lanes that the process has claimed, to send from now or next.
     pub n_lanes: u64,
-    /// Whether its lease is valid. If not, other senders take its lanes over.
+    /// Whether the sender's lease is valid. If not, other senders take over its lanes.
     pub is_alive: bool,
 }
 
@@ -84,12 +84,12 @@ pub struct Sender {
 pub struct Process {
     /// The name of the machine.
     pub host: String,
-    /// The process id there.
+    /// The process id on that machine.
     pub pid: u32,
 }
 
 impl Process {
-    /// This process.
+    /// Returns the calling process.
     pub(crate) fn this() -> Self {
         let system = rustix::system::uname();
         Self {

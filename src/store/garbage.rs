@@ -7,14 +7,14 @@ use std::collections::BTreeSet;
 
 use crate::domain::project::ContentHash;
 
-/// The maximum number of candidates. If there are more, all payloads are checked instead.
+/// The maximum number of candidates. If there are more, the store checks all payloads instead.
 const CANDIDATES_MAX: usize = 16 * 1024;
 
 /// Payloads that may no longer be needed.
 #[derive(Clone, Debug)]
 pub(super) struct Garbage {
     pub(super) candidates: BTreeSet<ContentHash>,
-    /// The payload that was checked last. `None` if not all payloads need to be checked.
+    /// The last checked payload of a check of all payloads. `None` if no such check is needed.
     pub(super) all_after: Option<ContentHash>,
 }
 
@@ -46,7 +46,7 @@ impl Garbage {
         std::mem::replace(self, none)
     }
 
-    /// Puts candidates back, in addition to those that were added in the meantime.
+    /// Puts taken candidates back. Keeps those that were added in the meantime.
     pub(super) fn put_back(&mut self, rest: Self) {
         self.all_after = self.all_after.or(rest.all_after);
         self.add(rest.candidates);

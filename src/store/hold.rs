@@ -1,28 +1,30 @@
-//! How long the claims of a process surely exclude other processes.
+//! The period in which the claims of a process are certain to exclude other processes.
 //!
-//! Constraint: whoever sends a claimed delivery asks immediately before the first byte. Waiting for a token
-//! or for a host name may take longer than a lease, and a stopped process does not notice that time passes.
+//! Constraint: a sender checks the hold immediately before the first byte of each request. A wait
+//! for a token or for a host name may take longer than a lease. And a process that was stopped does
+//! not notice that time has passed.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// How long the claims of a process surely exclude other processes. All clones are of one lease.
+/// The period in which the claims of a process are certain to exclude other processes.
 ///
-/// The default is that of a store without other processes: its claims last as long as the store is open.
+/// All clones belong to one lease. The default is for a store without other processes and is always
+/// valid.
 #[derive(Clone, Debug, Default)]
 pub struct Hold(Option<Arc<Mutex<Option<Instant>>>>);
 
 impl Hold {
     /// Makes the hold of a lease that was requested at this time and has this length.
     ///
-    /// The lease began later, when the request arrived.
+    /// The lease began later, when the request arrived at the database. So the hold ends first.
     pub(super) fn of_lease(requested: Instant, length: Duration) -> Self {
         Self(Some(Arc::new(Mutex::new(requested.checked_add(length)))))
     }
 
-    /// Extends the hold after an answer: the lease was renewed by a request of this time.
+    /// Extends the hold, because the database confirmed a renewal that was requested at this time.
     pub(super) fn renewed(&self, requested: Instant, length: Duration) {
         if let Some(mut until) = self.lock()
             && let Some(before) = *until
@@ -38,7 +40,7 @@ impl Hold {
         }
     }
 
-    /// Whether the claims surely exclude others now.
+    /// Whether the claims are certain to exclude other processes now.
     pub fn is_valid(&self) -> bool {
         let Some(until) = self.lock() else {
             return true;

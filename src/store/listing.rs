@@ -41,16 +41,18 @@ pub struct EventFilter {
 /// The organizations that a filter selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Organizations<'a> {
-    /// The one with this stored form.
+    /// The organization with this stored form.
     One(&'a str),
-    /// All of the repository with this name. Written `NAME//`.
+    /// All organizations of the repository with this name. The filter is `NAME//`.
     OfRepository(&'a str),
-    /// Those in any of several repositories whose stored form ends so. Written `//ORGANIZATION`.
+    /// The organizations, in any of several repositories, whose stored form ends with this text.
+    ///
+    /// The filter is this text, `//ORGANIZATION`.
     InAnyRepository(&'a str),
 }
 
 impl<'a> Organizations<'a> {
-    /// Reads the text of a filter.
+    /// Parses the text of a filter.
     pub(crate) fn of(filter: &'a str) -> Self {
         if let Some(name) = filter.strip_suffix("//") {
             Self::OfRepository(name)
@@ -64,8 +66,8 @@ impl<'a> Organizations<'a> {
 
 /// The maximum number of rows that one page reads.
 ///
-/// So a page costs no more with a million deliveries than with ten thousand. If few of the rows are
-/// selected, the page is short, and the next page continues.
+/// With this limit, a page costs no more with a million deliveries than with ten thousand. If the
+/// filter selects few of the rows, the page is short, and the next page continues.
 pub(super) const PAGE_READ_MAX: usize = 20_000;
 
 /// One page of a listing, the newest first.
@@ -73,16 +75,16 @@ pub(super) const PAGE_READ_MAX: usize = 20_000;
 pub struct Page<T> {
     /// The items. There may be fewer than the limit, or none, even if more pages follow.
     pub items: Vec<T>,
-    /// The position before which the next page ends. `None` if no page follows.
+    /// The position to pass as `before` for the next page. `None` if no page follows.
     pub next: Option<i64>,
 }
 
 /// A part of a payload.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PayloadPart {
-    /// The bytes from the position that was asked for. Empty after the end.
+    /// The bytes from the requested position. Empty after the end of the payload.
     pub bytes: Bytes,
-    /// The size of the whole payload.
+    /// The size of the whole payload, in bytes.
     pub size: u64,
 }
 
@@ -105,7 +107,7 @@ pub struct ListedDelivery {
     pub origin: Origin,
     /// The number of attempts so far.
     pub n_attempts: u32,
-    /// The due time of the next attempt. If the delivery is not pending, of the last attempt.
+    /// The due time of the next attempt. If the delivery is not pending, its last due time.
     pub due: Timestamp,
     /// When the delivery was recorded.
     pub created_at: Timestamp,
@@ -117,9 +119,10 @@ pub struct ListedDelivery {
     pub last_error: Option<String>,
 }
 
-/// The number of attempts of a delivery that are listed.
+/// The maximum number of listed attempts of a delivery.
 ///
-/// A delivery may have many more: probes of an endpoint that is down use up none of the schedule.
+/// A delivery may have many more, because probes of an endpoint that is down do not use up the
+/// schedule.
 pub const ATTEMPTS_MAX: usize = 100;
 
 /// Selects deliveries. A delivery must match all conditions that are set.
@@ -141,7 +144,7 @@ pub struct Selector {
     pub since: Option<Timestamp>,
     /// Deliveries recorded before this time.
     pub until: Option<Timestamp>,
-    /// The number of deliveries that a change must select. No condition.
+    /// The number of deliveries that a change must select. This is not a condition.
     pub expected: Option<u64>,
 }
 
@@ -159,7 +162,7 @@ impl Selector {
 /// Selects events to replay. An event must match all conditions that are set.
 #[derive(Clone, Debug)]
 pub struct Replay {
-    /// The webhook, with its events and projects.
+    /// The webhook, with the events and projects that it subscribes to.
     pub subscription: Subscription,
     /// Events of these organizations; see [`Organizations`].
     pub organization: Option<String>,
@@ -169,7 +172,7 @@ pub struct Replay {
     pub since: Option<Timestamp>,
     /// Events recorded before this time.
     pub until: Option<Timestamp>,
-    /// The number of events that the replay must select. No condition.
+    /// The number of events that the replay must select. This is not a condition.
     pub expected: Option<u64>,
 }
 
@@ -255,11 +258,12 @@ impl WebhookState {
 pub struct RecordedProblem {
     /// The project of the file. `None` if the file is outside any project.
     ///
-    /// With several repositories, the key of such a file has an empty name of the project.
+    /// With several repositories, the key of such a file names the repository, and its project name
+    /// is empty.
     pub key: Option<ProjectKey>,
     /// The path of the file, and why it is invalid.
     pub problem: Problem,
-    /// When the file became invalid. The time stays if the reason changes.
+    /// When the file became invalid. If only the reason changes, the time stays.
     pub since: Timestamp,
 }
 
@@ -287,14 +291,14 @@ pub struct Space {
     pub used: u64,
     /// The size of the write-ahead log.
     pub log: u64,
-    /// The file system. `None` if a server has it.
+    /// The file system of the state. `None` if the state is in a database server.
     pub disk: Option<Disk>,
 }
 
-/// The file system of the state.
+/// The file system of the state, with sizes in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Disk {
-    /// The sum of the free space, the reserve, and the database's free pages.
+    /// The sum of the free space, the store's reserve, and the database's free pages.
     pub available: u64,
     /// The size of the file system.
     pub total: u64,

@@ -5,17 +5,19 @@
 //! - The new record of a project, its events, their payloads and their deliveries commit together
 //!   ([`Recording::record`]). If the commit fails, nothing has changed. The record still differs
 //!   from the disk, so the next observation infers the same events.
-//! - A change is durable when the call returns: it then survives a power cut.
+//! - A change is durable when its call returns: from then on, it survives a power cut.
 //! - Delivery is at least once: a delivery stays pending until an attempt has an outcome.
-//! - Only the store has all pending deliveries. Neither memory nor the cost of finding the next
+//! - Only the store has all pending deliveries. Neither the memory nor the cost of finding the next
 //!   one depends on their number.
-//! - If the state is damaged or from a newer version, opening it reports that and changes nothing.
+//! - Opening a state that is damaged or of a newer version returns an error and changes nothing.
 //!
 //! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
-//! `listing` and `error` have their types. `sqlite` and `postgres` implement it, and only
-//! they use SQL. `tests/store` tests both. They share `values`, `payload`, `answer`, `garbage`, `replay`
-//! and `retention`. `transfer` moves a state from one to the other. [`Store::open`] and [`Store::connect`] open
-//! them. [`Listings`] and [`Operations`] have functions with the same names.
+//! `listing`, `fleet`, `hold` and `error` have their types. `sqlite` and `postgres` implement the
+//! operations, and only they use SQL. They share `values`, `payload`, `answer`, `garbage`, `replay`
+//! and `retention`. `tests/store` tests both. `transfer` moves a state from one implementation to
+//! the other. `scoped` limits a store to one repository. [`Store::open`] opens a state in SQLite,
+//! and [`Store::connect`] one in PostgreSQL. [`Listings`] and [`Operations`] have functions with
+//! the same names.
 
 mod answer;
 mod batch;
@@ -68,7 +70,7 @@ pub use transfer::{Copied, TransferError, Transferred};
 pub struct Store(Arc<dyn Backend>);
 
 impl Store {
-    /// Opens the state in a directory. Creates or migrates it if necessary.
+    /// Opens the state in a directory. Creates or migrates the state if necessary.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(sqlite::SqliteStore::open(state_dir)?)))
     }
@@ -85,36 +87,38 @@ impl Store {
         }
     }
 
-    /// Opens the state of a configuration for sending alone. `None` if nobody shares the state.
+    /// Opens the state for a process that only sends. `None` for a state that cannot be shared.
     pub(crate) fn of_sender(config: &Config) -> Result<Option<Self>, OpenError> {
         let postgres = config.store.as_ref();
         postgres.map(Self::connect_sender).transpose()
     }
 
-    /// Connects to PostgreSQL for sending alone. Does not get the lease on the repository.
+    /// Connects to PostgreSQL for a process that only sends. Does not get the repository's lease.
     pub fn connect_sender(settings: &Postgres) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(postgres::PostgresStore::connect_sender(
             settings,
         )?)))
     }
 
-    /// Connects to PostgreSQL, creates or migrates the tables, and gets the lease on the repository.
+    /// Connects to PostgreSQL, creates or migrates the tables, and gets the lease on the
+    /// repository.
     pub fn connect(settings: &Postgres) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(postgres::PostgresStore::connect(settings)?)))
     }
 }
 
-/// A process that waits for another one, which has the lease on the repository.
+/// The handle of a process that waits for the lease on the repository, which another one has.
 pub(crate) struct Waiting(postgres::PostgresStandby);
 
 impl Waiting {
-    /// Prepares to wait. `None` if no other process can have the state.
+    /// Prepares to wait. `None` for a store without a lease.
     pub(crate) fn of(config: &Config) -> Result<Option<Self>, OpenError> {
         let standby = config.store.as_ref().map(postgres::PostgresStandby::new);
         Ok(standby.transpose()?.map(Self))
     }
 
-    /// Returns an error while another process has the lease, or this one may not have it. This is cheap.
+    /// Returns an error while another process has the lease, or this one may not have it. This is
+    /// cheap.
     pub(crate) async fn ask(&self, config: &Config) -> Result<(), OpenError> {
         match &config.store {
             Some(settings) => self.0.ask(settings).await,
@@ -169,7 +173,7 @@ impl Deref for Listings {
 pub struct Operations(Box<dyn Operating>);
 
 impl Operations {
-    /// Opens the state in a directory. Does not create or migrate it.
+    /// Opens the state in a directory. Does not create or migrate the state.
     pub fn open(state_dir: &Path) -> Result<Self, OpenError> {
         Ok(Self(Box::new(sqlite::SqliteOperations::open(state_dir)?)))
     }
@@ -203,7 +207,7 @@ impl DerefMut for Operations {
     }
 }
 
-/// Moves the state of a state directory to PostgreSQL. No daemon may use either.
+/// Moves the state of a state directory to PostgreSQL. No daemon may use either of them.
 pub fn move_to_postgres(
     state_dir: &Path,
     settings: &Postgres,
@@ -217,7 +221,7 @@ pub fn move_to_postgres(
     transfer::transfer(&mut source, &mut target, new_id(), names, copied)
 }
 
-/// Moves the state of a repository in PostgreSQL to a state directory. No daemon may use either.
+/// Moves a repository's state in PostgreSQL to a state directory. No daemon may use either of them.
 pub fn move_to_sqlite(
     settings: &Postgres,
     state_dir: &Path,

@@ -13,14 +13,15 @@ use super::error::{Fault, StoreError};
 use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
-/// The total size up to which payloads are compressed without asking whether they are stored.
+/// The maximum total size of payloads that are compressed before a check for stored ones, in bytes.
 ///
-/// For less data, asking takes longer than compressing.
+/// Up to this size, the check takes longer than compressing.
 const UNASKED_MAX: usize = 64 * 1024;
 
-/// Moves the payloads out of a batch, and checks and compresses those that are not stored.
+/// Moves the payloads out of a batch, checks their hashes, and compresses those that are not
+/// stored.
 ///
-/// `stored` returns those of these payloads that are stored.
+/// `stored` returns which of the given payloads are stored.
 pub(super) fn prepare(
     batch: &mut Batch,
     location: &Arc<str>,
@@ -40,8 +41,8 @@ pub(super) fn prepare(
         .map_err(|fault| StoreError::new(location, fault))
 }
 
-/// The level of zstd. All levels make a project.xml about ten times smaller; higher ones take
-/// longer.
+/// The compression level of zstd. Every level makes a project.xml about ten times smaller, but
+/// higher levels take longer.
 const LEVEL: i32 = 2;
 
 /// A payload of a batch. Its clones share the bytes.
@@ -49,12 +50,12 @@ const LEVEL: i32 = 2;
 pub(super) struct Given {
     hash: ContentHash,
     bytes: Bytes,
-    /// The compressed bytes. `None` if the payload was stored when the batch was prepared.
+    /// The compressed bytes. `None` if the payload was already stored when the batch was prepared.
     compressed: Option<Bytes>,
 }
 
 impl Given {
-    /// Checks the payload against its hash, and compresses it unless it is already stored.
+    /// Checks the payload against its hash, and compresses the payload unless it is already stored.
     fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
         if ContentHash::of(&bytes) != hash {
             return Err(Fault::WrongPayload { hash });
@@ -112,7 +113,7 @@ pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
             Some(compressor) => compressor,
             None => Compressor::new(LEVEL)?,
         };
-        // If this fails, the context is dropped.
+        // After a failure, the next call makes a new context.
         let compressed = compressor.compress(bytes)?;
         *kept = Some(compressor);
         Ok(compressed)
@@ -146,9 +147,9 @@ pub(super) fn restore(hash: &ContentHash, size: i64, compressed: &[u8]) -> Resul
     Ok(Bytes::from(bytes))
 }
 
-/// Decompresses a part of a stored payload. Keeps nothing else of it in memory.
+/// Decompresses a part of a stored payload. Keeps no other part in memory.
 ///
-/// Reading the first part checks all bytes against the hash.
+/// A read at position 0 checks the whole payload against the hash.
 pub(super) fn restore_part(
     hash: &ContentHash,
     size: i64,

@@ -1,7 +1,7 @@
 //! Selects the recorded events of a replay.
 //!
-//! An event that the webhook has a delivery of is redelivered. Any other gets a new delivery. Both go to
-//! the present lane of the project.
+//! If the webhook already has a delivery of an event, that delivery is redelivered. Any other event
+//! gets a new delivery. Both go to the present lane of the project.
 
 use std::collections::BTreeSet;
 
@@ -16,13 +16,13 @@ pub(super) const READ_MAX: usize = 10_000;
 
 /// A range of events by their sequence numbers.
 pub(super) struct Range {
-    /// The range begins after this event.
+    /// The sequence number before the first event. 0 for the range of all events.
     pub(super) after: i64,
     pub(super) last: i64,
     /// The lanes of projects with an earlier event that the webhook receives.
     ///
-    /// The webhook also gets their deletes and moves, even if its filters do not select them.
-    /// Empty if the webhook has no filters.
+    /// The webhook also gets the deletes and moves of these projects, even if its filters do not
+    /// select them. Empty if the webhook has no filters.
     heard: BTreeSet<ProjectKey>,
 }
 
@@ -44,9 +44,9 @@ pub(super) struct Candidate {
     pub(super) delivery: Option<i64>,
     pub(super) kind: String,
     pub(super) key: ProjectKey,
-    /// The parameters in JSON, if the webhook has a filter of them.
+    /// The parameters in JSON, if the webhook filters by parameters.
     pub(super) parameters: Option<String>,
-    /// Whether the event matches the conditions on project and time.
+    /// Whether the event matches the replay's conditions on project and time.
     pub(super) is_in_range: bool,
 }
 
@@ -60,7 +60,7 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Keeps only events with one of these sequence numbers, which are sorted.
+    /// Keeps only events with one of these sequence numbers, which must be sorted.
     pub(super) fn retain(&mut self, counted: &[i64]) {
         self.events
             .retain(|(sequence, _)| counted.binary_search(sequence).is_ok());
@@ -105,8 +105,8 @@ impl Found {
                 Interest::No(_) => false,
             };
         match lane {
-            // A delete consists of two events, so the second must still be selected. A later
-            // import begins another project.
+            // A delete may be two events. So the lane stays after the first, for the second. A
+            // later import begins another project, so it removes the lane.
             Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
             Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
             _ => {}

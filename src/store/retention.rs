@@ -1,19 +1,20 @@
-//! The rules by which both implementations remove old rows.
+//! The rules for the removal of old rows in both implementations.
 //!
-//! Constraint: the removal must not delay other work. So it works in small batches, and a batch that
-//! finds nothing is cheap.
+//! Constraint: the removal must not delay other work. So it works in small batches, and a batch
+//! that finds nothing is cheap.
 //!
-//! An index on the finish time finds old deliveries. Events are checked in the order of recording once
-//! they are old enough. An event is checked again when its last delivery is removed. If it is not old
-//! enough then, the check in order begins again at that event. A payload is checked when an event with
-//! it is removed, or a definition with it is replaced ([`Garbage`](super::garbage::Garbage)).
+//! An index on the finish time finds old deliveries. Events are checked in the order of recording
+//! once they are old enough. An event is checked again when its last delivery is removed. If it is
+//! not old enough then, the check in order begins again at that event. A payload is checked when an
+//! event with it is removed, or a definition with it is replaced
+//! ([`Garbage`](super::garbage::Garbage)).
 
 use std::time::Duration;
 
 use crate::config::Retention;
 use crate::domain::delivery::State;
 
-/// Retentions to collect by until there is room: delivered deliveries go first, then the others.
+/// Retentions that free space, in this order: first delivered deliveries go, then the others.
 pub(super) const FOR_ROOM: [Retention; 2] = [for_room(Duration::MAX), for_room(Duration::ZERO)];
 
 const fn for_room(dead: Duration) -> Retention {
@@ -35,7 +36,7 @@ pub(super) fn ages(retention: &Retention) -> [(State, Duration); 3] {
     ]
 }
 
-/// The reason why a delivery becomes dead that was pending for longer than this age.
+/// Returns the reason for a delivery that becomes dead after being pending for longer than `age`.
 pub(super) fn too_old(age: Duration) -> String {
     let age = humantime::format_duration(age);
     format!("pending for longer than retention.pending ({age})")
@@ -43,9 +44,10 @@ pub(super) fn too_old(age: Duration) -> String {
 
 /// Corrects events whose recording time is after `now`, because the clock was ahead.
 ///
-/// Otherwise they and all later events would be kept until the clock reaches that time. Each event
-/// gets the time of the next event, because it cannot be later. The last event gets `latest`. Returns
-/// the corrected events.
+/// Otherwise these and all later events would stay until the clock reaches that time. Each of them
+/// gets the time of the next event, because it was not recorded later. The last event gets
+/// `latest`. An event is its sequence number and its time in milliseconds. Returns the corrected
+/// events.
 pub(super) fn correct_times(
     events: &mut [(i64, i64)],
     now: i64,

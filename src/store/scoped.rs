@@ -1,9 +1,10 @@
 //! The record of one repository, for inference.
 //!
-//! Constraint: several repositories share one store. The keys of their projects differ, but a listing of
-//! keys, and a fact about the whole repository, must be those of one. Without a name, the repository is
-//! the only one, and every call passes unchanged. Other threads can see that a call has not returned, so that
-//! nobody takes a database that does not answer for a file system.
+//! Constraint: several repositories may share one store. The keys of their projects differ. But an
+//! engine must list only the keys of its own repository, and read only the facts about it. If the
+//! repository has no name, it is the only one, and every call passes unchanged. `on_call` shows
+//! other threads that a call has not returned. So they report a database that does not answer as
+//! such, not as a file system that does not answer.
 
 use std::sync::Arc;
 
@@ -15,9 +16,9 @@ use super::listing::RecordedProblem;
 use super::{Backend, Store};
 use crate::domain::project::{Identity, Mark, ProjectKey, Recorded, stored_organization};
 
-/// The store, as the engine of one repository uses it. Its clones share one store.
+/// The store, as the engine of one repository uses it. All clones use the same store.
 ///
-/// Operations that name projects are those of [`Store`].
+/// Operations on given projects are those of [`Store`], because their keys name the repository.
 #[derive(Clone)]
 pub(crate) struct RepositoryStore {
     store: Store,
@@ -49,7 +50,7 @@ impl RepositoryStore {
         answer
     }
 
-    /// The time of day of all processes that share the store. See `Delivering::shared_now`.
+    /// Returns the time by the database's clock. See `Delivering::shared_now`.
     pub(crate) fn shared_now(&self) -> Option<Timestamp> {
         self.call(|store| store.shared_now())
     }
@@ -80,7 +81,7 @@ impl RepositoryStore {
         Ok(found)
     }
 
-    /// Lists the projects whose id is not in their definition, with this id.
+    /// Lists the projects whose id is not in their definition, each with its id.
     pub(crate) fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
         let mut kept = self.call(|store| store.kept_ids())?;
         kept.retain(|(key, _)| self.is_of_this(key));
@@ -92,7 +93,7 @@ impl RepositoryStore {
         self.call(|store| store.meta_of(self.name.as_deref(), key))
     }
 
-    /// Lists all invalid files, sorted by project and path.
+    /// Lists all invalid files of the repository, sorted by project and path.
     pub(crate) fn problems(&self) -> Result<Vec<RecordedProblem>, StoreError> {
         let mut problems = self.call(|store| store.problems(usize::MAX))?;
         if let Some(name) = self.name.as_deref() {
@@ -111,7 +112,7 @@ impl RepositoryStore {
     pub(crate) fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
         if let Some(name) = &self.name {
             for (key, _) in &mut batch.problems {
-                // A file outside any project.
+                // The files are outside any project. This key names their repository.
                 key.get_or_insert_with(|| ProjectKey::new(stored_organization(Some(name), ""), ""));
             }
             batch.repository = Some(Arc::clone(name));
@@ -119,12 +120,14 @@ impl RepositoryStore {
         self.call(|store| store.record(batch))
     }
 
-    /// Reads the records of these projects ([`Recording::recorded_many`](super::Recording::recorded_many)).
+    /// Reads the records of these projects
+    /// ([`Recording::recorded_many`](super::Recording::recorded_many)).
     pub(crate) fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
         self.call(|store| store.recorded_many(keys))
     }
 
-    /// Reads the recorded metadata of these projects ([`Recording::marks`](super::Recording::marks)).
+    /// Reads the recorded metadata of these projects
+    /// ([`Recording::marks`](super::Recording::marks)).
     pub(crate) fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
         self.call(|store| store.marks(keys))
     }

@@ -1,6 +1,7 @@
 //! Converts between the types of the domain and the values of columns.
 //!
-//! Constraint: an invalid value is an error that names its row, never a panic or a guess.
+//! Constraint: a value that cannot be parsed is an error that names its row, never a panic or a
+//! guess. A number that is out of range is clamped.
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project,
 /// The number of [`EVENT_COLUMNS`].
 pub(super) const N_EVENT_COLUMNS: usize = 9;
 
-/// Converts a time to milliseconds since the Unix epoch, rounded down. Use it for past times.
+/// Converts a time to milliseconds since the Unix epoch, rounded down: for past times.
 pub(super) fn milliseconds(time: Timestamp) -> i64 {
     time.as_millisecond()
 }
@@ -115,9 +116,10 @@ pub(super) fn indexed(text: &str) -> Vec<u8> {
     ContentHash::of(text.as_bytes()).0.to_vec()
 }
 
-/// Returns the hash of a project's id in its repository.
+/// Returns the hash of a project's id together with the name of its repository.
 ///
-/// Copies of a repository have the same ids. A delete in one of them holds back no event of another.
+/// Copies of a repository have the same project ids. A delete in one copy must not hold back events
+/// of another.
 pub(super) fn project_id(key: &ProjectKey, id: &str) -> Vec<u8> {
     let id = id.to_lowercase();
     match key.repository() {
