@@ -1,4 +1,4 @@
-//! Errors of a move, and of the use of a state that is moved.
+//! Errors of a move, and of the use of a state that is being moved or was moved away.
 
 use super::Mark;
 use crate::store::error::{Fault, OpenError, StoreError};
@@ -6,7 +6,7 @@ use crate::store::error::{Fault, OpenError, StoreError};
 /// Why a state cannot be moved.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The target has a state that is not an earlier one of the source.
+    /// The target has another state, which is not the one that the source came from.
     #[error(
         "{target} already has another state: use an empty one, or remove it there if nobody needs it. Nothing was changed"
     )]
@@ -14,7 +14,7 @@ pub enum TransferError {
         /// The target.
         target: String,
     },
-    /// The target contains a part of another state.
+    /// The target is an incomplete copy of another source.
     #[error(
         "{target} has an incomplete copy of {from}: complete that move, or remove the copy. Nothing was changed"
     )]
@@ -39,10 +39,10 @@ pub enum TransferError {
     Left {
         /// The source.
         origin: String,
-        /// The place of the state.
+        /// The present place of the state.
         to: String,
     },
-    /// The source was recorded with another form of the configuration.
+    /// The source has several repositories and the configuration has one, or the other way round.
     #[error(
         "the state in {origin} was recorded with {}, and the configuration has {}: their records differ. Nothing was changed",
         if *.has_several { "repositories" } else { "repository" },
@@ -75,10 +75,10 @@ pub enum TransferError {
 }
 
 impl Fault {
-    /// Returns an error if nobody may change a state with this mark.
+    /// Returns an error if a state with this mark must not be changed.
     ///
-    /// A change must check that in its own transaction. Otherwise it may go to a state that was moved
-    /// since the check.
+    /// A change must check this in its own transaction. Otherwise the state may be moved between
+    /// the check and the change.
     pub(in crate::store) fn of_mark(text: &str) -> Result<(), Self> {
         match serde_json::from_str(text) {
             Ok(Mark::Arrived { .. }) => Ok(()),
@@ -94,7 +94,7 @@ impl Fault {
 }
 
 impl OpenError {
-    /// Returns an error if no daemon may use a state with this mark.
+    /// Returns an error if a daemon must not use a state with this mark.
     pub(in crate::store) fn of_mark(text: &str, location: &str) -> Result<(), Self> {
         let location = location.to_owned();
         match serde_json::from_str(text) {

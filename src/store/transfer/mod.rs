@@ -2,16 +2,16 @@
 //!
 //! # Constraints
 //!
-//! - A daemon can never use both states. So each state has a [`Mark`]: a daemon does not start
-//!   with an incomplete copy, or with a state that was moved away.
-//! - Killing the process at any time loses nothing. The same command then continues where it
-//!   ended, because each page of rows is committed with the position after it.
-//! - Before the source gives its state away, both states are compared row by row. If the source
-//!   has changed since an interrupted run, the copy starts again.
+//! - Daemons can never use both states. So each state has a [`Mark`]: a daemon does not start with
+//!   an incomplete copy, or with a state that was moved away.
+//! - The process may be killed at any time, and nothing is lost. The same command then continues
+//!   where the killed one ended, because each page of rows is committed with the position after it.
+//! - Before the source is marked as left, both states are compared row by row. If the source has
+//!   changed since an interrupted run, the copy starts again.
 //!
 //! The last two steps are in different databases: the source is marked as left, then the target as
-//! arrived. If the process is killed in between, no daemon starts with either state, and the
-//! command completes the move.
+//! arrived. If the process is killed between these steps, no daemon starts with either state. The
+//! same command then completes the move.
 
 mod error;
 mod table;
@@ -32,7 +32,7 @@ use crate::domain::project::{FileState, Role, Stamp};
 /// The key of the mark in the table `meta`.
 pub(super) const MARK: &str = "transfer";
 
-/// The number of times that the copy starts again because the source changed.
+/// The maximum number of copies in one run. A copy starts again if the source has changed.
 const COPIES_MAX: usize = 3;
 
 /// The role of a state in a transfer. A state without a mark was never moved.
@@ -44,7 +44,8 @@ pub(super) enum Mark {
         id: String,
         from: String,
         position: Position,
-        /// The repositories of a list. Nobody may watch one of them alone meanwhile.
+        /// The names of several repositories. No process may watch one of them alone until the move
+        /// is complete.
         #[serde(default)]
         names: Vec<String>,
     },
@@ -59,11 +60,11 @@ pub(super) enum Mark {
 pub(super) struct Position {
     /// The index in [`TABLES`].
     table: usize,
-    /// The key of the last copied row, with the columns of the source's order.
+    /// The key of the last copied row, in the columns by which the source sorts.
     after: Option<Vec<Cell>>,
 }
 
-/// The numbers that stay after their rows are removed.
+/// Numbers that must survive the removal of the rows that they came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Numbers {
     pub(super) next_event: i64,
@@ -85,12 +86,12 @@ pub(super) trait Side {
     /// Returns whether the state has no rows.
     fn is_empty(&mut self) -> Result<bool, StoreError>;
 
-    /// Sets the mark, which has no position yet, and removes all rows.
+    /// Sets the mark, which has no position yet, and then removes all rows.
     ///
-    /// If the process is killed in between, the copy begins again.
+    /// If the process is killed between the two, the copy begins again.
     fn clear(&mut self, mark: &Mark) -> Result<(), StoreError>;
 
-    /// Reads some rows after a key, in the order of the keys. Returns none at the end.
+    /// Reads a page of rows after a key, in the order of the keys. Returns no rows at the end.
     fn page(&mut self, table: &Table, after: Option<&[Cell]>) -> Result<Rows, StoreError>;
 
     /// Inserts rows and sets the mark, in one durable transaction.
@@ -98,10 +99,10 @@ pub(super) trait Side {
 
     fn numbers(&mut self) -> Result<Numbers, StoreError>;
 
-    /// Sets the numbers, and the columns that are computed from several rows.
+    /// Sets the numbers. Also computes the columns that depend on several rows.
     fn complete(&mut self, numbers: Numbers) -> Result<(), StoreError>;
 
-    /// Returns the key of the fingerprints of webhooks.
+    /// Returns the secret key of the fingerprints of webhooks' settings.
     fn fingerprint_key(&self) -> [u8; 32];
 
     fn set_fingerprint_key(&mut self, key: &[u8; 32]) -> Result<(), StoreError>;
@@ -109,29 +110,29 @@ pub(super) trait Side {
     /// Returns a number that changes whenever another process changes the state.
     fn version(&mut self) -> Result<i64, StoreError>;
 
-    /// Sets the mark if the version is still this one. Returns whether it is. Atomic and durable.
+    /// Sets the mark if the state still has this version. Returns whether it has. Atomic, durable.
     fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError>;
 }
 
-/// A moved state.
+/// The result of a move.
 #[derive(Clone, Debug)]
 pub struct Transferred {
     /// The former place.
     pub from: String,
     /// The new place.
     pub to: String,
-    /// Whether an earlier run had already moved it.
+    /// Whether an earlier run had already moved the state.
     pub was_done: bool,
-    /// Each table with its number of rows and their checksum.
+    /// Each table with its number of rows and the checksum of the rows.
     pub tables: Vec<(&'static str, u64, String)>,
 }
 
-/// Called with the progress: the table, and its number of copied rows.
+/// A callback for progress. It gets the name of a copied table and the number of copied rows.
 pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
 
 /// Moves the state of the source to the target. A new move gets this `id`.
 ///
-/// `names` are the repositories of a list.
+/// `names` are the names of several repositories. It is empty if there is only one.
 pub(super) fn transfer(
     source: &mut dyn Side,
     target: &mut dyn Side,
@@ -171,7 +172,7 @@ pub(super) fn transfer(
                 return Ok(transferred(source, target, false, &of_target));
             }
         }
-        // The source changes now, or it changed after an earlier run was interrupted.
+        // The source is changing now, or it changed after an earlier run was interrupted.
         if n_copies == COPIES_MAX {
             return Err(TransferError::Different {
                 origin: source.location(),
@@ -184,9 +185,10 @@ pub(super) fn transfer(
     }
 }
 
-/// Refuses a state of one repository for several, and the other way round: their keys differ.
+/// Returns an error unless source and configuration both have one repository, or both have several.
 ///
-/// Returns the names of the several repositories that have a record, sorted.
+/// Otherwise the keys of their records differ. Returns the names of several repositories that have
+/// a record, sorted.
 pub(super) fn check_form(
     source: &mut dyn Side,
     is_for_several: bool,
@@ -257,7 +259,7 @@ fn begin(
         (Some(Mark::Left { id, .. }), Some(Mark::Arrived { id: found, .. })) if id == found => {
             Ok(Begun::Done)
         }
-        // An earlier run was interrupted before the last step.
+        // An earlier run was interrupted between the last two steps.
         (
             Some(Mark::Left { id, .. }),
             Some(Mark::Arriving {
@@ -294,7 +296,7 @@ fn begin(
             }
             Ok(Begun::Copy(copy))
         }
-        // The state came from there, and now goes back.
+        // The state came from this target and now moves back.
         (Some(Mark::Arrived { id, .. }), Some(Mark::Left { id: found, .. })) if id == found => {
             copy.again(target)?;
             Ok(Begun::Copy(copy))
@@ -312,7 +314,7 @@ struct Copy {
     id: String,
     from: String,
     position: Position,
-    /// The repositories of a list.
+    /// The names of several repositories. Empty if there is only one.
     names: Vec<String>,
 }
 
@@ -426,7 +428,7 @@ pub(super) fn identity(row: &Row) -> Result<Option<String>, Fault> {
     Ok(Some(file.identity().to_string()))
 }
 
-/// Reads all tables.
+/// Reads all tables. Returns the digest of each.
 fn digests(side: &mut dyn Side) -> Result<Vec<Digest>, StoreError> {
     TABLES
         .iter()

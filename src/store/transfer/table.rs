@@ -1,8 +1,8 @@
 //! The tables of a state, with the columns that every implementation has.
 //!
-//! Constraint: nothing that a daemon needs may be missing. So the `tests` of each implementation
-//! compare these columns with those of their database. Columns that an implementation computes
-//! from others are not here: the target computes them.
+//! Constraint: a move must copy everything that a daemon needs. So the unit tests of each
+//! implementation compare these columns with the columns of its database. Columns that an
+//! implementation computes from others are not here, because the target computes them.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub(in crate::store) struct Table {
     pub(in crate::store) columns: &'static [(&'static str, Kind)],
     /// The columns that identify a row.
     pub(in crate::store) key: &'static [&'static str],
-    /// The column with most of the bytes, in a table with large rows.
+    /// The column with most of the bytes. `None` for a table with small rows.
     pub(in crate::store) large: Option<&'static str>,
 }
 
@@ -43,7 +43,9 @@ pub(in crate::store) type Row = Vec<Cell>;
 
 use Kind::{Boolean, Bytes, Integer, Small, Text};
 
-/// All tables. Payloads come first, so that the many small rows do not wait for them at the end.
+/// All tables, in the order of copying. The large payloads come first.
+///
+/// The mark of an interrupted move has an index of this list.
 pub(in crate::store) const TABLES: &[Table] = &[
     Table {
         name: "payloads",
@@ -194,7 +196,8 @@ pub(in crate::store) const TABLES: &[Table] = &[
 
 /// The number of rows, and a checksum of their values.
 ///
-/// The sum does not depend on the order of rows, because each implementation has its own order.
+/// The checksum does not depend on the order of the rows, because each implementation reads them in
+/// its own order.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::store) struct Digest {
     pub(in crate::store) n_rows: u64,

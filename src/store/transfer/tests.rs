@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::*;
 
-/// A state in memory, which stays when the process is killed.
+/// A state in memory, which survives the kill of a simulated process.
 #[derive(Clone, Default)]
 struct State {
     tables: BTreeMap<&'static str, Vec<Row>>,
@@ -44,7 +44,7 @@ impl State {
         }
     }
 
-    /// Whether a daemon would start with it.
+    /// Whether a daemon would start with this state.
     fn is_usable(&self) -> bool {
         !matches!(self.mark, Some(Mark::Left { .. } | Mark::Arriving { .. }))
     }
@@ -56,16 +56,16 @@ impl State {
     }
 }
 
-/// The rows of the tables that have some, the numbers, and the key.
+/// The rows of the tables that are not empty, the numbers, and the key.
 type Content = (Vec<(&'static str, Vec<Row>)>, Numbers, [u8; 32]);
 
-/// The number of writes until the process is killed.
+/// The number of writes until the process is killed. `None` if it is not killed.
 #[derive(Clone, Default)]
 struct Life(Rc<Shared<Option<usize>>>);
 
 impl Life {
-    /// Writes, unless the process is killed before. If it is killed afterwards, returns an error
-    /// too.
+    /// Writes, unless the process is killed before. Also returns an error if it is killed
+    /// afterwards.
     fn write(&self, work: impl FnOnce()) -> Result<(), StoreError> {
         let killed = || StoreError::new(&Arc::from("memory"), Fault::Closed);
         match self.0.get() {
@@ -188,7 +188,7 @@ fn a_move_that_is_killed_at_any_write_completes_later() {
     for killed_at in 0.. {
         let (mut from, mut to) = (original.clone(), State::default());
         let is_done = run(&mut from, &mut to, Some(killed_at)).is_ok();
-        // A daemon can use at most one of both states, and this one is complete.
+        // A daemon can use at most one of the two states, and this state is complete.
         assert!(!(from.is_usable() && to.is_usable() && to.mark.is_some()));
         if from.is_usable() {
             assert_eq!(from.content(), original.content());
@@ -232,7 +232,7 @@ fn a_state_goes_back_only_to_where_it_came_from() {
     run(&mut first, &mut second, None).unwrap();
     // Another run changes nothing.
     assert!(run(&mut first, &mut second, None).unwrap().was_done);
-    // This state has been replaced by another one since.
+    // The target has a state that came from another source.
     let mut other = State::with(4);
     assert!(matches!(
         run(&mut other, &mut second, None),
