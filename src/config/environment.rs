@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 
-/// Environment variables.
+/// A source of environment variables.
 pub trait Environment {
     /// The value of a variable, if it is set.
     fn variable(&self, name: &str) -> Option<OsString>;
@@ -47,7 +47,7 @@ impl Environment for WithoutSecrets {
     }
 }
 
-/// The process's environment.
+/// The environment of the process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct SystemEnvironment;
 

@@ -167,8 +167,8 @@ impl<T: Send + 'static> Asked<T> {
             return answered;
         }
         let mut unanswered = lock(&UNANSWERED);
-        // If the thread answered before this lock, it may already be past its own removal. An entry
-        // would then stay forever.
+        // If the thread answered before this lock, its removal may be over. A new entry would then
+        // stay forever.
         answer.try_recv().unwrap_or_else(|_| {
             unanswered.insert(self.path, self.resolved);
             Err(silent())

@@ -10,13 +10,15 @@
 //! - [`settings`] is the table of settings. `types` has the types of the result.
 //! - `yaml` parses bytes into a tree of values with their positions.
 //! - `reader` reads a mapping by the table, and `value` a single value.
-//! - `units` reads durations and sizes.
+//! - `units` reads durations, sizes and rates.
+//! - `environment` has the environment variables.
 //! - `source` reads values from credentials, the environment and files.
-//! - `load` makes a [`Config`] from the tree. `repository`, `webhook`, `subscription`, `headers`,
-//!   `auth`, `tls` and `network` read its parts.
+//! - `load` makes a [`Config`] from the tree. `repository`, `store`, `webhook`, `subscription`,
+//!   `headers`, `auth`, `body_format`, `tls` and `network` read its parts.
 //! - `looks` checks paths and reads files on file systems that may hang.
 //! - `again` reads changed values from files while the daemon runs.
 //! - `problem` has the type of errors and warnings.
+//! - `schema` makes the JSON Schema of config.yaml.
 //! - `fingerprint` hashes the settings of a webhook.
 
 mod again;

@@ -51,7 +51,7 @@ pub enum Denied {
     ByDefault {
         /// The denied address.
         address: IpAddr,
-        /// The range that contains it.
+        /// The range that contains the address.
         range: IpNet,
         /// The purpose of the range, as the message shows it.
         what: &'static str,

@@ -126,7 +126,7 @@ pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> 
 
 /// Quotes user text for a message.
 ///
-/// Long text is cut. Control characters are escaped, so that a terminal does not obey them.
+/// Long text is cut. Control characters are escaped, so that a terminal does not interpret them.
 pub(super) fn shown(text: &str) -> String {
     let mut quoted = String::from('"');
     quoted.push_str(&shortened(text));
@@ -144,7 +144,7 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Escapes control characters, so that a message is one line and a terminal does not obey it.
+/// Escapes control characters, so that a message is one line and controls no terminal.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {

@@ -69,7 +69,7 @@ fn repository(
     })
 }
 
-/// Parses the name of a repository. Two slashes separate it from the organization in keys.
+/// Parses the name of a repository. In keys, two slashes separate it from the organization.
 fn name(text: &str) -> Result<String, Fault> {
     let is_harmless = text.trim() == text
         && !text.chars().any(char::is_control)
@@ -201,7 +201,7 @@ fn ignored(value: &Value<'_>, context: &mut Context<'_>) -> Option<Ignored> {
     context.accept(&value.location, ignored)
 }
 
-/// Parses a glob for one name.
+/// Parses a glob for the name of one file or directory.
 fn ignored_name(text: &str) -> Result<Glob, Fault> {
     if text.is_empty() || text.contains('/') {
         return Err(Fault::not_allowed(format!(

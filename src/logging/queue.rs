@@ -297,7 +297,7 @@ impl Batch {
     }
 }
 
-/// Writes all of a text, even to a pipe that another process made non-blocking.
+/// Writes a whole text, even to a pipe that another process made non-blocking.
 fn write_text(file: BorrowedFd<'_>, mut text: &[u8]) -> io::Result<()> {
     while !text.is_empty() {
         match rustix::io::write(file, text) {

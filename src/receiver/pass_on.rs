@@ -33,7 +33,7 @@ pub(crate) struct PassOn {
     pub(crate) reports: mpsc::Sender<PassedOn>,
 }
 
-/// Reports a request without an answer when it is dropped, because its sender gave up.
+/// When dropped, reports a request whose sender gave up before the answer.
 struct Pending<'a> {
     reports: &'a mpsc::Sender<PassedOn>,
     clock: &'a Clock,

@@ -210,7 +210,7 @@ impl Failure {
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
-    /// The headers of `otlp.headers`. The exporter adds those of its environment variables.
+    /// The headers of `otlp.headers`. They replace headers of the exporter's environment variables.
     headers: HeaderMap,
     failure: Failure,
 }

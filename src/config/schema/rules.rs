@@ -10,7 +10,7 @@ use crate::domain::event::{EventKind, Parameter};
 /// An HTTP URL without user name, password and fragment.
 pub(super) const URL: &str = r"^\s*[hH][tT][tT][pP][sS]?://[^/?#@\s]+([/?][^#]*)?$";
 
-/// A path template. A definition has no version.
+/// A path template. The template of a definition has no `{versionTag}`.
 const TEMPLATE: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project|versionTag)\})+$";
 const DEFINITION: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project)\})+$";
 

@@ -85,7 +85,7 @@ impl Config {
         let settings = settings::SETTINGS.iter();
         let changed = settings.filter(|setting| setting.needs_restart && differs(setting.key));
         let mut changed: Vec<&str> = changed.map(|setting| setting.key).collect();
-        // Only with a list, the keys of the record begin with the name of the repository.
+        // The keys of the record begin with the name of the repository only if there is a list.
         if self.repositories.is_empty() != new.repositories.is_empty() {
             changed.push("repository and repositories");
         }
@@ -144,7 +144,7 @@ impl Config {
 /// The collector of traces.
 #[derive(Clone, Debug)]
 pub struct Otlp {
-    /// The URL below which the collector takes traces at `v1/traces`.
+    /// The base URL of the collector, which takes traces at `v1/traces` below this URL.
     pub endpoint: Url,
     /// The headers of requests to the collector.
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
@@ -223,7 +223,7 @@ impl WatchMode {
         WatchMode::Poll,
     ];
 
-    /// Replaces `Auto` by the default mode of this operating system.
+    /// Replaces `Auto` with the default mode of this operating system.
     pub const fn resolved(self) -> Self {
         match self {
             WatchMode::Auto if cfg!(target_os = "linux") => WatchMode::Native,

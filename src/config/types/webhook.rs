@@ -37,7 +37,7 @@ pub struct Webhook {
     pub timeout: Duration,
     /// The time limit for connecting: name resolution, connection, proxy and TLS.
     pub connect_timeout: Duration,
-    /// The delay before each attempt. Its length is the maximum number of attempts.
+    /// The delay before each attempt. The number of delays is the maximum number of attempts.
     pub schedule: Vec<Duration>,
     /// The maximum number of projects with a request in progress at the same time.
     pub concurrency: usize,
