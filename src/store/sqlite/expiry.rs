@@ -1,7 +1,7 @@
 //! Makes pending deliveries dead that are too old, or that there is no space for.
 //!
 //! Constraint: a million pending deliveries may be checked each minute. So the check reads an
-//! index on a connection of its own. The writer only changes the deliveries that were found.
+//! index with a separate connection. The writer only changes the deliveries that were found.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(super) fn older(connection: &Connection, before: i64, limit: usize) -> Resul
 pub(super) const LARGEST_BACKLOG: &str = "SELECT webhook FROM deliveries \
      WHERE state = 'pending' GROUP BY webhook ORDER BY count(*) DESC LIMIT 1";
 
-/// Lists the `limit` oldest pending deliveries of the webhook with the most.
+/// Lists the `limit` oldest pending deliveries of the webhook that has the most pending ones.
 pub(super) fn oldest_of_largest_backlog(
     connection: &Connection,
     limit: usize,
@@ -39,8 +39,8 @@ pub(super) fn oldest_of_largest_backlog(
         .prepare_cached(LARGEST_BACKLOG)?
         .query_row([], |row| row.get(0))
         .optional()?;
-    // Read the table in its own order, because nearly all of the oldest rows are pending then.
-    // With an index, SQLite would sort the backlog.
+    // Read the table in the order of ids. At the limit of the state's size, nearly all of the
+    // oldest rows are pending. With an index, SQLite would sort the backlog.
     let mut statement = connection.prepare_cached(
         "SELECT id FROM deliveries NOT INDEXED WHERE webhook = ?1 AND state = 'pending' \
          ORDER BY id LIMIT ?2",

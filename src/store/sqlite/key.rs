@@ -32,15 +32,15 @@ impl FingerprintKey {
                 if let Ok(key) = bytes.try_into() {
                     return Ok(Self(key));
                 }
-                // The daemon crashed while it created the file.
+                // The length is wrong, because the daemon crashed while it created the file.
             }
             Err(source) if source.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(io("read the key", source)),
         }
         let key = random().map_err(|source| io("get random bytes for", source))?;
         Self::write(directory, key).or_else(|source| match source.kind() {
-            // The daemon must start on a full disk. Without a stored key, webhooks count as
-            // changed.
+            // The daemon must start on a full disk. If the key is not stored, the next start
+            // counts all webhooks as changed.
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(Self(key)),
             _ => Err(io("write the key", source)),
         })

@@ -1,9 +1,9 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: the order of [`Delivering`] holds. So each change of a delivery's state or lane updates
-//! `is_head`. A lane has no head while its oldest delivery waits for a delete in another lane. The row
-//! of a waiting delivery has the project id. When the delete is finished, the waiting delivery becomes
-//! the head.
+//! Constraint: deliveries are claimed in the order that [`Delivering`] promises. So each change of
+//! a delivery's state or lane updates `is_head`. A lane has no head while its oldest delivery waits
+//! for a delete in another lane. When the delete is finished, the waiting delivery is found by the
+//! project id in its row, and becomes the head.
 //!
 //! [`Delivering`]: crate::store::contract::Delivering
 
@@ -68,7 +68,7 @@ impl LaneEntry {
     }
 }
 
-/// Makes the next deliveries heads, because this one is no longer pending.
+/// Makes the next deliveries heads after a delivery is no longer pending.
 ///
 /// These are the oldest delivery of its lane, and deliveries in other lanes that waited for it.
 pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
@@ -107,7 +107,9 @@ fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(
     Ok(())
 }
 
-/// Makes a newly pending delivery the head of its lane, if it is the oldest there.
+/// Makes the oldest delivery of a lane its head, after this delivery became pending there.
+///
+/// A newer delivery is then no longer the head.
 pub(super) fn enter_lane(
     connection: &Connection,
     delivery: i64,
@@ -132,8 +134,8 @@ pub(super) fn enter_lane(
 /// Moves the deliveries of projects to the lanes of their new keys.
 ///
 /// Each pair has the old key and the new one. Projects may exchange their keys. Dead and cancelled
-/// deliveries move too, so that a redelivery keeps the order of its project. There may be too many
-/// delivered ones. Each of them moves when it is redelivered; see [`present`].
+/// deliveries move too, so that a redelivery keeps the order of its project. A delivered one moves
+/// only when it is redelivered, because there may be too many of them; see [`present`].
 pub(super) fn move_all(
     connection: &Connection,
     moves: &[(&ProjectKey, &ProjectKey)],
@@ -154,7 +156,7 @@ pub(super) fn move_all(
             moved.extend(all.map(|id| (id, *to)));
         }
     }
-    // Remove all projects from their old lanes first, because they may exchange keys.
+    // The target lanes lose their heads first, because an arriving delivery may be older.
     for (webhook, to) in &changed {
         connection
             .prepare_cached(&format!(
@@ -247,7 +249,7 @@ pub(super) fn lane_of(
     }
 }
 
-/// Returns the current lane of a delivery. Its project may have moved after the delivery.
+/// Returns the current lane of a delivery. Its project may have moved since its event.
 pub(super) fn present(connection: &Connection, delivery: i64) -> Result<ProjectKey, Fault> {
     let (sequence, key) = connection
         .prepare_cached(

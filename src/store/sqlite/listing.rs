@@ -1,4 +1,4 @@
-//! Implements [`Listing`]: reads for the command line.
+//! Implements [`Listing`]: reads for the command line and the admin API.
 
 use std::collections::BTreeSet;
 use std::path::Path;

@@ -15,16 +15,17 @@ use crate::store::error::OpenError;
 /// The name of the lock file in the state directory.
 const LOCK_FILE: &str = "lock";
 
-/// How often a lock is tried that is held, and the pause before each further try.
+/// The maximum number of attempts to take the lock.
 ///
-/// A child of a process that gave the lock up has it until it executes its program.
+/// After its holder ended, a forked child of the holder has the lock until it executes its program.
 const TRIES: u32 = 10;
+/// The pause before each further attempt.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the process that holds the lock on a state directory, if any.
 ///
-/// It reads the kernel's list of locks. Trying to take the lock could stop a daemon that is just
-/// starting.
+/// It reads the kernel's list of locks. Taking the lock, even briefly, could make a
+/// starting daemon fail.
 pub(crate) fn holder(directory: &Path) -> Option<u32> {
     let path = directory.join(LOCK_FILE);
     let inode = std::fs::metadata(&path).ok()?.ino();
@@ -39,8 +40,8 @@ pub(crate) fn holder(directory: &Path) -> Option<u32> {
 
 /// Whether a line of `/proc/locks` is about a lock of this process on this file.
 ///
-/// For example `1: FLOCK  ADVISORY  WRITE 812 fe:00:1310 0 EOF`. The device number may be another
-/// than the file's, for instance on btrfs.
+/// For example `1: FLOCK  ADVISORY  WRITE 812 fe:00:1310 0 EOF`. The device number is ignored,
+/// because it may differ from that of the file, for instance on btrfs.
 fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
     let mut fields = line.split_ascii_whitespace().skip(1);
     let is_lock = fields.next() == Some("FLOCK");
@@ -127,7 +128,7 @@ mod tests {
         let lock = StateLock::take(directory.path()).expect("the lock");
         assert_eq!(holder(directory.path()), Some(std::process::id()));
         drop(lock);
-        // A child that another test starts at this moment has the lock until it executes its program.
+        // A child that another test just forked has the lock until it executes its program.
         let is_free = (0..1_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             holder(directory.path()).is_none()

@@ -10,12 +10,13 @@
 //! # Operation
 //!
 //! One thread commits queued writes in shared transactions, and another thread reads; see `writer`
-//! and `reader`. Inference has its own thread and uses the same connections.
+//! and `reader`. Inference works on its own thread. It commits with the writer's connection and
+//! reads with a separate one.
 //!
 //! Modules:
 //!
-//! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` has the key of
-//!   the fingerprints of settings.
+//! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` has the key
+//!   of the fingerprints of settings.
 //! - `writer` and `reader` run jobs in a `transaction`. `committer` commits the writer's jobs,
 //!   with the space in `reserve`.
 //! - `recording` implements the operations of inference, and `delivering` those of sending.
@@ -26,7 +27,8 @@
 //! - `retention` removes old rows. `expiry` makes old pending deliveries dead. `room` estimates
 //!   how many rows to remove for some space.
 //! - `transfer` reads and writes all rows, to move a state to another store.
-//! - `listing`, `select`, `operations` and `replay` are for the command line.
+//! - `listing`, `pages`, `select`, `operations` and `replay` are for operators: the command line
+//!   and the admin API.
 //! - All of them use `row` and `error`.
 
 mod committer;
@@ -116,7 +118,7 @@ impl Shared {
 
 /// Locks a mutex, even if another holder panicked.
 ///
-/// That is safe: a job leaves its queue before it runs, and SQLite rolls back.
+/// That is safe: a job leaves its queue before it runs, and its transaction is never committed.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -157,7 +159,7 @@ impl SqliteStore {
         let committer = Committer::new(for_writing, reserve)
             .map_err(|source| OpenError::from_sqlite(&path, source))?;
         let writer = Arc::new(Writer::new(committer));
-        // If the second thread cannot be started, `reader` is dropped, which ends the first one.
+        // If the second thread cannot be started, `reader` is dropped, which ends the first thread.
         let reader_thread = start("store-reader", state_dir, move || {
             reader::run(&for_reading, reads);
         })?;

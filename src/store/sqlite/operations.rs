@@ -134,7 +134,7 @@ impl Operating for SqliteOperations {
     }
 
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
-        // Events that are recorded in the meantime have their own deliveries.
+        // Later events are not replayed. They get deliveries when they are recorded.
         let mut range = self.in_transaction(replay::all)?;
         let mut n_queued = 0_u64;
         let mut counted = None;
@@ -225,8 +225,8 @@ struct Chunk {
 impl Chunk {
     /// Reads the next selected deliveries after `after`, in the order of their ids.
     ///
-    /// It uses no index on the selected columns, because SQLite would then sort the rows for each
-    /// chunk.
+    /// The statement uses no index on the selected columns, because SQLite would then sort the rows
+    /// for each chunk.
     fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
         let conditions = selector.conditions();
         let sql = if selector.ids.is_empty() {
@@ -260,7 +260,7 @@ impl Chunk {
     }
 }
 
-/// The ids of all selected deliveries, sorted.
+/// Returns the ids of all selected deliveries, sorted.
 fn all_ids(connection: &Connection, selector: &Selector) -> Result<Vec<i64>, Fault> {
     let conditions = selector.conditions();
     let sql = format!("SELECT d.id FROM deliveries d WHERE {}", conditions.sql());

@@ -1,7 +1,7 @@
 //! Finds the items of one page of a listing.
 //!
-//! Constraint: a page reads at most [`PAGE_READ_MAX`] rows in the order of recording. If there are only
-//! few dead, cancelled or pending deliveries, an index finds them instead.
+//! Constraint: a page reads at most [`PAGE_READ_MAX`] rows, the newest first. If there are only few
+//! dead, cancelled or pending deliveries, an index finds them instead.
 
 use rusqlite::{Connection, params_from_iter};
 
@@ -10,14 +10,14 @@ use crate::domain::delivery::State;
 use crate::store::error::Fault;
 use crate::store::listing::{EventFilter, PAGE_READ_MAX, Selector};
 
-/// The maximum number of deliveries in a state that are found by the index of the state.
+/// If more deliveries than this are in a state, a page does not use the index of the state.
 const INDEXED_MAX: usize = 5_000;
 
 /// The positions of the items of a page.
 #[derive(Debug, Default)]
 pub(super) struct Found {
     positions: Vec<i64>,
-    /// The position before which the next page ends.
+    /// The next page has only positions before this one. `None` on the last page.
     pub(super) next: Option<i64>,
     /// The number of rows that were read.
     n_read: usize,
@@ -81,7 +81,7 @@ fn deliveries_sql(selector: &Selector, conditions: &Conditions) -> String {
     }
 }
 
-/// Reads rows in the order of recording, until the page is full or [`PAGE_READ_MAX`] rows are read.
+/// Reads rows, the newest first, until the page is full or [`PAGE_READ_MAX`] rows are read.
 fn scan(
     connection: &Connection,
     sql: &str,

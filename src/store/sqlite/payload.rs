@@ -15,7 +15,7 @@ use crate::store::error::Fault;
 use crate::store::listing::PayloadPart;
 use crate::store::payload::{self, Given};
 
-/// Returns those of these payloads that are stored.
+/// Returns which of these payloads are stored.
 pub(super) fn stored(
     connection: &Connection,
     hashes: Vec<ContentHash>,
@@ -127,7 +127,9 @@ fn compressed(
         .optional()?)
 }
 
-/// Removes a payload that no event and no definition has. Returns the size of a removed payload.
+/// Removes a payload if no event and no definition needs it.
+///
+/// Returns its size before compression, in bytes. `None` if it was not removed.
 pub(super) fn remove_garbage(
     connection: &Connection,
     hash: &ContentHash,

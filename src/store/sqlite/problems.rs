@@ -10,10 +10,10 @@ use crate::domain::project::{Problem, ProjectKey};
 use crate::store::error::Fault;
 use crate::store::listing::RecordedProblem;
 
-/// The organization and the project under which invalid files are stored.
+/// Returns the organization and the project under which invalid files are stored.
 ///
-/// Files outside any project have an empty name of the project. Of the only repository, they also have
-/// an empty name of the organization.
+/// Files outside any project have an empty project name. If there is only one repository, their
+/// organization name is empty too.
 fn names(key: Option<&ProjectKey>) -> (&str, &str) {
     key.map_or(("", ""), |key| (&key.organization, &key.project))
 }

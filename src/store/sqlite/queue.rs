@@ -1,7 +1,7 @@
 //! Claims due deliveries, and records the results of attempts.
 //!
-//! Constraint: an index finds the heads of [`lanes`], so a claim reads no other pending delivery. It
-//! writes nothing. So a restarted daemon repeats the attempts that a crash interrupted.
+//! Constraint: an index finds the heads of [`lanes`], so a claim reads no other pending delivery.
+//! A claim writes nothing, so a restarted daemon repeats the attempts that a crash interrupted.
 
 use std::collections::BTreeMap;
 
@@ -338,7 +338,7 @@ pub(super) fn retry_now(
     now: Timestamp,
 ) -> Result<(), Fault> {
     // Include deliveries that are not heads: a failed one may be behind an older redelivered one.
-    // Include attempts that use up no attempt of the schedule, because they failed too.
+    // Include deliveries whose attempts used up no step of the schedule: they failed too.
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2, is_due_as_asked = 0 WHERE id IN \

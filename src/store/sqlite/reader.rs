@@ -69,7 +69,7 @@ impl Reader {
         read_by(&self.direct, work)
     }
 
-    /// Reads on the caller's thread, by a separate connection, so that other callers do not wait.
+    /// Reads on the caller's thread with a separate connection, so that other callers do not wait.
     pub(super) fn read_slowly<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,

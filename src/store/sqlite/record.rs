@@ -20,7 +20,7 @@ struct Writing<'a> {
     /// The payloads of the batch. The flag tells whether a payload is new.
     payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks whose rows are known to exist. The flag tells whether one is off or paused.
+    /// The webhooks whose rows are known to exist. The flag is true for one that is off or paused.
     webhooks: BTreeMap<&'a str, bool>,
     /// The numbers of the next event and delivery. `None` before they are read.
     next: Option<NextNumbers>,
@@ -194,7 +194,7 @@ impl<'a> Writing<'a> {
         )?;
         let mut repetition = next.repetition;
         let mut id = new.id(repetition);
-        // An earlier event has the same id, so try the id of the next repetition.
+        // While an earlier event has the same id, try the id of the next repetition.
         while insert.execute(params![
             sequence,
             id.0,

@@ -1,6 +1,7 @@
 //! Reads the record: the files of projects, and facts about the whole repository.
 //!
-//! The functions have the promises of the operations of [`Records`], [`Recording`] and [`Listing`].
+//! The functions implement operations of [`Records`], [`Recording`] and [`Listing`]. The promises
+//! are documented there.
 //!
 //! [`Records`]: crate::store::contract::Records
 //! [`Recording`]: crate::store::contract::Recording
@@ -93,7 +94,7 @@ pub(super) fn n_defined(connection: &Connection, repository: Option<&str>) -> Re
     Ok(usize::try_from(n).unwrap_or_default())
 }
 
-/// The bounds of a repository's organizations, as parameters of a statement.
+/// Returns the bounds of a repository's organizations, as parameters of a statement.
 fn range(repository: Option<&str>) -> Vec<String> {
     let range = repository.map(organizations_of);
     range.map_or_else(Vec::new, |(first, end)| vec![first, end])
@@ -165,6 +166,8 @@ pub(super) fn n_pending(
 
 pub(super) fn repositories(connection: &Connection) -> Result<Vec<String>, Fault> {
     let (first, end) = MetaKey::FirstStart.range();
+    // Each step of the recursion skips the other organizations of a repository, which begin with
+    // its name and `//`. So it reads one row of each repository.
     let mut statement = connection.prepare_cached(
         "WITH RECURSIVE names(first) AS (SELECT min(organization) FROM files \
          WHERE organization >= '' UNION ALL SELECT (SELECT min(organization) FROM files \

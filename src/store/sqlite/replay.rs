@@ -21,7 +21,7 @@ pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
     Ok(Range::up_to(last))
 }
 
-/// The form of the condition on the organization, and its parameters.
+/// Returns the form of the condition on the organization in [`after`], and its parameters.
 fn organization(replay: &Replay) -> (i64, Option<String>, Option<String>) {
     match replay.organization.as_deref().map(Organizations::of) {
         None => (0, None, None),
@@ -96,7 +96,7 @@ pub(super) fn count(connection: &Connection, replay: &Replay) -> Result<u64, Fau
     Ok(selected(connection, replay)?.len() as u64)
 }
 
-/// The sequence numbers of all selected events, sorted.
+/// Returns the sequence numbers of all selected events, sorted.
 pub(super) fn selected(connection: &Connection, replay: &Replay) -> Result<Vec<i64>, Fault> {
     let mut range = all(connection)?;
     let mut selected = Vec::new();
@@ -146,7 +146,7 @@ fn insert(
     now: i64,
 ) -> Result<i64, Fault> {
     let id = NextNumbers::read(connection)?.delivery;
-    // It is inserted as cancelled, and enters its lane like a redelivery.
+    // It is inserted as cancelled. Then `again` makes it pending, as in a redelivery.
     connection
         .prepare_cached(
             "INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
@@ -167,7 +167,7 @@ fn insert(
 
 /// Makes a delivery pending and due now, in the lane of this project.
 ///
-/// If a delete is replayed too, the delivery may have to wait for it.
+/// The row gets the project id, because the delivery may have to wait for a replayed delete.
 fn again(
     connection: &Connection,
     delivery: i64,

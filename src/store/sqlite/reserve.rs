@@ -26,10 +26,12 @@ use crate::store::error::Fault;
 /// The file name of the reserve in the state directory.
 const RESERVE_FILE: &str = "reserve";
 
-/// The smallest part of the reserve that is enough for commits. It suffices to remove some rows.
+/// The smallest reserve that allows commits is the full size divided by this number.
+///
+/// That much space suffices to remove some rows.
 const LEAST_PART: u64 = 8;
 
-/// The maximum size of changes that are only in the writer's cache (`WRITER_CACHE`).
+/// The maximum size of changes that are only in the writer's cache (`WRITER_CACHE`), in bytes.
 const CACHED_MAX: u64 = 4 << 20;
 
 /// The cause of a refused commit.
@@ -52,13 +54,13 @@ enum Taken {
 pub(super) struct Reserve {
     path: PathBuf,
     database: PathBuf,
-    /// The size of the reserve. It depends on the size of the file system.
+    /// The full size of the reserve, in bytes. It depends on the size of the file system.
     size: u64,
     held: u64,
     is_possible: bool,
 }
 
-/// Returns the space that the reserve in a state directory takes.
+/// Returns the space that the reserve in a state directory takes, in bytes.
 pub(super) fn held_in(directory: &Path) -> u64 {
     fs::metadata(directory.join(RESERVE_FILE))
         .map_or(0, |metadata| metadata.blocks().saturating_mul(512))
@@ -91,7 +93,7 @@ impl Reserve {
         let mut wanted = self.size;
         let least = self.size / LEAST_PART;
         while self.is_possible && self.held < wanted && wanted >= least.max(1) {
-            // Ask first: on a full disk, each size would otherwise cost an allocation.
+            // Check the free space first. On a full disk, each size would cost a failed allocation.
             if self.available().saturating_add(self.held) >= wanted {
                 match self.allocate(wanted) {
                     Taken::Yes => self.held = wanted,

@@ -187,7 +187,7 @@ fn finished(
 struct EventSweep {
     /// Only events recorded before this time are removed.
     before: i64,
-    /// The last event that was checked in order. All earlier events were checked too.
+    /// The last event that was checked in the order of recording, after all earlier ones.
     last: i64,
     /// The payloads of the removed events.
     payloads: Vec<ContentHash>,
@@ -255,7 +255,7 @@ impl EventSweep {
 
     /// Checks the next `limit` events that are old enough. Returns whether there may be more.
     fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
-        // Read one more event than the limit, for its time.
+        // Read one more event than the limit. Its time is the upper limit of corrected times.
         let n_events = row::limit(limit.saturating_add(1));
         let mut events: Vec<(i64, i64)> = connection
             .prepare_cached(

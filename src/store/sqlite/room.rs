@@ -1,4 +1,4 @@
-//! Estimates how many rows to remove for some space.
+//! Estimates how many rows to remove to free some space.
 //!
 //! Constraint: rows that are removed for space are lost before their retention. So no more are
 //! removed than necessary, and the caller measures again after each removal.
@@ -8,10 +8,10 @@ use rusqlite::Connection;
 use super::row;
 use crate::store::error::Fault;
 
-/// The number of oldest events whose size is the estimate for the events to remove.
+/// The number of oldest events whose average size is the estimate.
 const SAMPLE: i64 = 100;
 
-/// The approximate size of an event with a delivery but without the content, in bytes.
+/// The approximate size of an event and its delivery without the payload, in bytes.
 const ROW_SIZE: u64 = 1024;
 
 pub(super) const OLDEST_SIZES: &str = "SELECT length(p.compressed) \

@@ -1,9 +1,9 @@
 //! Opens the database: creates and migrates it, and rejects damaged or foreign files.
 //!
 //! Constraint: if a database is damaged, foreign or newer, opening it reports that and changes
-//! nothing. An empty file counts as damaged. So does a link to a missing file, because its disk may
-//! not be mounted. A new database is built under another name and then renamed, so that a crash never
-//! leaves a partial one.
+//! nothing. An empty file counts as damaged. So does a symbolic link to a missing file, because the
+//! disk of the file may not be mounted. A new database is built under another name and then
+//! renamed, so that a crash never leaves a partial one.
 //!
 //! The SQLite database `state.db` has the application id [`APPLICATION_ID`]. Its `user_version` is
 //! the number of migrations that were applied.
@@ -106,7 +106,7 @@ pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault
     let n_pages = row::count(pragma("page_count")?);
     let n_free = row::count(pragma("freelist_count")?);
     let directory = path.parent().unwrap_or(path);
-    // If this is unknown, the limit is the one of a full disk.
+    // If the size of the file system is unknown, it counts as 0, and so does the state's limit.
     let (free, total) = rustix::fs::statvfs(directory).map_or((0, 0), |found| {
         let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
         (bytes(found.f_bavail), bytes(found.f_blocks))
@@ -173,7 +173,7 @@ pub(super) fn open_for_writing(directory: &Path) -> Result<Connection, OpenError
     Ok(connection)
 }
 
-/// Opens a database with the current schema for checkpoints, which never wait.
+/// Opens a database with the current schema for checkpoints, which never wait for a lock.
 pub(super) fn open_for_checkpoints(directory: &Path) -> Result<Connection, OpenError> {
     let connection = open_for_writing(directory)?;
     connection
@@ -209,7 +209,7 @@ fn open_existing(directory: &Path, access: OpenFlags) -> Result<(PathBuf, Connec
     }
 }
 
-/// Rejects what cannot be a database, before SQLite opens it.
+/// Rejects a path that cannot be a database, before SQLite opens it.
 fn check_file(path: &Path) -> Result<(), OpenError> {
     let what = match fs::metadata(path) {
         Ok(found) if found.is_dir() => "it is a directory",
@@ -240,8 +240,8 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
     connection
         .set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)
         .map_err(wrap)?;
-    // `cell_size_check` detects damage early. An untrusted schema cannot call functions with side
-    // effects. Temporary tables in memory do not need a writable directory.
+    // `cell_size_check` detects damage early. `trusted_schema = OFF` prevents a foreign schema from
+    // calling functions with side effects. Temporary tables in memory need no writable directory.
     connection
         .execute_batch(
             "PRAGMA cell_size_check = ON; PRAGMA trusted_schema = OFF; PRAGMA temp_store = MEMORY;",
@@ -254,7 +254,7 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 ///
 /// With `synchronous = FULL`, a commit survives a power cut, not only a crash of this process.
 /// With `secure_delete`, the contents of removed rows are overwritten. This adds no pages to a
-/// commit that only adds and updates rows, and each page of a removed payload once.
+/// commit that only adds and updates rows. Removing a payload writes each of its pages once.
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
     connection.pragma_update(None, "cache_size", WRITER_CACHE)?;
@@ -390,7 +390,7 @@ fn sync(directory: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("sync the directory", directory, source))
 }
 
-/// Whether there is an entry at this path, also a link to a missing file.
+/// Whether there is an entry at this path. A symbolic link to a missing file is one too.
 fn exists(path: &Path) -> Result<bool, OpenError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),

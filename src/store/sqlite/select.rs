@@ -53,7 +53,7 @@ impl Selector {
             conditions.and("d.webhook = ?", webhook.clone());
         }
         if let Some(state) = self.state {
-            // Words in the statement, so that SQLite can count by the indexes of the states.
+            // Literals instead of values, so that SQLite can count with the partial indexes.
             conditions.parts.push(match state {
                 State::Pending => "d.state = 'pending'",
                 State::Delivered => "d.state = 'delivered' AND d.finished_ms IS NOT NULL",

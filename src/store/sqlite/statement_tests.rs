@@ -113,7 +113,7 @@ fn literals(source: &str) -> Vec<String> {
     literals
 }
 
-/// Fills in each index that a source file names, with the condition of its rows.
+/// Replaces the placeholders for an index and its condition, once for each of these indexes.
 ///
 /// A statement without a placeholder for an index stays as it is.
 fn with_indexes(statement: &str, indexes: &[(String, String)]) -> Vec<String> {
@@ -146,7 +146,7 @@ fn named_indexes(connection: &Connection, literals: &[String]) -> Vec<(String, S
     indexes
 }
 
-/// Replaces the placeholders of `format!` by a constant.
+/// Replaces each placeholder of `format!` by the constant 1.
 fn filled(statement: &str) -> String {
     let mut filled = String::new();
     let mut rest = statement;
@@ -158,7 +158,7 @@ fn filled(statement: &str) -> String {
     filled + rest
 }
 
-/// All statements in the source, one for each index that is filled in.
+/// Returns all statements in the source, those with a placeholder for an index once for each index.
 fn statements(connection: &Connection) -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sqlite");
     let mut statements = Vec::new();
@@ -171,7 +171,8 @@ fn statements(connection: &Connection) -> Vec<String> {
         let source = fs::read_to_string(&path).unwrap();
         let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "];
-        // A move to another store reads whole tables, and its statements name them by placeholders.
+        // A transfer to another store reads whole tables. Its statements have placeholders for
+        // their names.
         let is_statement = |text: &&String| {
             let is_on_any_table = text.contains("FROM {") || text.contains("INTO {");
             verbs.iter().any(|verb| text.starts_with(verb)) && !is_on_any_table
@@ -203,7 +204,7 @@ fn no_statement_reads_a_whole_large_table_without_a_reason() {
             let line: String = row.get(3).unwrap();
             let table = line.strip_prefix("SCAN ");
             let table = table.and_then(|rest| rest.split(' ').next());
-            // How an inner statement finds its rows stands in a line of its own.
+            // For a subquery, a separate line shows how SQLite finds its rows.
             if table.is_some_and(|table| !SMALL.contains(&table) && !table.starts_with('(')) {
                 scans.push(line);
             }

@@ -46,7 +46,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
         (payload::REMOVE_GARBAGE, "INDEX files_identity"),
         (record::NEXT_NUMBERS, "SEARCH events"),
         (record::NEXT_NUMBERS, "SEARCH deliveries"),
-        // Counts, on a connection of their own.
+        // Counts, on a separate connection.
         (
             webhooks::PENDING,
             "SCAN deliveries USING COVERING INDEX deliveries_lane",

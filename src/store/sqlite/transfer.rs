@@ -23,9 +23,11 @@ const ROWS_MAX: usize = 1_000;
 /// The number of bytes after which a page ends.
 const BYTES_MAX: usize = 4 << 20;
 
-/// Columns that the target computes later, with their values until then.
+/// Columns that are not moved: the table, the column, and the SQL of its value in a moved row.
 ///
-/// Moved deliveries are outside the range of ids of their event, like those of a replay.
+/// An empty text stands for a parameter: the identity of the file. [`Side::complete`] computes the
+/// identities of payloads later. Moved deliveries are outside the range of ids of their event, like
+/// those of a replay.
 const COMPUTED: [(&str, &str, &str); 5] = [
     ("payloads", "identity", "NULL"),
     ("files", "identity", ""),
@@ -81,7 +83,7 @@ impl SqliteSide {
     }
 }
 
-/// Returns an error if a daemon must not use this state because of a transfer.
+/// Returns an error if the state must not be opened because of a transfer.
 pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let wrap = |source| OpenError::from_sqlite(path, source);
     let text = connection
@@ -96,7 +98,9 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenErr
     }
 }
 
-/// Returns an error if the state must not be changed. A change calls it in its own transaction.
+/// Returns an error if the state must not be changed because of a transfer.
+///
+/// Each change calls it in the same transaction.
 pub(super) fn unless_moved(connection: &Connection) -> Result<(), Fault> {
     let text = connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
@@ -345,7 +349,7 @@ impl Side for SqliteSide {
     fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError> {
         let mut is_same = false;
         self.transact(|connection| {
-            // Within the transaction, nobody else writes.
+            // During this transaction, no other process writes.
             let found: i64 =
                 connection.pragma_query_value(None, "data_version", |row| row.get(0))?;
             is_same = found == version;

@@ -69,7 +69,7 @@ pub(super) const FINISHED_UP_TO: &str = "SELECT count(*) FROM (SELECT 1 FROM del
 pub(super) const LAST_DELIVERED: &str = "SELECT finished_ms FROM deliveries WHERE webhook = ?1 \
      AND state = 'delivered' AND finished_ms IS NOT NULL ORDER BY finished_ms DESC LIMIT 1";
 
-/// The states of all webhooks, with counts up to `most`. A greater count is `most + 1`.
+/// Returns the states of all webhooks, with counts up to `most`. A greater count is `most + 1`.
 pub(super) fn states_up_to(connection: &Connection, most: u64) -> Result<Vec<WebhookState>, Fault> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
     let mut states = without_counts(connection)?;

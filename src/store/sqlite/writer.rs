@@ -2,7 +2,7 @@
 //!
 //! Constraint: a write returns only when it is durable.
 //!
-//! Jobs wait in a queue ([`Writer`]). Whoever has the writing connection commits up to
+//! Jobs wait in a queue ([`Writer`]). The thread that has the writing connection commits up to
 //! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs one disk write. The writer's
 //! thread does this for asynchronous tasks. A caller that may block takes the connection and
 //! commits the queued jobs itself, because two context switches cost more than a small commit.
@@ -27,7 +27,9 @@ const GROUP_MAX: usize = 256;
 /// The maximum number of queued jobs of asynchronous tasks. More tasks have to wait.
 const QUEUE_MAX: usize = 256;
 
-/// The number of commits after which an idle writer checkpoints the log. It then has about 1 MB.
+/// The number of commits after which an idle writer checkpoints the log.
+///
+/// The log then has about 1 MB.
 const COMMITS_IN_LOG: u32 = 16;
 
 /// The time between two attempts to truncate a log that a reader still uses.
@@ -214,7 +216,7 @@ impl Drop for End<'_> {
 impl Writer {
     /// Commits queued jobs until the queue is closed.
     ///
-    /// When idle, the thread checkpoints the log by a connection of its own. Otherwise about one
+    /// When idle, the thread checkpoints the log with a separate connection. Otherwise about one
     /// commit in thirty would have to do that, and take ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection, log: &Path) {
         let _end = End(self);
