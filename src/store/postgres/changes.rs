@@ -1,8 +1,9 @@
 //! Notifies the processes of a repository, on any machine, of changes by an operator and by senders.
 //!
 //! Constraint: a notification may be lost with its connection. So a counter in the row of the
-//! repository counts the changes, and each renewal of the lease reads it. A daemon that missed a
-//! notification wakes its queues a third of the lease later.
+//! repository counts an operator's changes, and each renewal of the lease reads it. If a
+//! notification is lost, the daemon wakes its queues at the next renewal, within a third of the
+//! lease.
 
 use std::time::Duration;
 
@@ -34,7 +35,8 @@ pub(super) fn notify(repository: i32) -> Statement {
 pub(super) enum Kind<'a> {
     /// There may be more deliveries to claim.
     New,
-    /// A sender became the sole one of this webhook, so the others must drop their claims of it.
+    /// This sender became the sole sender of the webhook, so the others must drop their claims of
+    /// it.
     Alone(&'a str),
 }
 
@@ -82,7 +84,7 @@ where
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
             let subscribed = async {
                 let subscribed = client.batch_execute("LISTEN project_webhooks").await;
-                // An operator may have changed something before.
+                // An operator may have changed something before the subscription.
                 notices.changed();
                 subscribed
             };

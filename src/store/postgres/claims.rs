@@ -4,9 +4,9 @@
 //! delivery. One transaction of one round trip selects heads and claims them. If it finds fewer than it
 //! may claim, another round trip reads the next due time.
 //!
-//! Senders claim at the same time, and none waits for another: see [`session`](super::session). A claim
-//! does not wait for a disk or a replica. So a crash of the server may undo a claim whose delivery was
-//! sent already. Then it is sent again, as after a crash of the sender.
+//! Senders claim at the same time, and none waits for another: see [`session`](super::session). A
+//! claim does not wait for a disk or a replica. So a crash of the server may undo the claim of a
+//! delivery that was already sent. Then the delivery is sent again, as after a crash of the sender.
 
 use std::collections::HashSet;
 
@@ -21,16 +21,20 @@ use crate::store::delivery::{Claim, Claims, Unreadable};
 use crate::store::error::Fault;
 use crate::store::payload;
 
-/// The maximum total size of the payloads of one claim, in bytes. A single payload may be larger.
+/// The total size of payloads at which a claim ends, in bytes. The last payload may exceed it.
 const CLAIM_BYTES: i64 = 1024 * 1024;
 
-/// The heads of a webhook's lanes that this sender may claim, by the first five values of a statement.
+/// The heads of a webhook's lanes that this sender may claim.
 ///
-/// The server reads heads in the order of their index until it has enough. `OFFSET 0` keeps it from joining
-/// them with all claims first.
+/// The first five values are the repository, the sender, the webhook, and the organizations and
+/// projects to leave out.
 ///
-/// A sender may claim again what it has. But another delivery of the lane may be under way: it was cancelled
-/// meanwhile, and the project has another key than the sender knows.
+/// The server reads heads in the order of their index until it has enough. Without `OFFSET 0`, it
+/// might first join all heads with all claims.
+///
+/// The sender's own claim of a head does not exclude the head, but its claim of another delivery of
+/// the lane does. That one was cancelled while the sender sends it, and the project was renamed, so
+/// the projects to leave out have the former key.
 macro_rules! free_heads {
     () => {
         "FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
@@ -46,9 +50,9 @@ macro_rules! free_heads {
     };
 }
 
-/// Selects and claims the first due heads of a webhook's lanes, the longest due first.
+/// Selects and claims the first due heads of a webhook's lanes, the longest overdue first.
 ///
-/// It claims a head only if the payloads before it leave room for its payload.
+/// It claims a head only if the payloads before it have less than `CLAIM_BYTES` bytes in total.
 const CLAIM: &str = concat!(
     "WITH heads AS MATERIALIZED (SELECT d.* ",
     free_heads!(),
@@ -74,10 +78,10 @@ const CLAIM: &str = concat!(
      ORDER BY h.due_ms, h.id"
 );
 
-/// The column of the first of the event's columns in [`CLAIM`].
+/// The index of the first column of the event in [`CLAIM`].
 const EVENT_COLUMN: usize = 10;
 
-/// Reads the first due time of the other heads.
+/// Reads the first due time of the heads that were not claimed now.
 const NEXT: &str = concat!(
     "SELECT greatest(d.due_ms, (SELECT w.rests_until_ms FROM webhooks w \
      WHERE w.repository = $1 AND w.name = $3)) ",
@@ -96,7 +100,7 @@ pub(super) struct Claiming {
 }
 
 impl Claiming {
-    /// Claims due heads of lanes, the longest due first.
+    /// Claims due heads of lanes, the longest overdue first.
     ///
     /// Returns `None` if the lease of the sender is gone.
     pub(super) async fn claim(&self, session: &mut Session) -> Result<Option<Claims>, Fault> {
@@ -139,7 +143,7 @@ impl Claiming {
         Ok(Some(claims))
     }
 
-    /// Reads the first due time of the lanes whose heads are not `claimed` now.
+    /// Reads the first due time of the heads that are not among `claimed`.
     pub(super) async fn next_due(
         &self,
         session: &mut Session,
@@ -167,7 +171,7 @@ impl Claiming {
 
 /// Drops the claims of a webhook, except those of these deliveries.
 ///
-/// This also drops claims whose answer was lost.
+/// These may include claims whose answer was lost.
 pub(super) fn release(
     repository: i32,
     sender: i64,
@@ -184,7 +188,7 @@ pub(super) fn release(
     ]
 }
 
-/// Reads a row of [`CLAIM`]. An unreadable delivery is only reported.
+/// Reads a row of [`CLAIM`]. An unreadable delivery is no error, but is reported in `claims`.
 fn claim(head: &Row, claims: &mut Claims) -> Result<(), Fault> {
     let delivery = row::number(head, 0)?;
     let attempt = row::small(head, 3)?.saturating_add(1);

@@ -1,4 +1,4 @@
-//! The client of the command line: it blocks, and has a runtime of its own.
+//! The blocking client of the command line, with its own runtime.
 
 use std::future::Future;
 use std::io;
@@ -27,7 +27,7 @@ pub(super) struct Client {
     runtime: Driver,
 }
 
-/// The runtime of the connections. It may be dropped in another runtime too.
+/// The runtime of the connections. Code in another runtime may drop it too.
 struct Driver(Option<Runtime>);
 
 impl Driver {
@@ -45,14 +45,14 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Dropping it would wait for its threads. In a task, tokio panics then.
+            // Dropping the runtime waits for its threads, and tokio panics if a task does that.
             runtime.shutdown_background();
         }
     }
 }
 
 impl Client {
-    /// Connects to a database with the current tables, which a daemon made.
+    /// Connects to a state with the present schema. Refuses one that was moved or is incomplete.
     pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
         let client = Self::connect_for_transfer(settings)?;
         let refused = client.runtime.block_on(async {
@@ -63,7 +63,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects to a state even if it was moved.
+    /// Connects to a state, even if it was moved away.
     pub(super) fn connect_for_transfer(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
@@ -90,7 +90,8 @@ impl Client {
         })
     }
 
-    /// Runs work on a connection. If the work begins a transaction, its error undoes it.
+    /// Runs work on a connection. If the work leaves a transaction open, commits it, or undoes it
+    /// after an error.
     pub(super) fn block_on<T>(
         &self,
         work: impl AsyncFnOnce(&mut Session, i32) -> Result<T, Fault>,
@@ -104,7 +105,7 @@ impl Client {
     }
 }
 
-/// Finds the number of the repository.
+/// Reads the id of the repository.
 async fn find(pool: &Pool, settings: &Postgres, location: &Arc<str>) -> Result<i32, OpenError> {
     let fault = |fault| open_error(location, fault);
     let absent = || OpenError::Absent {
@@ -134,7 +135,7 @@ async fn find(pool: &Pool, settings: &Postgres, location: &Arc<str>) -> Result<i
         .map_err(|error: tokio_postgres::Error| fault(error.into()))
 }
 
-/// Reads the only number of the only row.
+/// Reads the number in the first column of the first row. Without a row, it is 0.
 pub(super) fn number(rows: &[tokio_postgres::Row]) -> Result<i64, Fault> {
     rows.first().map_or(Ok(0), |found| row::number(found, 0))
 }

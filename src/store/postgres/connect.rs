@@ -16,12 +16,14 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::Postgres;
 use crate::store::error::{Fault, OpenError};
 
-/// The maximum number of connections of a process.
+/// The maximum number of connections of a process, without renewals and notifications.
 ///
-/// One of them writes. The others read, and rarely at the same time.
+/// If all are busy, a caller waits. Most work takes a few round trips.
 const CONNECTIONS_MAX: usize = 6;
 
-/// The number of connections that only renew leases: that of the repository, and that of the sender.
+/// The number of connections that only renew leases.
+///
+/// One is for the lease on the repository, and one for the lease of the sender.
 const RENEWING: usize = 2;
 
 /// How long connecting may take.
@@ -30,21 +32,22 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long a caller waits for a connection of the pool.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The longest time that a transaction may wait for its process.
+/// The longest time that a transaction may idle.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// The part of the lease for which a transaction may wait for its process.
+/// The server ends a transaction that idles for the lease divided by this.
 ///
-/// Up to four transactions of a process wait for the lock of the repository, one behind the other. If
-/// the process is stopped, each gets the lock in turn and idles. All must end within the lease.
+/// Four transactions of a process may wait for the lock of the repository, one behind the other:
+/// those of a batch, of results, of a collection and of fingerprints. If the process is stopped,
+/// each gets the lock in turn and idles. All four must end within the lease.
 const IDLE_PART: u32 = 4;
 
 /// Returns the options of each connection.
 ///
-/// A large batch takes seconds on a slow disk, so a statement may take half a minute. A process that
-/// is stopped within a transaction keeps its locks, so the server ends the transaction within the
-/// lease. Otherwise no other process could take over. All statements are short, so compiling them
-/// costs more than it saves.
+/// A large batch takes seconds on a slow disk, so a statement may take half a minute. A process
+/// that is stopped within a transaction keeps its locks, so the server ends the transaction within
+/// the lease. Otherwise no other process could take over. All statements are short, so JIT
+/// compilation costs more than it saves.
 fn options(lease: Duration) -> String {
     format!(
         "-c statement_timeout=30000 -c lock_timeout=20000 \
@@ -56,7 +59,7 @@ fn options(lease: Duration) -> String {
 /// The name that the server shows for a connection.
 const APPLICATION: &str = "project-webhooks";
 
-/// The database as messages name it.
+/// Returns the name of the database for messages.
 pub(super) fn location(config: &Config) -> Arc<str> {
     let hosts: Vec<String> = config
         .get_hosts()
@@ -119,7 +122,7 @@ pub(super) fn plan_once(config: &mut Config) {
     config.options(format!("-c plan_cache_mode=force_generic_plan {others}"));
 }
 
-/// Makes the pool for all but renewals. It connects when a connection is needed.
+/// Makes the pool for all work but renewals. It connects when a connection is needed.
 pub(super) fn pool(
     settings: &Postgres,
     config: Config,
@@ -158,7 +161,7 @@ pub(super) fn waiting(
     pool_of(settings, config, location, limits)
 }
 
-/// How long a renewal may take. Then there is time for another one before the lease ends.
+/// How long a renewal may take. After that, another one can still begin before the lease ends.
 pub(super) fn renewal_max(lease: Duration) -> Duration {
     lease / 2
 }
@@ -186,7 +189,7 @@ fn pool_of(
         .map_err(|source| refused(location, source))
 }
 
-/// The TLS settings: the system's certificate authorities, and the provider of the program.
+/// Returns the TLS settings: the certificate authorities of the system, and `ring`.
 pub(super) fn tls(location: &Arc<str>) -> Result<ClientConfig, OpenError> {
     let mut roots = RootCertStore::empty();
     for certificate in rustls_native_certs::load_native_certs().certs {
@@ -215,7 +218,7 @@ fn refused(
 pub(super) fn open_error(location: &Arc<str>, fault: Fault) -> OpenError {
     let location = Arc::clone(location);
     match fault {
-        // A process that is stopped may hold a lock for a while.
+        // `Busy` passes too: a process that is stopped may hold a lock for a while.
         Fault::Unreachable(source) | Fault::Busy(source) => {
             OpenError::Unreachable { location, source }
         }

@@ -16,9 +16,9 @@ use crate::store::error::Fault;
 use crate::store::listing::{Collected, Space, WebhookState};
 use crate::store::retention::{FOR_ROOM, too_old};
 
-/// The results of attempts that wait for the transaction before theirs.
+/// The results of attempts that wait until the current transaction has ended.
 ///
-/// One transaction records all of them, so a burst costs fewer commits.
+/// The next transaction records all of them, so a burst costs fewer commits.
 #[derive(Default)]
 pub(super) struct Finishing {
     waiting: Mutex<Vec<Waiting>>,
@@ -63,7 +63,7 @@ impl Shared {
         answer.try_recv().unwrap_or(Err(Fault::Closed))
     }
 
-    /// The statement that locks the repository. A watching process needs its lease.
+    /// Returns the statement that locks the repository. A watching process needs its lease.
     fn lock(&self) -> Statement {
         match self.is_watching {
             true => statement!(LOCK_AS_HOLDER, self.lease.repository, self.lease.epoch),
@@ -88,14 +88,15 @@ impl Shared {
             excluding: asking.excluding,
         };
         if asking.alone == Alone::IfDue && !self.sender.is_sole(&claiming.webhook) {
-            // The others need not stop for a sender that finds nothing.
+            // The other senders need not stop for a sender that has nothing due.
             let next_due = claiming.next_due(&mut session, Vec::new()).await?;
             if next_due.is_none_or(|due| due > claiming.now) {
                 return Ok(Claims::later(next_due));
             }
         }
         let alone = asking.alone != Alone::No;
-        // Others may remove a lease that nobody confirmed in time. The next renewal decides.
+        // The lease is not confirmed, so another sender may have removed it. The next renewal finds
+        // out.
         if (alone || claiming.limit > 0) && !lease.hold.is_valid() {
             return Ok(Claims::default());
         }
@@ -145,7 +146,7 @@ impl Shared {
         session.end(result).await
     }
 
-    /// Returns how many of the oldest rows take `needed` bytes: at least one, at most `limit`.
+    /// Returns how many of the oldest rows hold `needed` bytes: at least one, at most `limit`.
     async fn rows_for(&self, needed: u64, limit: usize) -> Result<usize, Fault> {
         let (mut session, repository) = self.session().await?;
         let rows = session

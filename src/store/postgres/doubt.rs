@@ -1,8 +1,9 @@
 //! A batch whose commit has an unknown result, because the connection was lost.
 //!
-//! The next batch finds out. If the earlier one was recorded, the record differs from that of the
-//! caller, who infers again. But an event that leaves the record as it is, such as that of a snapshot
-//! that was removed at once, would be inferred again too. So such events are left out then.
+//! The next batch finds out whether the earlier one was recorded. If so, a change of the record is
+//! stale, and the caller infers it again from the new record. But an event that leaves the record
+//! as it is would be recorded twice: that of a snapshot that was removed at once, for example. So
+//! the next batch leaves out such events.
 
 use std::collections::HashMap;
 
@@ -12,14 +13,14 @@ use crate::store::batch::{Change, NewEvent, RecordedEvent};
 /// Events by their id with repetition 0.
 pub(super) type FirstIds = HashMap<EventId, RecordedEvent>;
 
-/// Whether the last batch was committed is unknown; the results of earlier batches are known.
+/// The last batch, if its result is unknown, and events of earlier batches that got an error.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Doubt {
     /// The mark of the batch. `None` once its result is known.
     mark: Option<Vec<u8>>,
     /// The events of the batch.
     unknown: FirstIds,
-    /// Events that are known to be recorded, although the caller got an error.
+    /// Events that were recorded, although the caller got an error.
     recorded: FirstIds,
 }
 
@@ -35,7 +36,7 @@ impl Doubt {
         self.unknown = events;
     }
 
-    /// Decides by the mark of the last recorded batch.
+    /// Finds out whether the batch was recorded, by the mark of the last recorded batch.
     pub(super) fn resolve(&mut self, last_batch: Option<&Vec<u8>>) {
         if let Some(mark) = self.mark.take() {
             let unknown = std::mem::take(&mut self.unknown);
@@ -51,7 +52,7 @@ impl Doubt {
         self.recorded.get(&new.event.id).filter(|_| is_record_kept)
     }
 
-    /// Forgets events that the caller knows of now. The same happening again is another event.
+    /// Forgets events that the caller has got. If the same happens again, it is another event.
     pub(super) fn forget(&mut self, known: &[RecordedEvent]) {
         self.recorded.retain(|_, event| !known.contains(event));
     }

@@ -34,8 +34,9 @@ impl From<PoolError> for Fault {
 
 /// Whether the server cannot work now, but may later.
 fn is_outage(code: &SqlState) -> bool {
-    // Class 08: the connection; class 57P: the server stops or starts; class 53: resources. 25P03: the
-    // process was stopped within a transaction, so the server closed the connection.
+    // Class 08: the connection failed. Class 57P: the server stops or starts. Class 53: it lacks a
+    // resource. 25P03: the process was stopped within a transaction, so the server closed the
+    // connection.
     ["08", "57P", "53", "25P03"]
         .iter()
         .any(|class| code.code().starts_with(class))

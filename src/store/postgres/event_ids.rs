@@ -20,9 +20,9 @@ pub(super) struct EventIds {
 }
 
 impl EventIds {
-    /// Asks for ids until every event has a free one.
+    /// Reads which ids are taken until every event has a free one.
     ///
-    /// `facts` know the ids with the repetition `asked`.
+    /// `facts` already has the taken ids with the repetition `asked`.
     pub(super) async fn find(
         session: &mut Session,
         repository: i32,
@@ -59,7 +59,7 @@ impl EventIds {
         (id, repetition)
     }
 
-    /// Returns those ids that the events would take and that may be taken.
+    /// Returns those ids that the events would take now and that were not looked up yet.
     fn unknown(&self, new: &[&NewEvent]) -> Vec<String> {
         let mut assigned: HashSet<EventId> = HashSet::new();
         let mut unknown = Vec::new();
@@ -75,7 +75,7 @@ impl EventIds {
         unknown
     }
 
-    /// Returns the id of the lowest repetition that is not taken.
+    /// Returns the first free id of an event, with its repetition.
     fn first(&self, new: &NewEvent, is_taken: impl Fn(&EventId) -> bool) -> (EventId, u32) {
         let mut repetition = self.first_repetition;
         let mut id = new.id(repetition);

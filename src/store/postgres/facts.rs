@@ -13,7 +13,7 @@ use crate::domain::project::{ContentHash, ProjectKey};
 use crate::store::batch::NewEvent;
 use crate::store::error::Fault;
 
-/// The rows that a batch depends on. [`NewRows`](super::new_rows) changes them as it goes on.
+/// The rows that a batch depends on. [`NewRows`](super::new_rows) updates them step by step.
 pub(super) struct Facts {
     pub(super) next_event: i64,
     pub(super) next_delivery: i64,
@@ -23,17 +23,17 @@ pub(super) struct Facts {
     pub(super) last_batch: Option<Vec<u8>>,
     /// The recorded files of the changed projects, with their hash and change time.
     pub(super) files: HashMap<(ProjectKey, String), (ContentHash, i64)>,
-    /// Those of the needed payloads that are stored.
+    /// The needed payloads that are already stored.
     pub(super) payloads: HashSet<ContentHash>,
-    /// The ids that are taken.
+    /// The requested ids that events already have.
     pub(super) taken: HashSet<EventId>,
     /// The listeners of the changed projects.
     pub(super) listeners: BTreeMap<ProjectKey, BTreeSet<String>>,
-    /// The listeners that move to projects.
+    /// The listeners of moved projects, by the new key.
     pub(super) arriving: BTreeMap<ProjectKey, BTreeSet<String>>,
     /// The lanes with a pending delivery.
     pub(super) lanes: HashSet<Lane>,
-    /// The projects of pending deletes, by webhook and project id.
+    /// The keys of projects with a pending delete, by webhook and hash of the project id.
     pub(super) deletes: HashMap<(String, Vec<u8>), BTreeSet<ProjectKey>>,
     /// The webhooks that are off (`None`) or paused until this time.
     pauses: HashMap<String, Option<i64>>,
@@ -99,7 +99,8 @@ impl Facts {
         ]
     }
 
-    /// Reads the row of the lock, the listeners of moved projects, and the rows of the statements.
+    /// Reads the row of the lock, the listeners of moved projects, and the answers to the
+    /// statements.
     pub(super) fn of(
         lock: &Row,
         arriving: &[Row],

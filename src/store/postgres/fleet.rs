@@ -1,4 +1,4 @@
-//! Reads the lease with its standbys and senders, and keeps the row of a waiting process.
+//! Reads the lease with its standbys and senders, and writes the row of a waiting process.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::store::batch::names_of;
 use crate::store::error::Fault;
 use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 
-/// The statements whose rows [`of_rows`] reads. The length of the lease is in seconds.
+/// The statements whose rows [`of_rows`] reads. `length` is that of the lease, in seconds.
 pub(super) fn statements(repository: i32, length: f64) -> [Statement; 4] {
     [
         statement!(
@@ -100,7 +100,7 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     })
 }
 
-/// Reads a process. Another version may have named it in another way.
+/// Reads a process. Another version of the program may write it in another form.
 fn process(text: &str) -> Process {
     Process::parse(text).unwrap_or_else(|| Process {
         host: text.to_owned(),
@@ -108,7 +108,7 @@ fn process(text: &str) -> Process {
     })
 }
 
-/// Notes that a process waits for the lease.
+/// Records that a process waits for the lease.
 pub(super) fn wait(repository: &str, process: &str) -> Statement {
     statement!(
         "INSERT INTO standbys AS s (repository, process, since, seen) \
@@ -159,7 +159,7 @@ impl LastRead {
         });
     }
 
-    /// Notes that the database did not answer.
+    /// Records that the database did not answer.
     pub(super) fn unanswered(&self) {
         self.0.send_modify(|view| view.is_reachable = false);
     }

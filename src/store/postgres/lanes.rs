@@ -1,6 +1,6 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: the order of [`Delivering`] holds. So each change of the state or the lane of deliveries
+//! Constraint: the order of [`Delivering`] holds. So each change of a delivery's state or lane
 //! updates `is_head`, for all changed lanes in one statement. A lane has no head while its oldest
 //! delivery waits for a delete in another lane.
 //!
@@ -24,7 +24,7 @@ const WAITS_FOR_A_DELETE: &str = "(w.project_id IS NOT NULL AND NOT w.is_delete 
      AND d.webhook = w.webhook AND d.project_id = w.project_id AND d.is_delete \
      AND d.state = 'pending' AND d.event < w.event))";
 
-/// The common table expression `lanes`, of the lanes in three arrays.
+/// The common table expression `lanes`: the lanes that three arrays contain.
 const GIVEN: &str = "lanes AS (SELECT DISTINCT webhook, organization, project \
      FROM unnest($2::text[], $3::text[], $4::text[]) AS l (webhook, organization, project))";
 
@@ -86,7 +86,7 @@ pub(super) fn promote_after(repository: i32, deletes: &[(String, Vec<u8>)]) -> S
     statement!(sql, repository, webhooks, ids)
 }
 
-/// The common table expression `lanes`, of the lanes that may wait for deletes in two arrays.
+/// The common table expression `lanes`: lanes that may wait for the deletes in two arrays.
 const WAITING: &str = "lanes AS (SELECT DISTINCT w.webhook, w.organization, w.project \
      FROM deliveries w JOIN unnest($2::text[], $3::bytea[]) AS g (webhook, project_id) \
      ON w.webhook = g.webhook AND w.project_id = g.project_id \
@@ -111,7 +111,7 @@ impl Left {
         !self.deletes.is_empty()
     }
 
-    /// Makes the next deliveries heads, after the deliveries are no longer pending.
+    /// Makes the next deliveries heads. The former ones must no longer be pending.
     pub(super) fn promote(&self, repository: i32, statements: &mut Vec<Statement>) {
         if !self.lanes.is_empty() {
             statements.push(promote(repository, &self.lanes));
@@ -124,8 +124,8 @@ impl Left {
 
 /// Moves the deliveries of projects to the lanes of their new keys, and remembers the moves.
 ///
-/// Delivered ones stay. Each pair has the former key and the new one. Projects may exchange keys. The
-/// last statement deletes the listeners of the former keys, and returns them.
+/// Delivered ones stay. Each pair has the former key and the new one. Projects may exchange keys.
+/// The last statement deletes the listeners of the former keys, and returns them.
 pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> Vec<Statement> {
     let (from_organizations, from_projects) = row::arrays(moves.iter().map(|(from, _)| from));
     let (to_organizations, to_projects) = row::arrays(moves.iter().map(|(_, to)| to));
@@ -166,7 +166,7 @@ pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> V
     ]
 }
 
-/// The common table expression `lanes`, of the lanes of the projects in two arrays.
+/// The common table expression `lanes`: the lanes of the projects in two arrays.
 const OF_PROJECTS: &str = "lanes AS (SELECT DISTINCT d.webhook, d.organization, d.project \
      FROM deliveries d JOIN unnest($2::text[], $3::text[]) AS t (o, p) \
      ON d.organization = t.o AND d.project = t.p \

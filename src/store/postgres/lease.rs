@@ -1,11 +1,11 @@
 //! The lease: the right of one process to work on a repository.
 //!
-//! Constraint: at most one process commits, whatever stops, cuts off or continues the others. The lease
-//! itself cannot promise that, because a process may be stopped after it reads its clock and before
-//! it commits. So each holder has an *epoch*, and each commit locks the row of the repository with its
-//! epoch. A process that takes over raises the epoch, which waits for a commit that is under way. The
-//! former holder then commits nothing more. The server undoes a transaction that idles for a part of
-//! the lease, because its process was stopped or cut off.
+//! Constraint: at most one process commits, whatever stops, cuts off or continues the others. The
+//! lease itself cannot ensure that: a process may be stopped after it reads its clock and before it
+//! commits. So each holder has an *epoch*, and each commit first locks the row of the repository if
+//! it still has that epoch. A process that takes over raises the epoch, and waits for a commit in
+//! progress. Then the former holder can commit nothing more. The server undoes a transaction that
+//! idles for a part of the lease, because its process was stopped or cut off.
 //!
 //! [`LeaseState`] has the rule. Only the clock of the server counts.
 
@@ -41,9 +41,9 @@ pub(super) struct Lease {
 /// The attempt to get the lease.
 pub(super) enum Attempt {
     Got(Lease),
-    /// This process has it, and recorded these names of several repositories.
+    /// Another process has the lease: its name, and the names of repositories that it recorded.
     Held(String, Vec<String>),
-    /// The repository is in the record of a list.
+    /// The repository may not be watched, because of the record of a list.
     Refused(Refusal),
 }
 
@@ -96,7 +96,7 @@ pub(super) async fn acquire(
         let sql = "UPDATE repositories SET epoch = $2 WHERE id = $1 RETURNING changes";
         let rows = session.rows(statement!(sql, repository, epoch)).await?;
         let present = fleet::wait_no_longer(repository, holder);
-        // The wait may have used the lease up, and the next standby would take over at once.
+        // The wait may have used up the lease. Then the next standby would take over at once.
         let whole = statement!(
             "UPDATE leases SET leased_until = clock_timestamp() + make_interval(secs => $2) \
              WHERE repository = $1",
@@ -116,7 +116,9 @@ pub(super) async fn acquire(
 }
 
 impl Lease {
-    /// The lease of a process that only sends. No epoch is negative, so it commits nothing that needs one.
+    /// The absent lease of a process that only sends.
+    ///
+    /// No stored epoch is negative, so such a process commits nothing that needs a lease.
     pub(super) fn none(repository: i32, length: Duration) -> Self {
         Self {
             repository,
@@ -139,7 +141,7 @@ impl Lease {
             self.epoch,
             length
         )];
-        // The same round trip reads who else is there.
+        // The same round trip reads the fleet.
         statements.extend(fleet::statements(self.repository, length));
         let answers = session.pipeline(statements).await?;
         let Some((renewed, fleet)) = answers.split_first() else {
@@ -158,14 +160,14 @@ impl Lease {
             .answers_within(renewal_max(self.length)))
     }
 
-    /// Reads the lease with its standbys.
+    /// Reads the lease with its standbys and senders.
     pub(super) async fn fleet(&self, pool: &Pool) -> Result<Fleet, Fault> {
         let mut session = Session::of(pool).await?;
         let reads = fleet::statements(self.repository, self.length.as_secs_f64());
         fleet::of_rows(&session.consistently(reads.into()).await?)
     }
 
-    /// Gives the lease back, so that another process need not wait for its end.
+    /// Gives the lease back, so that another process need not wait until it expires.
     pub(super) async fn give_back(&self, pool: &Pool) -> Result<(), Fault> {
         let mut session = self.session(pool).await?;
         session
@@ -178,9 +180,9 @@ impl Lease {
         Ok(())
     }
 
-    /// Does what [`LeaseState`] says until `stop`, or until another process has taken the lease over.
+    /// Follows [`LeaseState`] until `stop`, or until another process takes over.
     ///
-    /// The connections of `pool` do nothing else but renew.
+    /// The connections of `pool` only renew leases.
     pub(super) async fn keep(
         self,
         pool: Pool,
@@ -233,7 +235,7 @@ impl Lease {
                     Input::Unanswered.into()
                 }
             },
-            // The process asks by opening the store, so never here.
+            // The process gets the lease when it opens the store, so this is never sent.
             Request::Acquire => Input::Refused.into(),
         }
     }
@@ -262,7 +264,7 @@ impl Notices {
         Self(Arc::new(watch::channel(Notice::default()).0))
     }
 
-    /// Returns a receiver that gets also what was said before.
+    /// Returns a receiver. It also gets the notices sent before.
     pub(super) fn subscribe(&self) -> watch::Receiver<Notice> {
         let mut receiver = self.0.subscribe();
         receiver.mark_changed();

@@ -75,7 +75,8 @@ impl Records for PostgresListings {
 impl Listing for PostgresListings {
     fn version(&self) -> Result<i64, StoreError> {
         self.client.block_on(async |session, repository| {
-            // Senders count their recordings apart, so that they do not wait for each other.
+            // Each sender counts its recordings in its own row, so that senders do not wait for
+            // each other.
             let sql = "SELECT r.version + coalesce((SELECT sum(s.n_recordings) FROM senders s \
                  WHERE s.repository = r.id), 0)::bigint FROM repositories r WHERE r.id = $1";
             super::client::number(&session.rows(statement!(sql, repository)).await?)
@@ -139,7 +140,8 @@ impl Listing for PostgresListings {
 
     fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError> {
         self.read(async |session, repository| {
-            // All characters of an id sort before the tilde, so the server reads a range of the index.
+            // All characters of an id sort before the tilde, so the server reads one range of the
+            // index.
             let rows = session
                 .rows(statement!(
                     "SELECT id FROM events WHERE repository = $1 AND id >= $2 \

@@ -5,8 +5,9 @@
 //! - One process at a time watches a repository. `lease` and the epoch that its commits check ensure this.
 //! - Any number of processes send, side by side. `sender` has their claims.
 //! - Several repositories share one database. Every statement names the repository.
-//! - A commit costs two round trips, however large the batch. A claim costs one, and two if it finds fewer
-//!   deliveries than it may claim. `session` explains how, and why no anomaly is possible.
+//! - A commit costs two round trips. Only payloads above 64 KiB (compressed) and taken event ids
+//!   cost more. A claim costs one, or two if it finds fewer deliveries than it may claim. `session`
+//!   explains how, and why no anomaly is possible.
 //! - While the server cannot be reached, each operation fails with
 //!   [`Fault::Unreachable`], and the caller retries. The next operation connects again.
 //!
@@ -23,12 +24,13 @@
 //! - `retention` removes old rows.
 //! - `client` connects the command line. `listing` reads for it: `select` has the conditions, `listed` reads
 //!   the rows and `pages` a page of them. `operations` and `replay` change deliveries.
-//! - `names` prevents that a repository is watched twice: alone, and as an item of `repositories`.
+//! - `names` prevents a repository from being watched twice: alone, and in a list of
+//!   `repositories`.
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease. `server_time` is
 //!   the clock of all senders.
 //! - `statistics` tells the server to analyze growing tables.
 //! - `changes` notifies daemons of an operator's changes.
-//! - `transfer` reads and writes all rows, to move a state. `moved_rows` has the statements.
+//! - `transfer` reads and writes all rows for `migrate-store`. `moved_rows` has its statements.
 
 mod changes;
 mod claims;
@@ -113,7 +115,7 @@ struct Shared {
     location: Arc<str>,
     lease: Lease,
     last_read: LastRead,
-    /// Whether this process has the lease, or else only sends.
+    /// Whether this process has the lease. If not, it only sends.
     is_watching: bool,
     sender: Sender,
     statistics: Statistics,
@@ -121,7 +123,7 @@ struct Shared {
     notices: Notices,
     garbage: Mutex<Garbage>,
     doubt: Mutex<Doubt>,
-    /// The lowest repetition of new events when the last batch was recorded.
+    /// The lowest repetition that new events could have when the last batch was recorded.
     repetition: AtomicU32,
     finishing: delivering::Finishing,
 }
@@ -133,9 +135,9 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// The key of the fingerprints of settings.
 ///
-/// A copy of the database must not allow anybody to guess secrets by the fingerprints. So the
-/// database has the key encrypted by its password, which all processes have: a random salt, and the
-/// key XOR a hash of both.
+/// Whoever has a copy of the database could guess secrets and compare their fingerprints. So the
+/// database stores the key encrypted with the database password, which all processes have. The
+/// stored value is a random salt, and the key XOR a hash of salt and password.
 #[derive(Clone, Copy)]
 struct FingerprintKey([u8; 32]);
 
@@ -149,7 +151,7 @@ impl FingerprintKey {
         Self(key)
     }
 
-    /// The key as the database has it, with a new salt.
+    /// Returns the key as the database stores it, with a new salt.
     fn stored(&self, settings: &Postgres) -> Vec<u8> {
         let mut stored = random().to_vec();
         let mask = Self::mask(&stored, settings);
@@ -172,7 +174,7 @@ impl FingerprintKey {
         *blake3::keyed_hash(&self.0, fingerprint).as_bytes()
     }
 
-    /// The key of another store, for a state that moves.
+    /// Takes the key of the source of a move.
     fn of_bytes(key: [u8; 32]) -> Self {
         Self(key)
     }
@@ -182,7 +184,7 @@ impl FingerprintKey {
     }
 }
 
-/// The length of the salt.
+/// The length of the salt, in bytes.
 const SALT: usize = 32;
 
 /// Returns 32 random bytes.
@@ -198,7 +200,7 @@ fn random() -> [u8; 32] {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     Work,
-    /// To send alone.
+    /// To send only.
     Send,
     /// To be the target of a move.
     MoveHere,
@@ -243,7 +245,7 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// Starts the tasks that keep the lease and listen for changes.
+    /// Starts the background tasks: leases, statistics of tables, and notifications.
     fn start_background(&self, settings: &Postgres, config: Config) {
         let shared = Arc::clone(&self.shared);
         let stop = self.stop.clone();
@@ -259,7 +261,7 @@ impl PostgresStore {
         self.start_task(async move {
             let pools = (shared.renewals.clone(), shared.pool.clone());
             let notices = shared.notices.clone();
-            // A watching process reads the others when it renews the lease on the repository.
+            // A watching process reads the fleet when it renews the lease on the repository.
             let last_read = (!shared.is_watching).then(|| shared.last_read.clone());
             shared.sender.keep(pools, notices, last_read, stop).await;
         });
@@ -344,7 +346,7 @@ async fn open(
     let name = Process::this().to_string();
     let is_watching = purpose != Purpose::Send;
     if purpose == Purpose::Work && !settings.repositories.is_empty() {
-        // A standby is refused now, and not when it takes over.
+        // Refuse a standby now, and not only when it takes over.
         let mut session = Session::of(&pool).await.map_err(fault)?;
         let refused = names::refuse_own(&mut session, &settings.repositories).await;
         let refused = refused.map_err(fault)?;
@@ -385,7 +387,7 @@ async fn open(
     let time = ServerTime::read(&mut session).await.map_err(fault)?;
     let sender = Sender::new(repository, name, settings.lease, time);
     if purpose == Purpose::Send {
-        // A move must find a sender that has claimed nothing yet.
+        // Get the sender's lease now. A move must find this sender even before its first claim.
         sender.lease(&mut session).await.map_err(fault)?;
     }
     drop(session);
@@ -409,7 +411,7 @@ async fn open(
     })
 }
 
-/// Returns the number of the repository and its half of the key. Inserts its row if it is missing.
+/// Returns the id of the repository and its stored key. Inserts its row if it is missing.
 async fn register(pool: &Pool, settings: &Postgres) -> Result<(i32, Vec<u8>), Fault> {
     let name = &settings.repository;
     let mut session = Session::of(pool).await?;
@@ -417,7 +419,8 @@ async fn register(pool: &Pool, settings: &Postgres) -> Result<(i32, Vec<u8>), Fa
     let answers = session
         .pipeline(vec![
             statement!(
-                // Only a row that is inserted takes a number: a standby asks all the time.
+                // Otherwise each start would use up an id: the server takes it before it finds the
+                // conflict.
                 "INSERT INTO repositories (name, fingerprint_key) SELECT $1, $2 \
                  WHERE NOT EXISTS (SELECT FROM repositories WHERE name = $1) \
                  ON CONFLICT DO NOTHING",
@@ -444,7 +447,7 @@ impl Backend for PostgresStore {
     }
 
     fn is_in_place(&self) -> bool {
-        // Commits go to the server, wherever it keeps its files.
+        // No path to check: the server keeps the files.
         true
     }
 

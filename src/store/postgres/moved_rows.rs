@@ -10,17 +10,17 @@ use crate::store::transfer::{Cell, Kind, MARK, Row, Table, identity};
 /// The maximum number of rows of a page.
 const ROWS_MAX: usize = 1_000;
 
-/// The number of bytes of the largest column after which a page ends.
+/// The size of the large column after which a page ends, in bytes.
 const BYTES_MAX: i64 = 4 << 20;
 
-/// The columns that the target computes from the text of another column, or from the document.
+/// The columns that a target computes: from a path, or from the document of a file.
 const COMPUTED: [(&str, &str); 3] = [
     ("files", "path_hash"),
     ("problems", "path_hash"),
     ("files", "identity"),
 ];
 
-/// The key of a table here. Long texts are in it by their hash.
+/// The key of a table in PostgreSQL. It has the hash of a path, not the path.
 pub(super) fn key_of(table: &Table) -> Vec<&'static str> {
     let is_hashed = COMPUTED.contains(&(table.name, "path_hash"));
     let names = table.key.iter();
@@ -71,7 +71,7 @@ pub(super) fn select(repository: i32, table: &Table, after: Option<&[Cell]>) -> 
         condition.push_str(&format!(" AND ({keys}) > ({})", numbers.join(", ")));
         values.extend(after.iter().map(value));
     }
-    // The keys are last, under other names.
+    // The columns of the key come last, under other names.
     let last: Vec<String> = key
         .iter()
         .map(|name| format!("{name} AS k_{name}"))
@@ -82,7 +82,8 @@ pub(super) fn select(repository: i32, table: &Table, after: Option<&[Cell]>) -> 
             "SELECT {columns}, {last} FROM {} WHERE {condition} ORDER BY {keys} LIMIT {ROWS_MAX}",
             table.name
         ),
-        // The lengths are known without the bytes. One row is in each page, whatever its size.
+        // The server knows the lengths without reading the bytes. Each page has at least one row,
+        // whatever its size.
         Some(large) => format!(
             "SELECT {columns}, {last} FROM {0} WHERE {condition} AND ({keys}) <= (SELECT {keys} FROM \
              (SELECT {keys}, sum(octet_length({large})) OVER (ORDER BY {keys}) - \

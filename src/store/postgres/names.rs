@@ -1,17 +1,17 @@
-//! The names of repositories, both of a list that one process watches and of single ones.
+//! The names of repositories: of a list that one process watches, and of single ones.
 //!
 //! # Constraints
 //!
-//! - No repository is watched twice. So a database keeps the list of names in addition to the record of a
-//!   list. [`refuse_listed`] checks it for the lease on a single repository, and [`record`] checks the single
-//!   ones before it replaces the list. Both hold an advisory lock until they commit, so one of them finds
-//!   the other. Single repositories take it in shared mode, so they do not wait for each
-//!   other.
-//! - Two records have no order between them. So if a repository goes from one to the other, the pending
-//!   deliveries of the former record go first. That counts only before the change: a delivery that an
-//!   operator redelivers later keeps nobody from watching.
-//! - While a state moves here, the mark of the move has its names, because its rows arrive in several
-//!   transactions.
+//! - No repository is watched twice. So the record of a list stores the names of its repositories.
+//!   [`refuse_listed`] checks them before a single repository gets its lease, and [`record`] checks
+//!   the single ones before it stores the list. Both hold an advisory lock until they commit, so
+//!   one of them finds the other. Single repositories take it in shared mode, so they do not wait
+//!   for each other.
+//! - Deliveries of two records have no common order. So before a repository changes from one record
+//!   to the other, the former record must have no pending deliveries of the repository. Later ones
+//!   do not count: an operator who redelivers one stops nobody from watching.
+//! - While the state of a list moves here, the mark of the move has its names. The rows arrive in
+//!   several transactions.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ use crate::store::transfer::Mark;
 /// The key of the advisory lock: `pwnames` in ASCII.
 const LOCK: i64 = 0x0070_776e_616d_6573;
 
-/// A condition: the state of a repository was not moved away by `migrate-store`.
+/// A condition: `migrate-store` did not move the state of the repository away.
 macro_rules! is_here {
     ($repository:literal) => {
         concat!(
@@ -40,7 +40,7 @@ macro_rules! is_here {
     };
 }
 
-/// A condition: the name of a repository is in the list of the database.
+/// A condition: the name of the repository is in the list of this database.
 macro_rules! is_listed {
     ($repository:literal) => {
         concat!(
@@ -59,7 +59,7 @@ pub(super) use {is_here, is_listed};
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) reason: String,
-    /// Whether that may end without a change of the configuration.
+    /// Whether the reason may pass without a change of the configuration.
     is_passing: bool,
 }
 
@@ -80,9 +80,9 @@ impl Refusal {
     }
 }
 
-/// Reads the list of names of a record of several repositories: a value in `meta`, or no row.
+/// Reads the names of a list: a value in `meta`, or no row.
 ///
-/// `name` is the name of the row of a repository.
+/// `name` is the name in the table `repositories`.
 pub(super) fn listed(name: &str) -> Statement {
     statement!(
         "SELECT m.value FROM meta m JOIN repositories r ON r.id = m.repository \
@@ -98,9 +98,9 @@ pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
     Ok(names_of(value.as_deref()))
 }
 
-/// Reads the part of the list's record that concerns a single repository.
+/// Reads those facts in the record of the list that concern a single repository.
 ///
-/// Pending deliveries count until the repository has projects in a record of its own, which did not move away.
+/// Pending deliveries count only until the repository has projects in its own record here.
 fn list_beside(name: &str) -> Statement {
     let (first, end) = organizations_of(name);
     statement!(
@@ -139,7 +139,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     };
     match mark.transpose()? {
         Some(Mark::Left { .. }) => return Ok(None),
-        // The rows that are there already belong to it, or to a state that it replaces.
+        // Other rows of the list's state do not count: they arrive now, or are replaced.
         Some(Mark::Arriving { names, .. }) if is_in(&names) => {
             return refused(
                 false,
@@ -186,7 +186,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
 
 /// Returns why a single repository may not be watched: it is in the record of the list.
 ///
-/// The transaction must take the lease after that.
+/// Begins a transaction, in which the caller must take the lease.
 pub(super) async fn refuse_listed(
     session: &mut Session,
     name: &str,
@@ -198,10 +198,11 @@ pub(super) async fn refuse_listed(
     single_refusal(name, answers.get(1).map_or(&[], Vec::as_slice))
 }
 
-/// Reads the repositories of a list that have a record of their own.
+/// Reads a repository of a list that has its own record, lease or deliveries, if there is one.
 ///
-/// Pending deliveries count until the repository is in the list. A state that is moving here is a record. The
-/// smallest organization is found by an index. For `EXISTS` the server might read all files.
+/// Pending deliveries count only until the list contains the repository. A state that is moving
+/// here is a record. An index finds the smallest organization. For `EXISTS` the server might read
+/// all files.
 fn own_records(names: &[String]) -> Statement {
     statement!(
         concat!(
@@ -263,7 +264,7 @@ pub(super) async fn refuse_own(
     refusal(&session.rows(own_records(names)).await?)
 }
 
-/// Reads why a single repository of this name, or else a list of names, may not be watched.
+/// Reads why a single repository, or else a list, may not be watched.
 pub(super) fn check(name: &str, names: &[String]) -> Statement {
     match names.is_empty() {
         true => list_beside(name),
@@ -303,7 +304,7 @@ pub(super) async fn record(
     Ok(())
 }
 
-/// Reserves names for a state that moves here, and writes its mark with them.
+/// Reserves names for a state that moves here. Writes the mark of the move, which has them.
 ///
 /// The process has the lease on the list.
 pub(super) async fn reserve(
@@ -320,9 +321,9 @@ pub(super) async fn reserve(
 
 /// Begins a transaction that may add names to the list.
 ///
-/// Returns the rows of the mark of a transfer. A process that watched a single repository without projects may
-/// be stopped, and its lease expired. It could renew that lease when it continues. So such a lease gets the
-/// next epoch.
+/// Returns the rows of the mark of a transfer. A stopped process may have an expired lease on a
+/// single repository without projects, which it could renew when it continues. So each expired
+/// lease gets the next epoch.
 async fn begin(
     session: &mut Session,
     repository: i32,
@@ -356,7 +357,7 @@ async fn begin(
                  AND l.leased_until < clock_timestamp()",
                 names.to_vec()
             ),
-            // This waits for a commit of such a process, which may record the first project.
+            // This waits for a commit of such a process, which may record its first project.
             statement!(
                 "UPDATE repositories r SET epoch = l.epoch FROM leases l \
                  WHERE l.repository = r.id AND r.name = ANY($1) AND r.epoch < l.epoch",

@@ -1,7 +1,7 @@
 //! Computes the new rows of a batch in memory: events, deliveries, files and listeners.
 //!
-//! Constraint: nothing is read here. A file that is replaced or removed must be the recorded one, or
-//! else the whole batch fails.
+//! Constraint: nothing is read here. If a file to replace or remove is not as recorded, the whole
+//! batch fails.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -47,7 +47,7 @@ pub(super) struct Pending {
 }
 
 impl<'a> NewRows<'a> {
-    /// Computes all rows of the batch. `doubt` knows events that an earlier batch recorded.
+    /// Computes all rows of the batch. `doubt` has events that an earlier batch recorded.
     pub(super) fn compute(
         recording: &'a Recording<'a>,
         facts: Facts,
@@ -244,7 +244,7 @@ impl<'a> NewRows<'a> {
         Ok(())
     }
 
-    /// Returns the statements that write the batch, and what they will have done.
+    /// Returns the statements that write the batch, and its outcome after their commit.
     pub(super) fn finish(
         mut self,
         moves: &[(ProjectKey, ProjectKey)],

@@ -44,7 +44,7 @@ impl PostgresOperations {
         let mut counted = None;
         loop {
             let (last, n_handled, n) = self.client.block_on(async |session, repository| {
-                // Locked first: what is selected must still be so when it is changed.
+                // Lock first, so that the selected deliveries still match when they are changed.
                 begin(session, repository).await?;
                 if selector.expected.is_some() && counted.is_none() {
                     let all = all_ids(session, repository, selector).await?;
@@ -120,7 +120,7 @@ async fn chunk(
     rows.iter().map(|found| row::number(found, 0)).collect()
 }
 
-/// The lanes of rows with webhook, organization and project.
+/// Reads the lanes in rows with webhook, organization and project.
 pub(super) fn lanes_of(rows: &[Row]) -> Result<BTreeSet<Lane>, Fault> {
     rows.iter()
         .map(|found| Ok((row::text(found, 0)?, row::key(found, 1)?)))
@@ -174,7 +174,7 @@ async fn redeliver(
     Ok(rows.len() as u64)
 }
 
-/// The delivered ones of these deliveries. Their projects may have moved since.
+/// Selects the delivered ones of these deliveries. Their projects may have moved since.
 const DELIVERED: &str = "SELECT d.id, e.sequence, e.organization, e.project FROM deliveries d \
      JOIN events e ON e.repository = $1 AND e.sequence = d.event \
      WHERE d.repository = $1 AND d.id = ANY($2) AND d.state = 'delivered'";
@@ -236,7 +236,7 @@ impl Operating for PostgresOperations {
     }
 
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
-        // Events that are recorded meanwhile have deliveries of their own.
+        // Events that are recorded meanwhile get deliveries anyway.
         let mut range = self
             .client
             .block_on(async |session, repository| replay::all(session, repository).await)?;

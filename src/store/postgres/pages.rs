@@ -43,7 +43,7 @@ pub(super) async fn deliveries(
 ) -> Result<Page<ListedDelivery>, Fault> {
     let selected = Conditions::selected(selector, repository);
     let sql = |conditions: &str, before: &str| {
-        // The ids are the key, so few selected ones are found at once.
+        // An id is the primary key, so the server finds selected ids directly.
         let ids = if selector.ids.is_empty() {
             "TRUE"
         } else {
@@ -62,9 +62,11 @@ pub(super) async fn deliveries(
     Ok(Page { items, next })
 }
 
-/// Returns the positions of a page, from rows with a position and whether it is selected.
+/// Returns the selected positions of a page.
 ///
-/// Also returns the position that the next page ends before.
+/// Each row has a position, and whether it is selected.
+///
+/// Also returns the position below which the next page begins, if there is one.
 fn found(rows: &[Row], limit: usize) -> Result<(Vec<i64>, Option<i64>), Fault> {
     let mut positions = Vec::new();
     let mut last = None;

@@ -1,7 +1,8 @@
 //! Records the results of attempts, and changes due times.
 //!
-//! Constraint: senders record at the same time. Only the end of a delete waits for other senders, because
-//! their lanes may wait for it. [`session`](super::session) has the rules.
+//! Constraint: senders record at the same time. A result waits for other senders only if it ends a
+//! delete that their lanes may wait for, or if they send from the same lane.
+//! [`session`](super::session) has the rules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -35,7 +36,7 @@ struct Entry {
     finished: Option<i64>,
     last_status: Option<i32>,
     last_error: Option<String>,
-    /// Whether another sender sends a delivery of the lane too, because projects moved into one.
+    /// Whether another sender also sends from this lane, because a move merged two lanes.
     is_lane_shared: bool,
     is_changed: bool,
 }
@@ -99,15 +100,16 @@ pub(super) struct Finishing<'a> {
     pub(super) sender: i64,
     pub(super) finished: &'a [Finish],
     pub(super) key: &'a FingerprintKey,
-    /// Whether this process saves the fingerprints of settings. Any other may have former settings.
+    /// Whether this process saves the fingerprints of settings. Other processes may have older
+    /// settings.
     pub(super) is_watching: bool,
 }
 
 impl<'a> Finishing<'a> {
-    /// Records attempts and their verdicts, in one transaction of two round trips.
+    /// Records attempts and their verdicts in one transaction, usually of two round trips.
     ///
-    /// It ignores removed deliveries, attempts that are already recorded, and deliveries whose claim is
-    /// gone: another sender may have taken them over.
+    /// It ignores removed deliveries, attempts that are already recorded, and deliveries without a
+    /// claim: another sender may have taken them over.
     pub(super) async fn finish(&self, session: &mut Session) -> Result<(), Fault> {
         let mut results = self.read(session, LOCK_SHARED).await?;
         if results.depend_on_others() {
@@ -170,7 +172,7 @@ impl<'a> Finishing<'a> {
 impl<'a> Results<'a> {
     /// Whether another sender may record results of the same lane, or of one that waits for it.
     ///
-    /// If neither saw the other's results, nobody would make the next delivery a head.
+    /// If neither saw the other's results, neither would make the next delivery a head.
     fn depend_on_others(&self) -> bool {
         let mut entries = self.entries.values();
         self.left.has_deletes() || entries.any(|entry| entry.is_lane_shared)
@@ -244,7 +246,7 @@ impl<'a> Results<'a> {
 }
 
 impl Entry {
-    /// Changes the row by an attempt.
+    /// Applies an attempt to the row.
     fn take(
         &mut self,
         attempt: &AttemptLog,
@@ -358,7 +360,7 @@ pub(super) fn retry_now(repository: i32, webhook: &str, now: i64) -> Statement {
     )
 }
 
-/// Makes the deliveries due that the receiver deferred (`Retry-After`).
+/// Ends the waits of deliveries that the receiver deferred (`Retry-After`).
 pub(super) fn retry_deferred(repository: i32, webhook: &str) -> Statement {
     statement!(
         "UPDATE deliveries SET due_ms = least(due_ms, waiting_ms), is_due_as_asked = FALSE \

@@ -16,13 +16,13 @@ use crate::store::batch::{Batch, Committed, NewEvent};
 use crate::store::error::Fault;
 use crate::store::payload::Given;
 
-/// A batch to record, and what the process knows besides.
+/// A batch to record, with its payloads and the state of the process.
 pub(super) struct Recording<'a> {
     pub(super) repository: i32,
     pub(super) epoch: i64,
     pub(super) batch: &'a Batch,
     pub(super) payloads: &'a [Given],
-    /// The repetition of new events when the last batch was recorded.
+    /// The lowest repetition that new events could have when the last batch was recorded.
     pub(super) repetition: u32,
 }
 
@@ -33,7 +33,7 @@ pub(super) struct Outcome {
 }
 
 impl Recording<'_> {
-    /// Records the batch. `doubt` is about the batch before, and afterwards about this one.
+    /// Records the batch. `doubt` is about the last batch: first the one before, then this one.
     pub(super) async fn run(
         &self,
         session: &mut Session,

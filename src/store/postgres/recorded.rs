@@ -1,6 +1,7 @@
 //! Reads the record: the files of projects, invalid files, and facts about the whole repository.
 //!
-//! The functions have the promises of the operations of [`Records`], [`Recording`] and [`Listing`].
+//! Each function keeps the promise of the operation of [`Records`], [`Recording`] or [`Listing`]
+//! that it implements.
 //!
 //! [`Records`]: crate::store::contract::Records
 //! [`Recording`]: crate::store::contract::Recording
@@ -79,7 +80,7 @@ pub(super) async fn marks(
         .collect())
 }
 
-/// `repository` is the row of the store, and `name` one of several repositories in it.
+/// `repository` is the id of the store's row, and `name` one of several repositories in the store.
 pub(super) async fn keys(
     session: &mut Session,
     repository: i32,

@@ -113,7 +113,7 @@ impl Recording for PostgresStore {
             batch.changes.iter().filter_map(Change::replaced).collect();
         let sent: Vec<ContentHash> = write::large(&payloads).map(|(one, _)| one.hash()).collect();
         let committed = self.run_blocking(|shared| commit(shared, batch, payloads));
-        // Nothing may need the payloads that were sent before a transaction that failed.
+        // After a failed transaction, the payloads sent before it may be unneeded.
         let unneeded = if committed.is_ok() { replaced } else { sent };
         guard(&self.shared.garbage).add(unneeded);
         committed
@@ -148,7 +148,7 @@ async fn commit(
     let mut doubt = guard(&shared.doubt).clone();
     let result = job.run(&mut session, &mut doubt).await;
     if doubt.is_open() {
-        // The queues ask the database for the deliveries that may have been committed.
+        // The queues ask the database for deliveries, because the commit may have succeeded.
         shared.notices.changed();
     }
     *guard(&shared.doubt) = doubt;
@@ -164,10 +164,12 @@ async fn commit(
     Ok(committed)
 }
 
-/// The lowest rate at which a large payload is expected to be sent, in bytes per second.
+/// The lowest expected rate of sending a large payload, in bytes per second.
 const RATE_MIN: u64 = 16 * 1024;
 
-/// Sends large payloads before the transaction of their batch, for which others wait.
+/// Sends large payloads before the transaction of their batch.
+///
+/// Other writers wait for that transaction, so it must be short.
 async fn send_large(shared: &Shared, payloads: &[Given]) -> Result<(), Fault> {
     for (given, compressed) in write::large(payloads) {
         let (session, repository) = shared.session().await?;

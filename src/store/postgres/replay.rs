@@ -120,7 +120,7 @@ pub(super) async fn selected(
 /// An event to queue, with its delivery and the lane of that delivery.
 struct Queued {
     delivery: i64,
-    /// Whether the delivery is to be inserted.
+    /// Whether the event has no delivery yet.
     is_new: bool,
     event: i64,
     lane: Lane,
@@ -128,7 +128,7 @@ struct Queued {
     is_delete: bool,
 }
 
-/// Queues the deliveries of these events, in a transaction that locks the repository.
+/// Queues the deliveries of these events, in a transaction that has locked the repository.
 ///
 /// `next` is the next id of a delivery. Returns the number of queued deliveries.
 pub(super) async fn enqueue(
@@ -152,7 +152,7 @@ pub(super) async fn enqueue(
         repository,
         next
     ));
-    // Deliveries that waited for nothing so far may have to wait for a delete that is replayed too.
+    // Deliveries that waited for nothing before may now wait for a replayed delete.
     let lanes: BTreeSet<&Lane> = queued.iter().map(|one| &one.lane).collect();
     statements.push(lanes::demote(repository, lanes.iter().copied()));
     statements.push(lanes::promote(repository, lanes.iter().copied()));
@@ -214,7 +214,7 @@ async fn queued(
 
 /// Inserts the deliveries of events that the webhook did not get.
 ///
-/// They enter their lanes as cancelled ones do that are redelivered.
+/// They are inserted as cancelled. Then [`again`] makes them pending, as in a redelivery.
 fn insert(repository: i32, queued: &[Queued], now: i64) -> Statement {
     let new: Vec<&Queued> = queued.iter().filter(|one| one.is_new).collect();
     statement!(

@@ -17,7 +17,7 @@ use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
 use crate::store::retention::{ages, correct_times};
 
-/// A batch of collection.
+/// The arguments of one collection.
 pub(super) struct Collection {
     pub(super) repository: i32,
     pub(super) epoch: i64,
@@ -32,7 +32,7 @@ pub(super) enum Expiring {
     None,
     /// Those that have been pending since before this time.
     Older(i64, String),
-    /// The oldest of the webhook that has the most.
+    /// The oldest ones of the webhook with the most pending deliveries.
     LargestBacklog(String),
 }
 
@@ -157,7 +157,7 @@ async fn expire(
     Ok(expired)
 }
 
-/// The lanes of rows with webhook, organization, project, and the project id of deletes.
+/// Reads the lanes in rows with webhook, organization, project, and the project id of deletes.
 pub(super) fn left(rows: &[Row]) -> Result<Left, Fault> {
     let mut left = Left::default();
     for found in rows {
@@ -230,7 +230,7 @@ pub(super) async fn purge(
     Ok(removal.n_removed as u64)
 }
 
-/// The state of a removal of events without deliveries.
+/// The progress of a removal of events without deliveries.
 struct EventSweep {
     repository: i32,
     /// Only events recorded before this time are removed.
@@ -294,14 +294,16 @@ impl EventSweep {
         Ok(())
     }
 
-    /// Checks the next `limit` events that are old enough. Returns whether there may be more.
+    /// Removes events without deliveries among the next `limit` old ones.
+    ///
+    /// Returns whether there may be more.
     async fn check_next(
         &mut self,
         session: &mut Session,
         now: i64,
         limit: usize,
     ) -> Result<bool, Fault> {
-        // Read one event more than the limit, for its time.
+        // Also read the event after the limit: `correct_times` needs its time.
         let rows = session
             .rows(statement!(
                 "SELECT sequence, recorded_ms FROM events WHERE repository = $1 \
@@ -343,7 +345,7 @@ impl EventSweep {
         Ok(is_full)
     }
 
-    /// Saves those facts of the removed events that are still needed.
+    /// Saves the facts about removed events that are still needed.
     fn finish(&self) -> Vec<Statement> {
         let mut statements = vec![statement!(
             "UPDATE repositories SET last_swept_event = $2, first_repetition = $3 WHERE id = $1 \
@@ -353,7 +355,7 @@ impl EventSweep {
             self.first_repetition
         )];
         if self.n_removed > 0 {
-            // These moves concern no event any more.
+            // Moves before the first remaining event concern no event.
             statements.push(statement!(
                 "DELETE FROM moves WHERE repository = $1 AND last_event < \
                  coalesce((SELECT min(sequence) FROM events WHERE repository = $1), \
@@ -365,7 +367,9 @@ impl EventSweep {
     }
 }
 
-/// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.
+/// Removes unneeded payloads among at most `limit` candidates and `limit` others.
+///
+/// Returns how many it removed.
 async fn remove_garbage(
     session: &mut Session,
     repository: i32,

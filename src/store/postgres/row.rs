@@ -1,7 +1,7 @@
 //! Converts between rows and the types of the domain.
 //!
-//! Constraint: PostgreSQL's integers are signed, so an inode number above the signed range is stored as a
-//! negative number. Its text has no character 0. Invalid rows are errors: see
+//! Constraint: PostgreSQL's integers are signed, so an inode number above the signed range is
+//! stored as a negative number. Its text cannot contain NUL. Invalid rows are errors: see
 //! [`values`](crate::store::values).
 
 use tokio_postgres::Row;
@@ -15,12 +15,12 @@ pub(super) fn text(row: &Row, column: usize) -> Result<String, Fault> {
     Ok(row.try_get(column)?)
 }
 
-/// Reads a number that the store writes as a signed one.
+/// Reads a signed number of 64 bits.
 pub(super) fn number(row: &Row, column: usize) -> Result<i64, Fault> {
     Ok(row.try_get(column)?)
 }
 
-/// Reads a small number.
+/// Reads an unsigned number of 32 bits. A value out of range becomes 0.
 pub(super) fn small(row: &Row, column: usize) -> Result<u32, Fault> {
     Ok(u32::try_from(number(row, column)?).unwrap_or_default())
 }
@@ -34,7 +34,7 @@ pub(super) fn hash_in(what: &str, row: &Row, column: usize) -> Result<ContentHas
     hash(what, row.try_get::<_, &[u8]>(column)?)
 }
 
-/// Reads a project's key from two columns.
+/// Reads a project's key from two columns. `first` is the index of the first.
 pub(super) fn key(row: &Row, first: usize) -> Result<ProjectKey, Fault> {
     Ok(ProjectKey::new(
         text(row, first)?,
@@ -42,12 +42,12 @@ pub(super) fn key(row: &Row, first: usize) -> Result<ProjectKey, Fault> {
     ))
 }
 
-/// Replaces the character 0, which the database cannot store.
+/// Replaces NUL characters, which the database cannot store.
 pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// Collects one column of all rows, as an array of a statement.
+/// Collects one value of each row, as an array of a statement.
 pub(super) fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }
@@ -77,7 +77,7 @@ pub(super) fn file(row: &Row) -> Result<FileState, Fault> {
     })
 }
 
-/// Reads a stamp from four columns.
+/// Reads a stamp from four columns. `first` is the index of the first.
 pub(super) fn stamp(row: &Row, first: usize) -> Result<Stamp, Fault> {
     let column = |offset: usize| number(row, first.saturating_add(offset));
     Ok(Stamp {

@@ -27,15 +27,15 @@ fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }
 
-/// The schema that a connection finds.
+/// The schema of the database.
 pub(super) enum Found {
     /// The tables of this program.
     Tables,
-    /// A schema that this program does not know, or no tables.
+    /// Another schema, by its number. The number is 0 without tables.
     Other(i64),
 }
 
-/// Reads the number of the schema. It is 0 without tables.
+/// Reads the number of the schema.
 pub(super) async fn found(client: &Client) -> Result<Found, Fault> {
     let exists: bool = client
         .query_one(
@@ -90,12 +90,12 @@ pub(super) fn older(location: &Arc<str>, found: i64) -> OpenError {
     }
 }
 
-/// Whether the number is of a later schema than those that this program knows.
+/// Whether this schema is later than all that the program supports.
 pub(super) fn is_newer(found: i64) -> bool {
     found > known()
 }
 
-/// Applies the missing migrations. Returns the number of the schema that it found.
+/// Applies missing migrations. Returns the number of the schema before them.
 async fn apply(client: &mut Client) -> Result<i64, Fault> {
     let transaction = client.transaction().await?;
     transaction
@@ -118,7 +118,7 @@ async fn apply(client: &mut Client) -> Result<i64, Fault> {
     Ok(found)
 }
 
-/// Why the store cannot use the server, if it cannot.
+/// Returns why the store cannot use the server. `None` if it can.
 async fn unsuitable(client: &Client) -> Result<Option<String>, Fault> {
     let row = client
         .query_one(

@@ -13,7 +13,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// The condition that a row of the table with this alias is of the repository.
+    /// Restricts the table with this alias to the repository.
     pub(super) fn of(alias: &'static str, repository: i32) -> Self {
         Self {
             sql: format!("{alias}.repository = $1"),
@@ -93,7 +93,7 @@ impl Conditions {
         }
     }
 
-    /// Adds a condition on one value, which follows the condition's text.
+    /// Adds a condition. Its value follows the text `condition`, in parentheses.
     pub(super) fn and(
         &mut self,
         condition: &str,
@@ -103,7 +103,9 @@ impl Conditions {
         self.sql = format!("{} AND {condition}(${})", self.sql, self.values.len());
     }
 
-    /// Makes a statement with these conditions and another value, the last one.
+    /// Makes a statement with these conditions and one more value.
+    ///
+    /// `sql` gets the conditions and the placeholder of `last`.
     pub(super) fn statement(
         mut self,
         sql: impl FnOnce(&str, &str) -> String,

@@ -1,22 +1,24 @@
 //! Senders: the processes that deliver, side by side.
 //!
-//! Constraint: two processes never send the deliveries of one lane at the same time. A sender *claims* a
-//! delivery before it sends it. While the claim exists, no other sender claims a delivery of the same
-//! lane. Each sender has a lease, which it renews while it runs, so a renewal costs one row however
-//! many exchanges are under way. If a lease ends, another sender removes the claims with the lease,
-//! but not before it renewed its own lease for that long: after an outage, all leases have ended.
+//! Constraint: two processes never send the deliveries of one lane at the same time. A sender
+//! *claims* a delivery before it sends it. While the claim exists, no other sender claims a
+//! delivery of the same lane. Each sender has a lease, which it renews while it runs. So a renewal
+//! updates one row, however many requests are in flight. If a lease expires, another sender removes
+//! it with its claims. Before that, the other sender must have renewed its own lease for the length
+//! of a lease: after an outage, all leases have expired.
 //!
-//! A process that was stopped past its lease may continue. Its claims are gone then, and the results of
-//! its attempts are ignored. Its request may have reached the receiver, and another sender sends the
-//! same delivery again, with the same id and body. So no request begins unless the database has confirmed
-//! the lease in time: see [`Hold`].
+//! A process that was stopped past its lease may continue. Its claims are gone then, and the store
+//! ignores the results of its attempts. Another sender sends the same deliveries again, with the
+//! same ids and bodies, although a request may have arrived. To keep this rare, no request begins
+//! unless the database has confirmed the lease in time: see [`Hold`].
 //!
-//! A sender that must know of every request to a webhook becomes its *sole sender*: if the endpoint asked
-//! for a wait, or has a `rate`. Other senders then claim nothing of the webhook. The sender ends that while
-//! the endpoint may be out of its own reach.
+//! A sender becomes the *sole sender* of a webhook that has a `rate`, or whose receiver asked for a
+//! wait: then it must know of every request. Other senders claim nothing of the webhook meanwhile.
+//! While the endpoint may be out of its own reach, the sole sender lets others try.
 //!
-//! Several senders claim and record results at the same time ([`claims`](super::claims)). The rest here
-//! locks the repository alone. The clock of the server decides about leases.
+//! Senders claim and record results at the same time ([`claims`](super::claims)). To become the
+//! sole sender, or to remove leases, a sender locks the repository alone. The clock of the server
+//! decides about leases.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -44,7 +46,7 @@ use crate::store::transfer::MARK;
 #[derive(Clone)]
 pub(super) struct SenderLease {
     pub(super) id: i64,
-    /// How long the claims by this lease surely exclude others.
+    /// How long the claims of this lease certainly exclude other senders.
     pub(super) hold: Hold,
 }
 
@@ -55,18 +57,18 @@ pub(super) struct Sender {
     name: String,
     /// The time after which the lease expires without a renewal.
     length: Duration,
-    /// The time by which this sender decides what is due.
+    /// The time of the server, which decides what is due.
     time: ServerTime,
     /// The lease. `None` before the first claim, and after the lease was lost.
     lease: tokio::sync::Mutex<Option<SenderLease>>,
-    /// The webhooks that this sender alone sends to, perhaps or surely.
+    /// The webhooks of which this process is the sole sender, or may be.
     owned: Mutex<HashMap<String, Owned>>,
 }
 
-/// Whether this sender alone sends to a webhook.
+/// Whether this process is the sole sender of a webhook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Owned {
-    /// The answer of the database may have been lost.
+    /// The database did not answer yet, or its answer was lost.
     Perhaps,
     Surely,
 }
@@ -95,7 +97,7 @@ impl Sender {
             return Ok(lease.clone());
         }
         let requested = Instant::now();
-        // A move that ends meanwhile finds this sender, or this sender finds its mark.
+        // A move that ends now finds this sender, or else this sender finds the mark of the move.
         let answers = session
             .transact(vec![
                 statement!(LOCK_SHARED, self.repository),
@@ -138,7 +140,9 @@ impl Sender {
         }
     }
 
-    /// Becomes the sole sender of a webhook, or ends that. Returns whether the sender may claim.
+    /// Becomes the sole sender of a webhook, or ends that if `alone` is false.
+    ///
+    /// Returns whether the sender may claim.
     pub(super) async fn own(
         &self,
         session: &mut Session,
@@ -151,7 +155,8 @@ impl Sender {
             return Ok(true);
         }
         if alone && self.is_owned_by_other(session, sender, webhook).await? {
-            // An earlier statement without an answer may still succeed once the other sender leaves.
+            // Stay in doubt: an earlier statement without an answer may still succeed once the
+            // other sender leaves.
             return Ok(false);
         }
         let kind = if alone {
@@ -186,14 +191,14 @@ impl Sender {
         Ok(is_done)
     }
 
-    /// Whether this sender alone sends to a webhook.
+    /// Whether this process is the sole sender of a webhook.
     pub(super) fn is_sole(&self, webhook: &str) -> bool {
         guard(&self.owned).get(webhook) == Some(&Owned::Surely)
     }
 
     /// Whether another sender is the sole one of a webhook.
     ///
-    /// A sender that waits for its turn asks again and again. So this takes no lock and writes nothing.
+    /// A waiting sender asks again and again. So this takes no lock and writes nothing.
     async fn is_owned_by_other(
         &self,
         session: &mut Session,
@@ -208,8 +213,8 @@ impl Sender {
 
     /// Renews the lease at a third of its length until `stop`, and removes it then.
     ///
-    /// Also removes the leases and claims of senders that are gone. Of the two pools, the first only
-    /// renews, because a removal may wait for a long commit.
+    /// Also removes the leases and claims of senders that are gone. The first pool only renews
+    /// leases, because a removal may wait for a long commit.
     pub(super) async fn keep(
         &self,
         (renewals, pool): (Pool, Pool),
@@ -220,7 +225,7 @@ impl Sender {
         let ended = Notify::new();
         let renewing = async {
             let mut n_changes = None;
-            // The time of the first answer since the last renewal that failed.
+            // The time of the first answer after the last failed renewal.
             let mut reached_at = None;
             let mut is_warned = false;
             loop {
@@ -236,8 +241,8 @@ impl Sender {
                             notices.changed();
                         }
                         n_changes = Some(found);
-                        // After an outage all leases have ended, also those of senders that renew
-                        // theirs a moment later.
+                        // After an outage all leases have expired, even of senders that are about
+                        // to renew theirs.
                         if have_ended && reached >= self.length {
                             ended.notify_one();
                         }
@@ -295,7 +300,9 @@ impl Sender {
         )
     }
 
-    /// Renews the lease. Returns the number of changes by operators, and whether leases of others ended.
+    /// Renews the lease if there is one.
+    ///
+    /// Returns the number of changes by operators, and whether leases have expired.
     async fn renew(
         &self,
         pool: &Pool,
@@ -346,14 +353,14 @@ impl Sender {
         Ok((row::number(found, 0)?, found.try_get(1)?))
     }
 
-    /// Removes a lease, or all leases that have ended, with their claims.
+    /// Removes this lease and all expired ones, with their claims.
     async fn remove(&self, pool: &Pool, id: Option<i64>) -> Result<(), Fault> {
         let mut session = Session::of(pool).await?;
         session
             .transact(vec![
                 statement!(LOCK, self.repository),
                 statement!(
-                    // Listings compare the sum of both counts.
+                    // `Listing::version` is the sum of both counts, so it must not shrink.
                     "WITH gone AS (DELETE FROM senders WHERE repository = $1 \
                      AND (id = $2 OR leased_until < clock_timestamp()) RETURNING n_recordings) \
                      UPDATE repositories SET version = version \

@@ -15,9 +15,9 @@ use super::session::{Session, Statement, statement};
 use super::{guard, row};
 use crate::store::error::Fault;
 
-/// The longest round trip whose answer replaces the time that was read before.
+/// The longest round trip whose answer replaces the last one.
 ///
-/// An answer does not tell when in its round trip the server read its clock.
+/// The server reads its clock at an unknown point of the round trip.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 
 /// The server's time as last read.
@@ -36,7 +36,7 @@ impl ServerTime {
         statement!("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
     }
 
-    /// Replaces the time by the answer to a question.
+    /// Replaces the time by the rows of [`statement`](Self::statement), which was sent at `asked`.
     pub(super) fn set(&self, rows: &[Row], asked: Instant) -> Result<(), Fault> {
         if asked.elapsed() <= ROUND_TRIP_MAX {
             *guard(&self.0) = (time(rows)?, middle(asked));
@@ -56,7 +56,7 @@ fn time(rows: &[Row]) -> Result<Timestamp, Fault> {
     super::client::number(rows).map(row::from_milliseconds)
 }
 
-/// The middle of a round trip that ends now.
+/// The middle of a round trip that began at `asked` and ends now.
 fn middle(asked: Instant) -> Instant {
     let half = asked.elapsed() / 2;
     asked.checked_add(half).unwrap_or(asked)

@@ -12,17 +12,18 @@
 //! anomaly is possible, and no transaction has to be retried because of another one. Reads of several
 //! statements use REPEATABLE READ.
 //!
-//! Claims and most results of attempts take [`LOCK_SHARED`]. So senders do not wait for each other, and
-//! the server makes the commits of several durable together. These rules keep senders apart:
+//! Claims and most results of attempts take [`LOCK_SHARED`]. So senders do not wait for each other,
+//! and the server makes several commits durable together. These rules prevent conflicts between
+//! senders:
 //!
 //! - A sender changes a delivery only while it has its claim, and only if the row is locked. A claim locks
 //!   the rows of deliveries before it inserts claims, and skips rows that are locked. If a row changed
 //!   since the snapshot of the statement, the server evaluates the conditions on the new row.
-//! - While the lock is shared, only the result of the claimed delivery changes the head of a lane. So a
-//!   lane that has no claim keeps its head.
-//! - Other lanes may wait for a delete. So its last result takes [`LOCK_ALONE`].
-//! - Locks have an order: deliveries, claims, webhooks, the sender's own row. Rows of one table are locked
-//!   in the order of their keys, or by one sender alone.
+//! - While the lock is shared, the head of a lane changes only by the result of its claimed
+//!   delivery. So a lane without a claim keeps its head.
+//! - Other lanes may wait for a delete. So the result that ends a delete takes [`LOCK_ALONE`].
+//! - Row locks have an order: deliveries, claims, webhooks, the sender's own row. Rows of one table
+//!   are locked in the order of their keys, or by one sender alone.
 
 use std::borrow::Cow;
 use std::io;
@@ -53,7 +54,7 @@ macro_rules! statement {
 }
 pub(super) use statement;
 
-/// A statement that locks the row of a repository too, and returns what writers need of it.
+/// A statement that locks a repository and its row, and returns columns that writers need.
 macro_rules! lock_row {
     ($condition:literal) => {
         concat!(
@@ -69,8 +70,9 @@ macro_rules! lock_row {
 
 /// Locks the repository for a transaction that writes.
 ///
-/// It counts the transaction too, for [`Listing::version`](crate::store::Listing::version). The locks on
-/// the repository are advisory, because many shared locks on a row would keep others waiting forever.
+/// It also counts the transaction, for [`Listing::version`](crate::store::Listing::version). The
+/// lock on the repository is advisory. With row locks, many shared locks could make an exclusive
+/// one wait forever.
 pub(super) const LOCK: &str = lock_row!("");
 
 /// Locks the repository, if the process still has the lease of this epoch.
@@ -86,16 +88,17 @@ pub(super) const LOCK_SHARED: &str =
 
 /// Lets a commit return before it is durable.
 ///
-/// A crash of the server may undo it, but leaves all durable ones.
+/// A crash of the server may undo this commit, but no durable one.
 pub(super) const UNHURRIED: &str = "SET LOCAL synchronous_commit = off";
 
-/// Begins a transaction whose reads all see one state.
+/// Begins a read-only transaction whose statements all see one state.
 pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// The size up to which rows are sent with one statement, in bytes.
+/// The maximum size of the rows that one statement writes, in bytes.
 ///
-/// The server ends a transaction in which it waits for the next statement for longer than a part of the
-/// lease. On a slow link, a larger statement would take longer, and so would each retry.
+/// The server ends a transaction that waits for its next statement for longer than a part of the
+/// lease. On a slow link, sending a larger statement would take longer than that, and so would each
+/// retry.
 pub(super) const PART: usize = 64 * 1024;
 
 /// Splits rows into parts of at most [`PART`] bytes. A single row may be larger.
@@ -113,8 +116,8 @@ pub(super) fn parts<R>(rows: &[R], size: impl Fn(&R) -> usize) -> impl Iterator<
 
 /// How long statements that are sent together may take.
 ///
-/// The server ends each statement after half of that. But a server that stopped, or a network that
-/// forwards nothing, sends no answer at all.
+/// The server ends each statement after half of that. But a stopped server, or a network that drops
+/// all packets, sends no answer at all.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A connection of the pool.
@@ -151,7 +154,7 @@ impl Session {
         match answers {
             Ok(answers) => answers,
             Err(_) => {
-                // Nobody can use the connection before the answer.
+                // The connection is busy until its answer arrives, so close it.
                 drop(self.client.take().map(Object::take));
                 Err(no_answer())
             }
@@ -245,7 +248,7 @@ async fn send(client: &ClientWrapper, statements: &[Statement]) -> Result<Vec<Ve
         .iter()
         .map(|(_, values)| values.iter().map(|value| &**value as _).collect())
         .collect();
-    // The client sends a request when its future is polled first, and these are polled in order.
+    // The client sends a request at the first poll of its future. `join_all` polls in this order.
     let requests = prepared
         .iter()
         .zip(&values)

@@ -1,9 +1,10 @@
-//! A process that waits for the lease of another one.
+//! A process that waits while another one has the lease.
 //!
 //! Constraint: waiting must cost little, because any number of standbys may wait for months. So a
-//! standby keeps one connection, and asks with one round trip. If the lease is free, the process opens
-//! the store, which tries to get the lease. If its list lacks repositories that were watched, others go
-//! first: it opens the store only after the lease has been free for `store.lease`.
+//! standby keeps one connection, and asks with one round trip. If the lease is free, the process
+//! opens the store, which tries to get the lease. If its list lacks repositories that were watched,
+//! other processes go first: it opens the store only after the lease has been free for
+//! `store.lease`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use crate::config::Postgres;
 use crate::store::error::{Fault, OpenError};
 use crate::store::fleet::Process;
 
-/// The time between two writes of the row by which others see this process.
+/// The time between two writes of the row that shows this process to others.
 const SEEN: Duration = Duration::from_secs(1);
 
 /// A connection that waits for the lease.
@@ -34,14 +35,14 @@ struct Waiting {
     pool: Pool,
     repository: String,
     name: String,
-    /// The time of the last write of its row.
+    /// The time of the last write of the standby's row.
     seen: Mutex<Option<Instant>>,
-    /// The time since which the lease is free.
+    /// When this process first found the lease free. `None` while another process has it.
     free_since: Mutex<Option<Instant>>,
 }
 
 impl PostgresStandby {
-    /// Prepares a connection. It connects at the first request.
+    /// Prepares to wait. Connects at the first request.
     pub(in crate::store) fn new(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
@@ -61,9 +62,9 @@ impl PostgresStandby {
 
     /// Returns the error [`OpenError::Leased`] while another process has the lease.
     ///
-    /// If the lease is free, returns [`OpenError::WatchedTwice`] if this process may not have it, and
-    /// [`OpenError::Yields`] while others go first. `settings` may have another list of names than those at
-    /// the start.
+    /// If the lease is free, returns [`OpenError::WatchedTwice`] or [`OpenError::NotYet`] if this
+    /// process may not have it, and [`OpenError::Yields`] while others go first. `settings` may
+    /// have another list of names than at the start.
     pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
         let (shared, names) = (Arc::clone(&self.shared), settings.repositories.clone());
         let found = self.worker.run(async move { shared.ask(names).await });
@@ -98,7 +99,7 @@ struct Found {
 }
 
 impl Waiting {
-    /// Reads the lease, and whether this process may have it with this list of names.
+    /// Reads the lease, and whether this process with these names may have it.
     async fn ask(&self, names: Vec<String>) -> Result<Found, Fault> {
         let mut session = Session::of(&self.pool).await?;
         let mut statements = vec![

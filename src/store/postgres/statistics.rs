@@ -18,11 +18,13 @@ use crate::store::error::Fault;
 /// The number of changed rows before the first analysis.
 const FIRST: i64 = 500;
 
-/// The tables whose rows are found by keys. A table that another process analyzes now is left out.
+/// Analyzes the tables whose rows are found by keys.
+///
+/// It leaves out a table that another process analyzes now.
 const ANALYZE: &str = "ANALYZE (SKIP_LOCKED) attempts, claims, deliveries, events, files, listeners, \
      moves, payloads, problems";
 
-/// The numbers of changed rows of this process, and of the next analysis.
+/// The number of rows that this process changed, and the number at which an analysis is due.
 pub(super) struct Statistics {
     n_changed: AtomicI64,
     next_at: AtomicI64,
@@ -30,7 +32,9 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// Begins with the smallest size that the server knows. Its autovacuum is soon enough for large tables.
+    /// Starts with the size of the smallest table, as the server knows it.
+    ///
+    /// For large tables, the server's autovacuum is soon enough.
     pub(super) async fn read(pool: &Pool) -> Result<Self, Fault> {
         let mut session = Session::of(pool).await?;
         let sql = "SELECT min(reltuples)::bigint, \

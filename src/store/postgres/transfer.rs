@@ -1,7 +1,7 @@
 //! The state in PostgreSQL as the source or the target of a transfer.
 //!
-//! Constraint: this process has the lease on the repository, and each write checks its epoch. A command
-//! for deliveries may still change a source, which [`Side::version`] shows.
+//! Constraint: this process has the lease on the repository, and each write checks its epoch. An
+//! operator's command may still change a source, which [`Side::version`] shows.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use crate::store::contract::Backend;
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::transfer::{Cell, MARK, Mark, Numbers, Row, Rows, Side, TABLES, Table};
 
-/// The state of a repository, without a daemon.
+/// The state of a repository that no daemon uses.
 pub(in crate::store) struct PostgresSide {
     store: PostgresStore,
     settings: Postgres,
@@ -52,9 +52,10 @@ impl PostgresSide {
         })
     }
 
-    /// Sets the mark, if nobody else watches the repositories that it names.
+    /// Sets the mark, if none of the repositories that it names is watched alone.
     ///
-    /// A transaction of its own, because the removal of a large state takes long, and all starts would wait.
+    /// This is a separate transaction. The removal of a large state takes long, and all starts
+    /// would wait for it.
     fn reserve(&self, mark: &Mark) -> Result<(), StoreError> {
         let Mark::Arriving { names, .. } = mark else {
             return Ok(());
@@ -89,7 +90,7 @@ async fn session(shared: &Shared) -> Result<Session, Fault> {
 /// Begins a transaction that checks the epoch.
 async fn begin(shared: &Shared, session: &mut Session) -> Result<(), Fault> {
     let lock = statement!(LOCK_AS_HOLDER, shared.lease.repository, shared.lease.epoch);
-    // Removing a large state takes long, and so does sending a large page on a slow link.
+    // Removing a large state takes long, and so does sending a large page over a slow link.
     let answers = session
         .begin(
             "BEGIN",
@@ -116,7 +117,7 @@ async fn write(
     Ok(())
 }
 
-/// Returns an error if a transfer keeps this state from being used.
+/// Returns an error if the state was moved away, or is an incomplete copy.
 pub(super) async fn refuse(
     session: &mut Session,
     repository: i32,
@@ -129,7 +130,7 @@ pub(super) async fn refuse(
     })
 }
 
-/// Returns an error if the state must not be changed. Takes the rows of [`read_mark`].
+/// Returns an error if a transfer forbids changes. Takes the rows of [`read_mark`].
 ///
 /// The transaction must have locked the repository before it read the mark.
 pub(super) fn unless_moved(mark: Option<&Vec<Found>>) -> Result<(), Fault> {
@@ -158,7 +159,8 @@ fn write_mark(repository: i32, mark: &Mark) -> Result<Statement, Fault> {
 
 impl Side for PostgresSide {
     fn location(&self) -> String {
-        // The list of names may change before the move goes on.
+        // The name of a list leaves out its repositories: they may change before the move is
+        // continued.
         let repository = match self.settings.repositories.is_empty() {
             true => format!("repository {}", self.settings.repository),
             false => "its list of repositories".to_owned(),
@@ -304,7 +306,8 @@ impl Side for PostgresSide {
                 let is_sent = sender::running(&mut session, repository).await?.is_some();
                 let is_same = super::client::number(&rows)? == version && !is_sent;
                 if is_same {
-                    // A sender that was stopped past its lease may continue. Then it finds the mark.
+                    // A sender that was stopped past its lease may continue. It then finds neither
+                    // lease nor claims, but the mark.
                     let claims = statement!("DELETE FROM claims WHERE repository = $1", repository);
                     let senders =
                         statement!("DELETE FROM senders WHERE repository = $1", repository);

@@ -1,4 +1,4 @@
-//! Stores the state of webhooks that is not in the configuration.
+//! Stores the part of a webhook's state that is not in the configuration.
 //!
 //! Recording an event or an attempt updates no counters. Deliveries are counted on request, by
 //! reading an index.
@@ -54,7 +54,7 @@ pub(super) async fn states(
     Ok(states.into_values().collect())
 }
 
-/// Counts up to a limit. An index has the last success.
+/// Counts up to a limit. An index has the time of the last success.
 const UP_TO: &str = "SELECT w.name, \
      (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
        AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p), \

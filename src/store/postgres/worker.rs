@@ -1,4 +1,4 @@
-//! The thread of the store: its runtime drives the connections and runs all jobs.
+//! The thread of the store. Its runtime drives the connections and runs all jobs.
 //!
 //! Constraint: inference calls the store from threads that block, and queues call it from tasks. Both
 //! send a job to this thread and wait for its result, so a connection outlives the runtime of a
@@ -24,9 +24,9 @@ const JOBS_WAITING: usize = 256;
 /// The maximum number of jobs that run at the same time.
 const JOBS_RUNNING: usize = 256;
 
-/// How long closing waits for running jobs, such as giving the lease back.
+/// How long closing waits for jobs to end. One of them gives the lease back.
 ///
-/// A database that does not answer must not keep the process.
+/// A database that does not answer must not delay the end of the process for longer.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -59,7 +59,7 @@ impl Worker {
             .name("store-postgres".to_owned())
             .spawn(move || {
                 runtime.block_on(run(waiting, is_abandoned));
-                // Dropping it would wait for the resolution of host names.
+                // Dropping the runtime would wait until host names are resolved.
                 runtime.shutdown_background();
             })?;
         Ok(Self {
@@ -109,7 +109,7 @@ impl Worker {
         self.abandoned.cancel();
     }
 
-    /// Runs the waiting jobs to their end, but at most for [`CLOSE_MAX`], and ends the thread.
+    /// Ends the thread after its jobs. They have at most [`CLOSE_MAX`].
     pub(super) fn close(&self) {
         super::guard(&self.jobs).take();
         if let Some(thread) = super::guard(&self.thread).take() {
@@ -158,7 +158,7 @@ impl Wake for Unpark {
 
 /// Blocks this thread until a future is ready, also inside a runtime.
 ///
-/// The future must not need a timer or a socket of a runtime.
+/// No runtime polls the future, so it must not use timers or sockets.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

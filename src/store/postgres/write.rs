@@ -26,7 +26,7 @@ pub(super) struct Delivery {
     pub(super) due: i64,
 }
 
-/// The size of a row without its texts, in bytes.
+/// The approximate size of a row without its texts, in bytes.
 const ROW: usize = 256;
 
 /// Inserts payloads.
@@ -53,7 +53,7 @@ pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Vec<Statemen
     Ok(parts(&all, size).map(insert).collect())
 }
 
-/// The payloads that are too large to be sent within a transaction, with their compressed bytes.
+/// The payloads that are too large for a transaction, with their compressed bytes.
 pub(super) fn large(given: &[Given]) -> impl Iterator<Item = (&Given, &Bytes)> {
     let new = given
         .iter()
@@ -101,7 +101,7 @@ pub(super) fn events(
         .iter()
         .map(|numbered| {
             let event = &numbered.0.event;
-            // JSON escapes the character 0.
+            // JSON escapes NUL.
             let parameters = row::to_json("the event's parameters", &event.parameters)?;
             let explanation = row::to_json("the event's explanation", &event.explanation)?;
             Ok((numbered, parameters, explanation))
@@ -182,7 +182,7 @@ pub(super) fn deliveries(
     })
 }
 
-/// The identity to store in the row of a file: that of a definition, also of a deleted project.
+/// The identity to store in the row of a definition, also of a deleted project.
 pub(super) fn identity_of(file: &FileState) -> Option<Vec<u8>> {
     let is_definition = matches!(file.role, Role::Definition | Role::Deleted);
     is_definition.then(|| row::indexed(&file.identity().to_string()))
@@ -260,7 +260,7 @@ const PUT_FILES: &str = "INSERT INTO files (repository, organization, project, p
      read_ns = excluded.read_ns, hash = excluded.hash, owner = excluded.owner, \
      document = excluded.document, identity = excluded.identity";
 
-/// Writes the difference between the listeners before and after a batch.
+/// Removes and adds listeners: the difference between before and after a batch.
 pub(super) fn listeners(
     repository: i32,
     before: &BTreeMap<ProjectKey, BTreeSet<String>>,
@@ -297,7 +297,7 @@ pub(super) fn listeners(
     removed.into_iter().chain(added).collect()
 }
 
-/// Replaces the lists of invalid files of these projects. An unchanged path keeps its time.
+/// Replaces the lists of invalid files of these projects. A path that stays keeps its time.
 pub(super) fn problems(
     repository: i32,
     lists: &[(Option<ProjectKey>, Vec<Problem>)],
@@ -306,7 +306,7 @@ pub(super) fn problems(
     if lists.is_empty() {
         return Vec::new();
     }
-    // The last list of a project counts. Files outside any project have empty names.
+    // Only the last list of a project counts. Files outside any project have empty names.
     let lists: BTreeMap<ProjectKey, BTreeMap<&str, &Problem>> = lists
         .iter()
         .map(|(key, list)| {
@@ -372,7 +372,7 @@ pub(super) fn meta(
     name: Option<&str>,
     facts: &[(MetaKey, String)],
 ) -> Option<Statement> {
-    // The last value of a key counts.
+    // Only the last value of a key counts.
     let facts: BTreeMap<Cow<'_, str>, &str> = facts
         .iter()
         .map(|(key, value)| (key.stored(name), value.as_str()))
