@@ -72,7 +72,7 @@ pub(crate) struct DaemonReport {
     pub(crate) pid: u32,
     pub(crate) version: String,
     pub(crate) uptime_seconds: u64,
-    /// Whether the engine's loop runs.
+    /// Whether the loop of at least one engine runs.
     pub(crate) alive: bool,
     pub(crate) state_size: StateSize,
     #[serde(flatten)]
@@ -113,7 +113,7 @@ pub(crate) struct Counts {
 }
 
 impl Sources {
-    /// Whether the engine's loop runs.
+    /// Whether the loop of at least one engine runs.
     pub(crate) fn is_alive(&self) -> bool {
         self.statuses.is_alive(self.clock.moment(), self.standstill)
     }

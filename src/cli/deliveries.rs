@@ -1,7 +1,7 @@
 //! `deliveries`: lists deliveries with their attempts, and redelivers, cancels and purges them.
 //!
-//! Constraint: a change affects only deliveries that the operator selected. The command requires a
-//! selector, prints how many deliveries match, and asks for confirmation on a terminal.
+//! Constraint: a change affects only deliveries that the operator selected. So a change requires a
+//! selector. The command prints how many deliveries match, and asks for confirmation on a terminal.
 
 use std::io::{self, BufRead, IsTerminal, Write};
 

@@ -25,15 +25,15 @@ use crate::store::{OpenError, Store, Waiting};
 /// The reason that a process without the role `watch` reports.
 const SENDING: &str = "sending; roles does not contain watch";
 
-/// The same while the process cannot send.
+/// The reason of such a process while the database does not answer.
 const SENDING_LATER: &str = "sending; the database does not answer";
 
-/// The same if the process gets no new deliveries, because the database records the repository in
+/// The reason of such a process if it gets no new deliveries, because the repository is recorded in
 /// a list.
 const SENDING_NOTHING: &str = "sending nothing new: with this database, the repository is watched in a list. \
                                Give this process the same `repositories`";
 
-/// The same if nothing is recorded under the name of the repository.
+/// The reason of such a process if nothing is recorded under the name of its repository.
 const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \
                                name. Give this process the `repository.name` and the `store` of the process that \
                                watches, or start that process";
@@ -47,7 +47,7 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 /// How long stopping waits for tasks that cannot be cancelled, such as resolving a name.
 const TASKS_MAX: Duration = Duration::from_secs(1);
 
-/// Runs the daemon whenever no other process does, until a signal.
+/// Runs the daemon until a signal. While another process watches, waits and only sends.
 async fn work(
     mut config: Arc<Config>,
     rereading: Rereading<'_>,
@@ -115,7 +115,7 @@ struct Waits {
 enum Cause {
     /// `roles` does not contain `watch`.
     Role,
-    /// The same, but the database records the repository in a list, with its deliveries.
+    /// The same, but the repository is recorded in a list, with its deliveries.
     Listed,
     /// The same, but nobody ever watched the repository, so its name may be wrong.
     Unknown,
