@@ -1,7 +1,7 @@
-//! The interface of a backend, which receives change reports from the system.
+//! The interface of a backend, which receives reports of changes from the operating system.
 //!
-//! Constraint: a backend makes no decisions. It watches the directories that the walk passes to
-//! it, and returns reports in the order of the changes.
+//! Constraint: a backend makes no decisions. It watches the directories that it gets from the walk,
+//! and returns reports in the order of the changes.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -40,15 +40,15 @@ pub(super) trait Backend: Send {
     /// Returns the watched directory at a path below the root, or [`NOWHERE`].
     fn at(&self, path: &str) -> Node;
 
-    /// Forgets the directories at and below a path, so that the next walk watches them again.
+    /// Drops the directories at and below a path, so that the next walk watches them again.
     fn forget(&mut self, path: &str);
 
     /// Watches a directory. The caller passes a parent before its children.
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError>;
 
-    /// Forgets the watched subdirectories of a directory, except those with these names.
+    /// Drops the watched subdirectories of a directory, except those with these names.
     ///
-    /// If a directory moved to another depth, the layout may not need its subdirectories there.
+    /// If a directory moved to another depth, the layout may no longer need its subdirectories.
     fn retain(&mut self, directory: Directory<'_>, node: Node, names: &BTreeSet<&str>);
 
     /// Returns the next report, if any. Does not wait.
@@ -56,13 +56,14 @@ pub(super) trait Backend: Send {
 
     /// The file descriptor that becomes readable when reports arrive.
     ///
-    /// A backend without one wakes the thread with
+    /// A backend without a descriptor wakes the thread by
     /// [`Commands::wake`](super::commands::Commands::wake).
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
     /// Releases the watches of directories that were moved out of the repository.
     ///
-    /// The caller must have read all reports, because one of them may show the new path.
+    /// The caller must have read all reports, because an unread one may have a new path below the
+    /// root.
     fn release_moved_away(&mut self) {}
 
     /// The number of watched directories.
@@ -111,7 +112,7 @@ pub(super) struct Change {
     /// The name of the entry.
     pub(super) name: OsString,
     pub(super) kind: ChangeKind,
-    /// Whether the entry is a directory. `None` if the report does not tell.
+    /// Whether the entry is a directory. `None` if the report does not contain this.
     pub(super) is_directory: Option<bool>,
 }
 
@@ -131,7 +132,7 @@ impl ChangeKind {
         matches!(self, Self::MovedFrom | Self::Removed)
     }
 
-    /// The words for this change in hints and logs.
+    /// The text for this change in hints and logs.
     pub(super) fn as_str(self) -> &'static str {
         match self {
             Self::Created => "created",
@@ -148,7 +149,7 @@ impl ChangeKind {
 ///
 /// # Errors
 ///
-/// The metadata cannot be read, so it may be there.
+/// The metadata of one of the two cannot be read. So the directory may be at the path.
 pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> io::Result<bool> {
     let found = match rustix::fs::lstat(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),

@@ -1,6 +1,6 @@
 //! Sends commands to the watch thread and wakes it.
 //!
-//! Constraint: sending a command never blocks. A new command replaces an older one of its kind.
+//! Constraint: sending a command never blocks. A new command replaces a pending one of its kind.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -38,7 +38,7 @@ impl Commands {
         })
     }
 
-    /// Whether a command is pending. If so, a walk ends early.
+    /// Whether a command is pending. If so, a walk in progress ends early.
     pub(super) fn has_pending(&self) -> bool {
         let pending = self.lock();
         pending.stop || pending.walk.is_some()
@@ -59,11 +59,11 @@ impl Commands {
     }
 
     pub(super) fn wake(&self) {
-        // If the pair is full, the thread is being woken already.
+        // If the socket is full, unread bytes already wake the thread.
         let _ = (&self.wake).write(&[0]);
     }
 
-    /// Consumes the wake-ups. The thread calls this before it takes commands.
+    /// Reads all wake-up bytes. The thread does this before it takes commands, so it misses none.
     pub(super) fn clear_wake_ups(&self) {
         let mut buffer = [0; 512];
         while (&self.woken).read(&mut buffer).is_ok_and(|n| n > 0) {}

@@ -25,7 +25,7 @@ pub(crate) struct Coverage {
     pub watches: usize,
     /// The number of directories that cannot be watched.
     pub uncovered: usize,
-    /// The first unwatched directories. Directories below them are not watched either.
+    /// The first unwatched directories, at most 100. Directories below them are not watched either.
     pub directories: Vec<Uncovered>,
     /// Whether the daemon scans on a timer to find changes.
     pub polls: bool,
@@ -80,7 +80,7 @@ pub(super) enum Gap {
 }
 
 impl Gap {
-    /// Whether a report will show that the gap has ended, such as a report of changed permissions.
+    /// Whether a report will show the end of the gap, such as a report of changed permissions.
     fn ends_by_report(&self) -> bool {
         matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -102,12 +102,12 @@ pub(super) struct Gaps {
     pub(super) no_backend: Option<String>,
     /// Why scans on a timer are needed although the backend works.
     pub(super) note: Option<String>,
-    /// The limit of watches when it was reached. 0 if unknown, `None` if not reached.
+    /// The value of the limit of watches when it was reached. 0 if unknown, `None` if not reached.
     pub(super) limit: Option<usize>,
     /// The number of directories that are not watched because of the limit.
     n_beyond_limit: usize,
     beyond_limit: Vec<String>,
-    /// Directories that cannot be watched for another reason.
+    /// The directories that cannot be watched for another reason, by path.
     unwatchable: BTreeMap<String, Gap>,
     /// The number of changes of `unwatchable`.
     n_changes: usize,
@@ -116,7 +116,7 @@ pub(super) struct Gaps {
 }
 
 impl Gaps {
-    /// Whether a limit was reached that the operator can raise.
+    /// Whether watches are missing because of a limit that the operator can raise.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.is_some() || self.no_backend.is_some()
     }
@@ -164,7 +164,7 @@ impl Gaps {
         self.unwatchable.contains_key(path)
     }
 
-    /// Whether this directory is encrypted and had no key at the last try.
+    /// Whether this directory is encrypted and its key was missing at the last try.
     pub(super) fn lacks_key(&self, path: &str) -> bool {
         let gap = self.unwatchable.get(path);
         gap.is_some_and(|gap| {
@@ -172,7 +172,7 @@ impl Gaps {
         })
     }
 
-    /// Returns the directories to retry. No report shows when they can be watched.
+    /// Returns the directories to retry, because no report will show when they can be watched.
     pub(super) fn to_retry(&self) -> Vec<String> {
         let retried = self.unwatchable.iter();
         retried
@@ -201,14 +201,14 @@ impl Gaps {
         }
     }
 
-    /// Returns directories that had no watch, and are now watched or gone.
+    /// Returns directories whose gap ended since the last call: they are now watched or gone.
     pub(super) fn take_ended(&mut self) -> Vec<String> {
         let ended = std::mem::take(&mut self.ended);
         let is_over = |path: &String| !self.unwatchable.contains_key(path);
         ended.into_iter().filter(is_over).collect()
     }
 
-    /// Numbers that change with each change of the coverage between two walks.
+    /// Returns numbers that change whenever the coverage changes between two walks.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.n_beyond_limit, self.n_changes)
     }

@@ -1,4 +1,4 @@
-//! Reads the kernel's limits of watches, and writes notes that tell the operator what to do.
+//! Reads the kernel's limits of watches, and makes the notes with advice for the operator.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -7,7 +7,7 @@ use super::coverage::Gap;
 
 /// The kernel settings that limit the number of watches of a user.
 ///
-/// See inotify(7). The second one is for the user namespace of the daemon, see namespaces(7).
+/// See inotify(7). The second limit applies to the user namespace of the daemon; see namespaces(7).
 const WATCH_LIMITS: [&str; 2] = ["fs.inotify.max_user_watches", "user.max_inotify_watches"];
 
 /// The kernel settings that limit the number of inotify instances of a user.
@@ -16,12 +16,12 @@ const INSTANCE_LIMITS: [&str; 2] = [
     "user.max_inotify_instances",
 ];
 
-/// Returns the lowest limit of watches: the setting and its value.
+/// Returns the lowest limit of watches: the kernel setting and its value.
 pub(super) fn max_watches() -> Option<(&'static str, usize)> {
     lowest(&WATCH_LIMITS)
 }
 
-/// Returns the setting with the lowest value, and the value. Of equal ones, returns the first.
+/// Returns the setting with the lowest value, and the value. Of equal values, the first counts.
 fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     let values = settings.iter().filter_map(|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
@@ -70,8 +70,8 @@ pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
 
 /// Returns the note that no file events are available.
 ///
-/// The cause is either the limit of instances, or a lack of file descriptors: the error is the
-/// same.
+/// The cause is either the limit of instances or a lack of file descriptors. Both give the same
+/// error.
 pub(super) fn no_events(error: &dyn Display) -> String {
     let (name, shown, limit) = describe(&INSTANCE_LIMITS);
     // The existing instances belong to other programs of this user.
@@ -103,8 +103,8 @@ pub(super) fn unknown_mounts() -> String {
 
 /// Returns the device of a path, if its file system counts the links of directories.
 ///
-/// There, a directory has two links plus one for each subdirectory. On other file systems the
-/// number means nothing.
+/// On such a file system, a directory has two links plus one for each subdirectory. On others, the
+/// number of links means nothing.
 pub(super) fn counts_links(path: &Path) -> Option<u64> {
     // From linux/magic.h: ext2 to ext4, XFS, tmpfs, F2FS.
     const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];
@@ -113,7 +113,9 @@ pub(super) fn counts_links(path: &Path) -> Option<u64> {
     KNOWN.contains(&magic(path)?).then_some(stat.st_dev as u64)
 }
 
-/// File systems that other machines can change without a report, by the kernel's names.
+/// File systems that can change without a report, mostly by other machines.
+///
+/// Each has the kernel's name and the name in messages.
 const NETWORK: [(&str, &str); 31] = [
     ("9p", "9P"),
     ("acfs", "ACFS"),
@@ -148,7 +150,7 @@ const NETWORK: [(&str, &str); 31] = [
     ("wekafs", "WekaFS"),
 ];
 
-/// Returns the display name of a file system, if it does not report all changes.
+/// Returns the name in messages of a file system that does not report all changes.
 pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
     // FUSE file systems have a subtype, such as fuse.sshfs.
     let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);

@@ -1,24 +1,24 @@
 //! Watches the repository and turns reports of changes into hints.
 //!
-//! Constraint: a report proves nothing, and lost reports are always noticed. Each directory has
-//! its own watch, which is set before the directory is read. Recursive watches lose files that are
-//! written while the watches are being set. Of 1,000 files written right after `mkdir -p a/b/c`,
-//! 10 to 627 were never reported, in every version of notify that was tried. Directories that
-//! cannot be watched are counted. Unless only permissions are missing, full scans then run on a
-//! timer.
+//! Constraint: a report proves nothing, and the thread always notices lost reports. Each directory
+//! has its own watch, which is set before the directory is read. Recursive watches miss files that
+//! are written while the watches are being set. Of 1,000 files written right after
+//! `mkdir -p a/b/c`, 10 to 627 were never reported, in every version of notify that was tried.
+//! Directories that cannot be watched are counted. Full scans on a timer then find changes, unless
+//! only permissions are missing.
 //!
 //! One thread owns the watches. It opens a file as soon as a report names it, so that the content
 //! can be read even if the file is removed.
 //!
 //! Modules:
 //!
-//! - This file has the handle. `thread` is the thread, and `commands` sends it commands.
+//! - This file has the handle. `thread` is the thread, and `commands` sends commands to the thread.
 //! - `walk` sets all watches through a `backend`. The backend `native` reads inotify and keeps its
 //!   watches in `tree`. The backend `notify` uses the crate notify.
 //! - `report` turns reported paths into hints.
 //! - `rearm` watches directories that could not be watched before, or where a mount changed.
-//! - `progress` shows other threads whether the thread waits for a file system.
-//! - `coverage` lists unwatched directories. `limits` explains the causes and fixes.
+//! - `progress` shows other threads whether the watch thread waits for a file system.
+//! - `coverage` lists unwatched directories. `limits` describes causes and remedies.
 
 mod backend;
 mod commands;
@@ -110,7 +110,8 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Walks the whole tree with these settings. Keeps the watches that are still right.
+    /// Makes the thread walk the whole tree with these settings. Keeps the watches that are still
+    /// right.
     ///
     /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of the walk.
     pub(crate) fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
@@ -123,7 +124,7 @@ impl Watch {
         self.coverage.get()
     }
 
-    /// Returns the path below the root whose file system has not answered for this time.
+    /// Returns the path below the root whose file system has not answered for `standstill`, if any.
     pub(crate) fn stuck_at(&self, standstill: Duration) -> Option<String> {
         self.progress.stuck_at(standstill)
     }

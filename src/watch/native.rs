@@ -1,7 +1,8 @@
 //! The backend for Linux, which reads inotify(7) directly.
 //!
-//! Constraint: see [`super`]. Watches belong to directories, not to paths (`tree`). So a renamed
-//! directory keeps its watches. A walk after an overflow keeps all watches that are still right.
+//! Constraint: see [`super`]. A watch belongs to a directory, not to a path (`tree`). So a renamed
+//! directory keeps the watches at and below it. A walk after an overflow keeps all watches that are
+//! still right.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -21,7 +22,7 @@ use super::backend::{
 use super::tree::Tree;
 use crate::config::WatchMode;
 
-/// The number of bytes per read from the kernel's queue. They hold some hundred reports.
+/// The size of one read from the kernel's queue, in bytes. It has room for some hundred reports.
 const BUFFER: usize = 16 * 1024;
 /// The changes that the kernel reports. Reads are not among them, because the daemon reads too.
 const WANTED: WatchFlags = WatchFlags::CREATE
@@ -42,7 +43,7 @@ pub(super) struct Native {
     queue: VecDeque<RawReport>,
 }
 
-/// A report of the kernel. Its path depends on earlier reports, such as renames.
+/// A report of the kernel. Earlier reports, such as renames, decide its path.
 struct RawReport {
     node: Node,
     flags: ReadFlags,
@@ -59,7 +60,7 @@ impl Native {
         })
     }
 
-    /// Reads the kernel's queue once. Returns whether it had reports.
+    /// Reads the kernel's queue once. Returns false if the read failed.
     fn fill(&mut self) -> bool {
         let mut buffer = [MaybeUninit::uninit(); BUFFER];
         let mut reader = Reader::new(&self.inotify, &mut buffer);
@@ -85,7 +86,7 @@ impl Native {
         }
     }
 
-    /// Updates the tree by a report. Returns the change if the report is about an entry.
+    /// Applies a report to the tree. Returns the change if the report is about a directory's entry.
     fn change(&mut self, report: RawReport) -> Option<Change> {
         let RawReport { node, flags, name } = report;
         if flags.contains(ReadFlags::IGNORED) {
@@ -122,9 +123,9 @@ impl Native {
         })
     }
 
-    /// Adds a watched directory to the tree.
+    /// Adds a directory to the tree after the kernel has set its watch.
     fn place(&mut self, node: Node, directory: Directory<'_>) -> Result<Node, WatchError> {
-        // The kernel has only one watch for a directory that is mounted at two paths.
+        // For a directory that is mounted at two paths, the kernel has only one watch.
         if !self.tree.is_placed(node, directory.parent, directory.name)
             && let Some(other) = self.tree.path(node)
             && other != directory.path
@@ -180,7 +181,7 @@ impl Backend for Native {
     }
 
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError> {
-        // This path leads to exactly the opened directory.
+        // This path leads to exactly the opened directory, even if it was renamed in the meantime.
         let by_descriptor = format!("/proc/self/fd/{}", directory.opened.as_raw_fd());
         let added = match inotify::add_watch(&self.inotify, by_descriptor, WANTED) {
             // /proc is not mounted or not accessible.

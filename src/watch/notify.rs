@@ -1,9 +1,9 @@
 //! The backend for every operating system. It uses the crate notify.
 //!
 //! Constraint: see [`super`]. notify identifies its watches by path. Watching a known path again
-//! has no effect, even if another directory is there now. So this backend stores which directory
-//! is at each path, and replaces the watch if that changed. After an overflow too many paths may
-//! be wrong, so the next walk uses a new watcher.
+//! has no effect, even if another directory is at the path now. So this backend stores which
+//! directory is at each path, and replaces the watch if the directory changed. After an overflow,
+//! too many paths may be wrong, so the next walk uses a new watcher.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::io;
@@ -24,7 +24,7 @@ use super::backend::{
 use super::commands::Commands;
 use crate::config::WatchMode;
 
-/// The maximum number of reports in the queue. Another one is an overflow.
+/// The maximum number of reports in the queue. One more is an overflow.
 const REPORTS: usize = 16_384;
 /// The longest wait for an old watcher to release its watches.
 ///
@@ -55,7 +55,8 @@ pub(super) struct Notify {
     paths: HashMap<Inode, String>,
     /// The number of the walk in progress, or of the last one.
     walk: u32,
-    /// Whether the watcher is new. Then notify and this backend have the same watches.
+    /// Whether no walk with this watcher has ended yet. notify and this backend then have the same
+    /// watches.
     is_fresh: bool,
     queue: VecDeque<Report>,
 }
@@ -92,8 +93,8 @@ impl Notify {
         if event.info() == Some("unmount") {
             self.queue.push_back(Report::Unmounted);
         }
-        // A directory that was moved reports this too, but another directory may be at that path
-        // by now. The report of its parent comes in order.
+        // A moved directory reports this for itself, too. Another directory may be at that path by
+        // now, so ignore this report. The report of the parent directory comes in order.
         let is_rename_away = event.kind == EventKind::Modify(ModifyKind::Name(RenameMode::From));
         if cfg!(target_os = "linux") && is_rename_away && event.tracker().is_none() {
             return;
@@ -128,7 +129,7 @@ impl Notify {
         }
     }
 
-    /// Removes a directory and all directories below it from `watched`. Returns their paths.
+    /// Removes a directory and all directories below it from `watched`. Returns the removed paths.
     fn take_below(&mut self, path: &str) -> Vec<String> {
         let first = format!("{path}/");
         let below = self.watched.range(first.clone()..);
@@ -154,8 +155,8 @@ impl Notify {
 
     /// Compares the watched directories with the watches of notify.
     ///
-    /// Releases watches that only notify has. Removes and returns the directories that notify does
-    /// not watch.
+    /// Releases the watches that only notify has. Removes the directories that notify does not
+    /// watch from `watched`, and returns them.
     fn compare(&mut self) -> Vec<String> {
         let known = self
             .watcher
@@ -215,7 +216,7 @@ fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)
         EventKind::Modify(ModifyKind::Metadata(_)) => (ChangeKind::Attributes, None),
         EventKind::Modify(ModifyKind::Name(RenameMode::To)) => (ChangeKind::MovedTo, None),
         EventKind::Modify(ModifyKind::Name(RenameMode::From)) => (ChangeKind::MovedFrom, None),
-        // On macOS this is either the old or the new name.
+        // On macOS, the path is either the old or the new name.
         EventKind::Modify(ModifyKind::Name(RenameMode::Any)) => {
             let found = path.symlink_metadata();
             let kind = match found.is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
@@ -344,7 +345,7 @@ impl Backend for Notify {
             _ => is_at(&absolute, directory.opened),
         };
         if !matches!(is_there, Ok(true)) {
-            // The directory was removed or moved in the meantime, and a report follows. Or its
+            // The directory was removed or moved in the meantime, and a report follows. Or the
             // metadata cannot be read.
             let _ = watcher.unwatch(&absolute);
             return is_there.map(|_| NOWHERE).map_err(WatchError::Other);

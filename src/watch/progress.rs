@@ -1,6 +1,7 @@
 //! The progress of the watch thread, for other threads.
 //!
-//! Constraint: a file system may not answer. Then only another thread can report that.
+//! Constraint: a file system may never answer. The watch thread is then blocked, and only another
+//! thread can report that.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -8,7 +9,7 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::domain::settle::Moment;
 
-/// The path that the thread works on, and its last sign of progress. `None` while it waits.
+/// The path that the thread works on, and the time of its last progress. `None` while it waits.
 #[derive(Debug)]
 pub(super) struct Progress {
     work: Mutex<Option<Work>>,
@@ -40,19 +41,19 @@ impl Progress {
         *self.lock() = Some(Work { path, last });
     }
 
-    /// Records that the work on the path goes on.
+    /// Records progress in the work on the path.
     pub(super) fn go_on(&self) {
         if let Some(work) = &mut *self.lock() {
             work.last = self.clock.moment();
         }
     }
 
-    /// Records that the thread waits for work or for the engine.
+    /// Records that the thread waits for work or for the engine, not for a file system.
     pub(super) fn rest(&self) {
         *self.lock() = None;
     }
 
-    /// Returns the path that the thread has worked on for this time without progress.
+    /// Returns the path that the thread has worked on for `standstill` without progress, if any.
     pub(super) fn stuck_at(&self, standstill: Duration) -> Option<String> {
         let now = self.clock.moment();
         let work = self.lock();

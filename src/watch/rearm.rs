@@ -1,7 +1,7 @@
-//! Retries directories that could not be watched, and watches again where a mount changed.
+//! Retries directories that could not be watched, and sets watches again where a mount changed.
 //!
-//! Constraint: once a directory can be watched, it is watched without a restart. A report, a
-//! change of the mounts, a retry or a full scan sets the missing watch.
+//! Constraint: once a directory can be watched, the thread watches it without a restart of the
+//! daemon. A report, a change of the mounts, a retry or a full scan sets the missing watch.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -33,7 +33,9 @@ pub(super) struct KnownMounts {
     known: Mounts,
     /// Whether the list of mounts could not be read.
     is_unknown: bool,
-    /// Whether the list changed after it was read. The kernel reports each change only once.
+    /// Whether the list has changed since it was read.
+    ///
+    /// The flag keeps this, because the kernel reports each change only once.
     pub(super) has_changed: bool,
     /// Whether a file system was unmounted. An entry that looks the same may then be a new mount.
     pub(super) is_stale: bool,
@@ -46,7 +48,7 @@ impl KnownMounts {
 }
 
 impl Thread {
-    /// Reads the mounts. Notes if one of them does not report all changes.
+    /// Reads the mounts. Sets a note if one of them does not report all changes.
     pub(super) fn list_mounts(&mut self) {
         self.mounts.has_changed = false;
         let listed = self.mounts.list.read(&self.reporter.settings.root);
@@ -107,8 +109,8 @@ impl Thread {
         // A directory that was mounted at two paths may now be at only one.
         self.retry_gaps();
         if has_unmounted {
-            // The unmounted path may be outdated: if a directory above a mount is renamed, the
-            // list does not report a change.
+            // The path of the unmounted file system may be outdated: if a directory above a mount
+            // is renamed, the kernel reports no change of the list.
             self.walk_everything(RescanReason::Timer);
         }
     }
@@ -130,7 +132,7 @@ impl Thread {
         self.watch_path(path, "mounted or unmounted");
     }
 
-    /// Watches the directory at a path, if it exists. Returns an error that prevented it.
+    /// Watches the directory at a path, if it exists. Returns the error if it cannot be opened.
     pub(super) fn watch_path(&mut self, path: &str, cause: &str) -> Option<Errno> {
         let cursor = self.reporter.settings.layout.at(path)?;
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -204,7 +206,7 @@ impl Thread {
 
     fn retry_gaps(&mut self) {
         for path in self.gaps.to_retry().into_iter().take(RETRIED) {
-            // The retry of a parent directory may have watched this one.
+            // The retry of a parent directory may already have watched this one.
             if !self.gaps.contains(&path) || self.still_lacks_key(&path) {
                 continue;
             }
@@ -215,7 +217,7 @@ impl Thread {
         }
     }
 
-    /// Whether a directory had no key, and has none now. Then watching it again changes nothing.
+    /// Whether the key of an encrypted directory was missing and still is. A retry is then useless.
     fn still_lacks_key(&mut self, path: &str) -> bool {
         if !self.gaps.lacks_key(path) {
             return false;

@@ -1,8 +1,8 @@
 //! Turns reported paths into hints.
 //!
-//! Constraint: this module does not decide what happened. The layout tells what a path means. A
-//! reported file of a project is opened immediately, up to a limit, so that it can be read even if
-//! it is removed.
+//! Constraint: this module does not decide what happened. The layout determines the role of a path.
+//! A reported file of a project is opened immediately, up to a limit, so that it can be read even
+//! if it is removed.
 
 use std::io;
 
@@ -16,7 +16,7 @@ use crate::repository::Root;
 pub(super) struct Reporter {
     pub(super) hints: HintSender,
     pub(super) settings: WatchSettings,
-    /// The root, open only while there is work; see [`Root`].
+    /// The root. It is open only while there is work; see [`Root`].
     pub(super) root: Option<Root>,
     holder: Holder,
 }
@@ -53,7 +53,7 @@ impl Reporter {
         }
     }
 
-    /// Sends a hint for a path, without holding a file.
+    /// Sends a hint for a path. Does not hold a file open.
     pub(super) fn plain(&self, path: &str, cursor: &Cursor, cause: &str) {
         let key = cursor
             .project()
@@ -73,7 +73,7 @@ impl Reporter {
         });
     }
 
-    /// Sends a hint for a file. Holds the file if it can be opened.
+    /// Sends a hint for a file. Holds the file open if it can be opened.
     pub(super) fn file(&mut self, path: &str, cursor: &Cursor, cause: &str) {
         let Some(place) = cursor.file() else {
             // The entry may be a file where the layout has a directory.
@@ -83,8 +83,8 @@ impl Reporter {
             return;
         };
         let key = place.key.clone();
-        // Open even a file that was linked into place. It is complete, and no other report
-        // follows.
+        // Open even a file that was only linked into place. It is complete, and no report of its
+        // close will follow.
         let _ = self.open_root();
         let (held, is_empty) = match &self.root {
             Some(root) => {

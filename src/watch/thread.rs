@@ -1,7 +1,7 @@
 //! The watch thread, which owns the watches.
 //!
-//! Constraint: see [`super`]. After an overflow of the queue, a walk of the whole tree sets the
-//! missing watches, and a full scan follows. The thread handles reports during the walk.
+//! Constraint: see [`super`]. After an overflow of the queue of reports, a walk of the whole tree
+//! sets the missing watches, and a full scan follows. The thread handles reports during the walk.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,10 +31,10 @@ use crate::observe::{is_absent, join};
 
 /// The number of reports that are handled between two checks for commands.
 const BATCH: usize = 512;
-/// After this many batches an overflow is handled even if the queue is not empty.
+/// After this many batches, the thread handles an overflow even if the queue is not empty.
 const BATCHES_MAX: usize = 1_024;
 
-/// The parts that the thread shares with its handle.
+/// The state that the thread shares with its handle.
 pub(super) struct Shared {
     pub(super) commands: Arc<Commands>,
     pub(super) coverage: SharedCoverage,
@@ -185,20 +185,20 @@ impl Thread {
     pub(super) fn publish_coverage(&mut self) {
         let watches = self.backend.as_ref().map_or(0, |b| b.n_watches());
         let counts = Some((watches, self.gaps.counts()));
-        // The note about a limit reads files, so it is made only after a change.
+        // Making the note about a limit reads files in /proc, so this happens only after a change.
         if self.published != counts {
             self.published = counts;
             self.shared.coverage.set(self.gaps.coverage(watches));
         }
     }
 
-    /// Publishes the coverage after a walk. Perhaps only its note has changed.
+    /// Publishes the coverage after a walk, even if its counts are the same: its note may differ.
     pub(super) fn publish_coverage_of_walk(&mut self) {
         self.published = None;
         self.publish_coverage();
     }
 
-    /// Handles at most one batch of reports. Returns whether there was a report.
+    /// Handles at most one batch of reports. Returns whether it handled any.
     pub(super) fn handle_reports(&mut self) -> bool {
         for n in 0..BATCH {
             match self.backend.as_mut().and_then(|backend| backend.next()) {
@@ -232,7 +232,7 @@ impl Thread {
             ChangeKind::MovedFrom | ChangeKind::Removed => {
                 self.reporter.plain(&path, &cursor, change.kind.as_str());
                 // Another directory may be at this path already. If two directories exchange their
-                // paths, the last report about one of them is that it was moved away.
+                // paths, the last report about one of the paths is that its directory moved away.
                 if may_be_directory {
                     self.watch_new(&change, name, &path, &cursor);
                 }
@@ -247,7 +247,7 @@ impl Thread {
             ChangeKind::Created | ChangeKind::MovedTo => {
                 if !may_be_directory || !self.watch_new(&change, name, &path, &cursor) {
                     self.reporter.file(&path, &cursor, change.kind.as_str());
-                    // It may be a link. In a project, the observation finds those.
+                    // The entry may be a link. Inside a project, the observation finds links.
                     let parent = self.reporter.settings.layout.at(&change.directory);
                     let is_outside = parent.is_some_and(|parent| parent.project().is_none());
                     if is_outside && cursor.leads_on() {
@@ -258,7 +258,7 @@ impl Thread {
         }
     }
 
-    /// Handles a name that is not UTF-8. No template matches it, so it is an unusable entry.
+    /// Handles a name that is not UTF-8. No template matches the name, so the entry is unusable.
     fn handle_unnamed(&self, change: &Change) {
         let Some(cursor) = self.reporter.settings.layout.at(&change.directory) else {
             return;
@@ -296,7 +296,7 @@ impl Thread {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 change.is_directory == Some(true)
             }
-            // The directory is gone again. Another report follows.
+            // The directory is already gone. Another report follows.
             Err(error) if is_absent(&error) => true,
             Err(error) => {
                 // Inside a project, the observation reports unreadable directories.
@@ -325,7 +325,7 @@ fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn 
     Ok(Box::new(notify::Notify::new(Arc::clone(commands))))
 }
 
-/// Waits until a descriptor is ready, at most `timeout`. Returns whether the last one is.
+/// Waits until a descriptor is ready, at most `timeout`. Returns whether the last one is ready.
 fn wait_for(
     descriptors: &[(Option<BorrowedFd<'_>>, PollFlags)],
     timeout: Option<Duration>,

@@ -2,12 +2,12 @@
 //!
 //! Constraint: the cost of renaming or removing a subtree depends only on its size, not on the
 //! number of all watches. So a watch has a parent and a name, but no path. Renaming a directory
-//! changes one entry, and with it the paths of all directories below.
+//! changes one entry, and thereby the paths of all directories below.
 //!
-//! The kernel has one watch for each directory, even if its path changes. Adding it again returns
-//! the same watch descriptor. A directory that was moved away from its parent is an *orphan* until
-//! all reports are read. If a report shows its new parent, it keeps its watches. Otherwise they
-//! are removed.
+//! The kernel has one watch for each directory, even if the path of the directory changes. Adding
+//! the watch again returns the same watch descriptor (`Wd`). A directory that was moved away from
+//! its parent is an *orphan* until all reports are read. If a report shows its new parent, the
+//! orphan keeps its watch and those below it. Otherwise these watches are removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -17,10 +17,10 @@ use crate::observe::join;
 
 /// The maximum number of directories above a directory.
 ///
-/// No template has that many components. A longer chain is a ring. Outdated entries can form one
-/// until the next report.
+/// No template has that many components, so a longer chain of parents is a ring. Outdated entries
+/// can form a ring until the next report.
 const DEPTH_MAX: usize = 1_100;
-/// The maximum number of names that directories share, such as `published` of every project.
+/// The maximum number of names that are stored once for all directories, such as `published`.
 const SHARED_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -88,7 +88,7 @@ impl Tree {
         self.unlink(wd);
         let name = self.name(name);
         if let Some(displaced) = self.children.insert((parent, Arc::clone(&name)), wd) {
-            // Another directory was at this path before. A later report shows its new parent.
+            // Another directory was at this path. A later report may show its new parent.
             if let Some(node) = self.nodes.get_mut(&displaced) {
                 node.parent = NOWHERE;
             }
@@ -150,7 +150,7 @@ impl Tree {
         }
     }
 
-    /// Drops a watch that the kernel removed.
+    /// Removes a watch that the kernel has already removed.
     pub(super) fn forget(&mut self, wd: Wd) {
         self.unlink(wd);
         if self.nodes.remove(&wd).is_some() {
@@ -209,7 +209,7 @@ impl Tree {
             .collect()
     }
 
-    /// Removes a watch from the children of its parent.
+    /// Removes a directory from the children of its parent.
     fn unlink(&mut self, wd: Wd) {
         if let Some(node) = self.nodes.get(&wd) {
             let key = (node.parent, Arc::clone(&node.name));

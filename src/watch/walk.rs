@@ -1,9 +1,9 @@
 //! Walks the whole tree or a new directory, and watches all directories on the way.
 //!
 //! Constraint: a directory is watched before it is read. A walk of the whole tree takes long. So
-//! the thread handles reports in between, and a command ends the walk early. The walk reports a
-//! project once it has passed the project's directories. So the engine can observe projects while
-//! the walk continues.
+//! the thread handles reports during the walk, and a command ends the walk early. The walk reports
+//! a project once it has passed the project's directories, so that the engine can observe projects
+//! while the walk continues.
 
 use std::io;
 use std::mem;
@@ -37,7 +37,7 @@ pub(super) struct Walk {
     ///
     /// This needs a layout where all files of a project are below one directory.
     reports_early: bool,
-    /// The device of the root, if its file system counts links of directories.
+    /// The device of the root, if its file system counts the links of directories.
     counts_links_on: Option<u64>,
 }
 
@@ -50,7 +50,7 @@ struct Listing {
 }
 
 impl Thread {
-    /// Watches all directories, and releases the watches of directories that are gone.
+    /// Walks the whole tree: watches all directories, and releases the watches of removed ones.
     pub(super) fn walk_everything(&mut self, reason: RescanReason) {
         self.reporter.root = None;
         self.delayed_walk = None;
@@ -84,7 +84,7 @@ impl Thread {
         drop(opened);
         let walk = self.walk.take().unwrap_or_default();
         if self.shared.commands.has_pending() {
-            // A command ended the walk. It begins another walk, or stops the thread.
+            // A command ended the walk. The command begins another walk or stops the thread.
             return;
         }
         let lost = self.backend.as_mut().map(|backend| backend.end_walk());
@@ -107,7 +107,7 @@ impl Thread {
         });
     }
 
-    /// Handles a root that cannot be opened: it is lost, or the error may be temporary.
+    /// Handles a root that cannot be opened: the root is lost, or the error may be temporary.
     fn cannot_walk(&mut self, reason: RescanReason, error: io::Error) {
         let is_lost = error.kind() == io::ErrorKind::PermissionDenied
             || Root::identity_at(&self.reporter.settings.root).is_err();
@@ -128,7 +128,8 @@ impl Thread {
         });
     }
 
-    /// Sends a hint that must arrive. A wait for the engine is no fault of a file system.
+    /// Sends a hint that must arrive. Does not report the wait for the engine as a stuck file
+    /// system.
     fn send_waiting(&self, hint: Hint) {
         self.shared.progress.rest();
         self.reporter.hints.send_waiting(hint);
@@ -137,7 +138,7 @@ impl Thread {
 
     /// Watches a directory, reads it, and continues with the directories below it.
     ///
-    /// With `cause`, the directory is new: its projects and files are sent as hints.
+    /// If `cause` is set, the directory is new, and hints for its projects and files are sent.
     pub(super) fn watch_tree(
         &mut self,
         directory: Directory<'_>,
@@ -153,7 +154,7 @@ impl Thread {
             files,
             mut problems,
         } = self.list(directory, cursor);
-        // A walk of the whole tree does this at its end, for all directories that it did not watch.
+        // A walk of the whole tree does this at its end, for all directories that it did not pass.
         if let Some(backend) = &mut self.backend
             && self.walk.is_none()
             && node != NOWHERE
@@ -194,7 +195,8 @@ impl Thread {
                 self.found(next.project());
             }
         }
-        // A walk does not list a project, so it may have looked up names that are encrypted.
+        // The walk looks up names in a project instead of listing them. In an encrypted directory
+        // without its key, all of them are missing.
         if n_absent > 0
             && n_absent == n_directories
             && let Err(error) = check_key(directory.opened.as_fd())
@@ -215,7 +217,7 @@ impl Thread {
         // Inside a project, a walk needs only the directories.
         if self.walk.is_some() && cursor.project().is_some() {
             match cursor.entries() {
-                // The layout has the names of the directories, so listing is not necessary.
+                // The layout has the names of all directories, so the walk need not list them.
                 Entries::Only(names) => {
                     let next = names
                         .into_iter()
@@ -252,8 +254,8 @@ impl Thread {
 
     /// Whether the link count proves that a directory has no subdirectories.
     ///
-    /// Each subdirectory links to it by its entry `..`. The directory is already watched, so
-    /// subdirectories that are created later are reported.
+    /// The entry `..` of each subdirectory is a link to the directory. The directory is already
+    /// watched, so the kernel reports subdirectories that are created later.
     fn has_no_directories(&self, directory: &OwnedFd) -> bool {
         self.walk.as_ref().is_some_and(|walk| {
             rustix::fs::fstat(directory)
@@ -276,7 +278,7 @@ impl Thread {
         }
     }
 
-    /// Whether the walk may continue. Handles reports after each [`STRIDE`].
+    /// Whether the walk may continue. Handles reports after every [`STRIDE`] directories.
     fn may_go_on(&mut self) -> bool {
         if self.shared.commands.has_pending() {
             return false;
@@ -314,7 +316,8 @@ impl Thread {
         }
     }
 
-    /// Watches one directory. Below an unwatched directory, no directory is watched.
+    /// Watches one directory, unless its parent is unwatched. Returns [`NOWHERE`] if it has no
+    /// watch.
     fn watch_directory(&mut self, directory: Directory<'_>) -> Node {
         let Some(backend) = &mut self.backend else {
             return NOWHERE;
