@@ -1,7 +1,7 @@
 //! Sends recorded deliveries as callbacks.
 //!
 //! Constraint: no webhook waits for another, and the deliveries of one project to one webhook are
-//! sent strictly in order. So each webhook has a `queue` of its own.
+//! sent strictly in order. So each webhook has its own `queue`.
 //!
 //! Pending deliveries stay in the store. A queue holds only the deliveries that it is sending or
 //! will send next. With SQLite, a claim is only in memory, so a restart drops it. With PostgreSQL,

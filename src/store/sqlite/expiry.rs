@@ -1,4 +1,4 @@
-//! Makes pending deliveries dead that are too old, or that there is no space for.
+//! Makes pending deliveries dead if they are too old, or if there is no space for them.
 //!
 //! Constraint: a million pending deliveries may be checked each minute. So the check reads an
 //! index with a separate connection. The writer only changes the deliveries that were found.

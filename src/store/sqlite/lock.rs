@@ -24,8 +24,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the process that holds the lock on a state directory, if any.
 ///
-/// It reads the kernel's list of locks. Taking the lock, even briefly, could make a
-/// starting daemon fail.
+/// It reads the kernel's list of locks. Taking the lock, even briefly, could make a starting daemon
+/// fail.
 pub(crate) fn holder(directory: &Path) -> Option<u32> {
     let path = directory.join(LOCK_FILE);
     let inode = std::fs::metadata(&path).ok()?.ino();

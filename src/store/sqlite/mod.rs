@@ -20,16 +20,16 @@
 //! - `writer` and `reader` run jobs in a `transaction`. `committer` commits the writer's jobs,
 //!   with the space in `reserve`.
 //! - `recording` implements the operations of inference, and `delivering` those of sending.
-//! - `record` writes batches, and `files` the files in them. `recorded` reads the record.
-//!   `problems` has the invalid files, and `payload` the contents of files.
+//! - `record` writes batches, and `files` writes the files in them. `recorded` reads the record.
+//!   `problems` has the invalid files, and `payload` has the contents of files.
 //! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of
 //!   deletes. `webhooks` has the state of webhooks.
 //! - `retention` removes old rows. `expiry` makes old pending deliveries dead. `room` estimates
-//!   how many rows to remove for some space.
+//!   how many rows to remove to free some space.
 //! - `transfer` reads and writes all rows, to move a state to another store.
 //! - `listing`, `pages`, `select`, `operations` and `replay` are for operators: the command line
 //!   and the admin API.
-//! - All of them use `row` and `error`.
+//! - `row` and `error` convert rows and errors of SQLite to types of the program.
 
 mod committer;
 mod delivering;

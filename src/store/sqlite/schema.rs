@@ -49,7 +49,7 @@ pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 /// read.
 const CHECKED_MAX: u64 = 128 << 20;
 
-/// A checkpoint starts when the write-ahead log has this number of pages: 16 MiB.
+/// A commit starts a checkpoint when the write-ahead log has this number of pages: 16 MiB.
 ///
 /// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each of them only
 /// once.
@@ -73,7 +73,7 @@ const READER_CACHE: i64 = -512;
 /// The number of prepared statements that a connection keeps.
 const STATEMENTS_KEPT: usize = 128;
 
-/// The latest schema that this program knows.
+/// The latest schema that this program supports.
 pub(super) fn known() -> i64 {
     i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX)
 }

@@ -24,7 +24,7 @@ use crate::store::error::Fault;
 /// The maximum number of jobs in one transaction.
 const GROUP_MAX: usize = 256;
 
-/// The maximum number of queued jobs of asynchronous tasks. More tasks have to wait.
+/// The maximum number of queued jobs of asynchronous tasks. Further tasks wait.
 const QUEUE_MAX: usize = 256;
 
 /// The number of commits after which an idle writer checkpoints the log.
