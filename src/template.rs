@@ -121,7 +121,7 @@ impl Template {
     pub fn compile(content_type: String, source: &str) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
-        // Errors have a position only in debug mode.
+        // In debug mode, errors name the undefined expression.
         environment.set_debug(true);
         environment.set_auto_escape_callback(|_| minijinja::AutoEscape::None);
         environment.remove_global("debug");

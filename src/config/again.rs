@@ -10,7 +10,7 @@ use super::headers::signing_key;
 use super::types::{Auth, FileSetting, Webhook};
 use super::{auth, source};
 
-/// Returns the webhook with the current values of its files. `None` if no file has a new valid value.
+/// Returns the webhook with the current values of its files. `None` if no file has a valid new one.
 ///
 /// Reading files blocks the calling thread.
 pub(crate) fn read_again(webhook: &Webhook) -> Option<Webhook> {

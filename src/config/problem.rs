@@ -144,7 +144,7 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Escapes control characters, so that a message is one line and controls no terminal.
+/// Escapes control characters, so that a message is one line and cannot control a terminal.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {

@@ -31,7 +31,7 @@ use crate::domain::event::{Event, EventId};
 /// The capacity of the channel to the thread of [`export`], in spans.
 const WAITING_MAX: usize = 1_024;
 
-/// The maximum number of remembered steps. Their times are the starts of the spans `queue`.
+/// The maximum number of remembered steps. A span `queue` begins at the time of such a step.
 const STEPS_MAX: usize = 4_096;
 
 /// The name and the version of the program in traces.
