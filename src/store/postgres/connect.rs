@@ -1,7 +1,7 @@
 //! Connects to the database.
 //!
 //! Constraint: a connection that hangs must not stop the daemon. So each attempt to connect, each
-//! statement and each wait for a lock is bounded, and a dead peer is noticed by TCP's keepalives.
+//! statement and each wait for a lock is bounded, and TCP keepalives detect a dead peer.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +16,7 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 use crate::config::Postgres;
 use crate::store::error::{Fault, OpenError};
 
-/// The maximum number of connections of a process, without renewals and notifications.
+/// The maximum number of connections, without those for renewals and notifications.
 ///
 /// If all are busy, a caller waits. Most work takes a few round trips.
 const CONNECTIONS_MAX: usize = 6;

@@ -2,8 +2,8 @@
 //!
 //! The next batch finds out whether the earlier one was recorded. If so, a change of the record is
 //! stale, and the caller infers it again from the new record. But an event that leaves the record
-//! as it is would be recorded twice: that of a snapshot that was removed at once, for example. So
-//! the next batch leaves out such events.
+//! as it is would be recorded twice: that of a short-lived snapshot, for example. So the next batch
+//! leaves out such events.
 
 use std::collections::HashMap;
 
@@ -52,7 +52,7 @@ impl Doubt {
         self.recorded.get(&new.event.id).filter(|_| is_record_kept)
     }
 
-    /// Forgets events that the caller has got. If the same happens again, it is another event.
+    /// Forgets events that the caller has received. If the same happens again, it is another event.
     pub(super) fn forget(&mut self, known: &[RecordedEvent]) {
         self.recorded.retain(|_, event| !known.contains(event));
     }

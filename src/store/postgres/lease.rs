@@ -4,8 +4,8 @@
 //! lease itself cannot ensure that: a process may be stopped after it reads its clock and before it
 //! commits. So each holder has an *epoch*, and each commit first locks the row of the repository if
 //! it still has that epoch. A process that takes over raises the epoch, and waits for a commit in
-//! progress. Then the former holder can commit nothing more. The server undoes a transaction that
-//! idles for a part of the lease, because its process was stopped or cut off.
+//! progress. Then the former holder can commit nothing more. The server rolls back a transaction
+//! that idles for a part of the lease, because its process was stopped or cut off.
 //!
 //! [`LeaseState`] has the rule. Only the clock of the server counts.
 
@@ -96,7 +96,7 @@ pub(super) async fn acquire(
         let sql = "UPDATE repositories SET epoch = $2 WHERE id = $1 RETURNING changes";
         let rows = session.rows(statement!(sql, repository, epoch)).await?;
         let present = fleet::wait_no_longer(repository, holder);
-        // The wait may have used up the lease. Then the next standby would take over at once.
+        // The wait may have used up the lease. Then the next standby would take over immediately.
         let whole = statement!(
             "UPDATE leases SET leased_until = clock_timestamp() + make_interval(secs => $2) \
              WHERE repository = $1",

@@ -220,7 +220,7 @@ impl PostgresStore {
         Self::connect_for(settings, Purpose::Work)
     }
 
-    /// Connects, and creates or migrates the tables, for sending alone.
+    /// Connects, and creates or migrates the tables, for a process that only sends.
     pub(super) fn connect_sender(settings: &Postgres) -> Result<Self, OpenError> {
         Self::connect_for(settings, Purpose::Send)
     }

@@ -10,8 +10,8 @@
 //! - Deliveries of two records have no common order. So before a repository changes from one record
 //!   to the other, the former record must have no pending deliveries of the repository. Later ones
 //!   do not count: an operator who redelivers one stops nobody from watching.
-//! - While the state of a list moves here, the mark of the move has its names. The rows arrive in
-//!   several transactions.
+//! - While the state of a list moves here, its names are in the mark of the move, because its rows
+//!   arrive in several transactions.
 
 use std::sync::Arc;
 

@@ -20,7 +20,7 @@ use crate::store::delivery::{AttemptLog, Effect, Failure, Finish};
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
-/// A delivery before and after the results of attempts.
+/// A claimed delivery. The results of attempts change it in memory.
 struct Entry {
     webhook: String,
     key: ProjectKey,

@@ -30,9 +30,9 @@ pub(super) struct Collection {
 /// The pending deliveries that become dead.
 pub(super) enum Expiring {
     None,
-    /// Those that have been pending since before this time.
+    /// Those that became pending before this time, with the reason.
     Older(i64, String),
-    /// The oldest ones of the webhook with the most pending deliveries.
+    /// The oldest ones of the webhook with the most pending deliveries, with the reason.
     LargestBacklog(String),
 }
 

@@ -29,7 +29,7 @@ fn known() -> i64 {
 
 /// The schema of the database.
 pub(super) enum Found {
-    /// The tables of this program.
+    /// The schema of this program.
     Tables,
     /// Another schema, by its number. The number is 0 without tables.
     Other(i64),

@@ -15,7 +15,7 @@ use super::session::{Session, Statement, statement};
 use super::{guard, row};
 use crate::store::error::Fault;
 
-/// The longest round trip whose answer replaces the last one.
+/// The longest round trip whose answer replaces the stored time.
 ///
 /// The server reads its clock at an unknown point of the round trip.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);

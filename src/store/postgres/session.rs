@@ -16,9 +16,10 @@
 //! and the server makes several commits durable together. These rules prevent conflicts between
 //! senders:
 //!
-//! - A sender changes a delivery only while it has its claim, and only if the row is locked. A claim locks
-//!   the rows of deliveries before it inserts claims, and skips rows that are locked. If a row changed
-//!   since the snapshot of the statement, the server evaluates the conditions on the new row.
+//! - A sender changes a delivery only while it has its claim, and locks the row first. A claim
+//!   locks the rows of deliveries before it inserts claims, and skips rows that are locked. If a
+//!   row changed since the snapshot of the statement, the server evaluates the conditions on the
+//!   new row.
 //! - While the lock is shared, the head of a lane changes only by the result of its claimed
 //!   delivery. So a lane without a claim keeps its head.
 //! - Other lanes may wait for a delete. So the result that ends a delete takes [`LOCK_ALONE`].
@@ -116,8 +117,8 @@ pub(super) fn parts<R>(rows: &[R], size: impl Fn(&R) -> usize) -> impl Iterator<
 
 /// How long statements that are sent together may take.
 ///
-/// The server ends each statement after half of that. But a stopped server, or a network that drops
-/// all packets, sends no answer at all.
+/// The server ends each statement after half of this time. But a stopped server, or a network that
+/// drops all packets, sends no answer at all.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A connection of the pool.
@@ -215,14 +216,14 @@ impl Session {
         Ok(answers)
     }
 
-    /// Undoes the transaction.
+    /// Rolls back the transaction.
     pub(super) async fn undo(&mut self) -> Result<(), Fault> {
         self.rows(statement!("ROLLBACK")).await?;
         self.is_in_transaction = false;
         Ok(())
     }
 
-    /// Commits if `result` is a success, and otherwise undoes the transaction.
+    /// Commits if `result` is a success. Otherwise rolls back the transaction.
     pub(super) async fn end<T>(mut self, result: Result<T, Fault>) -> Result<T, Fault> {
         match result {
             Ok(value) if self.is_in_transaction => {

@@ -104,7 +104,7 @@ impl Worker {
         block_on(self.run(work))
     }
 
-    /// Ends all jobs at once. Does not block.
+    /// Ends all jobs immediately. Does not block.
     pub(super) fn abandon(&self) {
         self.abandoned.cancel();
     }

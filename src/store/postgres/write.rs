@@ -53,7 +53,7 @@ pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Vec<Statemen
     Ok(parts(&all, size).map(insert).collect())
 }
 
-/// The payloads that are too large for a transaction, with their compressed bytes.
+/// Returns the payloads that are too large for a transaction, with their compressed bytes.
 pub(super) fn large(given: &[Given]) -> impl Iterator<Item = (&Given, &Bytes)> {
     let new = given
         .iter()
