@@ -1,9 +1,9 @@
 //! Checks paths and reads files on file systems that may not answer.
 //!
 //! Constraint: a hung file system delays a configuration for a limited time: [`FIRST`] for the
-//! first paths, then [`FURTHER`] for each file. Each check and each read has its own thread, because
-//! a hung system call cannot be cancelled. While such a thread hangs, no other thread uses its path.
-//! So threads do not accumulate over reloads.
+//! first paths, then [`FURTHER`] for each file. Each check and each read has its own thread,
+//! because a hung system call cannot be cancelled. While such a thread hangs, no other thread uses
+//! its path. So threads do not accumulate over reloads.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
