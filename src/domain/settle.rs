@@ -8,7 +8,7 @@
 //! be late or lost, so a project without hints may still be changing. Therefore two observations
 //! must find the file missing: one after the last hint, and one at least a settle time later. If
 //! the second one finds more files missing, the settle time starts again. Continuous activity
-//! postpones a removal by at most 20 settle times.
+//! postpones a removal by at most 20 settle times, or by ten after its hold ended.
 //!
 //! A project with an invalid file is observed again without a hint, because the end of a write is
 //! not always reported. The delay doubles each time.
@@ -40,7 +40,7 @@ use super::event::Origin;
 use super::infer::Removals;
 use super::project::ProjectKey;
 use super::vanished::{Held, HeldBefore, Presence, Vanished};
-use super::wave::Times;
+use super::wave::{CHAIN_LASTS, Times};
 
 /// A time of a monotonic clock, measured from the start of the clock.
 pub type Moment = Duration;
@@ -489,7 +489,7 @@ impl Agenda {
     /// `n_recorded` is the number of projects with a recorded definition.
     pub fn end_wave(&mut self, now: Moment, n_recorded: usize) {
         let released = self.vanished.end(now, n_recorded);
-        self.confirm(released);
+        self.confirm(released, now);
     }
 
     /// The held removals, if there are any.
@@ -518,9 +518,9 @@ impl Agenda {
     }
 
     /// Releases the held removals after an operator accepted them.
-    pub fn accept(&mut self) {
+    pub fn accept(&mut self, now: Moment) {
         let released = self.vanished.accept();
-        self.confirm(released);
+        self.confirm(released, now);
     }
 
     /// Records the end of a full scan. Projects without an entry are not missing.
@@ -534,10 +534,20 @@ impl Agenda {
     }
 
     /// Schedules the observations that confirm these removals, in the order of their settle times.
-    fn confirm(&mut self, released: Vec<ProjectKey>) {
+    ///
+    /// While they waited for others or were held, [`SETTLE_TIMES_MAX`] settle times may have passed.
+    /// A hint since the last observation must still postpone them, because its file may be back.
+    fn confirm(&mut self, released: Vec<ProjectKey>, now: Moment) {
+        let settle_time = self.settle_time;
+        let waited = settle_time.saturating_mul(CHAIN_LASTS);
         for key in released {
-            let entry = self.entries.get(&key);
-            if let Some(at) = entry.and_then(|entry| entry.settled_at(self.settle_time)) {
+            let Some(entry) = self.entries.get_mut(&key) else {
+                continue;
+            };
+            if let Some(missing) = &mut entry.missing {
+                missing.first_at = missing.first_at.max(now.saturating_sub(waited));
+            }
+            if let Some(at) = entry.settled_at(settle_time) {
                 self.schedule(&key, at);
             }
         }

@@ -248,6 +248,11 @@ impl Vanished {
 
     /// Records an observation of a project.
     pub(super) fn observed(&mut self, key: &ProjectKey, presence: Presence, now: Moment) {
+        if matches!(presence, Presence::Absent | Presence::Appears) {
+            // A crash may come between the record of an accepted removal and that of its judgement.
+            self.released.remove(key);
+            self.accepted.remove(key);
+        }
         match presence {
             Presence::Absent => {}
             Presence::Appears => {

@@ -41,7 +41,7 @@ pub const WAVE: usize = 10;
 /// The maximum duration of a wave.
 pub const WAVE_LASTS: Duration = Duration::from_secs(300);
 /// The maximum duration of a chain, in settle times.
-const CHAIN_LASTS: u32 = 10;
+pub(super) const CHAIN_LASTS: u32 = 10;
 /// The minimum number of projects for [`State::HeldForOperator`].
 const ALL: usize = 3;
 

@@ -101,8 +101,8 @@ impl Stored {
 #[derive(Debug)]
 pub(super) struct HeldRemovals {
     stored: Stored,
-    /// Whether accepted projects are stored.
-    has_accepted: bool,
+    /// The number of accepted projects that are stored.
+    n_accepted: usize,
     reported: Option<Held>,
 }
 
@@ -125,11 +125,11 @@ impl HeldRemovals {
         });
         let accepted: Vec<ProjectKey> =
             parsed(store.meta(MetaKey::AcceptedRemovals)?).unwrap_or_default();
-        let has_accepted = !accepted.is_empty();
+        let n_accepted = accepted.len();
         agenda.remember(held, accepted, now.0);
         Ok(Self {
             stored: Stored::of(agenda),
-            has_accepted,
+            n_accepted,
             reported: None,
         })
     }
@@ -137,7 +137,8 @@ impl HeldRemovals {
     /// Returns the data to store, if it differs from the stored data.
     ///
     /// The list is not stored again if projects only came back, because a large backup may restore
-    /// thousands one by one. A restart finds them by itself.
+    /// thousands one by one. A restart finds them by itself. For the same reason, the accepted
+    /// projects are stored again only when none of them is due.
     pub(super) fn to_record(
         &self,
         agenda: &Agenda,
@@ -153,8 +154,13 @@ impl HeldRemovals {
             let held: Vec<ProjectKey> = agenda.held_projects().cloned().collect();
             facts.push((MetaKey::HeldRemovals, text_of(&held)));
         }
-        if self.has_accepted && agenda.accepted().is_empty() {
-            facts.push((MetaKey::AcceptedRemovals, text_of(&[])));
+        // A project that is imported there later must not count as accepted.
+        let accepted = agenda.accepted();
+        let is_idle = agenda.next().is_none_or(|next| next > now.0);
+        let is_worth_it = accepted.is_empty() || is_idle || !facts.is_empty();
+        if self.n_accepted != accepted.len() && is_worth_it {
+            let accepted: Vec<ProjectKey> = accepted.iter().cloned().collect();
+            facts.push((MetaKey::AcceptedRemovals, text_of(&accepted)));
         }
         facts
     }
@@ -173,7 +179,7 @@ impl HeldRemovals {
     /// Records that the current state of the agenda is stored.
     pub(super) fn recorded(&mut self, agenda: &Agenda) {
         self.stored = Stored::of(agenda);
-        self.has_accepted = !agenda.accepted().is_empty();
+        self.n_accepted = agenda.accepted().len();
     }
 
     /// Logs when removals begin or cease to be held, and updates the status.
@@ -343,7 +349,7 @@ impl Worker {
             self.store_failed(&error);
             return Accepted::Failed(crate::error::chain(&error));
         }
-        self.agenda.accept();
+        self.agenda.accept(self.clock.moment());
         self.held_removals.recorded(&self.agenda);
         info!(
             projects = held.projects.len(),
@@ -351,5 +357,45 @@ impl Worker {
         );
         self.note_held_removals();
         Accepted::Released(held.projects.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::domain::event::Origin;
+    use crate::domain::settle::Unresolved;
+    use crate::domain::vanished::Presence;
+
+    #[test]
+    fn an_accepted_removal_is_forgotten_once_it_is_judged() {
+        let [deleted, unreadable] = ["a", "b"].map(|name| ProjectKey::new("sales", name));
+        let mut agenda = Agenda::new(Duration::from_secs(1));
+        let now = (Moment::ZERO, Timestamp::UNIX_EPOCH);
+        agenda.remember(None, [deleted.clone(), unreadable.clone()], now.0);
+        let mut held = HeldRemovals {
+            stored: Stored::of(&agenda),
+            n_accepted: 2,
+            reported: None,
+        };
+        agenda.hint(&unreadable, now.0, Origin::Live, "a file changed");
+        let left = Unresolved {
+            presence: Presence::Left,
+            ..Unresolved::default()
+        };
+        agenda.observed(&deleted, now.0, left);
+        assert_eq!(held.to_record(&agenda, now), [], "the other one is due");
+        agenda.due(now.0, 1);
+        let unclear = Unresolved {
+            presence: Presence::Unclear,
+            ..Unresolved::default()
+        };
+        agenda.observed(&unreadable, now.0, unclear);
+        let expected = (MetaKey::AcceptedRemovals, text_of(&[unreadable]));
+        assert_eq!(held.to_record(&agenda, now), [expected]);
+        held.recorded(&agenda);
+        assert_eq!(held.to_record(&agenda, now), []);
     }
 }

@@ -143,7 +143,7 @@ impl Engine {
         let mut now = from;
         let mut n_rounds = 0;
         loop {
-            self.settle.accept();
+            self.settle.accept(now);
             let next = [self.settle.next(), self.settle.wave_ends_at()];
             let next = next.into_iter().flatten().min();
             let Some(at) = next.filter(|at| *at <= from + 3 * PAUSE) else {

@@ -319,6 +319,56 @@ fn a_held_project_that_is_replaced_leaves_the_hold() {
     assert_eq!((held.n, held.because), (11, HeldBecause::All));
 }
 
+/// A process may be killed after it deleted a project, and before it forgot that this was accepted.
+#[test]
+fn an_accepted_removal_that_is_judged_does_not_count_for_the_next_project() {
+    for presence in [Presence::Absent, Presence::Appears] {
+        let mut agenda = agenda();
+        agenda.remember(None, [key(0)], at(0));
+        observe(&mut agenda, 0..1, presence, 10);
+        assert!(agenda.accepted().is_empty());
+        observe(&mut agenda, 0..3, Presence::Gone, 20);
+        agenda.end_wave(at(1_020), 3);
+        assert_eq!(agenda.held().expect("they are held").n, 3, "{presence:?}");
+    }
+}
+
+/// The files of these projects have been missing for long, but may be back since the last look.
+#[test]
+fn activity_at_the_end_of_a_hold_postpones_a_removal() {
+    for (n_gone, n, ends_at) in [(3, 3, 100_000), (12, 20, 61_000)] {
+        for goes_on in [false, true] {
+            let mut agenda = agenda();
+            observe(&mut agenda, 0..n_gone, Presence::Gone, 0);
+            agenda.end_wave(at(1_000), n);
+            assert_eq!(agenda.held().expect("they are held").n, n_gone);
+            agenda.hint(&key(0), at(ends_at), Origin::Live, "changed");
+            if n_gone == n {
+                agenda.accept(at(ends_at));
+            } else {
+                agenda.end_wave(at(ends_at), n);
+            }
+            let counts = |agenda: &Agenda, project: usize, now: u64| {
+                let missing = BTreeSet::from(["definition".to_owned()]);
+                agenda.removals(&key(project), at(now), &missing) == Removals::Confirmed
+            };
+            assert!(counts(&agenda, 1, ends_at), "nothing happened to it");
+            let mut now = ends_at;
+            while !counts(&agenda, 0, now) {
+                assert!(now <= ends_at + 10_000, "never");
+                agenda.due(at(now), usize::MAX);
+                observe(&mut agenda, 0..1, Presence::Gone, now);
+                now += 500;
+                if goes_on {
+                    agenda.hint(&key(0), at(now), Origin::Live, "changed");
+                }
+            }
+            let expected = if goes_on { 10_000 } else { 1_000 };
+            assert_eq!(now, ends_at + expected, "{n_gone} of {n}");
+        }
+    }
+}
+
 /// Projects and an agenda that observes them.
 struct World {
     agenda: Agenda,
@@ -501,7 +551,7 @@ proptest! {
                         prop_assert!(*time >= since + 1_000, "{project} went at {since}: {time}");
                     }
                 }
-                Step::Accept => world.agenda.accept(),
+                Step::Accept => world.agenda.accept(at(world.now)),
                 Step::Restart => world.restart(),
             }
             if waits && matches!(step, Step::Pass(_) | Step::Appear | Step::Restart) {
@@ -519,7 +569,7 @@ proptest! {
             world.restart();
             world.pass(world.now + 600_000);
             prop_assert_eq!(world.agenda.held().expect("still held").n, held.n);
-            world.agenda.accept();
+            world.agenda.accept(at(world.now));
             world.restart();
             world.pass(world.now + 600_000);
         }

@@ -114,7 +114,7 @@ impl Simulation {
         }
         if node.agenda.held().is_some() {
             // An operator is quick.
-            node.agenda.accept();
+            node.agenda.accept(now);
         }
         let due = node.agenda.due(now, 2);
         let mut looks: Vec<Comparison> = due
