@@ -1,4 +1,4 @@
-//! Answers the forms of the views: runs the action of the API, and shows the view again.
+//! Answers the forms of the views: runs the action of the API, and then shows a view.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::admin::error::{ApiError, Json, Named, Options};
 use crate::admin::hosts;
 use crate::admin::routes::Server;
 
-/// Answers forms only if a page of this server sent them.
+/// Refuses a form unless a page of this server sent it.
 pub(super) async fn own_forms(request: Request, next: Next) -> Response {
     let is_form = !matches!(*request.method(), Method::GET | Method::HEAD);
     if is_form && !hosts::is_from_own_page(request.headers()) {

@@ -1,4 +1,5 @@
-//! Changes many deliveries: first shows their number, then changes only that number.
+//! Changes many deliveries. First shows their number, then changes them only if it is still the
+//! same.
 
 use std::sync::Arc;
 
@@ -16,13 +17,13 @@ use crate::admin::error::{ApiError, Json, Options};
 use crate::admin::routes::Server;
 use crate::operator::view::Changed;
 
-/// The action of a link to this view.
+/// The action in a link to this view.
 #[derive(Debug, Deserialize)]
 pub(super) struct Action {
     action: String,
 }
 
-/// Shows how many deliveries an action would change, and asks for confirmation.
+/// Shows the number of deliveries that an action would change, and asks for confirmation.
 pub(super) async fn count(
     State(server): State<Arc<Server>>,
     Query(Action { action }): Query<Action>,
@@ -48,7 +49,7 @@ pub(super) async fn count(
     Ok(page(Section::Deliveries, title, &content))
 }
 
-/// Changes the deliveries, if their number is still the one that was shown.
+/// Changes the deliveries, if their number is still the shown one.
 pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Result<Page, Failure> {
     let mut posted = Posted::read(&body);
     let expected = posted.expected()?;
@@ -85,7 +86,7 @@ fn words(action: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// Makes the request. Without an expected number, it only counts the deliveries.
+/// Makes the request to the API. Without an expected number, the request only counts deliveries.
 fn bulk(chosen: &Chosen, expected: Option<u64>) -> Bulk {
     Bulk {
         ids: Vec::new(),

@@ -1,4 +1,4 @@
-//! The events: a filtered listing, and a view of one event with the reasons for it.
+//! The events: a filtered listing, and a view of one event with the reason for it.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::domain::actor::Actor;
 use crate::domain::event::FileSummary;
 use crate::operator::view::{EventView, EventWithDeliveries};
 
-/// The filters of the form. A browser also sends empty fields.
+/// The fields of the filter form. A browser also sends empty fields.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Chosen {
@@ -187,7 +187,7 @@ fn parameters(event: &EventView) -> Markup {
     }
 }
 
-/// Shows each webhook with its delivery, or why it has none.
+/// Shows each webhook with its delivery, or with the reason why it has none.
 fn webhooks(found: &EventWithDeliveries) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label="Webhooks of the event" {

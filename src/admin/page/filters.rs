@@ -1,4 +1,4 @@
-//! The forms that select events and deliveries, and those that confirm a change of the selected ones.
+//! The forms that select events and deliveries, and those that confirm a change of the selection.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,13 @@ use crate::admin::error::ApiError;
 use crate::admin::routes::Server;
 use crate::domain::event::EventKind;
 
-/// Returns a filter, unless it is empty. A browser also sends empty fields.
+/// Returns the trimmed text of a filter, or `None` if the field is empty.
 pub(super) fn given(text: &str) -> Option<String> {
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }
 
-/// Makes a text field.
+/// Makes a text field with its label, value and placeholder.
 pub(super) fn field(name: &str, label: &str, chosen: &str, example: &str) -> Markup {
     html! {
         label { (label)
@@ -32,7 +32,7 @@ pub(super) fn project_and_times(project: &str, since: (&str, &str), until: (&str
     }
 }
 
-/// A list of choices. The first choice is empty, with this text.
+/// A list of choices. The first choice has no value, and shows the text `empty`.
 pub(super) struct Choice<'a> {
     pub(super) name: &'a str,
     pub(super) label: &'a str,
@@ -87,7 +87,9 @@ pub(super) fn webhook_names(server: &Server) -> Vec<String> {
     webhooks.map(|webhook| webhook.name().to_owned()).collect()
 }
 
-/// Makes the form that changes the counted items with these fields.
+/// Makes the form that confirms a change of the counted items.
+///
+/// `fields` are the hidden fields that select the items.
 pub(super) fn confirmation(
     action: &str,
     button: &str,
@@ -113,12 +115,12 @@ impl Posted {
         Self(form_urlencoded::parse(body).into_owned().collect())
     }
 
-    /// Takes a field. Empty if it is missing.
+    /// Takes the value of a field. A missing field has an empty value.
     pub(super) fn take(&mut self, name: &str) -> String {
         self.0.remove(name).unwrap_or_default()
     }
 
-    /// Takes the number of items that the form has shown.
+    /// Takes the number of items that the form showed.
     pub(super) fn expected(&mut self) -> Result<u64, ApiError> {
         let expected = self.take("expected").parse();
         expected.map_err(|_| ApiError::invalid("the form has no number of items"))

@@ -1,13 +1,13 @@
 //! The page at `/`: the listings and actions of the API, for a browser.
 //!
-//! Constraint: the page has no data and no rules of its own. It calls the handlers of the API and
-//! renders their types. File names and receivers' answers are untrusted text. So only `maud` puts
-//! text into HTML, and it escapes all of it. Everything can be read without JavaScript, and
-//! changed by forms.
+//! Constraint: the page keeps no data and has no rules. It calls the handlers of the API and
+//! renders the types of their answers. Only charts, payloads and settings are not in the API. File
+//! names and receivers' answers are untrusted text. So only `maud` puts text into HTML, and escapes
+//! it. All views and actions work without JavaScript. Actions use forms.
 //!
 //! Modules: `shell` is the HTML around each view. `overview`, `webhooks`, `deliveries`, `bulk`,
-//! `events`, `payload`, `replay` and `settings` are the views. `actions` answers forms. `filters` and
-//! `parts` have elements that several views share.
+//! `events`, `payload`, `replay` and `settings` are the views. `charts` draws the charts of the
+//! overview. `actions` answers forms. `filters` and `parts` have elements that several views share.
 
 mod actions;
 mod bulk;
@@ -48,7 +48,8 @@ const FILES: [(&str, &str, &str); 3] = [
     ("/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 
-/// Serves the files of the page. The login form uses them too, so they contain no data.
+/// Serves the files of the page. They need no login, because the login form uses them. So they
+/// contain no data of the daemon.
 pub(super) fn files() -> Router {
     FILES
         .into_iter()

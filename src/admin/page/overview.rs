@@ -1,4 +1,4 @@
-//! The state of the daemon with its problems, and the ignored files.
+//! The overview (the state of the daemon with its problems), and the view of the ignored files.
 
 use std::sync::Arc;
 
@@ -285,7 +285,7 @@ fn queues(report: &Report) -> Markup {
     }
 }
 
-/// The ignored files.
+/// Shows the ignored files.
 pub(super) async fn files(State(server): State<Arc<Server>>) -> Result<Page, Failure> {
     let report = reads::report(&server, Counts::UpTo(0)).await?;
     let content = html! { div #files data-live { (ignored(&report.incomplete)) } };

@@ -1,4 +1,4 @@
-// Local times, live updates and forms without a new page. The page works without this script.
+// Shows local times, updates views live, and sends forms in place. The page works without it.
 "use strict";
 
 const live = document.getElementById("live");
@@ -13,14 +13,14 @@ function localize(root) {
   }
 }
 
-// Whether the reader is inside this part, so that a new one would take the focus or the selection.
+// Whether the user's focus or selection is in this part. Replacing the part would lose it.
 function inUse(part) {
   const selection = document.getSelection();
   return part.contains(document.activeElement)
     || (selection && !selection.isCollapsed && part.contains(selection.anchorNode));
 }
 
-// Keeps open what the reader opened.
+// Opens the details in the new part that the user opened in the old one.
 function keepOpen(old, part) {
   const before = [...old.querySelectorAll("details")];
   const after = [...part.querySelectorAll("details")];
@@ -45,7 +45,7 @@ async function refresh() {
   const page = free.length > 0 ? await read(location.href) : null;
   for (const old of page ? free : []) {
     const part = page.getElementById(old.id);
-    // The reader may have entered it meanwhile.
+    // The user may have moved the focus into the old part meanwhile.
     if (!part || inUse(old)) continue;
     localize(part);
     keepOpen(old, part);
@@ -57,7 +57,7 @@ async function refresh() {
 let stale = false;
 let busy = false;
 
-// At most one update a second, and less often if the server is slow. A part in use is updated later.
+// Updates at most once a second, less often if the server is slow. Parts in use are updated later.
 async function update() {
   if (busy) return;
   busy = true;
@@ -101,7 +101,7 @@ function follow() {
   });
 }
 
-// Sends the form of a button, and shows the answer in place.
+// Sends the form of a button without loading a page, and shows the answer in place.
 async function act(event) {
   const form = event.target;
   if (!form.matches("form.act")) return;
@@ -126,7 +126,7 @@ async function act(event) {
   }
 }
 
-// Skips the navigation without an entry in the history, whose return would load the page again.
+// Skips the navigation. Adds no history entry, because going back to it would reload the page.
 function skip(event) {
   if (!event.target.matches(".skip")) return;
   event.preventDefault();

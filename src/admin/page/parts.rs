@@ -1,4 +1,4 @@
-//! The parts that several views share: times, states, links, headers and buttons.
+//! The elements that several views share: times, states, links, headers and buttons.
 
 use jiff::Timestamp;
 use maud::{Markup, Render, html};
@@ -9,7 +9,7 @@ use crate::report::SHOWN_MAX;
 /// The number of characters of an event id in tables.
 const SHORT_ID: usize = 16;
 
-/// Shows a time in UTC. The script changes it to local time.
+/// Shows a time in UTC. The page's script replaces it by the local time.
 pub(super) fn time(at: Timestamp) -> Markup {
     let utc = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     html! { time datetime=(at) title=(utc) { (utc) } }
@@ -51,13 +51,13 @@ pub(super) fn state(word: &str) -> Markup {
     html! { span class=(class) { (word) } }
 }
 
-/// A link to an event.
+/// Makes a link to an event.
 pub(super) fn event_link(id: &str) -> Markup {
     let short: String = id.chars().take(SHORT_ID).collect();
     html! { a href={ "/events/" (segment(id)) } title=(id) { (short) } }
 }
 
-/// A button that sends a form.
+/// Makes a button that sends a form. `about` names the item for screen readers.
 pub(super) fn button(action: &str, label: &str, about: &str) -> Markup {
     html! {
         form.act method="post" action=(action) {
@@ -66,7 +66,7 @@ pub(super) fn button(action: &str, label: &str, about: &str) -> Markup {
     }
 }
 
-/// Shows names and values.
+/// Shows a list of names with their values.
 pub(super) fn pairs(pairs: &[(impl Render, Markup)]) -> Markup {
     html! {
         dl {
@@ -104,7 +104,7 @@ pub(super) fn deliveries(n: u64) -> String {
     }
 }
 
-/// Formats a number of deliveries that is counted up to [`SHOWN_MAX`].
+/// Formats a number of deliveries that were counted only up to [`SHOWN_MAX`].
 pub(super) fn number(n: u64) -> String {
     if n > SHOWN_MAX {
         "more than 10,000".to_owned()
@@ -125,7 +125,7 @@ pub(super) fn duration(milliseconds: u64) -> String {
     }
 }
 
-/// The link to the next page of a listing.
+/// Makes the link to the next page of a listing, if there is one.
 pub(super) fn next_page(path: &str, query: &[(&str, &str)], next: Option<&str>) -> Markup {
     html! {
         @if let Some(next) = next {

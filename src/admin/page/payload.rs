@@ -1,4 +1,4 @@
-//! The payload of an event: its first lines with numbers, and all of it as a file.
+//! The payload of an event: a view of its first lines with numbers, and a download of the whole.
 
 use std::sync::Arc;
 
@@ -22,15 +22,16 @@ use crate::domain::project::ContentHash;
 use crate::operator::select::find_event;
 use crate::store::{Listings, PayloadPart};
 
-/// The maximum size of the part that a view shows, in bytes.
+/// The maximum size of the shown part of a payload, in bytes.
 const SHOWN: usize = 256 * 1024;
 
-/// The maximum number of lines that a view shows.
+/// The maximum number of shown lines.
 const LINES: usize = 5_000;
 
 /// The size of a part of a download, in bytes.
 ///
-/// Each part is read separately, so a slow client keeps only one of them in memory.
+/// Each part is read separately, so a download takes the memory of one part, also if the client is
+/// slow.
 const PART: usize = 1024 * 1024;
 
 /// Reads an event and the first bytes of its payload.
@@ -63,7 +64,7 @@ pub(super) async fn view(
     Ok(page(Section::Events, "Payload", &content))
 }
 
-/// Shows the first lines of a payload. Invalid UTF-8 is replaced.
+/// Shows the first lines of a payload. Replaces invalid UTF-8.
 fn lines(payload: &PayloadPart) -> Markup {
     let text = String::from_utf8_lossy(&payload.bytes);
     let shown: Vec<&str> = text.lines().take(LINES).collect();
@@ -76,7 +77,7 @@ fn lines(payload: &PayloadPart) -> Markup {
     }
 }
 
-/// Sends the payload as a file, byte for byte. Browsers do not show it as a page.
+/// Sends the payload as a file, byte for byte. Browsers save the file and do not show it as a page.
 pub(super) async fn download(
     State(server): State<Arc<Server>>,
     Named(id): Named,
@@ -116,7 +117,7 @@ struct Download {
 }
 
 impl Download {
-    /// Reads the next part. `None` after the last one.
+    /// Returns the next part. Returns `None` after the last one.
     async fn part(mut self) -> Result<Option<(Bytes, Self)>, Gone> {
         let part = match self.next.take() {
             Some(part) => part,
@@ -136,9 +137,9 @@ impl Download {
     }
 }
 
-/// The rest of a payload cannot be read.
+/// The error if the rest of a payload cannot be read, for example because it was removed.
 ///
-/// This error closes the connection, so the client notices that bytes are missing.
+/// It closes the connection, so the client notices that bytes are missing.
 #[derive(Debug, thiserror::Error)]
 #[error("the rest of the payload cannot be read")]
 struct Gone;

@@ -1,4 +1,5 @@
-//! Replays events to a webhook: first shows their number, then queues only that number.
+//! Replays events to a webhook. First shows their number, then queues them only if it is still the
+//! same.
 
 use std::sync::Arc;
 
@@ -17,7 +18,7 @@ use crate::operator::view::Replayed;
 
 const TITLE: &str = "Replay events";
 
-/// The fields of the form. A browser also sends empty ones.
+/// The fields of the form. A browser also sends empty fields.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Chosen {
@@ -37,7 +38,7 @@ impl Chosen {
         ]
     }
 
-    /// The request. Without an expected number, it only counts the events.
+    /// Makes the request to the API. Without an expected number, the request only counts events.
     fn options(&self, expected: Option<u64>) -> ReplayOptions {
         ReplayOptions {
             repository: None,
@@ -51,7 +52,7 @@ impl Chosen {
     }
 }
 
-/// Shows the form, and with a webhook the number of events that it selects.
+/// Shows the form. If a webhook is chosen, also shows the number of selected events.
 pub(super) async fn form(
     State(server): State<Arc<Server>>,
     Query(chosen): Query<Chosen>,
@@ -89,7 +90,7 @@ fn inputs(chosen: &Chosen, names: &[String]) -> Markup {
     }
 }
 
-/// Shows what the fields select, with the button that replays it.
+/// Shows the number of selected events, with the button that replays them.
 fn selected(chosen: &Chosen, matched: u64) -> Markup {
     let fields = chosen.pairs();
     let shown = fields.map(|(name, value)| (name, or_none(given(value).as_deref())));
@@ -104,7 +105,7 @@ fn selected(chosen: &Chosen, matched: u64) -> Markup {
     }
 }
 
-/// Queues the events, if their number is still the one that was shown.
+/// Queues the events, if their number is still the shown one.
 pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Result<Page, Failure> {
     let mut posted = Posted::read(&body);
     let expected = posted.expected()?;

@@ -1,7 +1,7 @@
 //! Shows the loaded configuration without secrets.
 //!
-//! Constraint: values that may be secrets are never shown. Headers are shown without values,
-//! secrets only by their number, and URLs only as in errors.
+//! Constraint: values that may be secrets are never shown. Headers are shown without their values,
+//! signing secrets only by their number, and URLs as in errors, without parts that may be secret.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,7 +51,7 @@ pub(super) fn all(config: &Config) -> Markup {
     }
 }
 
-/// The names of settings with their values.
+/// The names of settings, each with its value.
 type Rows = Vec<(String, Markup)>;
 
 fn rows<const N: usize>(rows: [(&str, Markup); N]) -> Rows {
@@ -281,7 +281,7 @@ fn set(is_set: bool) -> Markup {
     or_none(is_set.then_some("set"))
 }
 
-/// Returns the words whose switch is on.
+/// Returns the words whose flag is set.
 fn given<const N: usize>(words: [(&'static str, bool); N]) -> Vec<&'static str> {
     let given = words.into_iter().filter(|(_, is_on)| *is_on);
     given.map(|(word, _)| word).collect()
@@ -296,7 +296,7 @@ mod tests {
     use crate::config::settings::{SETTINGS, ValueType};
     use crate::config::{WithoutSecrets, load_str};
 
-    /// The views of sample configurations that have every setting.
+    /// Returns the views of two sample configurations, which together have every setting.
     fn shown() -> String {
         let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/configs/valid");
         let views = ["every_setting.yaml", "several_repositories.yaml"].map(|name| {
@@ -325,7 +325,7 @@ mod tests {
                 None => key.strip_prefix("webhooks[].").unwrap_or(&key),
             };
             let is_shown = match name {
-                // The headings.
+                // These names are shown as headings.
                 "repositories" if key == name => shown.contains("<h2>Repository models</h2>"),
                 "name" if key.starts_with("webhooks") => shown.contains("<h2>Webhook catalog</h2>"),
                 "event" => names.contains("events"),

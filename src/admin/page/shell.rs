@@ -1,4 +1,4 @@
-//! The HTML around each view (head and navigation), error views and the login form.
+//! The HTML around each view (head and navigation), the error views and the login form.
 
 use axum::http::StatusCode;
 use axum::response::{Html, IntoResponse, Response};
@@ -6,7 +6,7 @@ use maud::{DOCTYPE, Markup, html};
 
 use crate::admin::error::ApiError;
 
-/// A view in the navigation.
+/// An entry of the navigation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Section {
     Overview,
@@ -50,10 +50,10 @@ impl Section {
     }
 }
 
-/// A view, ready to be sent.
+/// A complete HTML page, ready to be sent.
 pub(super) type Page = Html<String>;
 
-/// Puts the content of a view into a page.
+/// Puts the content of a view into a complete page.
 pub(super) fn page(section: Section, title: &str, content: &Markup) -> Page {
     frame(Some(section), title, content)
 }
@@ -99,7 +99,7 @@ fn head(title: &str) -> Markup {
     }
 }
 
-/// Makes the login form. After a wrong token, it has an alert.
+/// Makes the login form. `alert` is the error of the last attempt.
 pub(in crate::admin) fn login(alert: Option<&str>) -> Page {
     let document = html! {
         (DOCTYPE)
@@ -128,7 +128,7 @@ pub(in crate::admin) fn login(alert: Option<&str>) -> Page {
     Html(document.into_string())
 }
 
-/// Why a view cannot be shown.
+/// The error of a view, which is answered as a page.
 pub(super) struct Failure(ApiError);
 
 impl<E: Into<ApiError>> From<E> for Failure {
@@ -163,7 +163,7 @@ fn title_of(status: StatusCode) -> &'static str {
     }
 }
 
-/// Makes the page for a request that is refused before its sender is known.
+/// Makes the page for a request without access. It has no navigation.
 pub(in crate::admin) fn refused(error: &ApiError) -> Response {
     let title = title_of(error.status);
     let document = html! {
