@@ -1,8 +1,8 @@
 //! The actions of the API: the changes that commands also make, with the same checks.
 //!
-//! Constraint: a request that changes many deliveries has their expected number. So it changes
-//! nothing if its sender has seen another number. The store compares it in the transaction of the
-//! change. A request with `dryRun` returns the number.
+//! Constraint: a request that changes many deliveries must have the number that its sender expects.
+//! The store compares this number in the transaction of the change. If another number is selected,
+//! nothing is changed. A request with `dryRun` returns the number.
 
 use std::sync::Arc;
 
@@ -112,7 +112,7 @@ async fn change_one(server: &Server, change: Change, id: &str) -> Answer<Changed
     apply(server, work).await
 }
 
-/// Makes a change at the present time.
+/// Runs a change of the store with the present time.
 async fn apply<T: Send + 'static>(
     server: &Server,
     work: impl FnOnce(&mut Operations, Timestamp) -> Result<T, ApiError> + Send + 'static,
@@ -164,7 +164,7 @@ async fn change_many(server: &Server, change: Change, bulk: Bulk) -> Answer<Chan
     apply(server, work).await
 }
 
-/// The error of a change whose sender has not seen how much it changes.
+/// The error of a change without the expected number.
 fn uncounted() -> ApiError {
     ApiError::invalid(
         "expected is missing: count with dryRun, and then send the number as expected",
@@ -252,7 +252,7 @@ pub(super) async fn disable(
     switch(&server, name, Switch::Off(reason)).await
 }
 
-/// The position of a webhook's switch.
+/// The new position of a webhook's switch.
 enum Switch {
     On,
     /// Off, for this reason.
@@ -370,7 +370,7 @@ pub(super) async fn replay(
     apply(&server, work).await
 }
 
-/// The answer of a replay. `queued` is `None` if events were only counted.
+/// Makes the answer of a replay. `queued` is `None` if events were only counted.
 fn replayed(webhook: String, matched: u64, queued: Option<u64>) -> Replayed {
     if let Some(replayed) = queued {
         info!(webhook, matched, replayed, "a request replayed events");

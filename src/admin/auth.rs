@@ -1,8 +1,9 @@
 //! Checks the token of requests, and logs browsers in.
 //!
-//! Constraint: the right token always works, even while others send wrong ones. So every token is
-//! compared, and comparing takes the same time for each. The limit on wrong tokens bounds answers
-//! and log lines, not guesses. Against guesses, a token has at least 16 characters.
+//! Constraint: the right token always works, even while other clients send wrong ones. So every
+//! token is compared, and each comparison takes the same time. After too many wrong tokens, a
+//! client gets 429, and one line is logged. This does not prevent guesses. The minimum length of a
+//! token, 16 characters, does.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -27,23 +28,26 @@ use super::{hosts, page};
 use crate::config::AdminToken;
 use crate::http_server::{Known, Peer};
 
-/// The name of the cookie. Cookies of all ports of a machine share their names.
+/// The name of the session cookie. Browsers share cookies between all ports of a machine.
 const SESSION: &str = "project-webhooks-session";
 
 /// The number of wrong tokens that a client may send in [`WINDOW`].
 const FAILURES_MAX: u32 = 10;
 
-/// The time in which wrong tokens are counted.
+/// The time for which the wrong tokens of a client are counted, from the first one.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// The maximum number of clients whose wrong tokens are counted.
 const CLIENTS_MAX: usize = 1_000;
 
-/// The rule for access to the API: with the token, or over a Unix socket only.
+/// The rule for access to the API.
+///
+/// With a token configured, a request needs the token or a session. Without one, only requests over
+/// a Unix socket have access.
 pub(super) struct Access {
     /// The hash of the token. `None` if no token is configured.
     token: Option<Hash>,
-    /// Whether this is a Unix socket, whose permissions decide who may connect.
+    /// Whether requests come over a Unix socket. Its permissions decide who may connect.
     is_socket: bool,
     sessions: Arc<Sessions>,
     failures: Mutex<Failures>,
@@ -67,7 +71,7 @@ enum Refusal {
     Unauthorized,
     /// The client sent too many wrong tokens. It may try again after this time.
     Limited(Duration),
-    /// A page of another site may have sent the request.
+    /// The request has a session, but a page of another site may have sent it.
     Foreign,
 }
 
@@ -112,7 +116,7 @@ impl Refusal {
     }
 }
 
-/// A duration in whole seconds, rounded up.
+/// Returns the whole seconds of a duration, rounded up.
 fn seconds_up(duration: Duration) -> u64 {
     duration.as_secs() + u64::from(duration.subsec_nanos() > 0)
 }
@@ -155,8 +159,8 @@ impl Access {
         let mut sessions = sessions(headers);
         let session = sessions.find_map(|digits| self.sessions.find(digits, token, moment));
         let session = session.ok_or(Refusal::Unauthorized)?;
-        // A browser also sends the cookie with requests of other sites. So a change also needs the
-        // headers by which a browser names the page that sent it.
+        // A browser may also send the cookie with requests of other sites. So a change also needs a
+        // header in which the browser names the site of the page that sent it.
         let is_change = !matches!(*method, Method::GET | Method::HEAD);
         if is_change && !hosts::is_from_own_page(headers) {
             return Err(Refusal::Foreign);
@@ -172,7 +176,7 @@ impl Access {
             .is_ok()
     }
 
-    /// Whether a client may still use the API.
+    /// Whether a client with this permit may still use the API.
     pub(super) fn allows(&self, permit: Permit, moment: Duration) -> bool {
         match (permit, self.token) {
             (Permit::Request, _) => true,
@@ -181,7 +185,7 @@ impl Access {
         }
     }
 
-    /// Compares a token. After too many wrong ones, a client gets another refusal.
+    /// Compares a token. After too many wrong tokens, returns [`Refusal::Limited`] for a wrong one.
     fn check_token(&self, given: &[u8], peer: Peer, moment: Duration) -> Result<(), Refusal> {
         let is_right = self
             .token
@@ -212,7 +216,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-/// Returns the sessions in the cookies of a request.
+/// Returns the digits of the sessions in the cookies of a request.
 fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let cookies = headers.get_all(COOKIE).iter();
     cookies
@@ -221,19 +225,19 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='))
 }
 
-/// For each client, the time of its first wrong token, and the number of wrong ones.
+/// For each client, the monotonic time of its first wrong token, and the number of wrong tokens.
 #[derive(Default)]
 struct Failures(HashMap<Option<IpAddr>, (Duration, u32)>);
 
 impl Failures {
-    /// Returns how long a client has to wait, if it sent too many wrong tokens.
+    /// Returns how long a client must wait. `None` if it did not send too many wrong tokens.
     fn wait(&self, client: Option<IpAddr>, moment: Duration) -> Option<Duration> {
         let (begin, n) = self.0.get(&client)?;
         let wait = WINDOW.saturating_sub(moment.saturating_sub(*begin));
         (*n >= FAILURES_MAX && !wait.is_zero()).then_some(wait)
     }
 
-    /// Counts a wrong token. Returns the number of the client's wrong tokens.
+    /// Counts a wrong token. Returns the number of wrong tokens of the client in its [`WINDOW`].
     fn count(&mut self, client: Option<IpAddr>, moment: Duration) -> u32 {
         if self.0.len() >= CLIENTS_MAX && !self.0.contains_key(&client) {
             let is_recent = |begin: &Duration| moment.saturating_sub(*begin) < WINDOW;
@@ -279,7 +283,7 @@ pub(super) async fn require(
     }
 }
 
-/// Whether a browser will show the answer as a page.
+/// Whether a browser shows the answer as a page.
 pub(super) fn is_page(request: &Parts) -> bool {
     let accept = request.headers.get(ACCEPT);
     let accept = accept.and_then(|accept| accept.to_str().ok());
@@ -293,7 +297,7 @@ fn to(path: &'static str) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
 }
 
-/// Returns the form of the login. Where no token is set, nobody can log in.
+/// Returns the login form. Without a token over TCP, nobody can log in.
 pub(super) async fn form(State(server): State<Arc<Server>>, request: Request) -> Response {
     let access = &server.access;
     if access.token.is_none() && !access.is_socket {
@@ -303,7 +307,7 @@ pub(super) async fn form(State(server): State<Arc<Server>>, request: Request) ->
     page::login(None).into_response()
 }
 
-/// Checks the token of the form, and begins a session.
+/// Checks the token in the login form, and begins a session.
 pub(super) async fn login(State(server): State<Arc<Server>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, super::guard::BODY_MAX).await else {

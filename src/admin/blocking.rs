@@ -1,7 +1,7 @@
 //! Answers requests to the API, and reads and changes the store for them, on separate threads.
 //!
-//! Constraint: requests must not delay health, the engine or the queues. So they have their own
-//! connections, and only a few run at the same time.
+//! Constraint: requests must not delay health, the engine or the queues. So they use their own
+//! connections to the store, and only a few requests run at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,10 +27,10 @@ const TESTS: usize = 4;
 /// The maximum number of downloads at the same time.
 const DOWNLOADS: usize = 16;
 
-/// The maximum number of requests that are answered at the same time. Others wait.
+/// The maximum number of requests that are answered at the same time. Further requests wait.
 const ANSWERS: usize = 16;
 
-/// How long an answer may still take once the server stops.
+/// How long an answer may continue after the server begins to stop.
 const STOP_MAX: Duration = Duration::from_secs(1);
 
 /// The limits of concurrent work for the API.
@@ -38,7 +38,7 @@ pub(crate) struct Bounded {
     answers: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     reads: Arc<Semaphore>,
-    /// Allows one change at a time. The others wait.
+    /// Allows one change at a time. Further changes wait.
     changes: Arc<Semaphore>,
     /// Allows one read of the configuration file at a time. Its file system may hang.
     files: Arc<Semaphore>,
@@ -68,7 +68,7 @@ impl Admin {
         self.run_read(move || work(&Listings::of(&config)?)).await
     }
 
-    /// Runs work that reads the recorded state.
+    /// Runs work that opens the recorded state itself and reads it.
     pub(super) async fn run_read<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -131,7 +131,7 @@ impl Admin {
 
 /// Answers a request on a separate thread, because making large JSON and pages takes time.
 ///
-/// Meanwhile the server can answer health checks. The work finishes even if the client
+/// Meanwhile the server's thread can answer health checks. The work finishes even if the client
 /// disconnects.
 pub(super) async fn answer_apart(
     State(server): State<Arc<Server>>,
@@ -143,7 +143,7 @@ pub(super) async fn answer_apart(
     answer.unwrap_or_else(|| ApiError::unavailable("the daemon is stopping").into_response())
 }
 
-/// Runs a future on a separate thread. Returns `None` if the server stops before its end.
+/// Runs a future on a separate thread. Returns `None` if the server stops before the future ends.
 async fn apart<T: Send + 'static>(
     places: Arc<Semaphore>,
     stop: CancellationToken,
@@ -194,7 +194,7 @@ mod tests {
         let (places, stop) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
         let answered = runtime.block_on(async {
-            // It blocks its thread until the runtime's thread has run something else.
+            // Blocks its thread until the runtime's thread has run the other future.
             let blocking = async move { wait.recv() };
             let other = async {
                 tokio::time::sleep(Duration::from_millis(1)).await;

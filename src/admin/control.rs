@@ -1,11 +1,12 @@
-//! The control socket in the state directory, by which commands reach a running daemon.
+//! The control socket in the state directory, through which commands reach a running daemon.
 //!
 //! Constraint: only the daemon's user can connect, because only this user can enter the state
 //! directory. A slow client does not delay the others.
 //!
 //! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes all
-//! queues read the store again. `reload`, `list-held` and `accept` go to the supervisor. A client that
-//! closes its side withdraws `list-held` and `accept`, unless an engine is just releasing removals.
+//! queues read the store again. `reload`, `list-held` and `accept` go to the supervisor. A client
+//! that closes its side cancels its `list-held` or `accept`, unless an engine has begun to release
+//! the removals.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ const CONTROL: &str = "control.sock";
 /// Serves the control socket until `stop`.
 pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: CancellationToken) {
     let mut socket = None;
-    // A client that waits for a reload must not block the others.
+    // One task for each client, so that a client that waits for a reload does not block the others.
     let mut clients = JoinSet::new();
     let mut check = tokio::time::interval(CHECK_EVERY);
     // Whether the current failure was logged already.
@@ -86,7 +87,7 @@ async fn next_client(socket: Option<&(UnixListener, SocketFile)>) -> io::Result<
 
 /// Binds the control socket.
 ///
-/// This daemon holds the lock on the state directory, so an existing socket file is a leftover.
+/// This daemon holds the lock on the state directory, so an existing socket has no listener.
 fn bind(state_dir: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let path = state_dir.join(CONTROL);
     let _ = std::fs::remove_file(&path);
@@ -94,9 +95,9 @@ fn bind(state_dir: &Path) -> io::Result<(UnixListener, SocketFile)> {
     Ok((listener, SocketFile::at(&path)?))
 }
 
-/// Binds the control socket by the descriptor of its directory.
+/// Binds the control socket through the descriptor of its directory.
 ///
-/// The path of a socket has at most 107 bytes, and that of the state directory may be longer.
+/// The path of a socket has at most 107 bytes, and the path of the state directory may be longer.
 fn bind_short(state_dir: &Path) -> io::Result<UnixListener> {
     let directory = std::fs::File::open(state_dir)?;
     UnixListener::bind(short_path(&directory))
@@ -107,17 +108,18 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
-/// The time between two checks whether the socket is still in its place.
+/// The time between two checks whether the socket is still at its path.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// The time limit for a client to send its line, and to read the answer.
+/// How long a client may take to send its line, and how long to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);
-/// The maximum number of clients that are served at the same time. More have to wait.
+/// The maximum number of clients that are served at the same time. Further clients wait.
 const CLIENTS_MAX: usize = 16;
 /// How long a command waits for the answer of a running daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a command waits for a reload, which may wait for a busy engine.
+/// How long a command waits for the supervisor, for example for a reload while an engine is busy.
 ///
-/// If engines of removed repositories are busy too, the reload takes longer and is applied later.
+/// If engines of removed repositories are busy too, the reload takes longer. The daemon then
+/// applies it without an answer to the command.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// The request that makes every queue read the store again.
@@ -128,13 +130,13 @@ const STATUS: &str = "status";
 const RELOAD: &str = "reload";
 /// The request for the held removals.
 const LIST_HELD: &str = "list-held";
-/// The request to accept held removals. The token follows it.
+/// The request to accept held removals. Their token follows on the same line.
 const ACCEPT: &str = "accept ";
 
 async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let mut line = String::new();
     let mut reader = BufReader::new(&mut stream).take(64);
-    // A client that sends no line gets the report too.
+    // A client without a line, or with an unknown one, gets the report.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     let report = match line.trim_end() {
         RELOAD => supervisor(&admin, &mut stream, Request::Reload).await,
@@ -156,7 +158,7 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
-/// Passes a request to the supervisor. The answer is empty at a stop, or if nobody waits for it any more.
+/// Passes a request to the supervisor. The answer is empty if the daemon stops or the client left.
 async fn supervisor<T: Serialize>(
     admin: &Admin,
     client: &mut UnixStream,
@@ -167,7 +169,7 @@ async fn supervisor<T: Serialize>(
         admin.requests.send(request(sender)).await.ok()?;
         answer.await.ok()
     };
-    // The command waits no longer, and its place must not stay taken.
+    // The command does not wait longer than this. Its place must then be free for another client.
     let answered = tokio::time::timeout(RELOAD_MAX, answered);
     let answer = tokio::select! {
         answer = answered => answer.ok().flatten(),
@@ -176,7 +178,7 @@ async fn supervisor<T: Serialize>(
     answer.map_or(Ok(Vec::new()), |answer| serde_json::to_vec(&answer))
 }
 
-/// Waits until a client has closed its side. It sends nothing after its line.
+/// Waits until the client closes its side. Ignores everything that it sends after its line.
 async fn left(client: &mut UnixStream) {
     let mut rest = [0; 64];
     while client.read(&mut rest).await.is_ok_and(|n| n > 0) {}
@@ -209,7 +211,9 @@ pub(crate) fn accept(state_dir: &Path, token: &str) -> io::Result<Option<Accepte
 
 /// Sends a line to the daemon and reads the answer. Returns `None` if no daemon runs.
 ///
-/// After an error, a daemon may be running without answering.
+/// # Errors
+///
+/// A daemon may be running, but the request failed or its answer did not come in time.
 fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,

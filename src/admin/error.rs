@@ -22,7 +22,7 @@ const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// How many seconds a client should wait if the daemon cannot answer now.
 const RETRY_SECONDS: u64 = 10;
 
-/// Refuses a request: with a page for a browser, or else with JSON.
+/// Makes the answer for a refused request: a page for a browser, else JSON.
 pub(super) fn refuse(is_page: bool, error: ApiError) -> Response {
     if is_page {
         page::refused(&error)
@@ -64,7 +64,7 @@ impl ApiError {
         }
     }
 
-    /// Adds the headers of the error to an answer.
+    /// Adds the header `Retry-After` to an answer, if the error has one.
     pub(super) fn with_headers(&self, mut response: Response) -> Response {
         if let Some(seconds) = self.retry_after {
             let headers = response.headers_mut();
@@ -83,7 +83,7 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, error)
     }
 
-    /// The state is not as the request expects.
+    /// The state is not the one that the request expects.
     pub(super) fn conflict(error: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, error)
     }
@@ -163,7 +163,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequestParts<S> for Filters<T> {
     }
 }
 
-/// The id or the name in the path of a URL.
+/// The id or name in the path of a URL.
 pub(super) struct Named(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Named {
@@ -198,7 +198,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Options<T> {
             ));
         }
         let body = if body.is_empty() { b"{}" } else { &*body };
-        // Otherwise an array of values without names would be accepted.
+        // Serde would accept an array of values without names.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(ApiError::invalid("the body must be a JSON object"));
         }

@@ -1,7 +1,7 @@
 //! Serves `GET /metrics`: the report in the text format of Prometheus.
 //!
-//! Constraint: a scrape is cheap for any number of pending deliveries, and delays no other work.
-//! It reads the engine's state from a snapshot in memory, and the rest by the store's reader.
+//! Constraint: a scrape is cheap for any number of pending deliveries, and delays no other work. It
+//! takes the engine's state from a snapshot in memory, and other figures from the store's reader.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,7 +35,7 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let lease = sources.lease();
     let webhooks = match tokio::time::timeout(STORE_MAX, sources.webhooks()).await {
         Ok(Ok(webhooks)) => webhooks,
-        // Without the database, the other figures say so.
+        // Serve the other metrics. They show that the database is unreachable.
         Ok(Err(error)) if lease.is_some() && matches!(error.fault(), Fault::Unreachable(_)) => {
             Vec::new()
         }
@@ -81,11 +81,11 @@ fn text(
     figures.encode(Some(metrics))
 }
 
-/// The name of the gauge that tells the working process from those that wait.
+/// The name of the gauge that is 1 in the process that watches, and 0 in those that wait.
 const LEASE_HELD: &str = "lease_held";
 const LEASE_HELD_HELP: &str = "1 while this process watches the repository, 0 while it waits.";
 
-/// The figures of a process that does not watch. It has `metrics` if it sends.
+/// Returns the metrics of a process that does not watch. `metrics` is set if the process sends.
 pub(super) fn of_waiting(
     database_reachable: bool,
     metrics: Option<&Metrics>,
@@ -107,11 +107,11 @@ pub(super) fn of_waiting(
     figures.encode(metrics)
 }
 
-/// The figures of one scrape.
+/// The gauges and counters of one scrape.
 struct Figures(Registry);
 
 impl Figures {
-    /// Writes the figures and the counters of attempts as text.
+    /// Writes the figures, and the counters of attempts if there are any, as text.
     fn encode(&self, metrics: Option<&Metrics>) -> Result<String, prometheus::Error> {
         let mut families = metrics.map(Metrics::families).unwrap_or_default();
         families.extend(self.0.gather());
@@ -204,7 +204,7 @@ impl Figures {
 
     fn state_size(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
         let size = daemon.state_size;
-        // Before the first measurement, all are 0.
+        // Before the first measurement, all three are 0.
         let limit = size.limit.or((size.used == 0).then_some(0));
         for (name, help, bytes) in [
             (
@@ -367,7 +367,7 @@ impl Figures {
         )
     }
 
-    /// Adds a gauge of each engine.
+    /// Adds a gauge with the values of each engine.
     fn gauges_of<'a>(
         &self,
         engines: &[Engine<'a>],
@@ -380,7 +380,7 @@ impl Figures {
         self.gauges(name, help, &labels, rows)
     }
 
-    /// Adds a counter of each engine.
+    /// Adds a counter with the values of each engine.
     fn counts_of<'a>(
         &self,
         engines: &[Engine<'a>],
@@ -440,10 +440,10 @@ fn engines(daemon: &DaemonReport) -> Vec<Engine<'_>> {
         .collect()
 }
 
-/// Labels and values of a metric.
+/// The rows of a metric: the values of its labels, and its value.
 type Rows<'a, T> = Vec<(Vec<&'a str>, T)>;
 
-/// Adds the label `repository` to the rows of each engine, if there are several repositories.
+/// Returns the labels and rows of all engines. Adds the label `repository` if there are several.
 fn labelled<'a, 'l, T>(
     engines: &[Engine<'a>],
     labels: &[&'l str],

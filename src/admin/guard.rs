@@ -1,7 +1,7 @@
 //! Limits the bodies and texts of requests, and sets the security headers of answers.
 //!
-//! Constraint: file names and receivers' answers are untrusted text. A browser must never run them
-//! as code.
+//! Constraint: file names and receivers' answers are untrusted text. A browser must never run such
+//! text as code.
 
 use std::time::Duration;
 
@@ -22,10 +22,10 @@ use serde_json::Value;
 use super::auth::is_page;
 use super::error::{ApiError, refuse};
 
-/// The maximum size of a body.
+/// The maximum size of a request body, in bytes.
 pub(super) const BODY_MAX: usize = 64 * 1024;
 
-/// How long a client may take to send a body.
+/// How long a client may take to send a request body.
 const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// The content security policy: a page loads only files of this server.
@@ -46,7 +46,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     ),
 ];
 
-/// Limits the size and the time of all request bodies of a router.
+/// Limits the size of all request bodies of a router, and the time to receive them.
 pub(super) fn bounded(router: Router) -> Router {
     router.layer(middleware::from_fn(whole_body))
 }
@@ -66,7 +66,7 @@ async fn with_headers(mut response: Response) -> Response {
     response
 }
 
-/// Reads the whole body before it passes the request on.
+/// Reads the whole body, and then passes the request on.
 async fn whole_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, BODY_MAX)).await;
@@ -86,9 +86,9 @@ async fn whole_body(request: Request, next: Next) -> Response {
     (close, refuse(is_page, ApiError::new(status, error))).into_response()
 }
 
-/// Refuses requests with a long text: an id, a name, a filter or a reason.
+/// Refuses requests with a text that is too long: an id, a name, a filter or a reason.
 ///
-/// The body must have been read already.
+/// [`whole_body`] must have read the body already.
 pub(super) async fn short_texts(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let body = axum::body::to_bytes(body, BODY_MAX).await;
@@ -112,7 +112,7 @@ fn long_text(parts: &Parts, body: &[u8]) -> Option<String> {
     let query = parts.uri.query().unwrap_or_default();
     long_field(query.as_bytes()).or_else(|| match body.trim_ascii_start().first() {
         Some(b'{') => {
-            // The handler refuses a body that is not JSON.
+            // If the body is not valid JSON, the handler refuses it.
             let json = serde_json::from_slice(body).unwrap_or_default();
             long_in_json("the body", &json)
         }

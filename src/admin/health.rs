@@ -20,6 +20,8 @@ pub(super) async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'s
     }
 }
 
+/// Returns whether the daemon watches, with the reason.
+///
 /// Without the token, the reason names no host, database or process.
 pub(super) async fn readyz(
     State(server): State<Arc<Server>>,

@@ -1,9 +1,9 @@
-//! Refuses requests that a web page of another site makes in somebody's browser.
+//! Refuses requests that a web page of another site sends from a user's browser.
 //!
-//! Constraint: an attacker's page may give its own host name the address 127.0.0.1 and then read
-//! the answers (DNS rebinding). Such a request has the attacker's name in `Host`. So only IP
-//! addresses and names of this machine are accepted. Requests of other sites' pages have the
-//! header `Origin` or `Sec-Fetch-Site`, which a page cannot remove.
+//! Constraint: an attacker may point the host name of a page at 127.0.0.1, so that the page can
+//! read answers of this server (DNS rebinding). Such a request has the attacker's name in `Host`.
+//! So `Host` must be an IP address, a name of this machine or one of `admin.hosts`. Other requests
+//! of foreign pages have the header `Origin` or `Sec-Fetch-Site`, which a page cannot remove.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -16,7 +16,7 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 
-/// Why a request is refused.
+/// The answer to a refused request.
 const REFUSED: &str = "the request names another host, or comes from a page of another site. Use an \
                        IP address, localhost or the name of this machine, or add the name to \
                        admin.hosts\n";
@@ -27,9 +27,9 @@ const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 /// Headers that must not occur twice, because a proxy might read the other value.
 const ONCE: [HeaderName; 4] = [HOST, ORIGIN, FETCH_SITE, FETCH_MODE];
 
-/// Refuses requests that a page of another site makes.
+/// Refuses requests that a page of another site sends.
 ///
-/// With `hosts`, requests must also be addressed to this machine or to one of these hosts.
+/// With `hosts`, a header `Host` must also name this machine, an IP address or one of `hosts`.
 pub(super) fn refuse_foreign(router: Router, hosts: Option<Vec<String>>) -> Router {
     let names = hosts.map(|mut names| {
         let machine = rustix::system::uname();
@@ -57,9 +57,9 @@ async fn check(names: Option<&[String]>, request: Request, next: Next) -> Respon
     }
 }
 
-/// Whether a request is for one of these names or an IP address.
+/// Whether a request is addressed to one of these names or to an IP address.
 fn is_own_host(names: &[String], headers: &HeaderMap) -> bool {
-    // Browsers always send this header. Some simple health checks do not.
+    // Browsers always send `Host`. Some simple health checks do not.
     let Some(host) = headers.get(HOST) else {
         return true;
     };
@@ -70,21 +70,21 @@ fn is_own_host(names: &[String], headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether a page of another site makes the request.
+/// Whether a page of another site sent the request.
 fn is_foreign(headers: &HeaderMap) -> bool {
     let site = headers.get(FETCH_SITE);
     let is_other_site = site.is_some_and(|site| site != "same-origin" && site != "none");
     is_other_site || is_of_own_origin(headers) == Some(false)
 }
 
-/// Whether the headers prove that a page of this server made the request.
+/// Whether the headers prove that a page of this server sent the request.
 pub(super) fn is_from_own_page(headers: &HeaderMap) -> bool {
     let site = headers.get(FETCH_SITE);
     let is_same_site = site.is_some_and(|site| site == "same-origin");
     !is_foreign(headers) && (is_same_site || is_of_own_origin(headers) == Some(true))
 }
 
-/// Whether `Origin` is the host that the request is addressed to. `None` without `Origin`.
+/// Whether the host and port in `Origin` are those in `Host`. `None` without `Origin`.
 fn is_of_own_origin(headers: &HeaderMap) -> Option<bool> {
     let origin = headers.get(ORIGIN)?.to_str().ok();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -95,9 +95,9 @@ fn is_of_own_origin(headers: &HeaderMap) -> Option<bool> {
     })
 }
 
-/// Whether somebody follows a link from another site to a page of this server.
+/// Whether a user follows a link from another site to a page of this server.
 ///
-/// The other site cannot read that page.
+/// This is safe, because the other site cannot read the page.
 fn is_visit(request: &Request) -> bool {
     let headers = request.headers();
     let mode = headers.get(FETCH_MODE);
@@ -112,12 +112,12 @@ fn is_visit(request: &Request) -> bool {
 enum Name<'a> {
     /// An IP address.
     Address,
-    /// A name without its final dot.
+    /// A host name without its final dot.
     Text(&'a str),
 }
 
 impl<'a> Name<'a> {
-    /// Parses a `Host` header. `None` if a part of it is neither the host nor the port.
+    /// Parses a `Host` header. `None` if it has anything else than a host and a port.
     fn read(header: &'a str) -> Option<Self> {
         let authority: Authority = header.parse().ok()?;
         let (host, rest) = header.split_at_checked(authority.host().len())?;
@@ -184,7 +184,7 @@ mod tests {
     #[test]
     fn pages_of_other_sites_are_foreign() {
         const SITE: &str = "sec-fetch-site";
-        // The headers, whether they are foreign, and whether they prove an own page.
+        // The headers, whether they are foreign, and whether they prove a page of this server.
         type Headers = &'static [(&'static str, &'static str)];
         let cases: [(Headers, bool, bool); 8] = [
             (&[("host", "localhost:1")], false, false),

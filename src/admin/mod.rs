@@ -1,13 +1,14 @@
 //! The admin server (health, metrics, API and page over HTTP) and the control socket.
 //!
-//! Constraint: health answers even if all other parts are stuck. The API and the commands share the
-//! functions of [`crate::operator`], so both list and change the same things.
+//! Constraint: health answers even if all other parts of the daemon are stuck. The API and the
+//! commands share the functions of [`crate::operator`], so both list and change the same things.
 //!
 //! Modules: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the
-//! paths. A request passes three checks: `hosts` refuses other sites, `guard` limits bodies and
-//! texts, and `auth` checks the token or one of the `sessions`. `reads`, `actions` and [`stream`]
-//! answer requests to the API, and `page` answers browsers. They read and change the store by
-//! `pages` and `blocking`.
+//! paths. A request passes three checks: `hosts` refuses requests of other sites, `guard` limits
+//! bodies and texts, and `auth` checks the token or one of the `sessions`. `reads`, `actions` and
+//! [`stream`] answer requests to the API, and `page` answers browsers. All of them use the store
+//! through `blocking`, and cut listings into pages by `pages`. [`waiting`] serves health while the
+//! process waits for its lease.
 
 mod actions;
 mod auth;
@@ -51,7 +52,7 @@ use crate::report::Sources;
 /// The parts of the daemon that the admin server and the control socket use.
 pub(crate) struct Admin {
     pub(crate) sources: Sources,
-    /// The queues. They are woken after deliveries or webhooks were changed.
+    /// The queues. They are woken after a change of deliveries or webhooks.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) requests: mpsc::Sender<Request>,
     state_dir: PathBuf,
@@ -81,7 +82,7 @@ impl Admin {
     }
 }
 
-/// A request of a command to the supervisor, with the channel for the answer.
+/// A request of a command to the supervisor, with a channel for the answer.
 pub(crate) enum Request {
     Reload(oneshot::Sender<Reloaded>),
     /// List the held removals.
@@ -93,7 +94,7 @@ pub(crate) enum Request {
 /// The outcome of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
-    /// Why the configuration was rejected. Empty if it was applied.
+    /// The errors of the rejected configuration. Empty if it was applied.
     pub(crate) errors: Vec<String>,
     /// Warnings about settings that are valid but probably not intended.
     #[serde(default)]
@@ -114,7 +115,7 @@ const BOUNDS: Bounds = Bounds {
 
 /// Serves health, metrics, the API and the page until `stop`.
 ///
-/// Over TCP, requests must name one of the configured hosts or this machine.
+/// Over TCP, a header `Host` must name a configured host, this machine or an IP address.
 pub(crate) async fn serve(
     admin: Arc<Admin>,
     bound: Bound,

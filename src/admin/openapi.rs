@@ -1,4 +1,4 @@
-//! Describes the API in OpenAPI 3.1, from the types of the handlers.
+//! Describes the API in OpenAPI 3.1. The description comes from the types of the handlers.
 
 use utoipa::OpenApi;
 use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder, SecurityScheme};
@@ -6,7 +6,7 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, HttpAuthScheme, HttpBuilder
 use super::error::{ApiError, Json};
 use super::routes;
 
-/// The parts of the description that are not in a handler.
+/// The parts of the description that do not come from a handler.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -37,7 +37,7 @@ impl utoipa::Modify for Schemes {
     }
 }
 
-/// Makes the description for each request, so that it takes no memory in between.
+/// Makes the description for each request, so that it takes no memory between requests.
 pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
     Json(routes::api().split_for_parts().1)
 }

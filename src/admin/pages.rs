@@ -1,7 +1,7 @@
-//! Pages of results, and the cursors between them.
+//! The pages of a listing, and the cursors between them.
 //!
-//! Constraint: if rows are added or removed between two pages, no other row is repeated or
-//! skipped. So a cursor has the position of a row, not a number of rows.
+//! Constraint: if rows are added or removed between two requests for pages, no other row is
+//! repeated or skipped. So a cursor has the position of a row, not a number of rows.
 
 use std::io::{self, Write};
 
@@ -23,10 +23,12 @@ const LIMIT_MAX: usize = 500;
 /// The maximum size of the items of a page in JSON, in bytes. A single item may be larger.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// The maximum length of a cursor.
+/// The maximum length of a cursor, in bytes.
 const CURSOR_MAX: usize = 32;
 
-/// A listing with pages. Each has its own letter, so that no cursor works for another listing.
+/// A listing with pages.
+///
+/// A cursor has the letter of its listing, so that it does not work for another one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listing {
     Events,
@@ -41,7 +43,7 @@ impl Listing {
         }
     }
 
-    /// Parses a cursor. `None` if it belongs to another listing.
+    /// Parses a cursor. `None` if it is invalid or belongs to another listing.
     fn read(self, cursor: &str) -> Option<i64> {
         if cursor.len() > CURSOR_MAX {
             return None;
@@ -56,7 +58,7 @@ impl Listing {
     }
 }
 
-/// Where a page begins, and how many items it has at most.
+/// The beginning of a page, and its maximum number of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) before: Option<i64>,
@@ -93,8 +95,8 @@ impl Place {
     }
 }
 
-/// Returns the first items of a page up to [`BYTES_MAX`], and the position after which the next
-/// page begins, if there is one.
+/// Returns the first items of a page, up to [`BYTES_MAX`]. Also returns the position after which
+/// the next page begins, if there is one.
 fn first_items<T, V: Serialize>(
     page: &Page<T>,
     view: fn(&T) -> V,
@@ -105,7 +107,7 @@ fn first_items<T, V: Serialize>(
     let mut last = None;
     for item in &page.items {
         let view = view(item);
-        // If an item cannot be written, making the answer fails later.
+        // If an item cannot be serialized, serializing the answer fails later.
         let _ = serde_json::to_writer(&mut size, &view);
         if size.0 > BYTES_MAX && last.is_some() {
             return (items, last);

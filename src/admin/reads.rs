@@ -1,4 +1,4 @@
-//! The listings of the API: the same JSON as that of the commands.
+//! The listings of the API. Their JSON is the same as that of the commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +22,16 @@ use crate::store::{EventFilter, Listings, Selector, WebhookState};
 /// How long a request waits for the counts of deliveries.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
-/// How long a request waits for the configuration file.
+/// How long a request waits for reading the configuration file.
 const FILE_MAX: Duration = Duration::from_secs(2);
 
-/// How deliveries are counted.
+/// How to count deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counts {
-    /// All of them. Reads an index of all deliveries.
+    /// All of them. This reads an index of all deliveries.
     Exact,
-    /// Up to this number. A greater count means only that there are more.
+    /// Up to this number, so that counting stays fast. A greater count only means that there are
+    /// more.
     UpTo(u64),
 }
 
@@ -41,7 +42,7 @@ pub(super) async fn status(State(server): State<Arc<Server>>) -> Answer<Report> 
     report(&server, Counts::Exact).await.map(Json)
 }
 
-/// The state of the daemon.
+/// Gathers the state of the daemon.
 pub(super) async fn report(server: &Server, counts: Counts) -> Result<Report, ApiError> {
     let states = states(server, counts).await?;
     let admin = &server.admin;
@@ -60,12 +61,12 @@ pub(super) async fn report(server: &Server, counts: Counts) -> Result<Report, Ap
     admin.read(report).await
 }
 
-/// The settings in the configuration file. Those of the daemon if the file does not answer.
+/// Reads the settings in the configuration file. Returns those in use if reading takes too long.
 async fn settings_of_file(admin: &Admin) -> Settings {
     let config = admin.sources.config();
     let present = Settings::of(&config);
     let read = move || {
-        // A file with errors differs from the settings that the daemon uses.
+        // A file with errors must differ from the settings that the daemon uses.
         Ok(config::load(&config.file, &WithoutSecrets).map_or_else(
             |_| Settings::default(),
             |loaded| Settings::of(&loaded.config),
@@ -75,7 +76,7 @@ async fn settings_of_file(admin: &Admin) -> Settings {
     read.ok().and_then(Result::ok).unwrap_or(present)
 }
 
-/// The states of all webhooks.
+/// Reads the states of all webhooks, with the counts of their deliveries.
 async fn states(server: &Server, counts: Counts) -> Result<Vec<WebhookState>, ApiError> {
     let most = match counts {
         Counts::UpTo(most) => most,
@@ -100,7 +101,7 @@ pub(super) async fn webhooks(State(server): State<Arc<Server>>) -> Answer<Vec<We
     all_webhooks(&server, Counts::Exact).await.map(Json)
 }
 
-/// The webhooks with their queues.
+/// Lists the webhooks with their queues.
 pub(super) async fn all_webhooks(
     server: &Server,
     counts: Counts,
@@ -262,7 +263,7 @@ pub(super) fn no_delivery(id: i64) -> ApiError {
     ApiError::absent(format!("there is no delivery {id}"))
 }
 
-/// Parses the name or the label of an event.
+/// Parses the name or label of an event.
 pub(super) fn kind(
     event: Option<&str>,
 ) -> Result<Option<crate::domain::event::EventKind>, ApiError> {
@@ -290,14 +291,14 @@ pub(super) async fn check(server: &Server, selector: &Selector) -> Result<(), Ap
     if config.webhooks.iter().any(|webhook| webhook.name() == name) {
         return Ok(());
     }
-    // Only the names count.
+    // Only the names of the webhooks are needed, not the counts.
     let states = states(server, Counts::UpTo(0)).await?;
     let states = WebhookReport::of_settings(&Settings::of(&config), states);
     check_webhook(name, &states).map_err(|error| ApiError::invalid(error.to_string()))
 }
 
 impl Server {
-    /// Reads the filters of the repository and of the project.
+    /// Parses the filters of the repository and the project.
     pub(super) fn place(
         &self,
         repository: Option<&str>,

@@ -20,7 +20,7 @@ use super::{Admin, actions, blocking, exposition, guard, health, openapi, page, 
 pub(super) struct Server {
     pub(super) admin: Arc<Admin>,
     pub(super) access: Access,
-    /// Ends streams when the server stops.
+    /// Cancelled when the server stops. It ends streams.
     pub(super) stop: CancellationToken,
 }
 
@@ -44,7 +44,8 @@ pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(actions::replay))
 }
 
-/// Returns all paths. `auth` guards all but health, metrics, the login and the page's files.
+/// Returns all paths. All need access by `auth`, except health, metrics, the login and the page's
+/// files.
 pub(super) fn all(server: &Arc<Server>) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))

@@ -1,9 +1,9 @@
 //! Keeps the sessions of browsers.
 //!
 //! Constraint: a session that has ended is invalid immediately, even if somebody kept its cookie.
-//! So the sessions are stored here, in memory. A restart of the daemon ends all of them, and a
-//! reload none. A cookie has random digits, and only their hash is stored. Each session belongs to
-//! one token.
+//! So the sessions are stored here, in memory. A restart of the daemon ends all of them. A reload
+//! ends them only if it changes the token, because each session belongs to one token. A cookie has
+//! random digits, and only their hash is stored.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 /// How long a session lasts.
 pub(super) const LENGTH: Duration = Duration::from_secs(12 * 60 * 60);
 
-/// The maximum number of sessions. Another one ends the oldest.
+/// The maximum number of sessions. At the limit, a new session ends the oldest one.
 const SESSIONS_MAX: usize = 1_000;
 
 /// A SHA-256 hash of a token or of the digits of a session.
@@ -28,7 +28,7 @@ pub(super) fn hash(secret: &[u8]) -> Hash {
     Sha256::digest(secret).into()
 }
 
-/// A valid session that a request has named.
+/// The id of a session that was valid when a request used it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionId(Hash);
 
@@ -37,9 +37,9 @@ pub(super) struct SessionId(Hash);
 pub(crate) struct Sessions(Mutex<HashMap<Hash, Session>>);
 
 struct Session {
-    /// The monotonic time of its end.
+    /// The monotonic time at which the session ends.
     end: Duration,
-    /// The hash of the token that it belongs to.
+    /// The hash of the token that the session belongs to.
     token: Hash,
 }
 
@@ -74,7 +74,7 @@ impl Sessions {
         self.is_valid(id, token, moment).then_some(id)
     }
 
-    /// Whether a session has not ended.
+    /// Whether a session of this token has not ended.
     pub(super) fn is_valid(&self, id: SessionId, token: Hash, moment: Duration) -> bool {
         let sessions = self.lock();
         let session = sessions.get(&id.0);
@@ -86,7 +86,7 @@ impl Sessions {
         self.lock().remove(&hash(digits.as_bytes()));
     }
 
-    /// Ends the sessions of all other tokens. They stay ended if their token comes back.
+    /// Ends the sessions of all other tokens. They stay ended even if their token is set again.
     pub(super) fn end_others(&self, token: Option<Hash>) {
         self.lock()
             .retain(|_, session| Some(session.token) == token);

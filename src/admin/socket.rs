@@ -1,7 +1,6 @@
-//! Binds listening sockets, at an address or at a path.
+//! Binds the listening socket of the admin server, at a TCP address or at a path.
 //!
-//! Constraint: only a socket without a listener is removed. A file that is not a socket is never
-//! removed.
+//! Constraint: at a path, only a socket without a listener may be removed, and no other file.
 
 use std::fs::Permissions;
 use std::io;
@@ -13,7 +12,7 @@ use tokio::net::{TcpListener, UnixListener, UnixStream};
 
 use crate::config::{AdminServer, Listen};
 
-/// How long a process that listens at a path may take to accept a connection.
+/// How long connecting to a socket may take, before it counts as one with a listener.
 const ACCEPT_MAX: Duration = Duration::from_secs(1);
 
 /// A socket for the admin server.
@@ -32,7 +31,7 @@ pub(crate) struct SocketFile {
 }
 
 impl SocketFile {
-    /// Finds the socket that was just bound at this path.
+    /// Identifies the file at this path.
     pub(super) fn at(path: &Path) -> io::Result<Self> {
         let metadata = path.symlink_metadata()?;
         Ok(Self {
@@ -42,12 +41,12 @@ impl SocketFile {
         })
     }
 
-    /// Whether clients still find this socket at its path.
+    /// Whether this socket is still at its path, where clients find it.
     pub(crate) fn is_in_place(&self) -> bool {
         Self::at(&self.path).is_ok_and(|found| found == *self)
     }
 
-    /// Removes the file, unless another one is in its place.
+    /// Removes the file, unless another file is at its path.
     pub(crate) fn remove(&self) {
         if self.is_in_place() {
             let _ = std::fs::remove_file(&self.path);
@@ -59,7 +58,7 @@ impl SocketFile {
 ///
 /// # Errors
 ///
-/// The address is in use or not of this machine, or another file is at the path.
+/// The address is in use or not of this machine, or the path has a file that is not a dead socket.
 pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
     match &server.listen {
         Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp),
@@ -73,7 +72,7 @@ pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
     }
 }
 
-/// Removes a socket without a listener, which a killed daemon leaves behind.
+/// Removes a socket without a listener. A killed daemon leaves one behind.
 async fn remove_dead(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.file_type().is_socket() => {}

@@ -1,10 +1,10 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
 //! Constraint: many clients cost as little as one, and without clients there is no work. While
-//! there are clients, one task checks twice a second whether something was recorded. Only then
-//! does it compare the state, as `--follow` does. It keeps the newest items for all clients. A
-//! client that is too slow, or reconnects too late, gets `missed` and must read the listings
-//! again.
+//! there are clients, one task checks twice a second whether the recorded state has changed. Only
+//! after a change does the task compare the listings, as `--follow` does. It keeps the newest items
+//! for all clients. A client that is too slow, or reconnects too late, gets `missed` and must read
+//! the listings again.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -35,10 +35,10 @@ use crate::store::{EventFilter, ListedDelivery, ListedEvent, Listings, Selector}
 /// The time between two checks for new items.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// The number of checks after the last client disconnected. It may reconnect in this time.
+/// The number of checks after the last client disconnected. A client can reconnect in this time.
 const ROUNDS_KEPT: u32 = 60;
 
-/// The number of the newest items that are kept for slow clients.
+/// The maximum number of items that are kept for slow clients.
 const ITEMS_MAX: usize = 1_024;
 
 /// The maximum total size of the kept items, in bytes.
@@ -50,7 +50,7 @@ const CLIENTS_MAX: usize = 16;
 /// How long a client waits for the first comparison.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// The time between two comments to an idle client, which show that the connection works.
+/// The time between two comments to an idle client. They keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// An item of the stream.
@@ -64,7 +64,7 @@ struct Item {
 /// The newest items.
 #[derive(Default)]
 struct Kept {
-    /// The id of this series of items. `None` if nothing is being compared.
+    /// The id of this series of items. `None` while no task compares the state.
     series: Option<String>,
     /// The number of the next item.
     next: u64,
@@ -82,7 +82,7 @@ impl Kept {
         self.next += 1;
         self.n_bytes += json.len();
         self.items.push_back(Arc::new(Item { number, name, json }));
-        // An item that is too large alone is dropped too. Clients then read the listings again.
+        // This also drops a single item that is too large. Clients then get `missed`.
         while (self.items.len() > ITEMS_MAX || self.n_bytes > ITEMS_BYTES_MAX)
             && let Some(oldest) = self.items.pop_front()
         {
@@ -95,7 +95,7 @@ impl Kept {
         self.items.front().map_or(self.next, |item| item.number)
     }
 
-    /// Returns the item with this number.
+    /// Returns the item with this number, if it is kept.
     fn at(&self, number: u64) -> Option<Arc<Item>> {
         let index = number.checked_sub(self.first())?;
         self.items.get(usize::try_from(index).ok()?).cloned()
@@ -105,11 +105,11 @@ impl Kept {
 /// The new items for all clients.
 pub(crate) struct News {
     kept: Mutex<Kept>,
-    /// Notified of a new series and of each new item.
+    /// Notified of each new series and of new items.
     changed: watch::Sender<()>,
     /// A permit for each client.
     clients: Arc<Semaphore>,
-    /// Wakes the task that compares.
+    /// Wakes the task that compares the state.
     wanted: tokio::sync::Notify,
 }
 
@@ -176,7 +176,7 @@ pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
             () = stop.cancelled() => return,
         }
         admin.news.set_series(None);
-        // Clients of the ended series reconnect, so begin the next series for them.
+        // The clients of the ended series reconnect. Begin the next series for them.
         if admin.news.has_clients() {
             admin.news.wanted.notify_one();
             tokio::select! {
@@ -190,7 +190,7 @@ pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
 /// New events and changed deliveries, the oldest first.
 type Items = (Vec<ListedEvent>, Vec<ListedDelivery>);
 
-/// The known items of both listings.
+/// The items of both listings that were compared last.
 struct Compared {
     listings: Listings,
     version: i64,
@@ -200,7 +200,7 @@ struct Compared {
 
 impl Compared {
     fn start(listings: Listings) -> Result<Self, ApiError> {
-        // A later commit is compared in the next round.
+        // Read first, so that the next round compares the state after a later commit.
         let version = listings.version()?;
         let events = listings.events(&EventFilter::default(), COMPARED)?;
         let deliveries = listings.deliveries(&Selector::default(), COMPARED)?;
@@ -212,7 +212,7 @@ impl Compared {
         })
     }
 
-    /// Reads the new items, if something was recorded since the last round.
+    /// Reads the new and changed items, if the recorded state changed since the last round.
     fn next(&mut self) -> Result<Items, ApiError> {
         let listings = &self.listings;
         let version = listings.version()?;
@@ -231,7 +231,7 @@ impl Compared {
     }
 }
 
-/// Compares the state until there has been no client for half a minute.
+/// Compares the state until there was no client for half a minute.
 async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
     let config = admin.sources.config();
     let start = move || Compared::start(Listings::of(&config)?);
@@ -270,7 +270,7 @@ async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
 /// One client of the stream.
 struct Client {
     server: Arc<Server>,
-    /// Why the client may read. Its session may end meanwhile.
+    /// The access of the client. It ends when the session ends.
     permit: Permit,
     changed: watch::Receiver<()>,
     series: String,
@@ -282,7 +282,7 @@ struct Client {
 }
 
 impl Client {
-    /// Waits for the next message. `None` ends the stream.
+    /// Waits for the next message. Returns `None` to end the stream.
     async fn message(&mut self) -> Option<Event> {
         if let Some(greeting) = self.greeting.take() {
             return Some(greeting);
@@ -299,14 +299,14 @@ impl Client {
         }
     }
 
-    /// The next message, if there is one already. `None` ends the stream.
+    /// Returns the next message, if it is available now. The outer `None` ends the stream.
     fn now(&mut self) -> Option<Option<Event>> {
         let moment = self.server.admin.sources.clock.moment();
         if !self.server.access.allows(self.permit, moment) {
             return None;
         }
         let kept = self.server.admin.news.kept();
-        // The client reconnects and learns that it missed items.
+        // The series has ended. The client reconnects and gets `missed`.
         if kept.series.as_ref() != Some(&self.series) {
             return None;
         }
@@ -329,9 +329,9 @@ impl Client {
 
 /// New events and changed deliveries, as they are recorded.
 ///
-/// The first message is `ready`, or `missed` if items after `Last-Event-ID` are no longer kept.
-/// Read the listings after it. Messages `event` and `delivery` follow, with the JSON of the
-/// listings.
+/// The first message is `ready`, or `missed` if `Last-Event-ID` is unknown. Read the listings after
+/// it. Messages `event` and `delivery` follow, with the JSON of the listings. `missed` may follow
+/// too: the client missed items and must read the listings again.
 #[utoipa::path(get, path = "/api/v1/stream", tag = "read",
     params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last message")),
     responses((status = 200, content_type = "text/event-stream", body = String),
@@ -407,7 +407,7 @@ mod tests {
             assert!(n_bytes <= ITEMS_BYTES_MAX, "{n_bytes}");
         }
         assert_eq!(kept.items.len(), 7);
-        // A client that waits for an item that was never kept misses it.
+        // A client that waits for an item that was too large to keep gets `missed`.
         kept.add("event", &"x".repeat(ITEMS_BYTES_MAX));
         assert_eq!((kept.items.len(), kept.n_bytes), (0, 0));
         assert_eq!(kept.first(), kept.next);

@@ -1,8 +1,9 @@
 //! The admin server of a process that waits for its lease or for the database.
 //!
-//! Constraint: it must release its address before the daemon starts. It answers the three paths that
-//! need no token: such a process has no listing of its own. It may send meanwhile. Only with the token,
-//! `/readyz` names the database and the other process.
+//! Constraint: this server must release its address before the daemon starts. It serves only
+//! `/healthz`, `/readyz` and `/metrics`, because a process that waits has no listings. Such a
+//! process may send deliveries. `/readyz` names the database and the other process only with the
+//! token.
 
 use std::sync::Arc;
 
@@ -28,19 +29,19 @@ use crate::metrics::Metrics;
 /// The state of a process that does not watch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wait {
-    /// The reason in words.
+    /// Why the process waits.
     pub(crate) reason: String,
     /// The reason without names of hosts, databases and processes.
     pub(crate) public_reason: &'static str,
-    /// Whether the database answered.
+    /// Whether the database answered the last request.
     pub(crate) is_reachable: bool,
-    /// Whether the process does all that its roles say.
+    /// Whether the process does all the work of its roles.
     pub(crate) is_ready: bool,
-    /// The counts of its attempts, if it sends.
+    /// The counts of attempts, if the process sends.
     pub(crate) metrics: Option<Arc<Metrics>>,
 }
 
-/// The server, if the configuration has one and its address is free.
+/// The admin server while the process waits. It runs if it is configured and its address is free.
 pub(crate) struct WaitingServer {
     wait: watch::Sender<Wait>,
     tasks: JoinSet<()>,
@@ -56,11 +57,11 @@ impl WaitingServer {
         }
     }
 
-    /// Sets the reason. Starts the server unless it runs.
+    /// Sets the state. Starts the server unless it runs already.
     pub(crate) async fn waits(&mut self, wait: Wait, settings: Option<&AdminServer>) {
         self.wait.send_replace(wait);
         let Some(settings) = settings else { return };
-        // It ends only by `stop`.
+        // A running server ends only by `stop`.
         if !self.tasks.is_empty() {
             return;
         }
@@ -104,7 +105,7 @@ async fn serve(
     }
 }
 
-/// The data of the handlers, and who may see it.
+/// The data of the handlers, and the rule for access to names.
 struct Shown {
     wait: watch::Receiver<Wait>,
     access: Access,
@@ -117,7 +118,7 @@ async fn healthz() -> &'static str {
     "the process waits\n"
 }
 
-/// A process that waits to watch is not ready. One that only sends is.
+/// A process that waits to watch is not ready. A process that only sends is ready.
 async fn readyz(State(shown): Waits, request: Request) -> (StatusCode, String) {
     let (parts, _) = request.into_parts();
     let wait = shown.wait.borrow().clone();
