@@ -128,7 +128,7 @@ fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
         return None;
     }
     let parents = || items.iter().filter(|item| item.kind == ItemKind::Parent);
-    // The kernel ends the name of a parent directory with a slash, except the working directory.
+    // The kernel ends the name of a parent with a slash, except that of the working directory.
     let is_named = |parent: &&PathItem| match parent.name.as_deref() {
         Some(named) if above.is_empty() => !named.ends_with(b"/") || named == b"/",
         Some(named) => named == above,

@@ -268,7 +268,7 @@ mod tests {
 
     #[test]
     fn a_name_cannot_forge_a_field() {
-        // A program and a comm that contain fields arrive as one token of hexadecimal digits.
+        // A program whose name contains fields arrives as one token of hexadecimal digits.
         let forged: String = "x\" auid=0 euid=0 key=\"k"
             .bytes()
             .map(|byte| format!("{byte:02X}"))

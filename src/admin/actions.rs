@@ -55,9 +55,9 @@ pub(super) struct Bulk {
     pub(super) repository: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     pub(super) project: Option<String>,
-    /// Only deliveries recorded since then.
+    /// Only deliveries recorded since this time.
     pub(super) since: Option<String>,
-    /// Only deliveries recorded before then.
+    /// Only deliveries recorded before this time.
     pub(super) until: Option<String>,
     /// Return the number of selected deliveries, and change nothing.
     pub(super) dry_run: bool,
@@ -316,10 +316,10 @@ pub(super) async fn test(
 pub(super) struct ReplayOptions {
     /// Queue the events for this webhook: those it subscribes to, and those it got before.
     pub(super) to: String,
-    /// Only events recorded since then.
+    /// Only events recorded since this time.
     #[serde(default)]
     pub(super) since: Option<String>,
-    /// Only events recorded before then.
+    /// Only events recorded before this time.
     #[serde(default)]
     pub(super) until: Option<String>,
     /// Only events of the repository with this name, if there are several.

@@ -69,7 +69,7 @@ enum Refusal {
     Closed,
     /// The request has no token, or a wrong one.
     Unauthorized,
-    /// The client sent too many wrong tokens. It may try again after this time.
+    /// The client sent too many wrong tokens, and must wait for this time.
     Limited(Duration),
     /// The request has a session, but a page of another site may have sent it.
     Foreign,

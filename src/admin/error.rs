@@ -179,7 +179,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 
 /// A JSON body. Without a body, all options have their defaults.
 ///
-/// A page of another site can make a browser send a form, but not JSON.
+/// Other content types are refused. A page of another site can make a browser send a form, but not
+/// JSON.
 pub(super) struct Options<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Options<T> {

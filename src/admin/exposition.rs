@@ -41,7 +41,8 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         }
         Err(_) if lease.is_some() => Vec::new(),
         Ok(Err(error)) => {
-            // The error names the database and its host, and the metrics need no token.
+            // Only the log has the error: it names the database and its host, and the metrics need
+            // no token.
             warn!(%error, "cannot read the state for /metrics");
             return unavailable("the state cannot be read; the log has the reason");
         }

@@ -37,7 +37,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (CONTENT_SECURITY_POLICY, POLICY),
     (X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (X_FRAME_OPTIONS, "DENY"),
-    // With `no-referrer`, browsers send `Origin: null` with forms.
+    // With `no-referrer`, browsers would send `Origin: null` with forms, which `hosts` refuses.
     (REFERRER_POLICY, "same-origin"),
     (CACHE_CONTROL, "no-store"),
     (

@@ -59,7 +59,7 @@ pub(crate) struct Admin {
     bounded: Bounded,
     /// The new items for the clients of the stream.
     news: News,
-    /// The sessions of browsers. They outlive a reload.
+    /// The sessions of browsers. They outlive a reload that keeps the token.
     sessions: Arc<Sessions>,
 }
 

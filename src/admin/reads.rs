@@ -116,9 +116,9 @@ pub(super) async fn all_webhooks(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventFilters {
-    /// Only events recorded since then: a date, a time, or a duration ago such as 2h.
+    /// Only events recorded since this time: a date, a time, or a duration ago such as 2h.
     pub(super) since: Option<String>,
-    /// Only events recorded before then.
+    /// Only events recorded before this time.
     pub(super) until: Option<String>,
     /// Only this event, by name or label.
     pub(super) event: Option<String>,
@@ -194,9 +194,9 @@ pub(super) struct DeliveryFilters {
     pub(super) repository: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     pub(super) project: Option<String>,
-    /// Only deliveries recorded since then: a date, a time, or a duration ago such as 2h.
+    /// Only deliveries recorded since this time: a date, a time, or a duration ago such as 2h.
     pub(super) since: Option<String>,
-    /// Only deliveries recorded before then.
+    /// Only deliveries recorded before this time.
     pub(super) until: Option<String>,
     /// The maximum number of items, from 1 to 500. The default is 50.
     pub(super) limit: Option<String>,

@@ -179,7 +179,7 @@ fn a_removed_file_was_removed_by_the_last_who_removed_it() {
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), None);
     log.remove(1, 1_000, PROJECT, "project.xml", FILE);
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), Some(1));
-    // A second user creates it again, and a third one removes that file.
+    // A second user creates the file again, and a third user removes it.
     log.create(2, 1_100, PROJECT, "project.xml", 51);
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), None);
     log.remove(3, 1_200, PROJECT, "project.xml", 51);
