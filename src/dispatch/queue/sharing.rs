@@ -37,9 +37,9 @@ impl Queue {
 
     /// Whether only this sender may send, although it claims nothing now.
     ///
-    /// After a failure, others may reach the endpoint although this sender does not. So it excludes
-    /// them only while it sends, and until its next request may start. Before that time, their
-    /// requests would exceed the rate.
+    /// After a failure, others can perhaps reach the endpoint although this sender cannot. So it
+    /// excludes them only while it sends, and until its next request may start. Before that time,
+    /// their requests would exceed the rate.
     fn must_be_alone(&self, target: &Target) -> bool {
         let now = self.shared.clock.moment();
         let gives_way = now < self.gives_way_until;
@@ -83,7 +83,7 @@ impl Queue {
         }
     }
 
-    /// Leaves the webhook to other senders for [`GIVE_WAY`], because they may reach the endpoint.
+    /// Leaves the webhook to other senders for [`GIVE_WAY`], in case they can reach the endpoint.
     ///
     /// That time begins when the next request of this sender may start. Otherwise the next sender
     /// could send a request at once, and exceed the rate.

@@ -158,7 +158,7 @@ fn filled(statement: &str) -> String {
     filled + rest
 }
 
-/// Returns all statements in the source, those with a placeholder for an index once for each index.
+/// Returns all statements in the source. Expands each placeholder for an index.
 fn statements(connection: &Connection) -> Vec<String> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/sqlite");
     let mut statements = Vec::new();
