@@ -1,9 +1,10 @@
 //! Opens the repository's root and the files below it.
 //!
 //! Constraint: a path below the root never follows a symbolic link and never leaves the root, and
-//! opening a file never blocks. Linux resolves a whole path in one call (openat2 with
+//! opening a FIFO or a device never blocks. Linux resolves a whole path in one call (openat2 with
 //! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). Other systems, and kernels before 5.6, open each
-//! component relative to its parent, with O_NOFOLLOW. The effect is the same.
+//! component relative to its parent, with O_NOFOLLOW. The effect is the same, but each directory of
+//! the path must be readable, not only searchable.
 
 mod encrypted;
 mod names;
@@ -36,8 +37,8 @@ const FILE: OFlags = OFlags::RDONLY
 /// If a directory is removed and created again, it may have the same inode, but it has another
 /// birth time. The birth time is 0 if the file system has none.
 ///
-/// The device changes when the file system is mounted from another disk or loop device. Then the
-/// watches of a root are no longer valid.
+/// The device changes when the file system is mounted from another disk or loop device. The
+/// watches of the root are then no longer valid.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct RootIdentity {
     device: u64,
@@ -46,9 +47,9 @@ pub(crate) struct RootIdentity {
 }
 
 impl RootIdentity {
-    /// Returns the text that is recorded. It stays the same after a restart or another mount.
+    /// Returns the text that is recorded. It stays the same after a restart or a new mount.
     ///
-    /// It contains the device only if there is no birth time.
+    /// The text contains the device only if there is no birth time.
     pub(crate) fn to_record(self) -> String {
         match self.born_ns {
             0 => format!("{:x}:{}", self.device, self.inode),
@@ -59,8 +60,8 @@ impl RootIdentity {
 
 /// The open root of a repository.
 ///
-/// The engine opens it for a batch of observations and closes it afterwards. While it is open, the
-/// file system cannot be unmounted.
+/// The engine opens the root for a batch of observations and closes it afterwards, because the file
+/// system cannot be unmounted while the root is open.
 #[derive(Debug)]
 pub(crate) struct Root {
     path: PathBuf,
@@ -154,9 +155,9 @@ pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
     Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Returns the type of a listed entry. `None` if it is gone.
+/// Returns the type of a listed entry. `None` if the entry is gone.
 ///
-/// Some file systems list no types, such as FUSE and old ones of XFS.
+/// Some file systems list no types, such as FUSE and old formats of XFS.
 ///
 /// # Errors
 ///
@@ -191,7 +192,7 @@ pub(crate) fn stamp(stat: &Stat) -> Stamp {
     }
 }
 
-/// Checks that a file is a regular file. Otherwise the error names its type.
+/// Checks that a file is a regular file. The error names any other type.
 pub(crate) fn kind_of(stat: &Stat) -> Result<(), &'static str> {
     match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => Ok(()),
@@ -239,7 +240,7 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<O
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
         // NOSYS: the kernel lacks openat2. PERM: a sandbox forbids it. AGAIN: somebody renamed a
-        // directory meanwhile, which does not matter when opening by component.
+        // directory in the meantime, which does not disturb opening by component.
         Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_by_component(root, path, flags),
         result => Ok(result?),
     }

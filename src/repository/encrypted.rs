@@ -1,9 +1,10 @@
 //! Detects encrypted directories whose key is missing (fscrypt of ext4, F2FS, UBIFS and Ceph).
 //!
-//! Constraint: without its key, the kernel shows a directory with other names. So a lookup or a
-//! listing does not prove that a name is missing. Asking for the state of the key needs an ioctl
-//! without a safe wrapper. So the names decide, and if those may be either, the files: without the key,
-//! none can be opened. A directory without any file hides nothing.
+//! Constraint: if the key of an encrypted directory is missing, the kernel shows other names in it.
+//! So a lookup or a listing does not prove that a name is missing. Only an ioctl without a safe
+//! wrapper returns the state of the key. So this module looks at the names first. If all of them
+//! may be encrypted, it tries the files, because no file can be opened without the key. A directory
+//! without any file hides nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -14,29 +15,30 @@ use rustix::io::Errno;
 use super::names::each_entry;
 use super::{kind_at, open_directory_at, open_file_at, stat_at};
 
-/// The number of files and directories that one search opens.
+/// The maximum number of files and directories that one search opens.
 const OPENED_MAX: usize = 4_096;
-/// The number of levels that a search opens, which are open together.
+/// The maximum depth of a search. The directories of all levels are open at the same time.
 const DEPTH_MAX: usize = 8;
 
 /// The result of a search in a directory for signs of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    /// No files. So there is nothing to hide, with the key or without.
+    /// There are no files. So nothing is hidden, with the key or without.
     Nothing,
-    /// A name or a file that only a directory with its key shows.
+    /// There is a name or a file that only a directory with its key shows.
     Readable,
-    /// A file that cannot be opened without the key.
+    /// There is a file that cannot be opened because the key is missing.
     Locked,
-    /// None of these, but not everything could be searched.
+    /// There is none of these, but not everything could be searched.
     Unknown,
 }
 
-/// Whether a name may stand for an encrypted one.
+/// Whether a name may be the form in which the kernel shows an encrypted name.
 ///
-/// The kernel writes those in base64. Older kernels use `+` and `,`, others use `-` and `_`. The bytes
-/// are a whole number of 32-bit words, or 189 for a long name. Older kernels write `_` and 24 bytes for
-/// a long one. So UUIDs with hyphens and hashes of Git have other lengths.
+/// The kernel shows encrypted names in base64. Older kernels use `+` and `,`, newer ones `-` and
+/// `_`. The encoded bytes are a whole number of 32-bit words, or 189 bytes for a long name. For a
+/// long name, older kernels show `_` and 24 encoded bytes. UUIDs with hyphens and hashes of Git
+/// have other lengths.
 pub(super) fn may_be_encrypted(name: &str) -> bool {
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+,-_".contains(&byte);
     let length = name.len();
@@ -50,7 +52,7 @@ pub(super) fn may_be_encrypted(name: &str) -> bool {
     (is_length || is_digest) && name.bytes().all(is_base64)
 }
 
-/// Whether a directory is encrypted, with its key or without.
+/// Whether a directory is encrypted, no matter whether its key is there.
 #[cfg(target_os = "linux")]
 pub(super) fn is_encrypted(directory: BorrowedFd<'_>) -> io::Result<bool> {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
@@ -67,11 +69,12 @@ pub(super) fn is_encrypted(_directory: BorrowedFd<'_>) -> io::Result<bool> {
     Ok(false)
 }
 
-/// Checks that a directory shows its own names.
+/// Checks that a directory shows its real names.
 ///
 /// # Errors
 ///
-/// It is encrypted, and its key is missing. Or nobody knows whether it is encrypted.
+/// The directory is encrypted, and its key is missing. Or its metadata cannot be read, so it may be
+/// encrypted.
 pub(crate) fn check_key(directory: BorrowedFd<'_>) -> io::Result<()> {
     let has_key = || match Search::default().below(directory, DEPTH_MAX) {
         Found::Nothing | Found::Readable => true,
@@ -83,7 +86,7 @@ pub(crate) fn check_key(directory: BorrowedFd<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Checks that a name from a listing of a directory is one of its own names.
+/// Checks that a name from the listing of a directory is a real name.
 ///
 /// # Errors
 ///
@@ -93,15 +96,16 @@ pub(super) fn check_listed(directory: BorrowedFd<'_>, name: &str) -> io::Result<
         return Ok(());
     }
     check_key(directory)?;
-    // With the key, the names that stood for encrypted ones are gone.
+    // If the key came after the listing, the listed name no longer exists.
     stat_at(directory, name).map_err(|_| Errno::NOKEY)?;
     Ok(())
 }
 
-/// A search for a sign of the key.
+/// A search for signs that the key is there.
 ///
-/// Directories with a key may have names like encrypted ones, for instance hexadecimal numbers. Then
-/// only the files below tell: without the key, none of them can be opened.
+/// A directory with its key may have names that look encrypted, for instance hexadecimal numbers.
+/// Only the files below it then show the state of the key: without the key, none of them can be
+/// opened.
 struct Search {
     n_left: usize,
 }
@@ -144,13 +148,13 @@ impl Search {
         all
     }
 
-    /// Opens something, unless the search has opened enough.
+    /// Opens a file or directory, unless the search has reached its limit.
     fn opened(&mut self, open: impl FnOnce() -> io::Result<OwnedFd>) -> Result<OwnedFd, Errno> {
         self.n_left = self.n_left.checked_sub(1).ok_or(Errno::TOOBIG)?;
         open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    /// Lists the files and the directories. Returns `None` if a name is not an encrypted one.
+    /// Lists the files and the directories. Returns `None` if a name cannot be an encrypted one.
     fn names(&self, directory: BorrowedFd<'_>) -> io::Result<Option<(Vec<String>, Vec<String>)>> {
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         let mut is_readable = false;
@@ -171,7 +175,7 @@ impl Search {
                 Some(FileType::Directory) => &mut directories,
                 _ => return Ok(()),
             };
-            // One more than can be opened, so that the rest is not taken for nothing.
+            // Keep one more than the search may open, so that it notices that some are left.
             if names.len() <= self.n_left {
                 names.push(name.to_owned());
             }
@@ -194,7 +198,7 @@ mod tests {
             // Of the form that older kernels show.
             "0DHr1Sss2a8BZeUWb8T+CC,NMb0",
             "_0DHr1Sss2a8BZeUWb8T+CC,NMb012345",
-            // Not encrypted, but of the same form: an MD5 or a UUID, and a SHA-256.
+            // Not encrypted, but of the same form: an MD5 or a UUID without hyphens, and a SHA-256.
             "0b6c1d3e9a574a3f8d511f0c3c6f7a10",
             "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
         ] {

@@ -1,9 +1,10 @@
 //! Checks names against the listing of their directory.
 //!
 //! Constraint: looking up a name can give a wrong result. A file system that ignores case finds a
-//! name in any spelling. A file system that caches names may miss an existing entry. An encrypted
-//! directory without its key finds none of its names. A listing is always right or fails, but takes
-//! time. So a directory is listed only if a lookup is not enough, and only once for each [`Root`].
+//! name in any spelling. A file system that caches names may miss an existing entry. In an
+//! encrypted directory without its key, a lookup finds none of the real names. A listing is always
+//! right or fails, but takes time. So a directory is listed only if a lookup is not enough, and
+//! only once for each [`Root`].
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -19,7 +20,7 @@ use super::{Root, stat_at};
 #[derive(Debug, Default)]
 pub(super) struct Names {
     listed: RefCell<HashMap<String, HashSet<String>>>,
-    /// Whether lookups in a directory may ignore case.
+    /// Whether lookups in a directory may ignore case, by the directory's path.
     ignores_case: RefCell<HashMap<String, bool>>,
 }
 
@@ -33,7 +34,8 @@ impl Root {
         let mut is_link = false;
         for (parent, name) in steps(path) {
             let directory = match self.open_directory(parent) {
-                // A link is not followed, so the rest may be behind it.
+                // A file has nothing below it. A link is not followed, so the path may exist
+                // behind it.
                 Err(error) if error.kind() == io::ErrorKind::NotADirectory && !is_link => {
                     return Ok(true);
                 }
@@ -54,7 +56,7 @@ impl Root {
         Ok(false)
     }
 
-    /// Whether an existing path is spelled like this in the listings of its directories.
+    /// Whether the listings of its directories spell an existing path exactly like this.
     ///
     /// # Errors
     ///
@@ -86,7 +88,8 @@ impl Root {
 
     /// Whether lookups in a directory may ignore case.
     ///
-    /// They may do so if a lookup of another spelling finds an entry too, or fails otherwise.
+    /// They may if a lookup of another spelling also finds an entry, or fails for another reason
+    /// than a missing entry.
     fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
         if let Some(known) = self.names.ignores_case.borrow().get(parent) {
             return *known;
@@ -108,9 +111,8 @@ impl Root {
 
 /// Whether a lookup in this directory finds every existing name.
 ///
-/// This is certain for file systems that are local to this machine, except in encrypted
-/// directories. Others may ask another machine or process, and may cache the answer that a name
-/// does not exist.
+/// This is certain only for these local file systems, except in encrypted directories. Others may
+/// ask another machine or process, and may cache the answer that a name does not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
     // From linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
@@ -128,13 +130,13 @@ fn finds_every_name(_directory: BorrowedFd<'_>) -> bool {
     false
 }
 
-/// Returns the name in another case. `None` if it has no letters.
+/// Returns the name in upper or lower case, whichever differs. `None` if it has no letters.
 fn other_spelling(name: &str) -> Option<String> {
     let spellings = [name.to_uppercase(), name.to_lowercase()];
     spellings.into_iter().find(|other| other != name)
 }
 
-/// Returns the directories of a path, each with the name of the next component.
+/// Returns the parent and the name of each component of a path, from the first to the last.
 fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
     let ends = path.match_indices('/').map(|(end, _)| end);
     ends.chain([path.len()]).filter_map(|end| {
@@ -145,8 +147,8 @@ fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
 
 /// Visits the entries of a directory except `.` and `..`, with their type if the listing has it.
 ///
-/// If a name is not UTF-8, it is passed as an error, with the invalid bytes replaced. A directory
-/// that was already listed must be rewound first.
+/// A name that is not UTF-8 is passed as an `Err`, with the invalid bytes replaced. The descriptor
+/// must not have been listed before, unless it was rewound.
 ///
 /// # Errors
 ///
@@ -162,7 +164,7 @@ pub(crate) fn list(
         }
         match name.to_str() {
             Ok(text) => {
-                // Without the key, all names are encrypted.
+                // Without the key, all names are encrypted, so the first one is enough.
                 if std::mem::take(&mut is_first) {
                     check_listed(directory, text)?;
                 }
