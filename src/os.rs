@@ -1,8 +1,8 @@
 //! Notifies systemd, handles signals and raises the limits of the process.
 //!
 //! Constraint: if systemd cannot be notified, the daemon continues and logs that at level debug.
-//! Without systemd, the notifications do nothing. A service manager that does not read delays
-//! nothing: `notifications` keeps what it does not take, and sends it later.
+//! Without systemd, the notifications do nothing. If systemd does not read, the daemon does not
+//! wait: `notifications` keeps the messages and sends them later.
 
 mod notifications;
 
@@ -17,21 +17,21 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
 use tracing::debug;
 
-/// Blocks SIGHUP and SIGUSR1 until handlers are set, because they would end the process.
+/// Blocks SIGHUP and SIGUSR1 until handlers are set, because they end a process without handlers.
 ///
-/// Threads that start in the meantime keep them blocked. Other threads handle the signals.
+/// Threads that start in the meantime keep the signals blocked. Other threads handle them.
 pub(crate) struct HeldSignals(SigSet);
 
 impl HeldSignals {
     /// Blocks the signals.
     pub(crate) fn hold() -> Self {
         let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1]);
-        // Only an invalid argument is an error.
+        // This fails only with an invalid argument.
         let _ = held.thread_block();
         Self(held)
     }
 
-    /// Unblocks the signals. A process that ends before this keeps its own exit status.
+    /// Unblocks the signals. A process that ends before this call keeps its own exit status.
     pub(crate) fn release(&self) {
         let _ = self.0.thread_unblock();
     }
@@ -85,12 +85,14 @@ pub(crate) fn notify_watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// Returns how often to feed the watchdog: twice in its timeout.
+/// Returns the time between two notifications of the watchdog: half of its timeout.
+///
+/// `None` if the service has no watchdog.
 pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
-/// Sends notifications again that systemd did not take.
+/// Retries the notifications that systemd has not received yet.
 pub(crate) fn notify_again() {
     notify(&[]);
 }
@@ -101,7 +103,7 @@ fn notify(states: &[NotifyState<'_>]) {
     }
 }
 
-/// Raises the limit of open files to the maximum for this process.
+/// Raises the soft limit of open files to the hard limit.
 ///
 /// Each connection and each held file needs a file descriptor. The usual limit of 1,024 exists
 /// only for programs that use select(2).

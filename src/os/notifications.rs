@@ -1,8 +1,9 @@
 //! Sends notifications to systemd without waiting for it.
 //!
 //! Constraint: a send never blocks, because signals and reloads are handled on the same thread. If
-//! the queue of the socket is full, messages wait here in order. A newer status replaces an older
-//! one that still waits, and a waiting watchdog message is dropped: the next one comes soon.
+//! the queue of the socket is full, messages wait here in order. A new status replaces the status
+//! that was queued directly before it. A watchdog message never waits, because the next one comes
+//! soon.
 
 use std::collections::VecDeque;
 use std::env;
@@ -14,13 +15,13 @@ use std::sync::{Mutex, PoisonError};
 
 use sd_notify::NotifyState;
 
-/// The maximum number of waiting messages. The oldest is dropped for a new one.
+/// The maximum number of waiting messages. If there are more, the oldest is dropped.
 const WAITING_MAX: usize = 32;
 
-/// The messages that systemd did not take yet, oldest first.
+/// The messages that are not sent yet, oldest first.
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting(VecDeque::new()));
 
-/// Sends all waiting messages and then one with these states.
+/// Sends all waiting messages, and then a message with these states.
 pub(super) fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
@@ -58,10 +59,10 @@ struct Message {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// Only a status line.
+    /// A status line alone.
     Status,
     Watchdog,
-    /// The start, a reload or the end.
+    /// A change of the service's state: the start, a reload or the end.
     Change,
 }
 
@@ -85,13 +86,13 @@ impl Waiting {
         self.0.push_back(Message { kind, text });
     }
 
-    /// Sends the messages in order, until the socket takes no more.
+    /// Sends the messages in order, until the queue of the socket is full.
     fn send(&mut self, socket: &UnixDatagram) -> io::Result<()> {
         while let Some(message) = self.0.front() {
             match socket.send(message.text.as_bytes()) {
-                // No receiver will ever take a message that is too long.
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(error),
+                // A retry may never succeed, for instance if the message is too long.
                 Err(error) => {
                     self.0.pop_front();
                     return Err(error);
