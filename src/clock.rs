@@ -1,12 +1,14 @@
-//! The only module that reads a clock. All others take the time as an argument.
+//! The only module that reads the time of day. Others take the time as an argument.
+//!
+//! Only for deadlines and leases, other modules read tokio's monotonic clock.
 
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// The largest normal difference between the progress of the two clocks.
+/// The largest normal difference between the progress of the time of day and the monotonic time.
 ///
-/// It comes from slewing, and from the time between the readings of the two clocks.
+/// The difference comes from slewing, and from the time between the readings of the two clocks.
 const SLEWED: Duration = Duration::from_secs(1);
 
 /// The time of day and the monotonic time.

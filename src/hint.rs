@@ -1,7 +1,7 @@
 //! Hints: paths to observe. A hint does not say what happened at its path.
 //!
-//! Constraint: a lost hint is always noticed. The channel is bounded. If a hint does not fit, the
-//! sender sets a flag, and the engine then runs a full scan.
+//! Constraint: a lost hint is always noticed. The channel is bounded. If the channel is full, the
+//! sender drops the hint and sets a flag, and the engine then runs a full scan.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,14 +20,15 @@ pub(crate) enum Hint {
         key: ProjectKey,
         /// The reported change in words, for the explanation of events.
         cause: String,
-        /// The path and the open file, if the report names a file. `None` if it cannot be opened.
+        /// The path and the held file, if the report names a file. The inner `None` means that the
+        /// file is not held: it is empty, cannot be opened, or too many files are held.
         file: Option<Box<(String, Option<Held>)>>,
-        /// Whether the file is still being written. If so, a report of its close follows.
+        /// Whether the file is probably still being written. If so, a report of its close follows.
         unfinished: bool,
     },
-    /// An unrelated file next to the files of a project changed.
+    /// An unrelated file next to the files of a project changed, so the project is not idle.
     ///
-    /// Editors and synchronisers create such files. So the project is not idle.
+    /// Editors and synchronisers create such files.
     Activity { key: ProjectKey },
     /// A directory that contains projects changed.
     Subtree {
@@ -36,7 +37,7 @@ pub(crate) enum Hint {
         /// The reported change in words, for the explanation of events.
         cause: String,
     },
-    /// An entry outside any project may be unusable, or no longer.
+    /// An entry outside any project may have become unusable or usable again.
     Unusable { path: String },
     /// A walk of the whole tree begins. It watches every directory.
     WalkStarted {
@@ -67,7 +68,7 @@ pub(crate) struct HintSender {
 impl HintSender {
     /// Makes a sender for a channel that also transports other messages.
     ///
-    /// A hint that does not fit sets `has_lost_hints`.
+    /// If the channel is full, the sender sets `has_lost_hints`.
     pub(crate) fn new<Message: From<Hint> + Send + 'static>(
         channel: SyncSender<Message>,
         has_lost_hints: Arc<AtomicBool>,

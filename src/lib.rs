@@ -14,7 +14,7 @@
 //!
 //! # Invariants
 //!
-//! 1. A report of the operating system proves nothing. Only `observe` does.
+//! 1. A report of the operating system proves nothing. Only an observation (`observe`) does.
 //! 2. The new record, its events, their payloads and their deliveries commit in one transaction
 //!    ([`store::Recording::record`]). While the store cannot commit, inference waits. No change is
 //!    lost meanwhile, because the record still differs from the disk.
@@ -24,7 +24,8 @@
 //!    repeated inference ([`domain::event::EventId::of`]).
 //! 5. A reload is applied completely or changes nothing (`daemon::reload`).
 //! 6. The supervisor notices the end of every task and thread, even by a panic. The process then
-//!    exits with an error, so it never runs without one of its parts (`daemon::supervise`).
+//!    exits with an error, so it never runs without one of its parts (`daemon::supervise`). The
+//!    exception is the thread that sends traces: an error is logged if it ends.
 //! 7. All channels are bounded. If the hint channel is full, a full scan follows, so no change is
 //!    lost (`hint`).
 //! 8. No input from disk, YAML, HTTP or signals causes a panic.
@@ -62,7 +63,7 @@ pub mod document;
 // The names of file owners.
 mod users;
 
-// Bodies by templates of the user.
+// Renders request bodies from the user's templates.
 pub mod template;
 
 // Observes projects: reads the repository's files for inference.
@@ -77,7 +78,7 @@ mod hint;
 // Turns reports of the operating system into hints.
 mod watch;
 
-// The record, the events and the pending deliveries, in SQLite.
+// The record, the events and the pending deliveries, in SQLite or PostgreSQL.
 pub mod store;
 
 // Turns hints into recorded events.
@@ -95,10 +96,10 @@ mod housekeeping;
 // Formats errors.
 mod error;
 
-// Reads the clock. No other module does.
+// Reads the time of day. No other module does.
 mod clock;
 
-// The counters of attempts.
+// The counters for `/metrics`.
 mod metrics;
 
 // systemd, signals, and the limits of the process.

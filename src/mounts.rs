@@ -1,6 +1,6 @@
 //! Reads the kernel's list of the mounts at and below a directory.
 //!
-//! Constraint: the list proves nothing. It only tells which paths to observe again, and which file
+//! Constraint: the list proves nothing. It only shows which paths to observe again, and which file
 //! systems do not report all changes. Without /proc, no mounts are known.
 
 use std::collections::BTreeMap;
@@ -14,7 +14,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 /// The list of mounts of this process's namespace; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The poll flag that the open list sets after a change.
+/// The event that poll(2) reports for the open list after a change.
 pub(crate) const CHANGED: PollFlags = PollFlags::PRI;
 
 /// The kernel's list of mounts. The open file signals changes.
@@ -37,9 +37,9 @@ pub(crate) struct Mount {
 /// The mounts at and below a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mounts {
-    /// The mount that contains the directory.
+    /// The mount that contains the directory, or is mounted at it.
     pub above: Option<Mount>,
-    /// The mounts below the directory. Their paths are relative to it.
+    /// The mounts below the directory, by path relative to the directory.
     pub below: BTreeMap<String, Mount>,
 }
 
@@ -49,7 +49,7 @@ impl MountList {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether the list changed since the last call, or since it was opened.
+    /// Whether the list changed since the last call, or since the list was opened.
     pub(crate) fn has_changed(&self) -> bool {
         let Some(file) = &self.file else { return false };
         let mut descriptors = [PollFd::new(file, CHANGED)];
@@ -124,7 +124,7 @@ impl Mounts {
         mounts
     }
 
-    /// Whether a mount of an earlier list is at no path of this list.
+    /// Whether this list lacks a mount of an earlier list, at whatever path.
     pub(crate) fn lacks_one_of(&self, earlier: &Self) -> bool {
         let mut earlier = earlier.below.values();
         earlier.any(|mount| !self.below.values().any(|now| now == mount))
@@ -143,7 +143,7 @@ impl Mounts {
     }
 }
 
-/// Returns the mount that covers the others at the same path.
+/// Returns the top mount of those at the same path: it covers the others.
 fn top(stacked: Vec<Mount>) -> Option<Mount> {
     let covered: Vec<u64> = stacked.iter().map(|mount| mount.parent).collect();
     let mut open = stacked
@@ -170,7 +170,7 @@ fn line(line: &str) -> Option<(String, Mount)> {
     Some((unescape(point), mount))
 }
 
-/// Replaces octal escapes such as `\040`, which the kernel writes for blanks and other characters.
+/// Decodes octal escapes such as `\040`, which the kernel writes for spaces and other characters.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
