@@ -1,6 +1,6 @@
 //! The only module that reads the time of day. Others take the time as an argument.
 //!
-//! Only for deadlines and leases, other modules read tokio's monotonic clock.
+//! For deadlines and leases, some modules also read tokio's monotonic clock.
 
 use std::time::{Duration, Instant};
 

@@ -144,7 +144,7 @@ mod tests {
                 "READY=1\nSTATUS=ready\n"
             ]
         );
-        // It is bounded.
+        // The number of waiting messages is bounded.
         for _ in 0..1_000 {
             waiting.push(&[NotifyState::Stopping, NotifyState::Status("stopping")]);
         }

@@ -3,12 +3,14 @@
 //! Every implementation keeps these promises. `tests/store` tests them.
 //!
 //! - *Atomic*: an operation makes all of its changes or none.
-//! - *Durable*: when an operation returns, its changes survive a power cut.
+//! - *Durable*: when an operation returns, its changes survive a power cut. A claim need not.
 //! - *Repeatable*: after an error nothing has changed, and the caller may retry. After
-//!   [`Fault::Stale`](super::Fault::Stale), a retry fails too: the caller must infer again.
+//!   [`Fault::Stale`](super::Fault::Stale), a retry fails too: the caller must infer again. If the
+//!   connection to a database was lost, the change may have been committed. A retry is safe then,
+//!   too.
 //! - *Consistent*: one call reads one state of the database.
 //!
-//! No operation reads a clock. Time is an argument.
+//! Time is an argument. Only [`Delivering::shared_now`] and leases read a clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::pin::Pin;
@@ -150,9 +152,9 @@ pub enum Alone {
 /// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
 /// of recording: a claim returns only the oldest pending delivery of a lane, its head.
 ///
-/// A delivery of a project that arrived also waits for earlier deletes with the same project id in
-/// other lanes of the webhook. So if a project moves to another organization, a receiver gets its
-/// delete before its import. Events of copies do not wait.
+/// After the arrival of a project, its delivery also waits for earlier deletes with the same
+/// project id in other lanes of the webhook. So if a project moves to another organization, a
+/// receiver gets its delete before its import. Events of copies do not wait.
 pub trait Delivering: Send + Sync {
     /// Claims due heads of a webhook's lanes, the longest overdue first.
     ///
@@ -340,7 +342,7 @@ pub trait Listing: Records {
     /// Returns at most `limit` bytes of a payload from a position, and the size of the whole
     /// payload.
     ///
-    /// Reading the first part checks all bytes against the hash.
+    /// A read at position 0 checks the whole payload against the hash.
     fn payload_part(
         &self,
         hash: &ContentHash,
@@ -367,7 +369,7 @@ pub trait Listing: Records {
     /// Returns the webhooks that events of a project were routed to, by name.
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError>;
 
-    /// Reads the lease and the processes that wait for it. `None` if the store has no lease.
+    /// Reads the lease, and the processes that wait for it or deliver. `None` without a lease.
     fn fleet(&self) -> Result<Option<Fleet>, StoreError>;
 }
 

@@ -303,7 +303,9 @@ fn process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
-/// An error of an open store. The operation changed nothing, so the caller may retry it.
+/// An error of an open store. The operation changed nothing, unless a connection was lost.
+///
+/// In both cases, the caller may retry the operation.
 #[derive(Clone, Debug)]
 pub struct StoreError {
     location: Arc<str>,

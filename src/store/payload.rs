@@ -13,7 +13,8 @@ use super::error::{Fault, StoreError};
 use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
-/// The maximum total size of payloads that are compressed before a check for stored ones, in bytes.
+/// The maximum total size of payloads that are compressed without a check for stored ones, in
+/// bytes.
 ///
 /// Up to this size, the check takes longer than compressing.
 const UNASKED_MAX: usize = 64 * 1024;

@@ -45,8 +45,8 @@ pub(super) fn too_old(age: Duration) -> String {
 /// Corrects events whose recording time is after `now`, because the clock was ahead.
 ///
 /// Otherwise these and all later events would stay until the clock reaches that time. Each of them
-/// gets the time of the next event, because it was not recorded later. The last event gets
-/// `latest`. An event is its sequence number and its time in milliseconds. Returns the corrected
+/// gets the time of the next event, the latest possible time. The last event gets `latest`. An
+/// event is a pair of its sequence number and its time in milliseconds. Returns the corrected
 /// events.
 pub(super) fn correct_times(
     events: &mut [(i64, i64)],

@@ -193,7 +193,7 @@ impl Gaps {
         }
     }
 
-    /// Records that a directory and all directories below it are gone.
+    /// Ends the gaps of a directory and of all directories below it, because they are gone.
     pub(super) fn gone(&mut self, path: &str) {
         let gone: Vec<String> = self.at_or_below(path).cloned().collect();
         for path in gone {
