@@ -111,8 +111,8 @@ impl Root {
 
 /// Whether a lookup in this directory finds every existing name.
 ///
-/// This is certain only for these local file systems, except in encrypted directories. Others may
-/// ask another machine or process, and may cache the answer that a name does not exist.
+/// This is certain only for the local file systems in `KNOWN`, except in encrypted directories.
+/// Others may ask another machine or process, and may cache the answer that a name does not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
     // From linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.

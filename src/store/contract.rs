@@ -152,7 +152,7 @@ pub enum Alone {
 /// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
 /// of recording: a claim returns only the oldest pending delivery of a lane, its head.
 ///
-/// After the arrival of a project, its delivery also waits for earlier deletes with the same
+/// Deliveries of the change in which a project appeared also wait for earlier deletes with the same
 /// project id in other lanes of the webhook. So if a project moves to another organization, a
 /// receiver gets its delete before its import. Events of copies do not wait.
 pub trait Delivering: Send + Sync {
@@ -161,9 +161,8 @@ pub trait Delivering: Send + Sync {
     /// If two are due at the same time, the older one is first. A webhook that is off has no due
     /// deliveries. The cost does not depend on the number of pending deliveries.
     ///
-    /// In a shared store, a claim excludes other senders from the claimed lanes. With
-    /// [`Asking::alone`], it excludes them from the webhook. In other stores, a claim changes
-    /// nothing.
+    /// In a shared store, a claim excludes other senders from the claimed lanes, and by
+    /// [`Asking::alone`] from the whole webhook. In other stores, a claim changes nothing.
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims>;
 
     /// Whether other processes may send deliveries of the same lanes.

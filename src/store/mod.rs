@@ -117,8 +117,9 @@ impl Waiting {
         Ok(standby.transpose()?.map(Self))
     }
 
-    /// Returns an error while another process has the lease, or this one may not have it. This is
-    /// cheap.
+    /// Returns an error while another process has the lease, or this one must not take it.
+    ///
+    /// This is cheap.
     pub(crate) async fn ask(&self, config: &Config) -> Result<(), OpenError> {
         match &config.store {
             Some(settings) => self.0.ask(settings).await,

@@ -76,7 +76,9 @@ pub(super) struct Numbers {
 /// A page of rows, each with its key, in the order of reading.
 pub(super) type Rows = Vec<(Vec<Cell>, Row)>;
 
-/// A state that no daemon uses and that only this process changes.
+/// A side of a move: a state that no daemon uses.
+///
+/// A command for deliveries may still change the state; see [`Side::version`].
 pub(super) trait Side {
     /// Returns the name of the state for messages.
     fn location(&self) -> String;
@@ -132,7 +134,7 @@ pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
 
 /// Moves the state of the source to the target. A new move gets this `id`.
 ///
-/// `names` are the names of several repositories. It is empty if there is only one.
+/// `names` has the names of several repositories. It is empty if there is only one.
 pub(super) fn transfer(
     source: &mut dyn Side,
     target: &mut dyn Side,
