@@ -186,7 +186,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Sends a changed state to systemd, and once the end of the start.
+    /// Sends each changed state to systemd, and the end of the start once.
     fn announce(&self, announced: &mut Announced) {
         let statuses = &self.engines.statuses;
         let is_started = statuses.is_started(self.clock.moment(), STANDSTILL);
@@ -255,7 +255,7 @@ async fn next_view(lease: &mut Option<watch::Receiver<LeaseView>>) {
 }
 
 impl Announced {
-    /// Sends a changed status line to systemd, and once the end of the start.
+    /// Sends each changed status line to systemd, and the end of the start once.
     fn change(&mut self, is_started: bool, line: String) {
         if is_started && !self.is_started {
             self.is_started = true;

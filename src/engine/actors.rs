@@ -1,6 +1,6 @@
 //! Finds the users who made the changes of a step, from the kernel's audit records.
 //!
-//! Constraint: an audit record comes some hundred microseconds after the report of its change. A
+//! Constraint: an audit record comes a few hundred microseconds after the report of its change. A
 //! step waits once for the records of all its events, at most [`PATIENCE`]. After several steps
 //! without any record, steps no longer wait.
 

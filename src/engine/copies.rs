@@ -1,7 +1,7 @@
 //! Remembers which copies of a project are in place, so that a step need not observe all.
 //!
-//! Constraint: the first start of an organization with n copies of a template observes each of
-//! them once. Each arrival may be a move of any recorded project with the same id. So without this
+//! Constraint: the first scan of an organization with n copies of a template observes each of them
+//! once. Each arrival may be a move of any recorded project with the same id. So without this
 //! module each step would observe all of them: 53 seconds for 4,000 copies.
 //!
 //! Only identities with more than [`FEW`] recorded projects are remembered after a step. A copy is
@@ -14,7 +14,7 @@ use crate::domain::moves::Comparison;
 use crate::domain::project::{Identity, ProjectKey};
 use crate::store::Batch;
 
-/// The number of projects with one identity up to which all are observed.
+/// A step observes all projects with one identity, up to this number of them.
 pub(super) const FEW: usize = 8;
 
 /// The recorded projects with one identity.

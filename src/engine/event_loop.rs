@@ -67,7 +67,7 @@ pub(super) struct EventLoop {
 /// A reload with another layout. It waits until changes under the old layout are recorded.
 struct NewLayout {
     config: Arc<Config>,
-    /// The time when the layout changes at the latest.
+    /// The layout changes at this time at the latest.
     until: Moment,
 }
 
@@ -103,8 +103,7 @@ impl EventLoop {
                 }
             }
         };
-        // Not earlier: a return would drop `watch` before `inbox`, in the reverse order of the
-        // fields.
+        // Not earlier: a return above would drop `watch` before `inbox`.
         let Watched { inbox, watch } = watched;
         Some(Self {
             inbox,
@@ -279,7 +278,7 @@ impl EventLoop {
         }
     }
 
-    /// Makes the recorded projects due that may be below a directory.
+    /// Makes all recorded projects due that may be below a directory.
     ///
     /// These are all projects of its organization, or all projects if the path names no
     /// organization.

@@ -161,7 +161,7 @@ impl Gatherer<'_> {
         observation.home = seen.home;
     }
 
-    /// Reads the kept ids when the first new or removed project was observed.
+    /// Reads the kept ids when a new or removed project is observed for the first time.
     fn read_kept(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
         let mut observations = gathered.observations.iter();
         let needs_them = observations.any(|one| {

@@ -46,7 +46,7 @@ impl InvalidFiles {
         self.by_project.get(key).map_or(&[], Vec::as_slice)
     }
 
-    /// The recorded problems outside any project, of the entry at a path and of those below it.
+    /// Returns the recorded problems outside any project, at a path and below it.
     pub(super) fn outside_projects_below(&self, path: &str) -> impl Iterator<Item = &Problem> {
         let is_there = move |problem: &&Problem| {
             let rest = problem.path.strip_prefix(path);

@@ -3,7 +3,7 @@
 use crate::config::{FirstStart, Repository};
 use crate::domain::event::Origin;
 
-/// The kind of a start, by the recorded state.
+/// The kind of a start, judged from the recorded state.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
     /// Whether nothing was recorded before.

@@ -118,7 +118,8 @@ impl Recorder {
 
     pub(super) fn failed(&mut self, error: &StoreError) {
         self.is_closed |= matches!(error.fault(), Fault::Closed);
-        // At a stop, the store is closed while the engine works. The next start repeats that step.
+        // A stop may close the store while the engine still works. The next start repeats that
+        // step.
         if !(self.is_closed && self.status.is_stopping()) {
             report(&self.status, error);
         }

@@ -33,9 +33,9 @@ pub(crate) enum Trouble {
     Store,
     /// Removals are held. Other events are inferred as usual.
     Removals,
-    /// The engine's loop does not run, as while a file system hangs.
+    /// The engine's loop does not run, for instance while a file system hangs.
     Engine,
-    /// The watch thread does not run, as while a file system below the root hangs.
+    /// The watch thread does not run, for instance while a file system below the root hangs.
     Watch,
     /// After a take-over, nobody watches repositories that the former process watched.
     Repositories,

@@ -15,7 +15,8 @@ impl Worker {
         self.doubted_unusable.insert(path);
     }
 
-    /// Has the next pulse check the entry in the place of a project's directory, if it is listed.
+    /// Has the next pulse check the entry in the place of a project's directory, if it is listed as
+    /// unusable.
     pub(super) fn doubt_unusable_of(&mut self, key: &ProjectKey) {
         if self.invalid_files.of(&None).is_empty() {
             return;

@@ -1,8 +1,9 @@
 //! Runs a step: observes due projects, judges the observations, and commits the result.
 //!
-//! Constraint: a step is all or nothing. After a failure of the root or of the store, all projects
-//! of the step are due again, and their reported files are kept. While the store cannot commit,
-//! inference waits. No change is lost, because the record still differs from the disk.
+//! Constraint: a step is all or nothing, except for the portions of large changes. After a failure
+//! of the root or of the store, all projects of the step are due again, and their reported files
+//! are kept. While the store cannot commit, inference waits. No change is lost, because the record
+//! still differs from the disk.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;

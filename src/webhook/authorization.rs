@@ -27,7 +27,7 @@ use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 /// How long before its expiry a token is replaced. A tenth of its life, if that is shorter.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The longest time that a token is used.
+/// The longest time that a token is used, if the server gives an expiry.
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Why there is no token.

@@ -194,7 +194,8 @@ pub struct RequestSettings {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The signing keys.
     pub keys: Vec<SigningKey>,
-    /// Whether to add a second signature that also covers the event and the parameters.
+    /// Whether to add a second signature that also covers the event, attempt, origin and
+    /// parameters.
     pub signed_headers: bool,
 }
 

@@ -1,7 +1,8 @@
-//! Signs and verifies requests by Standard Webhooks: HMAC-SHA256 over `id.timestamp.body`.
+//! Signs and verifies requests as Standard Webhooks specifies: HMAC-SHA256 over
+//! `id.timestamp.body`.
 //!
-//! A second signature also covers the event and the parameters. Its header has these fields and
-//! the signatures: `FIELDS;h1,BASE64`. The signed text is `h1.id.timestamp.FIELDS.body`.
+//! A second signature also covers the event, attempt, origin and parameters. Its header has these
+//! fields and the signatures: `FIELDS;h1,BASE64`. The signed text is `h1.id.timestamp.FIELDS.body`.
 //!
 //! Constraint: a secret is never printed. Verifying takes the same time for every signature. The
 //! id of an event contains no dot, so the signed text is unambiguous. A text that was signed for

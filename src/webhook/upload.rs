@@ -27,7 +27,7 @@ const PIECE: usize = 64 * 1024;
 
 /// How long a second request waits for an answer before it sends its body.
 ///
-/// Other clients wait for the answer to `Expect: 100-continue` for the same time.
+/// Other clients wait just as long for the answer to `Expect: 100-continue`.
 pub(super) const WAIT: Duration = Duration::from_secs(1);
 
 type Pause = Pin<Box<dyn Future<Output = ()> + Send>>;
