@@ -20,7 +20,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// An engine that makes progress may take this many times [`PATIENCE`].
 const TIMES: usize = 2;
 
-/// The receiver of requests: an engine, with its repository.
+/// An engine that receives requests, with its repository.
 pub(super) struct Asked {
     pub(super) repository: OfRepository,
     pub(super) commands: Commands,
@@ -33,7 +33,7 @@ pub(super) struct Asking {
 }
 
 impl Asked {
-    /// Puts the name of the repository before a text, if there are several.
+    /// Puts the repository's name before a text, if there are several repositories.
     fn named(&self, text: &str) -> String {
         match &self.repository.name {
             Some(name) => format!("{name}: {text}"),

@@ -288,8 +288,8 @@ pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: C
     }
 }
 
-/// Logs the engines that stop responding, and those that respond again. `stuck` has the names of
-/// those that do not respond.
+/// Logs the engines that stop responding, and those that respond again. `stuck` has the
+/// repositories whose engine does not respond.
 fn log_stuck(all: &[OfRepository], now: Moment, stuck: &mut BTreeSet<String>) {
     for one in all {
         let repository = one.shown();
