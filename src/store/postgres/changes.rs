@@ -1,4 +1,5 @@
-//! Notifies the processes of a repository, on any machine, of changes by an operator and by senders.
+//! Notifies the processes of a repository, on any machine, of changes by an operator and by
+//! senders.
 //!
 //! Constraint: a notification may be lost with its connection. So a counter in the row of the
 //! repository counts an operator's changes, and each renewal of the lease reads it. If a
@@ -35,8 +36,7 @@ pub(super) fn notify(repository: i32) -> Statement {
 pub(super) enum Kind<'a> {
     /// There may be more deliveries to claim.
     New,
-    /// This sender became the sole sender of the webhook, so the others must drop their claims of
-    /// it.
+    /// This sender is now the sole one of the webhook. Others must drop their claims of it.
     Alone(&'a str),
 }
 

@@ -1,8 +1,8 @@
 //! Claims due deliveries for this process.
 //!
-//! Constraint: an index finds the heads of [`lanes`](super::lanes), so a claim reads no other pending
-//! delivery. One transaction of one round trip selects heads and claims them. If it finds fewer than it
-//! may claim, another round trip reads the next due time.
+//! Constraint: an index finds the heads of [`lanes`](super::lanes), so a claim reads no other
+//! pending delivery. One transaction of one round trip selects heads and claims them. If it finds
+//! fewer than it may claim, another round trip reads the next due time.
 //!
 //! Senders claim at the same time, and none waits for another: see [`session`](super::session). A
 //! claim does not wait for a disk or a replica. So a crash of the server may undo the claim of a

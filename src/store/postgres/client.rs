@@ -90,8 +90,9 @@ impl Client {
         })
     }
 
-    /// Runs work on a connection. If the work leaves a transaction open, commits it, or rolls it
-    /// back after an error.
+    /// Runs work on a connection.
+    ///
+    /// If the work leaves a transaction open, commits it, or rolls it back after an error.
     pub(super) fn block_on<T>(
         &self,
         work: impl AsyncFnOnce(&mut Session, i32) -> Result<T, Fault>,

@@ -115,8 +115,8 @@ pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
 
 /// Lets a daemon's connections plan each statement once.
 ///
-/// Its statements find rows by keys, so their plans do not depend on the values. Planning a statement
-/// each time costs as much as executing it (measured).
+/// Its statements find rows by keys, so their plans do not depend on the values. Planning a
+/// statement each time costs as much as executing it (measured).
 pub(super) fn plan_once(config: &mut Config) {
     let others = config.get_options().unwrap_or_default();
     config.options(format!("-c plan_cache_mode=force_generic_plan {others}"));

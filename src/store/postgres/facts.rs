@@ -99,8 +99,7 @@ impl Facts {
         ]
     }
 
-    /// Reads the row of the lock, the listeners of moved projects, and the answers to the
-    /// statements.
+    /// Reads the rows of the lock, of the listeners that move, and of the statements.
     pub(super) fn of(
         lock: &Row,
         arriving: &[Row],

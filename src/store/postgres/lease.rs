@@ -128,7 +128,8 @@ impl Lease {
         }
     }
 
-    /// Renews the lease. Returns the number of changes by operators, or `None` if the lease is lost.
+    /// Renews the lease. Returns the number of changes by operators, or `None` if the lease is
+    /// lost.
     async fn renew(&self, pool: &Pool, last_read: &LastRead) -> Result<Option<i64>, Fault> {
         let mut session = self.session(pool).await?;
         let length = self.length.as_secs_f64();

@@ -2,9 +2,10 @@
 //!
 //! # Constraints
 //!
-//! - One process at a time watches a repository. `lease` and the epoch that its commits check ensure this.
+//! - One process at a time watches a repository. `lease` and the epoch that its commits check
+//!   ensure this.
 //! - Any number of processes send, side by side. `sender` has their claims.
-//! - Several repositories share one database. Every statement names the repository.
+//! - Several repositories share one database. Each row of their states names its repository.
 //! - A commit costs two round trips. Only payloads above 64 KiB (compressed) and taken event ids
 //!   cost more. A claim costs one, or two if it finds fewer deliveries than it may claim. `session`
 //!   explains how, and why no anomaly is possible.
@@ -16,20 +17,21 @@
 //! - `connect` makes connections, `schema` the tables, `worker` the thread that drives them.
 //! - `session` sends statements. `row` converts values. `error` converts errors.
 //! - `recording` and `delivering` implement the contracts of inference and of sending.
-//! - `record` records a batch: it reads the `facts`, finds free `event_ids`, computes the `new_rows`, and
-//!   commits the statements of `write`. If a commit got no answer, `doubt` finds out whether the batch is
-//!   committed. `recorded` reads the record.
+//! - `record` records a batch: it reads the `facts`, finds free `event_ids`, computes the
+//!   `new_rows`, and commits the statements of `write`. If a commit got no answer, `doubt` finds
+//!   out whether the batch is committed. `recorded` reads the record.
 //! - `claims` claims the deliveries of `lanes`, and `queue` records the results of their attempts.
 //!   `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
-//! - `client` connects the command line. `listing` reads for it: `select` has the conditions, `listed` reads
-//!   the rows and `pages` a page of them. `operations` and `replay` change deliveries.
+//! - `client` connects the command line. `listing` reads for it: `select` has the conditions,
+//!   `listed` reads the rows and `pages` a page of them. `operations` and `replay` change
+//!   deliveries.
 //! - `names` prevents a repository from being watched twice: alone, and in a list of
 //!   `repositories`.
-//! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease. `server_time` is
-//!   the clock of all senders.
+//! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
+//!   `server_time` is the clock of all senders.
 //! - `statistics` tells the server to analyze growing tables.
-//! - `changes` notifies daemons of an operator's changes.
+//! - `changes` notifies processes of changes by operators and senders.
 //! - `transfer` reads and writes all rows for `migrate-store`. `moved_rows` has its statements.
 
 mod changes;

@@ -30,7 +30,8 @@ impl PostgresOperations {
         })
     }
 
-    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed deliveries.
+    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed
+    /// deliveries.
     fn in_chunks(
         &mut self,
         selector: &Selector,

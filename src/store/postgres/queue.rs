@@ -100,8 +100,9 @@ pub(super) struct Finishing<'a> {
     pub(super) sender: i64,
     pub(super) finished: &'a [Finish],
     pub(super) key: &'a FingerprintKey,
-    /// Whether this process saves the fingerprints of settings. Other processes may have older
-    /// settings.
+    /// Whether this process saves the fingerprints of settings.
+    ///
+    /// Other processes may have older settings.
     pub(super) is_watching: bool,
 }
 

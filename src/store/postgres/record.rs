@@ -1,9 +1,9 @@
 //! Records a batch in two round trips.
 //!
 //! Constraint: a [`Batch`] is recorded completely or not at all. The first round trip locks the
-//! repository and reads all rows that the batch depends on ([`Facts`]). Then [`NewRows`] computes the
-//! new rows in memory, and the second round trip writes them and commits. Nobody else writes to the
-//! repository meanwhile.
+//! repository and reads all rows that the batch depends on ([`Facts`]). Then [`NewRows`] computes
+//! the new rows in memory, and the second round trip writes them and commits. Nobody else writes to
+//! the repository meanwhile.
 
 use super::doubt::Doubt;
 use super::event_ids::EventIds;

@@ -1,7 +1,7 @@
 //! Creates and migrates the tables.
 //!
-//! Constraint: several processes may start at once. So a migration runs under an advisory lock, in a
-//! transaction with the number of the schema that it makes.
+//! Constraint: several processes may start at once. So a migration runs under an advisory lock, in
+//! a transaction with the number of the schema that it makes.
 
 use std::sync::Arc;
 

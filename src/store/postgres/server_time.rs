@@ -1,8 +1,8 @@
 //! The time by the clock of the server, without asking it each time.
 //!
-//! Constraint: due times and waits mean the same to all processes, whatever the clocks of their hosts say.
-//! So senders use the server's time as last read, plus the monotonic time that has passed since. Each
-//! renewal of the lease reads it again.
+//! Constraint: due times and waits mean the same to all processes, whatever the clocks of their
+//! hosts say. So senders use the server's time as last read, plus the monotonic time that has
+//! passed since. Each renewal of the lease reads it again.
 
 use std::sync::Mutex;
 use std::time::Duration;

@@ -6,11 +6,11 @@
 //!
 //! # Isolation
 //!
-//! Every transaction that writes begins with a lock on its repository, which it holds until its end.
-//! With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`] nobody else writes meanwhile. At the level READ
-//! COMMITTED each later statement has a new snapshot, which has all commits of earlier writers. So no
-//! anomaly is possible, and no transaction has to be retried because of another one. Reads of several
-//! statements use REPEATABLE READ.
+//! Every transaction that writes begins with a lock on its repository, which it holds until its
+//! end. With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`] nobody else writes meanwhile. At the
+//! level READ COMMITTED each later statement has a new snapshot, which has all commits of earlier
+//! writers. So no anomaly is possible, and no transaction has to be retried because of another one.
+//! Reads of several statements use REPEATABLE READ.
 //!
 //! Claims and most results of attempts take [`LOCK_SHARED`]. So senders do not wait for each other,
 //! and the server makes several commits durable together. These rules prevent conflicts between

@@ -1,9 +1,10 @@
 //! Tells the server to analyze growing tables.
 //!
-//! Constraint: the server plans a statement once for each connection, by its statistics of that time.
-//! Its autovacuum analyzes a table at most once a minute. In that minute a first scan or a sender may
-//! fill empty tables with a hundred thousand rows. With a plan for an empty table, each statement would
-//! read all of them. So a process analyzes the tables each time that its own changes have doubled.
+//! Constraint: the server plans a statement once for each connection, by its statistics of that
+//! time. Its autovacuum analyzes a table at most once a minute. In that minute a first scan or a
+//! sender may fill empty tables with a hundred thousand rows. With a plan for an empty table, each
+//! statement would read all of them. So a process analyzes the tables each time that its own
+//! changes have doubled.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 

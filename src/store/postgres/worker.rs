@@ -1,8 +1,8 @@
 //! The thread of the store. Its runtime drives the connections and runs all jobs.
 //!
-//! Constraint: inference calls the store from threads that block, and queues call it from tasks. Both
-//! send a job to this thread and wait for its result, so a connection outlives the runtime of a
-//! caller. The number of waiting jobs is bounded, and so is the time that closing takes.
+//! Constraint: inference calls the store from threads that block, and queues call it from tasks.
+//! Both send a job to this thread and wait for its result, so a connection outlives the runtime of
+//! a caller. The number of waiting jobs is bounded, and so is the time that closing takes.
 
 use std::future::Future;
 use std::io;
