@@ -27,7 +27,7 @@ const fn is_name_start(character: char) -> bool {
         | '\u{F900}'..='\u{FDCF}' | '\u{FDF0}'..='\u{FFFD}' | '\u{10000}'..='\u{EFFFF}')
 }
 
-/// Whether a name may contain this character after its first one (production 4a).
+/// Whether a name may contain this character after its first character (production 4a).
 const fn is_name_part(character: char) -> bool {
     is_name_start(character)
         || matches!(character,

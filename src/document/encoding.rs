@@ -49,7 +49,7 @@ fn family(bytes: &[u8]) -> Family {
 
 /// Decodes bytes to text, without a byte order mark.
 ///
-/// If there is a fault, the text reaches to the fault or beyond it.
+/// If there is a fault, the text contains at least everything before the fault.
 pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     match family(bytes) {
         Family::Cut => (
@@ -106,8 +106,8 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
             let fault = contradiction(at, name, "a single-byte encoding");
             (Cow::Borrowed(text), Some(fault))
         }
-        // Like browsers, encoding_rs reads Latin-1 as windows-1252. XML does not, so decode it
-        // here.
+        // Like browsers, encoding_rs reads Latin-1 as windows-1252. XML does not, so Latin-1 is
+        // decoded here.
         Some(encoding) if encoding == WINDOWS_1252 && !is_windows_1252(name) => {
             (encoding_rs::mem::decode_latin1(bytes), None)
         }

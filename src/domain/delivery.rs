@@ -222,8 +222,8 @@ pub fn next(
 
 /// Returns the verdict on a failure that uses up no attempt.
 ///
-/// See [`super::endpoint::Effect::uses_attempt`]. The delay is the one before the next attempt of
-/// the schedule. After the last attempt, it is the last delay.
+/// See [`super::endpoint::Effect::uses_attempt`]. The schedule has the delay before the next
+/// attempt. After the last attempt, the last delay is used again.
 pub fn repeat(
     schedule: &[Duration],
     attempt: u32,

@@ -72,13 +72,13 @@ impl Document {
         self.id.as_deref().filter(|id| !id.trim().is_empty())
     }
 
-    /// The engineId of the project: that of this content, else the kept one.
+    /// The engineId in this content, else the kept engineId.
     pub fn engine_id(&self) -> Option<&str> {
         self.own_engine_id()
             .or_else(|| self.kept.as_ref()?.engine_id.as_deref())
     }
 
-    /// The root attribute `id` of the project: that of this content, else the kept one.
+    /// The root attribute `id` in this content, else the kept one.
     pub(crate) fn root_id(&self) -> Option<&str> {
         self.own_root_id()
             .or_else(|| self.kept.as_ref()?.root_id.as_deref())

@@ -88,7 +88,7 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     copies.chain(projects).chain(orphans).cloned().collect()
 }
 
-/// Returns a function that tells whether a new copy has no definition.
+/// Returns a predicate for new copies without a definition.
 ///
 /// Such a copy has a definition neither in the record nor on disk.
 fn is_orphan(recorded: &Recorded, observed: &Observed) -> impl Fn(&FileState) -> bool {
@@ -195,13 +195,13 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
 /// The state of the published copies of a deleted project.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Copies {
-    /// None was recorded.
+    /// No published copy was recorded.
     Unrecorded,
-    /// At least one is there.
+    /// At least one published copy exists.
     Remain,
-    /// No readable one is there, but one that cannot be read may be.
+    /// No readable published copy exists, but an unreadable one may exist.
     Unclear,
-    /// None is there.
+    /// No published copy exists.
     Gone,
 }
 

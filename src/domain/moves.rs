@@ -3,9 +3,9 @@
 //! Constraint: renaming a project directory, or moving it inside its organization, causes no
 //! import or delete. The project id identifies the project; see [`super::identity`]. Without an
 //! id, the content does. So a project that is renamed and then saved is a move and a save. An
-//! observation of the new location alone does not tell a move from a copy. So the old location is
-//! observed as well. This module takes several projects together and pairs arrivals with
-//! departures. Then [`infer`] compares each project with the record that belongs to it.
+//! observation of the new location alone does not distinguish a move from a copy. So the old
+//! location is observed as well. This module takes several projects together and pairs arrivals
+//! with departures. Then [`infer`] compares each project with the record that belongs to it.
 //!
 //! - If no definition was recorded at the new location, the project moves immediately, without
 //!   waiting for the settle time.
@@ -62,12 +62,12 @@ pub struct Conclusion {
     pub hold: Option<Hold>,
     /// Another directory of the organization that has or had the same project.
     ///
-    /// If it is set, no delete is inferred here: the project still exists there, or is deleted
-    /// there.
+    /// If it is set, no delete is inferred for this directory. The project still exists in the
+    /// other directory, or is deleted from it.
     pub lives_on_in: Option<ProjectKey>,
     /// Another directory with the same project that is gone too, but whose removal is unconfirmed.
     ///
-    /// The removal here waits for it; see [`super::settle::Agenda::confirm_with`].
+    /// This removal waits for that one; see [`super::settle::Agenda::confirm_with`].
     pub removed_with: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,

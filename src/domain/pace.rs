@@ -101,7 +101,7 @@ impl Pace {
 
     /// Forgets what was learned, because the settings changed at `now`.
     ///
-    /// The next request keeps its time, but waits at most as long as the new rate demands.
+    /// The next request keeps its time, but starts at most one interval of the new rate from `now`.
     pub fn reset(&mut self, rate: Option<Rate>, now: Duration) {
         self.learned = None;
         self.next = self.next.min(now.saturating_add(self.interval(rate)));

@@ -91,9 +91,10 @@ const PAIRED_AT_MOST: usize = 8;
 /// Pairs arrivals with departures.
 ///
 /// A changed definition without an id may be a save or a replacement. So may the first definition
-/// with an id. It counts as replaced if its content came from another location, and the project
-/// recorded here went to another one. So projects that exchange their locations are moves, with or
-/// without ids. Each round drops the definitions that turned out to be saves, and pairs again.
+/// with an id. Such a definition counts as replaced if its content came from another location, and
+/// the project recorded here went to another one. So projects that exchange their locations are
+/// moves, with or without ids. Each round drops the definitions that turned out to be saves, and
+/// pairs again.
 pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {
     let indexed = comparisons.iter().enumerate();
     let mut replaced: BTreeSet<usize> = indexed
@@ -157,7 +158,7 @@ fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
         }
     }
     // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for
-    // the next one forever. Each observation of one of them also includes all others.
+    // the next one forever. Each observation of one such project also includes all others.
     let ring = rings(&waiting);
     waiting.retain(|origin, _| !ring.contains(origin));
     Pairs { moves, waiting }

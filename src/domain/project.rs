@@ -219,7 +219,7 @@ pub struct Recorded {
     pub snapshots: BTreeMap<String, FileState>,
     /// The last definition of a deleted project whose published copies could not be read.
     ///
-    /// The record keeps it until the copies can be read, or until a definition is here again.
+    /// The record keeps it until the copies can be read, or until a definition is recorded again.
     pub deleted: Option<FileState>,
 }
 
@@ -392,7 +392,7 @@ impl Observed {
                 .all(|file| file.role() != Role::Definition)
     }
 
-    /// Returns a function that tells whether a recorded file certainly no longer exists.
+    /// Returns a predicate for recorded files that certainly no longer exist.
     pub(crate) fn is_gone(&self) -> impl Fn(&FileState) -> bool {
         // Many directories may be unreadable, so their roles are collected once.
         let unreadable = self.unreadable.iter().inspect(|_| visit());

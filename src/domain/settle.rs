@@ -263,7 +263,7 @@ impl Agenda {
         self.entries.get(key)?.moves_to.as_ref()
     }
 
-    /// Schedules the removals of a project together with those of another with the same id.
+    /// Schedules the removals of a project together with those of a directory with the same id.
     ///
     /// So both are judged in the same step. If the other project waits for further projects, this
     /// project is observed again after the settle time.
@@ -566,7 +566,7 @@ impl Agenda {
 
     /// Sets whether projects may have vanished or moved before they could be observed.
     ///
-    /// This is so after a start, and if only scans find changes. Then even a few vanished projects
+    /// They may after a start, and if only scans find changes. Then even a few vanished projects
     /// are judged like a wave, because they may be part of one.
     pub fn see_late(&mut self, sees_late: bool) {
         self.vanished.see_late(sees_late);

@@ -1,16 +1,16 @@
 //! Finds the directories that share a project id.
 //!
-//! Constraint: the last event of a project id must tell whether its project exists. Two rules
+//! Constraint: the last event of a project id must show whether its project exists. Two rules
 //! ensure this:
 //!
 //! - A project is deleted from its organization once: when the last directory with its id is gone.
 //!   So replacing a directory by a copy of itself causes no event. Missing directories wait for
 //!   each other and are judged together, even if their removals were noticed at different times.
-//!   The project is deleted from a directory with published copies if there was one, else from the
-//!   last one by name.
-//! - A project that moved to another organization is deleted there first, and then imported here.
-//!   The arrived project waits until the old directory is judged. While the old directory still
-//!   has the project, the new one is a copy and does not wait.
+//!   The project is deleted from the last directory by name that had published copies. If none had,
+//!   it is deleted from the last directory by name.
+//! - A project that moved to another organization is deleted from the old one first, and then
+//!   imported into the new one. The arrived project waits until the old directory is judged. While
+//!   the old directory still has the project, the arrived project is a copy and does not wait.
 //!
 //! If the old directory cannot be read, the project may have moved or may be a copy. The arrived
 //! project is then imported after the settle time.
@@ -44,7 +44,7 @@ pub enum Hold {
 pub(super) enum Removal<'a> {
     /// The project is deleted.
     Deletes,
-    /// No delete here: another directory still has the project, or is the one to delete it from.
+    /// No delete here: another directory still has the project, or the project is deleted from it.
     MergesInto(&'a ProjectKey),
     /// Another directory with the project is gone too, but its removal is not confirmed.
     WaitsFor(&'a ProjectKey),
@@ -119,7 +119,8 @@ pub(super) struct SharedIds<'a> {
 impl<'a> SharedIds<'a> {
     /// Groups the directories of the comparisons by identity and organization.
     ///
-    /// `moves` maps the index of each new location to that of the old one, within an organization.
+    /// `moves` maps the index of each new location to the index of the old one. Both are in the
+    /// same organization.
     pub(super) fn of(
         comparisons: &[&'a Comparison],
         moves: &BTreeMap<usize, usize>,
@@ -205,7 +206,8 @@ impl<'a> SharedIds<'a> {
 
     /// Whether the project that was deleted here is in its organization again.
     ///
-    /// Then it is not unpublished here, because a receiver would take that for its end.
+    /// Then no unpublish is inferred here, because a receiver would take it for the end of the
+    /// project.
     pub(super) fn is_back(&self, here: &Comparison) -> bool {
         let deleted = here.recorded.deleted.as_ref();
         let identity = deleted.map(|deleted| deleted.project_identity(&here.key));

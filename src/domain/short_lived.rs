@@ -24,7 +24,7 @@ pub(crate) enum ShortLived {
     Ignored,
     /// A later observation decides whether the file causes an event.
     Waits,
-    /// The file causes these events, and the record changes to this one.
+    /// The file causes the events of this inference, which also has the new record.
     Counts(Box<Inference>),
 }
 

@@ -9,7 +9,7 @@ use super::project::FileState;
 
 /// The metadata of a file. A difference means that the file has to be read.
 ///
-/// The device number is not included, because it may change when a disk is mounted again. With it,
+/// The device number is not included, because it may change when a disk is mounted again. Then
 /// unchanged files would look changed after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {

@@ -4,7 +4,7 @@
 //! new events. At the limit, old rows are removed although their retention has not ended. If files
 //! of other programs fill the disk, no rows are removed.
 
-/// The size in bytes from which the write-ahead log counts as held by a reader.
+/// The size in bytes from which a reader is assumed to hold the write-ahead log.
 ///
 /// Without readers the log is truncated to 16 MiB. A large commit may need some more.
 pub const LOG_HELD: u64 = 256 << 20;

@@ -8,7 +8,7 @@ use super::project::{Observed, ObservedFile, ProjectKey, Recorded, Role};
 use super::settle::Moment;
 use super::wave::{Census, Input, State, Times, WAVE_LASTS};
 
-/// Whether a project's definition is there, compared with the record.
+/// Whether a project has a definition now, compared with the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
     /// No definition is recorded, and none exists.
@@ -385,8 +385,8 @@ impl Vanished {
 
     /// Drops all projects that are no longer missing, after a full scan.
     ///
-    /// The scan has observed each recorded project that is missing or changed. So a held project
-    /// that was not observed since a restart is back and unchanged, or no longer recorded.
+    /// The scan has observed each held project that is still recorded. So a held project that was
+    /// not observed since a restart is no longer recorded.
     pub(super) fn retain(&mut self, now: Moment, is_missing: impl Fn(&ProjectKey) -> bool) {
         self.n_before_scan = None;
         self.released.retain(|key| is_missing(key));

@@ -28,7 +28,7 @@
 //! projects are held in the same way, even if they are few.
 //!
 //! A held project whose directory has another project now is certainly gone. It leaves the hold
-//! and is judged like any replaced project: first it is deleted, then the other one is imported.
+//! and is judged like any replaced project: it is deleted first, then the other one is imported.
 //!
 //! [`State`] is the state machine. [`super::vanished`] has the projects.
 
@@ -253,7 +253,7 @@ impl State {
             (State::Held { until }, Input::Returned) => State::Held {
                 until: until.max(now.saturating_add(times.hold)),
             },
-            // The others may come back as well, but slowly.
+            // More vanished projects may come back slowly.
             (State::HeldForOperator, Input::Returned) => State::Held {
                 until: now.saturating_add(times.hold.max(times.settle)),
             },

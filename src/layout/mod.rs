@@ -96,7 +96,7 @@ impl Eq for Ignored {}
 pub struct TemplateError {
     /// The role of the template.
     pub role: Role,
-    /// The index of the template among those of its role, from 0.
+    /// The index of the template in the list of its role, from 0.
     pub index: usize,
     /// The fault, and how to fix it.
     pub reason: String,

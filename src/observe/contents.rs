@@ -17,7 +17,7 @@ use crate::repository::{Root, kind_of, stamp};
 
 /// The maximum number of bytes that are kept in memory.
 ///
-/// One definition may exceed it. It is recorded with the first portion of its change.
+/// One definition may exceed the limit. It is recorded with the first portion of its change.
 const KEPT_MAX: usize = 12 * 1024 * 1024;
 
 /// The contents that one step read, by their hash.
@@ -88,8 +88,8 @@ impl Contents {
     pub(crate) fn add_held(&mut self, hash: ContentHash, bytes: Bytes, held: &Held) {
         self.put(hash, bytes, false, || match held.file.try_clone() {
             Ok(file) => Source::Held(file),
-            // No descriptor is free, so the content has to be read by its path, if it still has
-            // one.
+            // No descriptor is free, so the content has to be read by the path of the file, if the
+            // file still has one.
             Err(_) => Source::Path(held.path.clone()),
         });
     }

@@ -41,7 +41,8 @@ pub(crate) struct Held {
 /// Opens files to hold them.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
-    /// Each held file has a clone of this, so the reference count is their number plus one.
+    /// Each held file has a clone of this. So the reference count is the number of held files plus
+    /// one.
     held: Arc<()>,
 }
 

@@ -154,8 +154,8 @@ impl Observer {
 
     /// Reads a held file. Returns `None` if it is invalid.
     ///
-    /// Removing the file changed its change time. The returned stamp has the earlier one, because
-    /// change times order the files.
+    /// Removing the file changed its change time. The returned stamp has the earlier change time,
+    /// because change times order the files.
     pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)

@@ -206,7 +206,7 @@ impl ProjectWalk<'_> {
 
     /// Lists the needed names of a directory, in order.
     ///
-    /// If files are created meanwhile, a listing may contain a later file and miss an earlier one.
+    /// If files are created during a listing, it may contain a later file and miss an earlier one.
     /// Then their events would be recorded in the wrong order. If two listings are equal, they
     /// miss only files that are newer than all listed ones. If no name is new, one listing is
     /// enough.
