@@ -222,8 +222,8 @@ pub fn next(
 
 /// Returns the verdict on a failure that uses up no attempt.
 ///
-/// See [`super::endpoint::Effect::uses_attempt`]. The schedule has the delay before the next
-/// attempt. After the last attempt, the last delay is used again.
+/// See [`super::endpoint::Effect::uses_attempt`]. The retry waits for the delay that the schedule
+/// has before the next attempt. After the last attempt, it waits for the last delay.
 pub fn repeat(
     schedule: &[Duration],
     attempt: u32,

@@ -117,7 +117,7 @@ impl Comparison {
 
 /// Returns the observed definition if it may have moved here.
 ///
-/// It may have, unless a definition of the same project is recorded.
+/// That is any definition, unless a definition of the same project is recorded here.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)

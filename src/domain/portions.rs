@@ -101,8 +101,8 @@ pub fn split(
             recording.record_silent(index);
         }
         let hash = event.payload();
-        // A move needs no reading: its definition is stored already. It belongs to the first
-        // portion.
+        // A move needs no reading, because its definition is stored already. So it belongs to the
+        // first portion.
         let weight = if event.kind != EventKind::ProjectMove && weighed.insert(hash) {
             weigh(&hash)
         } else {

@@ -107,7 +107,7 @@ impl Subscription {
         }
     }
 
-    /// Whether a setting other than its events limits the events that the webhook receives.
+    /// Whether the webhook has filters in addition to its list of events.
     pub(crate) fn has_filter(&self) -> bool {
         self.projects.is_some() || self.repositories.is_some() || !self.when.is_empty()
     }

@@ -355,7 +355,7 @@ impl Agenda {
         due
     }
 
-    /// Decides whether the files that an observation found missing at this time count as removed.
+    /// Decides whether files count as removed that an observation at `now` found missing.
     pub fn removals(&self, key: &ProjectKey, now: Moment, missing: &BTreeSet<String>) -> Removals {
         let is_confirmed = !self.vanished.holds(key)
             && self.entries.get(key).is_some_and(|entry| {
@@ -523,7 +523,7 @@ impl Agenda {
         self.confirm(released, now);
     }
 
-    /// Records the end of a full scan. Projects without an entry are not missing.
+    /// Records the end of a full scan. A project without an entry has no missing files.
     pub fn scanned(&mut self, now: Moment) {
         let entries = &self.entries;
         let is_missing = |key: &ProjectKey| {

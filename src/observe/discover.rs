@@ -71,7 +71,7 @@ fn discover_in(
     }
 }
 
-/// Finds the problems of these entries. Lists each of their directories once.
+/// Finds the problems of these entries. Lists each parent directory once.
 pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>) -> Vec<Problem> {
     let mut by_parent: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for path in paths {

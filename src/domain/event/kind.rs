@@ -53,7 +53,7 @@ pub enum Parameter {
 }
 
 impl Parameter {
-    /// All parameters, in the order that they have in each request.
+    /// All parameters, in the order in which requests have them.
     pub const ALL: [Parameter; 7] = [
         Parameter::Username,
         Parameter::ProjectName,
