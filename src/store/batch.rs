@@ -194,7 +194,7 @@ pub(crate) fn names_of(value: Option<&str>) -> Vec<String> {
 /// The maximum number of ready deliveries that a commit returns.
 ///
 /// This is enough for single events. In a burst, the queues claim deliveries from the store,
-/// because a claim costs less per delivery.
+/// because a claim of many costs less per delivery.
 pub const READY_MAX: usize = 16;
 
 /// The maximum total size of the payloads of the ready deliveries in a commit's result, in bytes.

@@ -258,8 +258,8 @@ impl WebhookState {
 pub struct RecordedProblem {
     /// The project of the file. `None` if the file is outside any project.
     ///
-    /// With several repositories, the key of such a file names the repository, and its project name
-    /// is empty.
+    /// With several repositories, a file outside any project has a key, too: it names the
+    /// repository, and its project name is empty.
     pub key: Option<ProjectKey>,
     /// The path of the file, and why it is invalid.
     pub problem: Problem,
