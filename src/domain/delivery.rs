@@ -223,7 +223,7 @@ pub fn next(
 /// Returns the verdict on a failure that uses up no attempt.
 ///
 /// See [`super::endpoint::Effect::uses_attempt`]. The retry waits for the delay that the schedule
-/// has before the next attempt. After the last attempt, it waits for the last delay.
+/// has before the next attempt. After the last attempt, the last delay is used again.
 pub fn repeat(
     schedule: &[Duration],
     attempt: u32,
@@ -242,7 +242,7 @@ pub fn repeat(
 
 /// Returns the time of the next attempt if a 410 does not switch the webhook off.
 ///
-/// After the last attempt of the schedule, it is after the last delay.
+/// After the last attempt of the schedule, the last delay is used again.
 pub fn retry_of_gone(
     schedule: &[Duration],
     attempt: u32,

@@ -55,8 +55,8 @@ pub struct Conclusion {
     pub moved_from: Option<ProjectKey>,
     /// The key of the location that the project moves to, if the move has to wait.
     ///
-    /// It waits until the removal of the project recorded there is confirmed. The removal of this
-    /// project must not be confirmed earlier; see [`super::settle::Agenda::confirm_after`].
+    /// The move waits until the removal of the project recorded there is confirmed. The removal of
+    /// this project must not be confirmed earlier; see [`super::settle::Agenda::confirm_after`].
     pub moves_to: Option<ProjectKey>,
     /// Why a complete project that arrived here is not imported yet.
     pub hold: Option<Hold>,
