@@ -535,8 +535,9 @@ impl Agenda {
 
     /// Schedules the observations that confirm these removals, in the order of their settle times.
     ///
-    /// While the removals waited for others or were held, [`SETTLE_TIMES_MAX`] settle times may have
-    /// passed. A hint since the last observation still postpones them, because a file may be back.
+    /// While the removals waited for others or were held, [`SETTLE_TIMES_MAX`] settle times may
+    /// have passed. A hint since the last observation still postpones them, because a file may be
+    /// back.
     fn confirm(&mut self, released: Vec<ProjectKey>, now: Moment) {
         let settle_time = self.settle_time;
         let waited = settle_time.saturating_mul(CHAIN_LASTS);
