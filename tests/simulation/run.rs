@@ -24,7 +24,7 @@ use crate::filter::Filter;
 use crate::hook::{Hook, Standing};
 use crate::steps::{Answers, Step};
 use crate::truth::Truth;
-use crate::world::{Action, N_SINGLE, PLACES, World, hash, key, path, place};
+use crate::world::{Action, N_SINGLE, PLACES, World, hash, key, path};
 
 pub const PAUSE: Duration = Duration::from_secs(1);
 /// How long removals of more than half of the projects are held.
