@@ -3,12 +3,12 @@
 //! Constraint: the command releases only the removals that it showed. If others are held when the
 //! operator confirms, the daemon rejects the request.
 
-use std::io::{self, IsTerminal, Write};
+use std::io::Write;
 
 use anyhow::{Context, anyhow};
 use serde::Serialize;
 
-use super::deliveries::{Confirmed, confirmed};
+use super::deliveries::{Confirmed, confirmed, is_asked};
 use super::output::{BOLD, Style, counted, print_json, safe};
 use super::{DONE, FAILED, missing_socket, usage};
 use crate::admin;
@@ -81,7 +81,7 @@ pub(super) fn run(
         for project in &view.projects {
             writeln!(out, "  {}", safe(project))?;
         }
-        if !arguments.yes && !io::stdin().is_terminal() {
+        if !arguments.yes && !is_asked() {
             out.flush()?;
             return Err(usage(
                 "cannot ask for confirmation without a terminal; add --yes to accept these \

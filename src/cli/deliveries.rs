@@ -343,7 +343,7 @@ pub(super) enum Confirmed {
 ///
 /// If standard input or standard output is not a terminal, nobody is asked.
 pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<Confirmed> {
-    if yes || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+    if yes || !is_asked() {
         writeln!(out, "{question}.")?;
         return Ok(Confirmed::Unasked);
     }
@@ -355,6 +355,11 @@ pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::R
         "y" | "yes" => Confirmed::Seen,
         _ => Confirmed::No,
     })
+}
+
+/// Whether a question can be asked: both the input and the output are a terminal.
+pub(super) fn is_asked() -> bool {
+    io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
 /// Whether the running daemon was notified of a change.

@@ -119,7 +119,7 @@ pub(super) async fn run(
     }
     if let Err(error) = ended {
         // A reader such as `head` closed the pipe. Do not report that as a failure.
-        if super::is_broken_pipe(&error) {
+        if super::is_output_closed(&error) {
             return Err(error);
         }
         logging.flush();

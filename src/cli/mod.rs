@@ -138,7 +138,7 @@ pub fn main() -> ExitCode {
     match dispatch(&arguments, &held) {
         Ok(status) => ExitCode::from(status),
         // A reader such as `head` may close the pipe. That is not an error.
-        Err(error) if is_broken_pipe(&error) => ExitCode::from(DONE),
+        Err(error) if is_output_closed(&error) => ExitCode::from(DONE),
         Err(error) => {
             if let Some(usage) = error.downcast_ref::<clap::Error>() {
                 let _ = usage.print();
@@ -195,12 +195,13 @@ fn usage(message: &str) -> anyhow::Error {
         .into()
 }
 
-/// Whether an error means that the reader closed the pipe.
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
+/// Whether an error means that the reader of the output closed the pipe.
+fn is_output_closed(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {
         cause
             .downcast_ref::<std::io::Error>()
-            .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+            .and_then(std::io::Error::get_ref)
+            .is_some_and(|inner| inner.is::<output::Closed>())
     })
 }
 
@@ -217,14 +218,14 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
             arguments.log_level,
             Clock::start(),
             &style(),
-            &mut std::io::stdout().lock(),
+            &mut stdout(),
         )),
-        Command::Check { json } => Ok(check::check(config, *json, &mut std::io::stdout().lock())?),
+        Command::Check { json } => Ok(check::check(config, *json, &mut stdout())?),
         Command::Init(init) => printing(|out| init::run(init, config, out)),
         Command::Reload => reload::run(
             config,
             config::given_state_dir(&SystemEnvironment),
-            &mut std::io::stdout().lock(),
+            &mut stdout(),
             &mut std::io::stderr().lock(),
         ),
         Command::Status(status) => {
@@ -286,7 +287,7 @@ fn receive(arguments: &listen::ListenArguments) -> anyhow::Result<u8> {
         move || clock.now(),
         &style(),
         CancellationToken::new(),
-        &mut std::io::stdout(),
+        &mut stdout(),
         &mut std::io::stderr(),
     ))?;
     Ok(DONE)
@@ -340,10 +341,15 @@ fn now() -> jiff::Timestamp {
 
 /// Runs a command with buffered output. Fails if the output cannot be written.
 fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyhow::Result<u8> {
-    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    let mut out = std::io::BufWriter::new(stdout());
     let status = command(&mut out)?;
     out.flush()?;
     Ok(status)
+}
+
+/// Returns standard output. Its errors tell whether the reader closed the pipe.
+fn stdout() -> output::Output<std::io::StdoutLock<'static>> {
+    output::Output(std::io::stdout().lock())
 }
 
 /// Returns the style of standard output.
@@ -363,4 +369,24 @@ fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
         .worker_threads(1)
         .enable_all()
         .build()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn only_the_reader_of_the_output_ends_a_command_without_a_failure() {
+        // The daemon or the database may close a connection as well.
+        let closed = || anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
+        assert!(!is_output_closed(
+            &closed().context("the daemon did not answer")
+        ));
+        let (reader, writer) = io::pipe().unwrap();
+        drop(reader);
+        let printed = output::Output(writer).write_all(b"text");
+        assert!(is_output_closed(&printed.unwrap_err().into()));
+    }
 }

@@ -22,6 +22,33 @@ pub(super) const BOLD: &str = "1";
 /// The SGR code for faint, the style of details.
 pub(super) const FAINT: &str = "2";
 
+/// The output of a command. Its errors are [`Closed`] if the reader closed the pipe.
+#[derive(Debug)]
+pub(super) struct Output<W>(pub(super) W);
+
+/// The reader of the output, such as `head`, closed the pipe.
+#[derive(Debug, thiserror::Error)]
+#[error("the reader of the output closed the pipe")]
+pub(super) struct Closed;
+
+/// Marks the error of a closed pipe, because a connection to the daemon may be closed as well.
+fn marked<T>(result: io::Result<T>) -> io::Result<T> {
+    result.map_err(|error| match error.kind() {
+        io::ErrorKind::BrokenPipe => io::Error::new(error.kind(), Closed),
+        _ => error,
+    })
+}
+
+impl<W: Write> Write for Output<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        marked(self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        marked(self.0.flush())
+    }
+}
+
 /// Prints one JSON value on several lines.
 ///
 /// # Errors

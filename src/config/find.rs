@@ -12,7 +12,7 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use super::looks::Looks;
+use super::looks::{Looks, is_silent};
 use super::problem::{Problem, Problems};
 
 /// The first default, below the current directory.
@@ -46,13 +46,18 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
     let (here, system) = (Path::new(HERE), Path::new(SYSTEM));
     let caller = rustix::process::geteuid().as_raw();
     let distrust = Looks::new(false).read(here, move |here| distrust(here, caller));
+    let mut is_passing = false;
     let distrust = match distrust {
         Ok(distrust) => distrust,
-        Err(error) if error.kind() == io::ErrorKind::NotFound && system.exists() => {
-            return Ok(found(system, None));
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let file = if system.exists() { system } else { here };
+            return Ok(found(file, None));
         }
-        // The file cannot be checked. Reading it reports the error.
-        Err(_) => None,
+        // Others may cause the error. They could send the caller's secrets to any URL.
+        Err(error) => {
+            is_passing = is_silent(&error);
+            Some(format!("it cannot be checked: {error}"))
+        }
     };
     match distrust {
         None => Ok(found(here, None)),
@@ -61,10 +66,10 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
             Ok(found(system, Some(Problem::of_file(here, message))))
         }
         Some(reason) => Err(Problems {
-            errors: vec![Problem::of_file(
-                here,
-                format!("is ignored: {reason}. {ADVICE}"),
-            )],
+            errors: vec![Problem {
+                is_passing,
+                ..Problem::of_file(here, format!("is ignored: {reason}. {ADVICE}"))
+            }],
             warnings: Vec::new(),
         }),
     }
@@ -76,7 +81,11 @@ const ADVICE: &str =
 /// Returns the reason why a found file is not trusted, if there is one.
 fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     let named = fs::symlink_metadata(file)?;
-    let target = fs::canonicalize(file)?;
+    // Only a link needs its path resolved. That fails if a directory above cannot be read.
+    let target = match named.is_symlink() {
+        true => fs::canonicalize(file)?,
+        false => file.to_owned(),
+    };
     let links = named.is_symlink().then_some(("it", named));
     let mut checked: Vec<(&str, Metadata)> = links.into_iter().collect();
     for directory in [file.parent(), target.parent()].into_iter().flatten() {

@@ -40,13 +40,17 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
         let fault = Fault::new("needs ca as well, because no authority would be trusted");
         context.error(&value.location, fault);
     }
-    let chain = mapping.read_optional(context, "client_cert", certificates);
-    let key = mapping.read_optional(context, "client_key", private_key);
     let mut read = Tls {
         ca: ca?.unwrap_or_default(),
         ca_only: ca_only?,
         identity: None,
     };
+    // A command that sends nothing may run as a user who cannot read the key.
+    if !context.environment.reads_secrets() {
+        return Some(read);
+    }
+    let chain = mapping.read_optional(context, "client_cert", certificates);
+    let key = mapping.read_optional(context, "client_key", private_key);
     if let (Some(chain), Some(key)) = (chain?, key?) {
         let provider = rustls::crypto::ring::default_provider();
         let pair = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)

@@ -63,20 +63,26 @@ pub(crate) fn parse_event(text: &str) -> Option<EventKind> {
 ///
 /// # Errors
 ///
-/// No repository has this name.
+/// No repository has this name, or the project is of another repository.
 pub(crate) fn place(
     repository: Option<&str>,
     named: Option<&str>,
     config: &Config,
-) -> Result<(Option<String>, Option<String>), UnknownRepository> {
-    let (repository, named) = match named.and_then(|text| text.rsplit_once("//")) {
-        Some((name, rest)) if repository.is_none() => (Some(name), Some(rest)),
-        _ => (repository, named),
+) -> Result<(Option<String>, Option<String>), PlaceError> {
+    let (repository, named) = match (named.and_then(|text| text.rsplit_once("//")), repository) {
+        (Some((name, _)), Some(repository)) if name != repository => {
+            return Err(PlaceError::Contradiction {
+                repository: repository.to_owned(),
+                name: name.to_owned(),
+            });
+        }
+        (Some((name, rest)), _) => (Some(name), Some(rest)),
+        (None, repository) => (repository, named),
     };
     let named = named.filter(|text| !text.is_empty());
     let names: Vec<String> = config.repositories.iter().map(Repository::name).collect();
     if let Some(unknown) = repository.filter(|name| !names.iter().any(|known| known == name)) {
-        return Err(UnknownRepository {
+        return Err(PlaceError::Unknown {
             name: unknown.to_owned(),
             known: names.join(", "),
         });
@@ -96,15 +102,16 @@ pub(crate) fn place(
     Ok((organization, project))
 }
 
-/// The error for a name that no repository has.
+/// The errors of [`place`].
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "there is no repository {name}; {}",
-    if .known.is_empty() { "repositories lists none".to_owned() } else { format!("known: {known}") }
-)]
-pub(crate) struct UnknownRepository {
-    name: String,
-    known: String,
+pub(crate) enum PlaceError {
+    #[error(
+        "there is no repository {name}; {}",
+        if .known.is_empty() { "repositories lists none".to_owned() } else { format!("known: {known}") }
+    )]
+    Unknown { name: String, known: String },
+    #[error("the project is in the repository {name}, but the repository {repository} is selected")]
+    Contradiction { repository: String, name: String },
 }
 
 /// Splits ORGANIZATION/PROJECT or PROJECT into the names of the two directories.
@@ -157,7 +164,10 @@ pub(crate) fn find_event(text: &str, listings: &Listings) -> Result<EventId, Fin
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use crate::config::{WithoutSecrets, load_str};
 
     #[test]
     fn since_is_a_time_a_date_or_so_long_ago() {
@@ -186,5 +196,21 @@ mod tests {
             assert_eq!(parse_event(&kind.label().to_lowercase()), Some(kind));
         }
         assert_eq!(parse_event("project"), None);
+    }
+
+    #[test]
+    fn a_project_may_have_its_repository_in_front() {
+        let text = b"repositories:\n  - { name: a, path: /a }\n  - { name: b, path: /b }\n\
+                     state_dir: /state\n";
+        let config = load_str(text, Path::new("config.yaml"), &WithoutSecrets);
+        let config = config.unwrap().config;
+        let expected = Ok((
+            Some(stored_organization(Some("a"), "sales")),
+            Some("orders".to_owned()),
+        ));
+        assert_eq!(place(Some("a"), Some("sales/orders"), &config), expected);
+        assert_eq!(place(None, Some("a//sales/orders"), &config), expected);
+        assert_eq!(place(Some("a"), Some("a//sales/orders"), &config), expected);
+        assert!(place(Some("b"), Some("a//sales/orders"), &config).is_err());
     }
 }

@@ -109,6 +109,9 @@ pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> S
 }
 
 /// Compares the signed fields with the headers and the parameters of the request.
+///
+/// A parameter of an event must not be in the request more often than it is signed. Other names
+/// may be part of the configured URL.
 fn compare(fields: &str, received: &Received) -> Result<(), String> {
     let attempt = received.attempt.map(|attempt| attempt.to_string());
     for (name, signed) in form_urlencoded::parse(fields.as_bytes()) {
@@ -120,6 +123,18 @@ fn compare(fields: &str, received: &Received) -> Result<(), String> {
         };
         if found != Some(&*signed) {
             return Err(format!("{name} is not the signed {signed:?}"));
+        }
+    }
+    for name in Parameter::ALL.map(Parameter::as_str) {
+        let signed = form_urlencoded::parse(fields.as_bytes()).filter(|(known, _)| known == name);
+        let found = received
+            .parameters
+            .iter()
+            .filter(|(known, _)| known == name);
+        if found.count() > signed.count() {
+            return Err(format!(
+                "{name} is in the request more often than it is signed"
+            ));
         }
     }
     Ok(())

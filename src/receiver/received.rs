@@ -4,6 +4,7 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::config::Format;
+use crate::domain::event::Parameter;
 use crate::webhook::request::WEBHOOK_SIGNED_HEADERS;
 
 /// A decoded request. A part that the request lacks is empty.
@@ -53,7 +54,10 @@ impl Received {
     /// Describes the parts that the signatures do not cover. `None` if they cover everything.
     pub fn not_signed(&self) -> Option<&'static str> {
         if self.header(WEBHOOK_SIGNED_HEADERS.as_str()).is_some() {
-            return None;
+            let is_parameter = |name: &str| Parameter::ALL.iter().any(|one| one.as_str() == name);
+            let mut names = self.parameters.iter().map(|(name, _)| name);
+            let is_more = names.any(|name| !is_parameter(name));
+            return is_more.then_some("names that are not parameters of the event are not signed");
         }
         match self.format {
             Some(Format::Json) => None,

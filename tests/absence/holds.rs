@@ -3,9 +3,10 @@
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::common::{Endpoint, Home, on_both_backends, wait_until, xml};
+use crate::common::{Endpoint, Home, on_both_backends, terminal, wait_until, xml};
 use crate::{
-    events, fetch, names, project, projects, run, settings, vanish, wait_held, wait_not_held,
+    events, fetch, names, project, projects, run, run_with, settings, vanish, wait_held,
+    wait_not_held,
 };
 
 on_both_backends!(
@@ -81,6 +82,12 @@ fn accepted_removals_are_judged(backend: &str) {
     for name in names(3) {
         assert!(said.contains(&format!("sales/{name}")), "{said}");
     }
+    wait_held(&home, 3, "all");
+    // Nor with a terminal for the input only, as in `accept > file`: the question would not be seen.
+    let (_terminal, input) = terminal();
+    let (code, said) = run_with(&home, &["accept"], input.into());
+    assert_eq!(code, Some(2), "{said}");
+    assert!(said.contains("sales/p000"), "{said}");
     wait_held(&home, 3, "all");
     let accepted = home.json(&["accept", "--yes"]);
     assert_eq!(accepted["released"], 3);

@@ -35,7 +35,7 @@ mod waves;
 
 use std::process::{Command, Output, Stdio};
 
-use common::{Daemon, Endpoint, Home, Run as _, Settings, fetch, wait_until, xml};
+use common::{Daemon, Endpoint, Home, Settings, fetch, finish, wait_until, xml};
 use rustix::process::Signal;
 
 /// The events that an endpoint received, in order.
@@ -96,6 +96,11 @@ fn wait_not_held(home: &Home) {
 
 /// Runs a command that may fail.
 fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
+    run_with(home, arguments, Stdio::null())
+}
+
+/// Runs a command that may fail with this standard input.
+fn run_with(home: &Home, arguments: &[&str], input: Stdio) -> (Option<i32>, String) {
     let Output {
         status,
         stdout,
@@ -104,8 +109,11 @@ fn run(home: &Home, arguments: &[&str]) -> (Option<i32>, String) {
         .arg("--config")
         .arg(home.config())
         .args(arguments)
-        .stdin(Stdio::null())
-        .run()
+        .stdin(input)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .and_then(finish)
         .unwrap();
     let said = [stdout, stderr].concat();
     (status.code(), String::from_utf8(said).unwrap())

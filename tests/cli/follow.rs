@@ -5,8 +5,8 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use crate::patience::wait_until;
-use crate::support::{Place, Printed, Running, project, terminal, webhook};
+use crate::patience::{terminal, wait_until};
+use crate::support::{Place, Printed, Running, project, webhook};
 
 /// A command that goes on until the test ends.
 struct Following {

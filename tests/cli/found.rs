@@ -1,11 +1,14 @@
 //! The configuration in the current directory, which may belong to somebody else.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write as _;
 use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{PermissionsExt as _, chown, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
+
+use rustix::fs::{Mode, OFlags, mkdirat, openat};
 
 use crate::support::{Place, Ran, program, run, webhook};
 
@@ -67,6 +70,38 @@ fn a_configuration_that_others_may_write_is_ignored() {
     // No request was sent.
     listener.set_nonblocking(true).unwrap();
     assert!(listener.accept().is_err());
+}
+
+/// The owner of a directory above decides whether the path of the current directory is readable.
+#[test]
+fn a_directory_whose_path_cannot_be_read_is_checked_as_well() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let mut directory = File::open(place.path("")).unwrap();
+    // The kernel allows no path of this length in a call.
+    for _ in 0..21 {
+        let name = "a".repeat(200);
+        mkdirat(&directory, &name, Mode::RWXU).unwrap();
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        directory = File::from(openat(&directory, &name, flags, Mode::empty()).unwrap());
+    }
+    let here = PathBuf::from(format!("/proc/self/fd/{}", directory.as_raw_fd()));
+    let config = here.join("config.yaml");
+    let text = fs::read_to_string(place.path("config.yaml")).unwrap();
+    fs::write(&config, text).unwrap();
+    let refused = |reason: &str| {
+        let said = run_in(&here, &["check"]).failed(78);
+        assert!(
+            said.contains(&format!("./config.yaml: is ignored: {reason}")),
+            "{said}"
+        );
+    };
+    mode(&here, 0o777);
+    refused("everybody may write its directory");
+    mode(&here, 0o755);
+    // Nobody can say where the link leads to.
+    fs::rename(&config, here.join("other.yaml")).unwrap();
+    symlink("other.yaml", &config).unwrap();
+    refused("it cannot be checked: ");
 }
 
 #[test]

@@ -29,8 +29,8 @@ use project_webhooks::domain::event::EventKind;
 use rustix::process::Signal;
 use serde_json::Value;
 
-use patience::{wait_exit, wait_until as wait_for};
-use support::{Endpoint, Place, Ran, Running, SECRET, program, project, run, terminal, webhook};
+use patience::{terminal, wait_exit, wait_until as wait_for};
+use support::{Endpoint, Place, Ran, Running, SECRET, program, project, run, webhook};
 
 #[test]
 fn before_the_first_start_commands_report_that_nothing_is_recorded() {
@@ -445,13 +445,16 @@ fn paths_of_the_configuration_are_escaped_on_the_terminal() {
 #[test]
 fn an_operators_shell_without_the_services_credentials_can_ask() {
     let place = Place::new(
-        "  - { name: a, events: \"*\", url: \"http://127.0.0.1:9/\", secret: { credential: c } }\n",
+        "  - { name: a, events: \"*\", url: \"http://127.0.0.1:9/\", secret: { credential: c } }\n  \
+         - { name: b, events: \"*\", url: \"https://127.0.0.1:9/\", \
+         tls: { client_cert: unreadable.pem, client_key: unreadable.pem } }\n",
     );
     place.run(&["status"]).succeeded();
     place.run(&["scan"]).succeeded();
     // A command that sends needs them.
     let said = place.run(&["webhooks", "test", "a"]).failed(78);
     assert!(said.contains("CREDENTIALS_DIRECTORY"), "{said}");
+    assert!(said.contains("unreadable.pem"), "{said}");
 }
 
 #[test]

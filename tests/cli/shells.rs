@@ -10,8 +10,8 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 use tempfile::TempDir;
 
-use crate::patience::{Patient, Run as _, wait_until};
-use crate::support::{Place, program, project, terminal, webhook};
+use crate::patience::{Patient, Run as _, terminal, wait_until};
+use crate::support::{Place, program, project, webhook};
 
 /// Command lines up to the Tab key, and some of the expected completions.
 const OFFERED: [(&str, &[&str]); 9] = [

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 
 use assert_cmd::cargo::CommandCargoExt;
 use rustix::process::{Pid, Signal, kill_process};
-use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -61,17 +60,6 @@ pub(crate) fn run(mut command: Command) -> Ran {
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
     }
-}
-
-/// Makes a terminal. Returns its end and the side of a program.
-pub(crate) fn terminal() -> (Patient<fs::File>, fs::File) {
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let terminal = fs::File::from(openpt(flags).unwrap());
-    unlockpt(&terminal).unwrap();
-    let name = ptsname(&terminal, Vec::new()).unwrap();
-    let mut options = fs::File::options();
-    let side = options.read(true).write(true).open(name.to_str().unwrap());
-    (Patient::of(terminal), side.unwrap())
 }
 
 /// A repository with a configuration beside it.

@@ -37,7 +37,8 @@ pub use disk::Disk;
 pub use endpoint::{Endpoint, Reserved};
 pub use home::{Home, Settings, Webhook, fetch, get, get_with, wait_health, xml};
 pub use patience::{
-    PATIENCE, Patient, RUN_MAX, Run, Stop, accept, finish, kill, wait_exit, wait_until, wait_within,
+    PATIENCE, Patient, RUN_MAX, Run, Stop, accept, finish, kill, terminal, wait_exit, wait_until,
+    wait_within,
 };
 pub use postgres::{Postgres, Relay};
 

@@ -16,6 +16,7 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Deref;
@@ -28,6 +29,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::retry_on_intr;
 use rustix::process::{Pid, Signal, kill_process};
+use rustix::pty::{OpenptFlags, openpt, ptsname, unlockpt};
 
 /// How long a test waits before it fails: enough for a slow and busy machine.
 pub const PATIENCE: Duration = Duration::from_secs(60);
@@ -126,6 +128,17 @@ impl<T> Deref for Patient<T> {
     fn deref(&self) -> &T {
         &self.stream
     }
+}
+
+/// Makes a terminal. Returns its end and the side of a program.
+pub fn terminal() -> (Patient<File>, File) {
+    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
+    let terminal = File::from(openpt(flags).unwrap());
+    unlockpt(&terminal).unwrap();
+    let name = ptsname(&terminal, Vec::new()).unwrap();
+    let mut options = File::options();
+    let side = options.read(true).write(true).open(name.to_str().unwrap());
+    (Patient::of(terminal), side.unwrap())
 }
 
 /// Accepts the next connection.

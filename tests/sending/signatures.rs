@@ -207,11 +207,39 @@ async fn signed_headers_cover_the_event_and_the_parameters_of_every_format() {
     changed.url.set_query(Some("username=mallory"));
     let found = received(&changed).await;
     assert!(is_wrong(found.signature, "username is not the signed"));
+    for added in ["username=mallory", "previousProject=evil"] {
+        let mut changed = signed(Format::Xml);
+        let query = format!("{}&{added}", changed.url.query().unwrap());
+        changed.url.set_query(Some(&query));
+        let found = received(&changed).await;
+        let expected = "is in the request more often than it is signed";
+        assert!(is_wrong(found.signature, expected), "{added}");
+    }
+    // These may be part of the configured URL. They are reported instead.
+    let mut changed = signed(Format::Xml);
+    let query = format!("{}&event=other", changed.url.query().unwrap());
+    changed.url.set_query(Some(&query));
+    let found = received(&changed).await;
+    assert_eq!(found.signature, Signature::Verified);
+    assert!(
+        found
+            .not_signed()
+            .unwrap()
+            .contains("not parameters of the event")
+    );
     let mut changed = signed(Format::CloudEvents);
     let name = "mallory".parse().unwrap();
     changed.headers.insert("ce-username", name);
     let found = received(&changed).await;
     assert!(is_wrong(found.signature, "username is not the signed"));
+    for header in ["ce-username", "ce-previousproject"] {
+        let mut changed = signed(Format::CloudEvents);
+        let name = axum::http::HeaderName::from_static(header);
+        changed.headers.append(name, "mallory".parse().unwrap());
+        let found = received(&changed).await;
+        let expected = "is in the request more often than it is signed";
+        assert!(is_wrong(found.signature, expected), "{header}");
+    }
 }
 
 #[tokio::test]
