@@ -67,10 +67,7 @@ impl MountList {
         let file = self.file.as_mut()?;
         file.rewind().ok()?;
         file.read_to_end(&mut text).ok()?;
-        Some(Mounts::parse(
-            &String::from_utf8_lossy(&text),
-            directory.to_str()?,
-        ))
+        Some(Mounts::parse(&text, &directory))
     }
 }
 
@@ -98,8 +95,10 @@ impl Mounts {
             .or(self.above.as_ref())
     }
 
-    /// Parses the list.
-    fn parse(text: &str, directory: &str) -> Self {
+    /// Parses the list. In all paths, bytes that are not UTF-8 are replaced.
+    fn parse(text: &[u8], directory: &Path) -> Self {
+        let text = String::from_utf8_lossy(text);
+        let directory = directory.to_string_lossy();
         let mut at: BTreeMap<String, Vec<Mount>> = BTreeMap::new();
         for (point, mount) in text.lines().filter_map(line) {
             at.entry(point).or_default().push(mount);
@@ -206,7 +205,8 @@ mod tests {
 
     #[test]
     fn the_mounts_above_and_below_a_directory_are_read() {
-        let mounts = Mounts::parse(LIST, "/srv/repository");
+        let parsed = |directory: &str| Mounts::parse(LIST.as_bytes(), Path::new(directory));
+        let mounts = parsed("/srv/repository");
         assert_eq!(mounts.above.unwrap().file_system, "xfs");
         let below: Vec<(&str, &str)> = mounts
             .below
@@ -214,14 +214,23 @@ mod tests {
             .map(|(path, mount)| (path.as_str(), mount.file_system.as_str()))
             .collect();
         assert_eq!(below, [("a b/x", "fuse.sshfs"), ("sales", "tmpfs")]);
-        let root = Mounts::parse(LIST, "/");
+        let root = parsed("/");
         assert_eq!(root.above.unwrap().file_system, "ext4");
         assert_eq!(root.below.len(), 4);
     }
 
     #[test]
+    fn a_directory_whose_path_is_not_utf_8_has_its_mounts() {
+        use std::os::unix::ffi::OsStrExt;
+        let list = b"31 30 0:40 / /srv/\xe9/sales rw - tmpfs none rw\n";
+        let directory = std::ffi::OsStr::from_bytes(b"/srv/\xe9");
+        let mounts = Mounts::parse(list, Path::new(directory));
+        assert!(mounts.below.contains_key("sales"), "{mounts:?}");
+    }
+
+    #[test]
     fn a_mount_that_is_new_gone_or_another_one_is_a_change() {
-        let mounts = |list: &str| Mounts::parse(list, "/srv/repository");
+        let mounts = |list: &str| Mounts::parse(list.as_bytes(), Path::new("/srv/repository"));
         let all = mounts(LIST);
         assert_eq!(all.changed_since(&all), [""; 0]);
         let without_top: Vec<&str> = LIST.lines().filter(|l| !l.starts_with("32")).collect();

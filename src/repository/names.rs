@@ -130,10 +130,18 @@ fn finds_every_name(_directory: BorrowedFd<'_>) -> bool {
     false
 }
 
-/// Returns the name in upper or lower case, whichever differs. `None` if it has no letters.
+/// Returns the name in upper or lower case, whichever differs. `None` if neither does.
+///
+/// File systems map each character to one character. So `ß` keeps its case, although its upper case
+/// is `SS`.
 fn other_spelling(name: &str) -> Option<String> {
-    let spellings = [name.to_uppercase(), name.to_lowercase()];
-    spellings.into_iter().find(|other| other != name)
+    fn one(of: char, mut mapped: impl Iterator<Item = char>) -> char {
+        let first = mapped.next().filter(|_| mapped.next().is_none());
+        first.unwrap_or(of)
+    }
+    let upper: String = name.chars().map(|c| one(c, c.to_uppercase())).collect();
+    let lower: String = name.chars().map(|c| one(c, c.to_lowercase())).collect();
+    [upper, lower].into_iter().find(|other| other != name)
 }
 
 /// Returns the parent and the name of each component of a path, from the first to the last.
@@ -216,6 +224,19 @@ mod tests {
         let of = |path| steps(path).collect::<Vec<_>>();
         assert_eq!(of("a"), [("", "a")]);
         assert_eq!(of("a/b/c"), [("", "a"), ("a", "b"), ("a/b", "c")]);
+    }
+
+    #[test]
+    fn another_spelling_has_as_many_characters() {
+        for (name, other) in [
+            ("orders", Some("ORDERS")),
+            ("ORDERS", Some("orders")),
+            ("straße", Some("STRAßE")),
+            ("ß", None),
+            ("2024-01", None),
+        ] {
+            assert_eq!(other_spelling(name).as_deref(), other, "{name}");
+        }
     }
 
     #[test]

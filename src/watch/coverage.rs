@@ -49,11 +49,14 @@ impl SharedCoverage {
         self.lock().clone()
     }
 
-    /// Publishes the coverage, and logs its note if the note changed.
+    /// Publishes the coverage, and logs its note if more than the numbers in it changed.
+    ///
+    /// At the limit of watches, each directory that is made or removed changes the numbers.
     pub(super) fn set(&self, coverage: Coverage) {
+        let words = |note: &str| note.replace(|c: char| c.is_ascii_digit(), "");
         let mut known = self.lock();
         if let Some(note) = &coverage.note
-            && known.note.as_ref() != Some(note)
+            && known.note.as_deref().map(words) != Some(words(note))
         {
             let consequence = if coverage.polls {
                 "file events are incomplete, scanning on a timer (repository.poll_interval)"
@@ -83,6 +86,11 @@ impl Gap {
     /// Whether a report will show the end of the gap, such as a report of changed permissions.
     fn ends_by_report(&self) -> bool {
         matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied)
+    }
+
+    /// Whether the directory is encrypted and its key was missing at the last try.
+    pub(super) fn lacks_key(&self) -> bool {
+        matches!(self, Self::Failed(error) if Errno::from_io_error(error) == Some(Errno::NOKEY))
     }
 }
 
@@ -164,12 +172,9 @@ impl Gaps {
         self.unwatchable.contains_key(path)
     }
 
-    /// Whether this directory is encrypted and its key was missing at the last try.
-    pub(super) fn lacks_key(&self, path: &str) -> bool {
-        let gap = self.unwatchable.get(path);
-        gap.is_some_and(|gap| {
-            matches!(gap, Gap::Failed(error) if Errno::from_io_error(error) == Some(Errno::NOKEY))
-        })
+    /// The reason why this directory has no watch.
+    pub(super) fn reason(&self, path: &str) -> Option<&Gap> {
+        self.unwatchable.get(path)
     }
 
     /// Returns the directories to retry, because no report will show when they can be watched.

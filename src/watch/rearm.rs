@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use tracing::{debug, info};
 
-use super::backend::{ABOVE, Directory, NOWHERE};
+use super::backend::{ABOVE, Directory, NOWHERE, is_at};
 use super::coverage::Gap;
 use super::limits;
 use super::thread::Thread;
@@ -205,27 +205,39 @@ impl Thread {
     }
 
     fn retry_gaps(&mut self) {
-        for path in self.gaps.to_retry().into_iter().take(RETRIED) {
+        let paths = self.gaps.to_retry();
+        let (first, others) = paths.split_at(paths.partition_point(|path| *path <= self.retried));
+        for path in others.iter().chain(first).take(RETRIED) {
+            self.retried.clone_from(path);
             // The retry of a parent directory may already have watched this one.
-            if !self.gaps.contains(&path) || self.still_lacks_key(&path) {
+            if !self.gaps.contains(path) || self.is_useless(path) {
                 continue;
             }
             // Without a free file descriptor, the other retries fail as well.
-            if let Some(Errno::MFILE | Errno::NFILE) = self.watch_path(&path, "readable again") {
+            if let Some(Errno::MFILE | Errno::NFILE) = self.watch_path(path, "readable again") {
                 return;
             }
         }
     }
 
-    /// Whether the key of an encrypted directory was missing and still is. A retry is then useless.
-    fn still_lacks_key(&mut self, path: &str) -> bool {
-        if !self.gaps.lacks_key(path) {
-            return false;
-        }
+    /// Whether a retry cannot succeed: the reason for the gap is cheap to check and still holds.
+    ///
+    /// A retry observes all projects below the directory.
+    fn is_useless(&mut self, path: &str) -> bool {
+        let other = match self.gaps.reason(path) {
+            Some(Gap::SameAs(other)) => Some(self.reporter.settings.root.join(other)),
+            Some(gap) if gap.lacks_key() => None,
+            _ => return false,
+        };
         self.shared.progress.begin(path);
         let root = self.reporter.open_root();
-        let opened = root.and_then(|root| root.open_directory(path));
-        opened.is_ok_and(|directory| check_key(directory.as_fd()).is_err())
+        let Ok(opened) = root.and_then(|root| root.open_directory(path)) else {
+            return false;
+        };
+        match other {
+            Some(other) => is_at(&other, &opened).unwrap_or(false),
+            None => check_key(opened.as_fd()).is_err(),
+        }
     }
 
     /// Walks the tree again if the operator raised a limit.

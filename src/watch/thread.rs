@@ -53,6 +53,8 @@ pub(super) struct Thread {
     pub(super) clock: Clock,
     /// The time of the next retry. `None` if there is nothing to retry.
     pub(super) retry_at: Option<Moment>,
+    /// The directory that was retried last. The next retry continues after it.
+    pub(super) retried: String,
     /// The reason for a walk that could not begin yet.
     pub(super) delayed_walk: Option<RescanReason>,
     /// The counts of the last published coverage. `None` forces publishing.
@@ -76,6 +78,7 @@ impl Thread {
             mounts: KnownMounts::default(),
             clock,
             retry_at: None,
+            retried: String::new(),
             delayed_walk: None,
             published: None,
             has_overflowed: false,

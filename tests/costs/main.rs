@@ -327,6 +327,39 @@ fn an_idle_daemon_has_no_timer_for_each_project_or_webhook() {
 }
 
 #[test]
+fn a_directory_that_is_mounted_at_two_paths_is_not_observed_at_rest() {
+    const PROJECTS: usize = 100;
+    let test = "a_directory_that_is_mounted_at_two_paths_is_not_observed_at_rest";
+    if !common::own_mounts(test) {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let settings = settings(&endpoint).repository("poll_interval: 1h");
+    let home = Home::new(&settings);
+    old_projects(&home, PROJECTS);
+    fs::create_dir(home.at("hr")).unwrap();
+    let (sales, hr) = (home.at("sales"), home.at("hr"));
+    let bind = ["--bind", sales.to_str().unwrap(), hr.to_str().unwrap()];
+    assert!(common::succeeds("mount", &bind));
+    let daemon = home.start();
+    daemon.fence();
+    let directories = home.json(&["status"])["coverage"]["directories"].clone();
+    assert_eq!(directories[0]["path"], "hr", "{directories}");
+    let n_reads = || {
+        let counts = fs::read_to_string(format!("/proc/{}/io", daemon.pid())).unwrap();
+        let line = counts.lines().find_map(|line| line.strip_prefix("syscr: "));
+        line.unwrap().parse::<u64>().unwrap()
+    };
+    let before = n_reads();
+    let (_, seconds) = woken_at_rest(&daemon);
+    // Each observation reads from the store.
+    let n = n_reads() - before;
+    assert!(n < PROJECTS as u64 * seconds, "{n} reads in {seconds} s");
+    drop(daemon);
+    assert!(common::succeeds("umount", &[hr.to_str().unwrap()]));
+}
+
+#[test]
 fn a_hung_endpoint_causes_no_wakeups_with_many_pending_deliveries() {
     const PROJECTS: usize = 150;
     let endpoint = Endpoint::answering(|_| Reply {
