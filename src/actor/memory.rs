@@ -35,9 +35,9 @@ const OTHERS_MAX: usize = 8 * 1024;
 /// takes some time until it changes the file.
 const SLACK_MS: i64 = 20;
 
-/// How long after a loss the move of a directory proves nothing about its files, in milliseconds.
+/// The time after lost records in which a directory's move explains no missing file.
 ///
-/// A lost record may be of a file that was removed from the directory before the move.
+/// In milliseconds. One of the lost records may be of the file's removal before the move.
 const DOUBT_MS: i64 = 60 * 1000;
 
 /// A system call, with the user and the process that made it.
@@ -267,8 +267,8 @@ impl Memory {
 
     /// Returns the latest act that removed the path `names` below a directory.
     ///
-    /// Only acts with a serial number below `before` count. `below` has the existing directories on
-    /// the path. `node` is the recorded file.
+    /// Acts with a serial number of `before` or higher are ignored. `below` has the existing
+    /// directories on the path. `node` is the recorded file.
     fn gone_below(
         &self,
         directory: Node,

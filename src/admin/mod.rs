@@ -82,7 +82,7 @@ impl Admin {
     }
 }
 
-/// A request of a command to the supervisor, with a channel for the answer.
+/// A request from a command to the supervisor, with a channel for the answer.
 pub(crate) enum Request {
     Reload(oneshot::Sender<Reloaded>),
     /// List the held removals.

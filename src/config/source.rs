@@ -26,7 +26,7 @@ pub(super) struct Sourced {
     pub text: SecretString,
     /// Whether the configuration file itself contains the value.
     pub is_plain: bool,
-    /// The file with the value. A credential is also a file.
+    /// The file that contains the value. For `credential`, it is in `$CREDENTIALS_DIRECTORY`.
     pub file: Option<PathBuf>,
 }
 

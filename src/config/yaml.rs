@@ -27,7 +27,8 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Node {
     pub position: Position,
     pub kind: Kind,
-    /// Whether this is a literal block (`|`). Then its first non-empty line has this `position`.
+    /// Whether this is a literal block (`|`). The `position` of such a block is that of its first
+    /// non-empty line.
     pub is_literal: bool,
 }
 

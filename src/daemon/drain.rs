@@ -24,8 +24,8 @@ pub(super) enum Reason {
 
 /// How the parts stopped.
 pub(super) struct Drained {
-    /// A part that panicked. A part that has not ended does not count, because a file system may
-    /// not answer.
+    /// The part that panicked, if any. A part that has not ended is not reported as a failure,
+    /// because its file system may be stuck.
     pub panicked: Option<&'static str>,
     /// Whether a signal to stop arrived during the drain.
     pub is_signalled: bool,

@@ -140,7 +140,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Handles the request of a command. The command may have stopped waiting for the answer.
+    /// Handles a request from a command. The command may have stopped waiting for the answer.
     async fn serve(&mut self, request: Request, announced: &mut Announced) {
         match request {
             Request::Reload(answer) => {

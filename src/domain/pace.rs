@@ -41,7 +41,7 @@ const FEW: u32 = 4;
 
 /// After this time without a requested wait, the rate doubles again.
 ///
-/// A receiver with a limit then refuses one or two requests each time. A receiver that was only
+/// Each time, a receiver that limits requests refuses one or two of them. A receiver that was only
 /// busy soon gets requests at the full rate.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 

@@ -45,7 +45,8 @@ pub struct Change<'a> {
     pub after: &'a Recorded,
     /// The events, in the order of [`order`].
     pub events: &'a [InferredEvent],
-    /// The number of events of short-lived files. They come before the changes without an event.
+    /// The number of events of short-lived files, which are the first ones in `events`. The changes
+    /// without an event are recorded after them.
     pub n_short_lived: usize,
 }
 

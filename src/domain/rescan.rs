@@ -9,7 +9,7 @@ pub enum RescanReason {
     Overflow,
     /// `repository.rescan` has passed since the last full scan.
     Timer,
-    /// `repository.poll_interval` has passed since the last scan, and not all changes are reported.
+    /// Only scans find changes, and `repository.poll_interval` has passed since the last scan.
     Poll,
     /// The daemon received SIGUSR1.
     Signal,
@@ -17,7 +17,7 @@ pub enum RescanReason {
     Root,
     /// A reload changed the configuration of the repository.
     Reload,
-    /// Ten or more projects vanished together. The scan checks them before their removals count.
+    /// Ten or more projects vanished together. The scan checks them before they count as removed.
     Removals,
     /// The user database answers again, and some recorded files have no known owner.
     Owners,

@@ -25,7 +25,8 @@ pub(super) struct FullScan {
     /// The origin of the events that the scan causes.
     pub origin: Origin,
     pub began: Moment,
-    /// Whether the watch thread finds the projects in a walk, which also sets missing watches.
+    /// Whether the watch thread walks the tree for this scan and sets missing watches. Otherwise
+    /// the engine lists the projects.
     pub has_walked: bool,
     /// The projects known so far. The first `n_compared` of them were compared.
     keys: Vec<ProjectKey>,

@@ -30,7 +30,7 @@ impl Scanner {
         self.scan.is_some()
     }
 
-    /// Whether the watch thread finds the projects of the current scan in a walk.
+    /// Whether the watch thread walks the tree for the current scan.
     pub(super) fn is_walking(&self) -> bool {
         self.scan.as_ref().is_some_and(|scan| scan.has_walked)
     }

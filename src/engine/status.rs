@@ -127,9 +127,9 @@ impl Snapshot {
 
     /// Whether the engine notices changes.
     ///
-    /// This is so once the first full scan is recorded, and while there is no problem. Held
-    /// removals do not count, because all other events are inferred. Repositories that are not in
-    /// the configuration do not count either.
+    /// This is so once the first full scan is recorded, and while there is no problem. Two problems
+    /// are ignored, because all other events are inferred: held removals, and repositories that are
+    /// not in the configuration.
     pub(crate) fn is_watching(&self) -> bool {
         let mut troubles = self.troubles.keys();
         self.ready && troubles.all(|trouble| trouble.is_partial())

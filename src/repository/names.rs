@@ -56,7 +56,7 @@ impl Root {
         Ok(false)
     }
 
-    /// Whether the listings of its directories spell an existing path exactly like this.
+    /// Whether an existing path is spelled as in the listings of its directories.
     ///
     /// # Errors
     ///

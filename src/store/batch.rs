@@ -71,7 +71,7 @@ pub struct Change {
 impl Change {
     /// The hash of the definition that this change replaces or removes, if any.
     ///
-    /// A kept definition of a deleted project counts, too.
+    /// This includes the kept definition of a deleted project.
     pub(super) fn replaced(&self) -> Option<ContentHash> {
         let hash = |recorded: &Recorded| recorded.last_definition().map(|file| file.hash);
         hash(&self.before).filter(|before| hash(&self.after) != Some(*before))

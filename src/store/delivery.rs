@@ -78,7 +78,7 @@ pub struct Claims {
     pub ready: Vec<Claim>,
     /// The due deliveries that cannot be read.
     pub unreadable: Vec<Unreadable>,
-    /// The earliest due time of the lanes without a claim. Excluded projects do not count.
+    /// The earliest due time of the lanes without a claim. Excluded projects are ignored.
     ///
     /// It is not in the future if more deliveries may be due than the limit allows.
     pub next_due: Option<Timestamp>,

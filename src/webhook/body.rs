@@ -35,7 +35,7 @@ pub struct Body {
 }
 
 impl Body {
-    /// Makes a body without a query and additional headers.
+    /// Makes a body without a query or additional headers.
     fn plain(content_type: impl Into<String>, bytes: impl Into<BodyBytes>) -> Self {
         Self {
             content_type: content_type.into(),

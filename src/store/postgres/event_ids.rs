@@ -1,7 +1,7 @@
 //! Finds a free id for each new event of a batch.
 //!
 //! Constraint: no event gets the id of another one. An event whose id is taken gets the id of a
-//! higher repetition.
+//! higher repetition ([`EventId::of`]).
 
 use std::collections::{HashMap, HashSet};
 

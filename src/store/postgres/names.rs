@@ -9,7 +9,7 @@
 //!   for each other.
 //! - Deliveries of two records have no common order. So before a repository changes from one record
 //!   to the other, the former record must have no pending deliveries of the repository. Later ones
-//!   do not count: an operator who redelivers one stops nobody from watching.
+//!   are ignored, so that a redelivery by an operator stops nobody from watching.
 //! - While the state of a list moves here, its names are in the mark of the move, because its rows
 //!   arrive in several transactions.
 
@@ -100,7 +100,7 @@ pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
 
 /// Reads those facts in the record of the list that concern a single repository.
 ///
-/// Pending deliveries count only until the repository has projects in its own record here.
+/// Pending deliveries matter only until the repository has projects in its own record here.
 fn list_beside(name: &str) -> Statement {
     let (first, end) = organizations_of(name);
     statement!(
@@ -139,7 +139,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     };
     match mark.transpose()? {
         Some(Mark::Left { .. }) => return Ok(None),
-        // Other rows of the list's state do not count: they arrive now, or are replaced.
+        // Other rows of the list's state are ignored: they arrive now, or are replaced.
         Some(Mark::Arriving { names, .. }) if is_in(&names) => {
             return refused(
                 false,
@@ -200,7 +200,7 @@ pub(super) async fn refuse_listed(
 
 /// Reads a repository of a list that has its own record, lease or deliveries, if there is one.
 ///
-/// Pending deliveries count only until the list contains the repository. A state that is moving
+/// Pending deliveries matter only until the list contains the repository. A state that is moving
 /// here is a record. An index finds the smallest organization. For `EXISTS` the server might read
 /// all files.
 fn own_records(names: &[String]) -> Statement {

@@ -157,7 +157,9 @@ async fn expire(
     Ok(expired)
 }
 
-/// Reads the lanes in rows with webhook, organization, project, and the project id of deletes.
+/// Collects the lanes that deliveries left, and the deletes among these deliveries.
+///
+/// A row has the webhook, the organization, the project and, if it is a delete, the project id.
 pub(super) fn left(rows: &[Row]) -> Result<Left, Fault> {
     let mut left = Left::default();
     for found in rows {

@@ -88,7 +88,7 @@ pub(super) fn webhooks(repository: i32, names: &BTreeSet<String>) -> Option<Stat
     })
 }
 
-/// A new event with its id, its repetition and its sequence.
+/// A new event with its id, the repetition of the id ([`EventId::of`]), and its sequence.
 pub(super) type Numbered<'a> = (&'a NewEvent, EventId, u32, i64);
 
 /// Inserts events.
