@@ -61,7 +61,7 @@ impl SharedCoverage {
             let consequence = if coverage.polls {
                 "file events are incomplete, scanning on a timer (repository.poll_interval)"
             } else {
-                "changes in unwatched directories go unnoticed until the next full scan"
+                "some directories are not watched; the next full scan finds their changes"
             };
             warn!("{consequence}: {note}");
         }

@@ -65,7 +65,11 @@ pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
         Gap::Failed(_) => "the daemon retries",
         Gap::SameAs(_) => "the kernel watches a directory at only one path",
     };
-    format!("{count} directories cannot be watched; the first is {first:?} ({gap}); {advice}")
+    let first = if first.is_empty() { "." } else { first };
+    match count {
+        1 => format!("cannot watch 1 directory: {first:?} ({gap}); {advice}"),
+        _ => format!("cannot watch {count} directories; the first is {first:?} ({gap}); {advice}"),
+    }
 }
 
 /// Returns the note that no file events are available.

@@ -141,7 +141,7 @@ impl Thread {
             }
             Err(Errno::INTR) => {}
             Err(error) => {
-                error!(%error, "cannot wait for file events; retrying. Scans on a timer continue");
+                error!(%error, "cannot wait for file events; retrying. Full scans (repository.rescan) continue");
                 // Without this pause the loop would keep one core busy.
                 std::thread::sleep(Duration::from_secs(1));
             }
