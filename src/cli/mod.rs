@@ -73,7 +73,7 @@ enum Command {
         /// Keep the daemon running for you to try by hand; Ctrl-C ends it and keeps the directory
         #[arg(long)]
         keep: bool,
-        /// Show the four events that a webhook has to name as well
+        /// Also show the four events that "*" does not include
         #[arg(long)]
         all: bool,
     },

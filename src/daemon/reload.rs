@@ -41,9 +41,12 @@ pub(super) async fn load(
             let errors = problems.errors.iter();
             errors.map(ToString::to_string).collect()
         }),
-        Ok(Err(_)) => Err(vec![format!("{}: reading it failed", file.display())]),
+        Ok(Err(_)) => Err(vec![format!(
+            "{}: reading the configuration panicked; please report this bug",
+            file.display()
+        )]),
         Err(_) => Err(vec![format!(
-            "{}: it, or a file that it names, does not answer within {LOAD_MAX:?}; is its disk or \
+            "{}: reading the configuration and its files takes longer than {LOAD_MAX:?}; is a disk or \
              network file system stuck?",
             file.display()
         )]),

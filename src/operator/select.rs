@@ -107,7 +107,7 @@ pub(crate) fn place(
 pub(crate) enum PlaceError {
     #[error(
         "there is no repository {name}; {}",
-        if .known.is_empty() { "repositories lists none".to_owned() } else { format!("known: {known}") }
+        if .known.is_empty() { "the configuration has no setting repositories".to_owned() } else { format!("known: {known}") }
     )]
     Unknown { name: String, known: String },
     #[error("the project is in the repository {name}, but the repository {repository} is selected")]

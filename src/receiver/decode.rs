@@ -133,7 +133,7 @@ fn compare(fields: &str, received: &Received) -> Result<(), String> {
             .filter(|(known, _)| known == name);
         if found.count() > signed.count() {
             return Err(format!(
-                "{name} is in the request more often than it is signed"
+                "{name} is in the request more often than in the signed content"
             ));
         }
     }

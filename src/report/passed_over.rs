@@ -66,12 +66,12 @@ fn explained(mismatch: Mismatch, event: &Event) -> (&'static str, String) {
         ),
         Mismatch::Project => (
             "projects",
-            format!("projects does not select {}", event.key.path()),
+            format!("its setting projects does not select {}", event.key.path()),
         ),
         Mismatch::Repository => (
             "repositories",
             format!(
-                "repositories does not select {}",
+                "its setting repositories does not select {}",
                 event.key.repository().unwrap_or_default()
             ),
         ),
@@ -84,7 +84,10 @@ fn explained(mismatch: Mismatch, event: &Event) -> (&'static str, String) {
             let mut parameters = event.parameters.iter();
             let value = parameters.find(|(name, _)| *name == parameter);
             let value = value.map_or("", |(_, value)| value);
-            (reason, format!("{reason} does not select {value:?}"))
+            (
+                reason,
+                format!("its setting {reason} does not select {value:?}"),
+            )
         }
     }
 }

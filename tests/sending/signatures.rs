@@ -212,7 +212,7 @@ async fn signed_headers_cover_the_event_and_the_parameters_of_every_format() {
         let query = format!("{}&{added}", changed.url.query().unwrap());
         changed.url.set_query(Some(&query));
         let found = received(&changed).await;
-        let expected = "is in the request more often than it is signed";
+        let expected = "is in the request more often than in the signed content";
         assert!(is_wrong(found.signature, expected), "{added}");
     }
     // These may be part of the configured URL. They are reported instead.
@@ -237,7 +237,7 @@ async fn signed_headers_cover_the_event_and_the_parameters_of_every_format() {
         let name = axum::http::HeaderName::from_static(header);
         changed.headers.append(name, "mallory".parse().unwrap());
         let found = received(&changed).await;
-        let expected = "is in the request more often than it is signed";
+        let expected = "is in the request more often than in the signed content";
         assert!(is_wrong(found.signature, expected), "{header}");
     }
 }

@@ -80,12 +80,12 @@ pub(super) fn authorities(
         return None;
     }
     if n_left_out > 0 {
-        let noun = if n_left_out == 1 {
-            "certificate"
+        let what = if n_left_out == 1 {
+            "certificate is"
         } else {
-            "certificates"
+            "certificates are"
         };
-        let message = format!("leaves out {n_left_out} {noun}: {reasons}");
+        let message = format!("{n_left_out} {what} ignored: {reasons}");
         context.warning(&value.location, message);
     }
     Some(found)
