@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytesize::ByteSize;
+use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -17,7 +18,8 @@ use crate::clock::{Clock, Reading};
 use crate::config::Retention;
 use crate::dispatch::QueueHandles;
 use crate::domain::state_size::{self, Fill, StateSize};
-use crate::store::{Collected, NewDeliveries, Store, StoreError};
+use crate::error::chain;
+use crate::store::{Collected, NewDeliveries, Store, StoreError, WebhookState};
 
 /// The time between two runs.
 const INTERVAL: Duration = Duration::from_secs(60);
@@ -45,7 +47,7 @@ pub(crate) struct Housekeeping {
 impl Housekeeping {
     /// Removes rows after their retention. Runs each minute until `stop`.
     pub(crate) async fn collect(mut self, stop: CancellationToken) {
-        let mut steadiness = Steadiness::new(self.clock.reading());
+        let mut steadiness = self.first_steadiness().await;
         loop {
             let kept = *self.retention.borrow_and_update();
             let reading = self.clock.reading();
@@ -54,7 +56,7 @@ impl Housekeeping {
                 if was_steady {
                     info!(
                         hours = STEADY_FOR.as_secs() / 3600,
-                        "the clock was set; old deliveries and events are kept until it is steady for an hour"
+                        "the clock was set or the host was suspended; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
                     );
                 }
                 tokio::select! {
@@ -89,6 +91,22 @@ impl Housekeeping {
         }
     }
 
+    /// Decides at the start whether the clock is reliable.
+    async fn first_steadiness(&self) -> Steadiness {
+        let states = self.store.webhook_states().await;
+        let reading = self.clock.reading();
+        let is_plausible = states.is_ok_and(|states| {
+            let last = states.iter().filter_map(WebhookState::last_change).max();
+            last.is_none_or(|last| Steadiness::is_plausible(last, reading.now()))
+        });
+        if !is_plausible {
+            info!(
+                "the last delivery was recorded more than an hour ago by the clock of this host, which may be wrong; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
+            );
+        }
+        Steadiness::new(reading, is_plausible)
+    }
+
     /// Measures the state until `stop`. Near its limit, logs a warning. At its limit, removes rows.
     pub(crate) async fn keep_size(self, sizes: watch::Sender<StateSize>, stop: CancellationToken) {
         let mut warnings = Warnings::default();
@@ -101,7 +119,7 @@ impl Housekeeping {
                             self.make_room(size, &sizes, &mut warnings).await;
                         }
                     }
-                    Err(error) => debug!(%error, "cannot measure the state"),
+                    Err(error) => warnings.report_unmeasured(&error),
                 }
                 tokio::time::sleep(SIZE_INTERVAL).await;
             }
@@ -115,11 +133,15 @@ impl Housekeeping {
     async fn measure(&self, sizes: &watch::Sender<StateSize>) -> Result<StateSize, StoreError> {
         let space = self.store.space().await?;
         let configured = self.retention.borrow().max_state_size;
-        let limit = space.disk.map(|disk| {
-            let could_take = space.used.saturating_add(disk.available);
-            let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
-            state_size::limit(configured, could_take, disk.total)
-        });
+        let limit = match space.disk {
+            Some(disk) => {
+                let could_take = space.used.saturating_add(disk.available);
+                let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
+                Some(state_size::limit(configured, could_take, disk.total))
+            }
+            // Rows must not be removed for a disk of unknown size.
+            None => configured,
+        };
         let size = StateSize {
             used: space.used,
             log: space.log,
@@ -215,10 +237,26 @@ struct Warnings {
     is_full: bool,
     is_stuck: bool,
     is_log_held: bool,
+    is_unmeasured: bool,
 }
 
 impl Warnings {
+    fn report_unmeasured(&mut self, error: &StoreError) {
+        let reason = chain(error);
+        if std::mem::replace(&mut self.is_unmeasured, true) {
+            debug!(reason, "still cannot measure the state");
+        } else {
+            warn!(
+                reason,
+                "cannot measure the state, so its limit does not apply; retrying"
+            );
+        }
+    }
+
     fn report(&mut self, size: StateSize) {
+        if std::mem::take(&mut self.is_unmeasured) {
+            info!("the state is measured again");
+        }
         let (used, limit, log) = (
             ByteSize(size.used),
             ByteSize(size.limit.unwrap_or_default()),
@@ -258,7 +296,8 @@ impl Warnings {
 
 /// Decides whether the time of day is reliable enough to remove old rows.
 ///
-/// At the start it counts as reliable. After it was set, it must run steadily for [`STEADY_FOR`].
+/// At the start it is reliable if the last recorded time is close to it. Otherwise, and after it
+/// was set, it must run steadily for [`STEADY_FOR`].
 struct Steadiness {
     last: Reading,
     /// The first reading after the time of day was last set. `None` once it is reliable again.
@@ -266,11 +305,18 @@ struct Steadiness {
 }
 
 impl Steadiness {
-    fn new(reading: Reading) -> Self {
+    fn new(reading: Reading, is_plausible: bool) -> Self {
         Self {
             last: reading,
-            jumped_at: None,
+            jumped_at: (!is_plausible).then_some(reading),
         }
+    }
+
+    /// Whether the time of day at a start is close to the last recorded time.
+    ///
+    /// The clock of a host without a battery may be ahead until it is synchronised.
+    fn is_plausible(last: Timestamp, now: Timestamp) -> bool {
+        now.duration_since(last).unsigned_abs() < STEADY_FOR
     }
 
     fn is_steady(&self) -> bool {
@@ -293,7 +339,7 @@ impl Steadiness {
 
 #[cfg(test)]
 mod tests {
-    use jiff::{SignedDuration, Timestamp};
+    use jiff::SignedDuration;
 
     use super::*;
 
@@ -306,7 +352,7 @@ mod tests {
             Reading::of(now, passed.unsigned_abs())
         };
         const YEAR: i64 = 365 * 24 * 3600;
-        let mut steadiness = Steadiness::new(reading(0, 0));
+        let mut steadiness = Steadiness::new(reading(0, 0), true);
         for (minute, ahead_s, expected) in [
             (1, 0, true),
             // The clock is slewed.
@@ -325,5 +371,8 @@ mod tests {
             let is_steady = steadiness.observe(reading(minute, ahead_s));
             assert_eq!(is_steady, expected, "minute {minute}");
         }
+        let mut steadiness = Steadiness::new(reading(0, YEAR), false);
+        assert!(!steadiness.observe(reading(59, YEAR)));
+        assert!(steadiness.observe(reading(60, YEAR)));
     }
 }

@@ -35,7 +35,8 @@ pub struct StateSize {
     pub used: u64,
     /// The size of the write-ahead log.
     pub log: u64,
-    /// The limit of `used`. `None` if it is not measured yet, or the state is in PostgreSQL.
+    /// The limit of `used`. `None` if it is not measured yet or not known, or if the state is in
+    /// PostgreSQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub limit: Option<u64>,

@@ -239,6 +239,12 @@ pub struct WebhookState {
 }
 
 impl WebhookState {
+    /// The latest time that is recorded for the webhook. `None` if it never had a delivery.
+    pub(crate) fn last_change(&self) -> Option<Timestamp> {
+        let failed = self.last_error.as_ref().map(|(at, _)| *at);
+        self.oldest_pending.max(failed).max(self.last_delivered)
+    }
+
     /// Sets the number of deliveries that ended in this state, the last one at this time.
     pub(super) fn set_finished(&mut self, state: State, count: u64, last: Option<Timestamp>) {
         match state {
@@ -291,7 +297,8 @@ pub struct Space {
     pub used: u64,
     /// The size of the write-ahead log.
     pub log: u64,
-    /// The file system of the state. `None` if the state is in a database server.
+    /// The file system of the state. `None` if its size is unknown, or if the state is in a
+    /// database server.
     pub disk: Option<Disk>,
 }
 

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +15,7 @@ use project_webhooks::receiver::{Received, Reply};
 use rustix::process::Signal;
 
 use super::common::{
-    Daemon, Endpoint, Home, Run as _, Settings, Webhook, wait_health, wait_until, xml,
+    Daemon, Endpoint, Home, Run as _, Settings, Webhook, get, wait_health, wait_until, xml,
 };
 use super::{Mount, is_root, projects, skip, succeeds, wait_status};
 
@@ -261,6 +262,42 @@ fn a_state_directory_that_is_moved_away_makes_inference_wait_until_it_is_back() 
 }
 
 #[test]
+fn a_state_directory_that_is_moved_away_keeps_its_pending_deliveries() {
+    const LIMIT: &str = "project_webhooks_state_limit_bytes ";
+    let endpoint = Endpoint::reserved();
+    let settings = Settings::of([Webhook::new("w", &endpoint.url()).schedule("[0s, 1h]")])
+        .top("admin: { listen: \"unix:./admin.sock\" }");
+    let home = Home::new(&settings);
+    let daemon = home.start();
+    projects(&home, 3);
+    daemon.fence();
+    let pending = || {
+        let listed = home.json(&["deliveries", "--state", "pending"]);
+        let listed = listed.as_array().unwrap().iter();
+        listed.map(|one| one["id"].to_string()).collect::<Vec<_>>()
+    };
+    let before = pending();
+    assert!(!before.is_empty());
+    let limit = || {
+        let (_, metrics) = get(&home, "/metrics")?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(LIMIT));
+        Some(line.map(ToOwned::to_owned))
+    };
+    let known = || limit()?.filter(|limit| limit != "0");
+    wait_until("a measured size of the state", known);
+    let (state, away) = (home.beside("state"), home.beside("away"));
+    fs::rename(&state, &away).unwrap();
+    let unknown = wait_until("a measurement of the moved state", || {
+        limit().filter(|limit| limit.as_deref().is_none_or(|limit| limit == "0"))
+    });
+    fs::rename(&away, &state).unwrap();
+    assert_eq!(unknown, None);
+    wait_until("a measurement of the state in its place", known);
+    assert_eq!(pending(), before);
+    assert_eq!(daemon.n_messages("reached its limit"), 0);
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written_is_refused_at_the_start() {
     const TEST: &str = "a read-only state directory";
     if !is_root(TEST) {
@@ -340,16 +377,54 @@ fn a_full_table_of_descriptors_loses_nothing() {
     });
 }
 
-#[test]
-fn a_clock_that_is_set_forward_and_back_delays_nothing() {
-    const TEST: &str = "a clock that is set";
+/// Starts a daemon whose clock differs from that of the host by the content of the file `offset`.
+///
+/// Returns `None` without libfaketime.
+fn start_with_clock<'a>(home: &'a Home, offset: &Path, first: &str) -> Option<Daemon<'a>> {
     let library = ["x86_64", "aarch64"]
         .map(|machine| format!("/usr/lib/{machine}-linux-gnu/faketime/libfaketime.so.1"))
         .into_iter()
-        .find(|path| fs::exists(path).unwrap_or(false));
-    let Some(library) = library else {
-        return skip(TEST, "needs libfaketime");
+        .find(|path| fs::exists(path).unwrap_or(false))?;
+    fs::write(offset, first).unwrap();
+    let mut command = Daemon::command(home);
+    command
+        .env("LD_PRELOAD", library)
+        .env("FAKETIME_TIMESTAMP_FILE", offset)
+        .env("FAKETIME_NO_CACHE", "1")
+        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
+        .env("DONT_FAKE_MONOTONIC", "1");
+    let daemon = Daemon::launch(home, command);
+    daemon.wait_ready();
+    Some(daemon)
+}
+
+/// A host without a battery for its clock may start the daemon before the clock is synchronised.
+#[test]
+fn a_clock_that_is_wrong_at_the_start_removes_nothing() {
+    let endpoint = Endpoint::new();
+    let settings = Settings::of([Webhook::new("w", &endpoint.url()).events("[project-import]")]);
+    let home = Home::new(&settings.top("retention: { delivered: 14d, dead: 14d }"));
+    let daemon = home.start();
+    home.write("sales/a/project.xml", &xml("A", "a", ""));
+    let delivered = || home.json(&["deliveries", "--state", "delivered"]);
+    let before = wait_until("a delivery", || {
+        Some(delivered()).filter(|list| list.as_array().unwrap().len() == 1)
+    });
+    daemon.terminate();
+    let offset = home.beside("offset");
+    let Some(daemon) = start_with_clock(&home, &offset, "+2592000") else {
+        return skip("a clock that is wrong at the start", "needs libfaketime");
     };
+    daemon.wait_log("the decision about the retention", |entry| {
+        let message = entry.message();
+        message.contains("until the clock has been steady") || message.starts_with("removed old")
+    });
+    assert_eq!(delivered(), before);
+}
+
+#[test]
+fn a_clock_that_is_set_forward_and_back_delays_nothing() {
+    const TEST: &str = "a clock that is set";
     let refuses = Arc::new(AtomicBool::new(true));
     let is_first = AtomicBool::new(true);
     let endpoint = Endpoint::answering({
@@ -372,16 +447,9 @@ fn a_clock_that_is_set_forward_and_back_delays_nothing() {
     let home = Home::new(&Settings::of([webhook]).top(retention));
     projects(&home, 2);
     let offset = home.beside("offset");
-    fs::write(&offset, "+0").unwrap();
-    let mut command = Daemon::command(&home);
-    command
-        .env("LD_PRELOAD", library)
-        .env("FAKETIME_TIMESTAMP_FILE", &offset)
-        .env("FAKETIME_NO_CACHE", "1")
-        .env("FAKETIME_DONT_FAKE_MONOTONIC", "1")
-        .env("DONT_FAKE_MONOTONIC", "1");
-    let daemon = Daemon::launch(&home, command);
-    daemon.wait_ready();
+    let Some(daemon) = start_with_clock(&home, &offset, "+0") else {
+        return skip(TEST, "needs libfaketime");
+    };
     let set = |to: &str| {
         let beside = home.beside("offset.new");
         fs::write(&beside, to).unwrap();

@@ -114,8 +114,8 @@ impl Delivering for SqliteStore {
     }
 
     fn space(&self) -> Answer<'_, Space> {
-        let path = self.shared.path.clone();
-        Box::pin(self.read(move |connection| schema::space(connection, &path)))
+        let (path, identity) = (self.shared.path.clone(), self.shared.identity);
+        Box::pin(self.read(move |connection| schema::space(connection, &path, identity)))
     }
 }
 

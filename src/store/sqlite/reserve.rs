@@ -69,14 +69,13 @@ pub(super) fn held_in(directory: &Path) -> u64 {
 impl Reserve {
     /// Takes the reserve of a state directory, or as much of it as is available.
     pub(super) fn take(directory: &Path) -> Self {
-        let total = rustix::fs::statvfs(directory)
-            .map_or(0, |found| found.f_blocks.saturating_mul(found.f_frsize));
+        let total = schema::file_system(directory).map(|(_, total)| total);
         let mut reserve = Self {
             path: directory.join(RESERVE_FILE),
             database: schema::database(directory),
-            size: state_size::reserve(total),
+            size: state_size::reserve(total.unwrap_or(u64::MAX)),
             held: held_in(directory),
-            is_possible: true,
+            is_possible: total.is_some(),
         };
         reserve.restore();
         reserve
@@ -94,7 +93,8 @@ impl Reserve {
         let least = self.size / LEAST_PART;
         while self.is_possible && self.held < wanted && wanted >= least.max(1) {
             // Check the free space first. On a full disk, each size would cost a failed allocation.
-            if self.available().saturating_add(self.held) >= wanted {
+            let available = self.available().unwrap_or_default();
+            if available.saturating_add(self.held) >= wanted {
                 match self.allocate(wanted) {
                     Taken::Yes => self.held = wanted,
                     Taken::Scarce => self.release(),
@@ -126,7 +126,9 @@ impl Reserve {
         if growth == 0 {
             return Ok(());
         }
-        let available = self.available();
+        let Some(available) = self.available() else {
+            return Ok(());
+        };
         let space = available.saturating_add(self.held);
         if space < growth.saturating_add(growth.min(CACHED_MAX)) {
             return Err(Fault::Full(Arc::new(Scarce { available })));
@@ -137,15 +139,14 @@ impl Reserve {
     /// Makes the error of a commit that is refused for lack of space.
     pub(super) fn scarce(&self) -> Fault {
         Fault::Full(Arc::new(Scarce {
-            available: self.available(),
+            available: self.available().unwrap_or_default(),
         }))
     }
 
-    /// Returns the free space of the file system, without the reserve.
-    fn available(&self) -> u64 {
+    /// Returns the free space of the file system, without the reserve. `None` if it is unknown.
+    fn available(&self) -> Option<u64> {
         let directory = self.path.parent().unwrap_or(&self.path);
-        rustix::fs::statvfs(directory)
-            .map_or(0, |found| found.f_bavail.saturating_mul(found.f_frsize))
+        schema::file_system(directory).map(|(free, _)| free)
     }
 
     fn allocate(&self, size: u64) -> Taken {

@@ -99,22 +99,35 @@ pub(super) fn log_size(log: &Path) -> u64 {
     fs::metadata(log).map_or(0, |metadata| metadata.len())
 }
 
+/// Returns the free space and the size of the file system of a directory, in bytes.
+///
+/// `None` if they are unknown: `statvfs` fails, or the file system reports no size.
+pub(super) fn file_system(directory: &Path) -> Option<(u64, u64)> {
+    let found = rustix::fs::statvfs(directory).ok()?;
+    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+    (found.f_blocks > 0).then(|| (bytes(found.f_bavail), bytes(found.f_blocks)))
+}
+
 /// Returns the space that the database takes, and the space that is available to it.
-pub(super) fn space(connection: &Connection, path: &Path) -> Result<Space, Fault> {
+///
+/// `opened` is the identity of the opened database. If the file at the path is another one, the
+/// file system there may not be the one of the state.
+pub(super) fn space(
+    connection: &Connection,
+    path: &Path,
+    opened: (u64, u64),
+) -> Result<Space, Fault> {
     let pragma = |name| connection.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
     let page_size = row::count(pragma("page_size")?);
     let n_pages = row::count(pragma("page_count")?);
     let n_free = row::count(pragma("freelist_count")?);
     let directory = path.parent().unwrap_or(path);
-    // If the size of the file system is unknown, it counts as 0, and so does the state's limit.
-    let (free, total) = rustix::fs::statvfs(directory).map_or((0, 0), |found| {
-        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-        (bytes(found.f_bavail), bytes(found.f_blocks))
-    });
+    let is_in_place = identity(path).is_ok_and(|found| found == opened);
+    let disk = file_system(directory).filter(|_| is_in_place);
     Ok(Space {
         used: n_pages.saturating_sub(n_free).saturating_mul(page_size),
         log: log_size(&log(directory)),
-        disk: Some(Disk {
+        disk: disk.map(|(free, total)| Disk {
             available: free
                 .saturating_add(reserve::held_in(directory))
                 .saturating_add(n_free.saturating_mul(page_size)),

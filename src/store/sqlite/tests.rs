@@ -26,6 +26,16 @@ fn each_connection_that_writes_syncs_fully() {
     }
 }
 
+/// A limit that is computed from an unknown size would remove rows.
+#[test]
+fn a_file_system_without_a_size_is_unknown() {
+    let directory = tempfile::tempdir().unwrap();
+    assert!(schema::file_system(directory.path()).is_some());
+    assert_eq!(schema::file_system(&directory.path().join("none")), None);
+    // Its number of blocks is 0.
+    assert_eq!(schema::file_system(Path::new("/proc")), None);
+}
+
 /// Frequent statements must cost no more with a million rows than with ten. So they use an index
 /// and do not sort.
 #[test]
