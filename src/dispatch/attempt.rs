@@ -207,19 +207,20 @@ impl Ended {
             delivery::repeat
         };
         let verdict = rule(schedule, self.scheduled, outcome, self.ended, jitter);
-        let is_changed = self.used.fingerprint != current.fingerprint;
-        match verdict {
-            Verdict::SwitchOff | Verdict::Retry(_) if is_changed => Verdict::Retry(self.ended),
-            _ => verdict,
+        if self.used.fingerprint == current.fingerprint {
+            verdict
+        } else {
+            verdict.with_changed_settings(self.ended)
         }
     }
 
     fn count(&self, verdict: Verdict, shared: &Shared) {
         let outcome = match verdict {
             Verdict::Delivered => AttemptOutcome::Delivered,
-            Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) => {
-                AttemptOutcome::Failed
-            }
+            Verdict::Retry(_)
+            | Verdict::RetryAsAsked(_)
+            | Verdict::Repeat(_)
+            | Verdict::RepeatAsAsked(_) => AttemptOutcome::Failed,
             Verdict::Dead => AttemptOutcome::Dead,
             Verdict::SwitchOff => AttemptOutcome::Gone,
         };

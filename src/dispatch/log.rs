@@ -46,7 +46,10 @@ impl AttemptLogger {
                 "the receiver answered 410 Gone, so the webhook is switched off and its deliveries \
                  are kept. To switch the webhook on, change its configuration or run `project-webhooks webhooks enable {webhook}`"
             ),
-            Verdict::Retry(next) | Verdict::RetryAsAsked(next) | Verdict::Repeat(next) => warn!(
+            Verdict::Retry(next)
+            | Verdict::RetryAsAsked(next)
+            | Verdict::Repeat(next)
+            | Verdict::RepeatAsAsked(next) => warn!(
                 webhook, %event_id, %project, attempt = number, ms, status, %next,
                 "failed: {reason}; retrying"
             ),

@@ -158,6 +158,8 @@ pub enum Verdict {
     RetryAsAsked(Timestamp),
     /// Retry at this time or later without using up an attempt, because the endpoint is down.
     Repeat(Timestamp),
+    /// Like `Repeat`, but as the receiver requested. Enabling the webhook ends this wait.
+    RepeatAsAsked(Timestamp),
     /// The last attempt of the schedule failed.
     Dead,
     /// Switch the webhook off. The delivery stays pending until the webhook is switched on again.
@@ -168,8 +170,35 @@ impl Verdict {
     /// The earliest time of the next attempt, if there is one.
     pub const fn retry_at(self) -> Option<Timestamp> {
         match self {
-            Verdict::Retry(at) | Verdict::RetryAsAsked(at) | Verdict::Repeat(at) => Some(at),
+            Verdict::Retry(at)
+            | Verdict::RetryAsAsked(at)
+            | Verdict::Repeat(at)
+            | Verdict::RepeatAsAsked(at) => Some(at),
             Verdict::Delivered | Verdict::Dead | Verdict::SwitchOff => None,
+        }
+    }
+
+    /// Whether the receiver requested the wait before the next attempt.
+    pub const fn is_as_asked(self) -> bool {
+        matches!(self, Verdict::RetryAsAsked(_) | Verdict::RepeatAsAsked(_))
+    }
+
+    /// Whether there is a next attempt although this one uses up no attempt of the schedule.
+    pub const fn is_repeat(self) -> bool {
+        matches!(self, Verdict::Repeat(_) | Verdict::RepeatAsAsked(_))
+    }
+
+    /// Returns the verdict if the settings of the webhook changed during the attempt.
+    ///
+    /// A failure is about the old settings, so the next attempt is due when this one ended.
+    pub const fn with_changed_settings(self, ended: Timestamp) -> Self {
+        match self {
+            Verdict::Delivered | Verdict::Dead => self,
+            Verdict::Retry(_)
+            | Verdict::RetryAsAsked(_)
+            | Verdict::Repeat(_)
+            | Verdict::RepeatAsAsked(_)
+            | Verdict::SwitchOff => Verdict::Retry(ended),
         }
     }
 }
@@ -204,20 +233,32 @@ pub fn next(
             let Some(delay) = schedule.get(attempt as usize) else {
                 return Verdict::Dead;
             };
-            let jitter = if jitter.is_finite() {
-                jitter.clamp(0.0, 1.0)
-            } else {
-                0.0
-            };
-            let delay = delay
-                .checked_add(delay.mul_f64(JITTER * jitter))
-                .unwrap_or(*delay);
+            let at = retry_time(*delay, retry_after, now, jitter);
             match retry_after {
-                Some(asked) => Verdict::RetryAsAsked(after(now, delay.max(asked.wait()))),
-                None => Verdict::Retry(after(now, delay)),
+                Some(_) => Verdict::RetryAsAsked(at),
+                None => Verdict::Retry(at),
             }
         }
     }
+}
+
+/// Returns the time of the next attempt: after the delay, and not before the requested wait ends.
+fn retry_time(
+    delay: Duration,
+    retry_after: Option<RetryAfter>,
+    now: Timestamp,
+    jitter: f64,
+) -> Timestamp {
+    let jitter = if jitter.is_finite() {
+        jitter.clamp(0.0, 1.0)
+    } else {
+        0.0
+    };
+    let delay = delay
+        .checked_add(delay.mul_f64(JITTER * jitter))
+        .unwrap_or(delay);
+    let asked = retry_after.map(RetryAfter::wait).unwrap_or_default();
+    after(now, delay.max(asked))
 }
 
 /// Returns the verdict on a failure that uses up no attempt.
@@ -231,12 +272,15 @@ pub fn repeat(
     now: Timestamp,
     jitter: f64,
 ) -> Verdict {
-    match next(schedule, attempt, outcome, now, jitter) {
-        Verdict::Retry(at) => Verdict::Repeat(at),
-        Verdict::Dead if outcome != Outcome::Unsendable => {
-            Verdict::Repeat(after(now, schedule.last().copied().unwrap_or_default()))
-        }
-        other => other,
+    let Outcome::Failed { retry_after, .. } = outcome else {
+        return next(schedule, attempt, outcome, now, jitter);
+    };
+    let delay = schedule.get(attempt as usize).or(schedule.last());
+    let delay = delay.copied().unwrap_or_default();
+    let at = retry_time(delay, retry_after, now, jitter);
+    match retry_after {
+        Some(_) => Verdict::RepeatAsAsked(at),
+        None => Verdict::Repeat(at),
     }
 }
 

@@ -193,24 +193,14 @@ impl Finish {
         let ended = self.ended();
         let verdict = match self.verdict {
             // The request had the old settings. The new ones may work.
-            Verdict::Retry(_)
-            | Verdict::RetryAsAsked(_)
-            | Verdict::Repeat(_)
-            | Verdict::SwitchOff
-                if is_outdated && has_newest =>
-            {
-                Verdict::Retry(ended)
-            }
+            verdict if is_outdated && has_newest => verdict.with_changed_settings(ended),
             // This process still has the old settings. It would send the same request again at
             // once, so it waits.
             Verdict::SwitchOff if is_outdated => Verdict::Retry(self.retry_at.unwrap_or(ended)),
             verdict => verdict,
         };
         let starts_again = self.n_redeliveries != n_redeliveries
-            && matches!(
-                verdict,
-                Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::Dead
-            );
+            && (verdict.retry_at().is_some() || verdict == Verdict::Dead);
         if starts_again {
             return Effect {
                 state: before,
@@ -229,9 +219,9 @@ impl Finish {
                 _ => before,
             },
             due: verdict.retry_at(),
-            is_due_as_asked: matches!(verdict, Verdict::RetryAsAsked(_)),
+            is_due_as_asked: verdict.is_as_asked(),
             starts_again,
-            n_uncounted: u32::from(matches!(verdict, Verdict::Repeat(_))),
+            n_uncounted: u32::from(verdict.is_repeat()),
             switches_off: verdict == Verdict::SwitchOff,
         }
     }
@@ -262,10 +252,16 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Replaces the webhook's earlier failure. Of two waits, the longer one stays.
-    pub(super) fn replace(mut self, failures: &mut BTreeMap<String, Failure>, webhook: &str) {
-        let before = failures.get(webhook).and_then(|before| before.rests_until);
-        self.rests_until = self.rests_until.max(before);
-        failures.insert(webhook.to_owned(), self);
+    /// Adds a failure of the webhook. The latest one stays, with the longest of the waits.
+    pub(super) fn replace(self, failures: &mut BTreeMap<String, Failure>, webhook: &str) {
+        let rests_until = self.rests_until;
+        let latest = match failures.remove(webhook) {
+            Some(before) => Self {
+                rests_until: rests_until.max(before.rests_until),
+                ..if before.at > self.at { before } else { self }
+            },
+            None => self,
+        };
+        failures.insert(webhook.to_owned(), latest);
     }
 }

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use project_webhooks::domain::delivery::{
-    FailureCause, Outcome, RETRY_AFTER_MAX, RetryAfter, State, Verdict, first, next,
+    FailureCause, Outcome, RETRY_AFTER_MAX, RetryAfter, State, Verdict, first, next, repeat,
 };
 use proptest::prelude::*;
 
@@ -95,6 +95,41 @@ fn every_attempt_has_a_verdict_for_each_outcome() {
 fn a_schedule_of_one_attempt_or_none_gives_up_at_once() {
     assert_eq!(next(&[seconds(0)], 1, FAILED, now(), 0.0), Verdict::Dead);
     assert_eq!(next(&[], 1, FAILED, now(), 0.0), Verdict::Dead);
+}
+
+#[test]
+fn a_failure_that_uses_up_no_attempt_is_never_the_last_and_keeps_the_requested_wait() {
+    let schedule = [seconds(0), seconds(5), seconds(60)];
+    for (attempt, outcome, expected) in [
+        (1, FAILED, Verdict::Repeat(in_seconds(5))),
+        (2, FAILED, Verdict::Repeat(in_seconds(60))),
+        // After the last attempt, the last delay is used again.
+        (3, FAILED, Verdict::Repeat(in_seconds(60))),
+        (9, FAILED, Verdict::Repeat(in_seconds(60))),
+        (1, asking(seconds(4)), Verdict::RepeatAsAsked(in_seconds(5))),
+        (
+            1,
+            asking(seconds(40)),
+            Verdict::RepeatAsAsked(in_seconds(40)),
+        ),
+        (
+            3,
+            asking(seconds(40)),
+            Verdict::RepeatAsAsked(in_seconds(60)),
+        ),
+        (
+            3,
+            asking(seconds(3_600)),
+            Verdict::RepeatAsAsked(in_seconds(3_600)),
+        ),
+        (3, Outcome::Unsendable, Verdict::Dead),
+        (3, Outcome::Accepted, Verdict::Delivered),
+        (3, Outcome::Gone, Verdict::SwitchOff),
+    ] {
+        let verdict = repeat(&schedule, attempt, outcome, now(), 0.0);
+        assert_eq!(verdict, expected, "attempt {attempt}, {outcome:?}");
+    }
+    assert_eq!(repeat(&[], 1, FAILED, now(), 0.0), Verdict::Repeat(now()));
 }
 
 #[test]

@@ -205,7 +205,7 @@ impl Run {
             if let Some(due) = verdict.retry_at() {
                 let latest = now + SignedDuration::from_secs(86_400);
                 assert!(due > now && due <= latest, "{due}");
-                if matches!(verdict, Verdict::RetryAsAsked(_)) {
+                if verdict.is_as_asked() {
                     assert!(
                         due >= now + SignedDuration::try_from(ASKED).unwrap(),
                         "{due}"

@@ -287,19 +287,16 @@ impl Hook {
         }
         let one = self.of(claim);
         one.n_attempts = claim.attempt;
-        one.was_asked = matches!(verdict, Verdict::RetryAsAsked(_));
+        one.was_asked = verdict.is_as_asked();
         match verdict {
             Verdict::Delivered => one.standing = Standing::Delivered,
             Verdict::Dead => one.standing = Standing::Dead,
-            Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) if is_outdated => {
-                one.due = None;
-            }
-            Verdict::Repeat(due) => {
+            _ if is_outdated => one.due = None,
+            Verdict::Repeat(due) | Verdict::RepeatAsAsked(due) => {
                 one.n_attempts_before += 1;
                 one.due = Some(due);
             }
             Verdict::Retry(due) | Verdict::RetryAsAsked(due) => one.due = Some(due),
-            Verdict::SwitchOff if is_outdated => one.due = None,
             Verdict::SwitchOff => self.is_off = true,
         }
     }

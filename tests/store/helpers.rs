@@ -163,9 +163,11 @@ pub fn attempt(number: u32, verdict: Verdict) -> AttemptLog {
         status: Some(match verdict {
             Verdict::Delivered => 200,
             Verdict::SwitchOff => 410,
-            Verdict::Retry(_) | Verdict::RetryAsAsked(_) | Verdict::Repeat(_) | Verdict::Dead => {
-                500
-            }
+            Verdict::Retry(_)
+            | Verdict::RetryAsAsked(_)
+            | Verdict::Repeat(_)
+            | Verdict::RepeatAsAsked(_)
+            | Verdict::Dead => 500,
         }),
         error: (!delivered).then(|| "no luck".to_owned()),
         answer: Bytes::from_static(b"answer"),

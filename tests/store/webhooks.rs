@@ -212,6 +212,29 @@ fn states_count_deliveries_and_know_the_last_error() {
 }
 
 #[test]
+fn the_last_error_of_a_group_is_the_latest_one_in_any_order() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    for project in ["a", "b"] {
+        store
+            .record(one_event(project, "one", &["catalog"]))
+            .unwrap();
+    }
+    let failed = |claim: &Claim, seconds, error: &str| {
+        let mut failed = finish(claim, Verdict::Retry(at(600)));
+        failed.attempt.at = at(seconds);
+        failed.attempt.error = Some(error.to_owned());
+        failed
+    };
+    let ready = claims(&store, "catalog", at(0)).ready;
+    let late = failed(&ready[0], 30, "late");
+    let early = failed(&ready[1], 20, "early");
+    wait(store.finish([late, early].into())).unwrap();
+    let (_, error) = states(&store)["catalog"].last_error.clone().unwrap();
+    assert_eq!(error, "late");
+}
+
+#[test]
 fn counts_end_at_a_limit() {
     let fixture = Fixture::new();
     let store = fixture.store();
