@@ -11,6 +11,7 @@ use serde::de::DeserializeOwned;
 
 use super::error::Fault;
 use crate::domain::delivery::State;
+use crate::domain::event::Parameter;
 use crate::domain::project::{ContentHash, ProjectKey};
 
 /// The columns of a file, in the table `files`.
@@ -126,6 +127,18 @@ pub(super) fn project_id(key: &ProjectKey, id: &str) -> Vec<u8> {
         Some(repository) => indexed(&format!("{repository}//{id}")),
         None => indexed(&id),
     }
+}
+
+/// Returns the hash of the project id among the parameters of an event, in JSON.
+///
+/// `key` is the project of the event. `None` if there is no id or the JSON is damaged. Then the
+/// delivery waits for no delete in another lane.
+pub(super) fn project_id_in(key: &ProjectKey, parameters: &str) -> Option<Vec<u8>> {
+    let parameters: Vec<(Parameter, String)> = serde_json::from_str(parameters).ok()?;
+    let (_, id) = parameters
+        .iter()
+        .find(|(name, _)| *name == Parameter::ProjectId)?;
+    Some(project_id(key, id))
 }
 
 /// Parses the state of a delivery.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use crate::helpers::*;
 use project_webhooks::domain::delivery::ANSWER_MAX;
 use project_webhooks::domain::delivery::{State, Verdict};
-use project_webhooks::domain::event::{EventId, EventKind};
+use project_webhooks::domain::event::{EventId, EventKind, Parameter};
 use project_webhooks::domain::project::ProjectKey;
 use project_webhooks::store::{
     ATTEMPTS_MAX, Asking, Batch, Finish, READY_BYTES, READY_MAX, Selector, Store,
@@ -52,6 +52,8 @@ fn a_lane_goes_strictly_in_order() {
 fn of_e1(kind: EventKind, project: &str, text: &str) -> Batch {
     let mut new = event(kind, &key(project), text, &["catalog"]);
     new.project_id = "e-1".to_owned();
+    let parameter = (Parameter::ProjectId, new.project_id.clone());
+    new.event.parameters.push(parameter);
     of_event(new, text)
 }
 
@@ -82,6 +84,75 @@ fn a_delete_goes_before_later_events_of_its_project_id_in_another_lane() {
     let first = claims(&store, "catalog", at(60)).ready.remove(0);
     end(&store, &first, Verdict::Delivered);
     assert_eq!(due_ids(&store, 60), [publish, other]);
+}
+
+#[test]
+fn a_redelivered_delete_goes_before_the_import_of_its_project_id_in_another_lane() {
+    /// How the deliveries ended before the redelivery.
+    #[derive(Clone, Copy, Debug)]
+    enum Before {
+        /// Both are redelivered.
+        BothDelivered,
+        /// Only the delete is redelivered. The import waits for its next attempt.
+        DeleteDead,
+        DeleteCancelled,
+    }
+    for before in [
+        Before::BothDelivered,
+        Before::DeleteDead,
+        Before::DeleteCancelled,
+    ] {
+        let fixture = Fixture::new();
+        let store = fixture.store();
+        let record = |batch| store.record(batch).unwrap().events[0].id.clone();
+        let delete = record(of_e1(EventKind::ProjectDelete, "old", "one"));
+        let state = match before {
+            Before::BothDelivered => State::Delivered,
+            Before::DeleteDead => State::Dead,
+            Before::DeleteCancelled => State::Cancelled,
+        };
+        let selector = |state| Selector {
+            state: Some(state),
+            ..Selector::default()
+        };
+        let finish_delete = || match before {
+            Before::BothDelivered => {
+                end(&store, &claim(&store, "catalog", at(0)), Verdict::Delivered);
+            }
+            Before::DeleteDead => end(&store, &claim(&store, "catalog", at(0)), Verdict::Dead),
+            Before::DeleteCancelled => {
+                let pending = selector(State::Pending);
+                let oldest = fixture.listings().deliveries(&pending, 9).unwrap();
+                let oldest = Selector {
+                    ids: vec![oldest.last().unwrap().id],
+                    ..Selector::default()
+                };
+                assert_eq!(fixture.operations().cancel(&oldest, at(0)).unwrap(), 1);
+            }
+        };
+        if matches!(before, Before::BothDelivered) {
+            finish_delete();
+        }
+        let import = record(of_e1(EventKind::ProjectImport, "new", "two"));
+        if matches!(before, Before::BothDelivered) {
+            end(&store, &claim(&store, "catalog", at(0)), Verdict::Delivered);
+        } else {
+            finish_delete();
+            let refused = claim(&store, "catalog", at(0));
+            end(&store, &refused, Verdict::Retry(at(60)));
+        }
+        fixture
+            .operations()
+            .redeliver(&selector(state), at(0))
+            .unwrap();
+        assert_eq!(due_ids(&store, 60), [delete], "{before:?}");
+        end(
+            &store,
+            &claim(&store, "catalog", at(60)),
+            Verdict::Delivered,
+        );
+        assert_eq!(due_ids(&store, 60), [import], "{before:?}");
+    }
 }
 
 #[test]

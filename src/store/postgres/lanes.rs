@@ -77,6 +77,18 @@ fn demote_sql(lanes: &str) -> String {
     )
 }
 
+/// Clears `is_head` of later deliveries in other lanes that wait for these, if they are deletes.
+pub(super) fn demote_behind(repository: i32, deliveries: Vec<i64>) -> Statement {
+    statement!(
+        "UPDATE deliveries w SET is_head = FALSE FROM deliveries d \
+         WHERE d.repository = $1 AND d.id = ANY($2) AND d.is_delete \
+         AND w.repository = $1 AND w.webhook = d.webhook AND w.project_id = d.project_id \
+         AND NOT w.is_delete AND w.state = 'pending' AND w.event > d.event AND w.is_head",
+        repository,
+        deliveries
+    )
+}
+
 /// Makes deliveries heads that waited in other lanes for these deletes.
 ///
 /// Each delete has its webhook and the hash of its project id.

@@ -1,12 +1,9 @@
 //! Implements [`Operating`]: an operator's changes of deliveries and webhooks.
 
-use std::collections::BTreeSet;
-
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::client::{Client, number};
-use super::lanes::{self, Lane, Moves};
 use super::select::Conditions;
 use super::session::{LOCK, Session, statement};
 use super::{changes, replay, retention, row, transfer, webhooks};
@@ -121,72 +118,6 @@ async fn chunk(
     rows.iter().map(|found| row::number(found, 0)).collect()
 }
 
-/// Reads the lanes in rows with webhook, organization and project.
-pub(super) fn lanes_of(rows: &[Row]) -> Result<BTreeSet<Lane>, Fault> {
-    rows.iter()
-        .map(|found| Ok((row::text(found, 0)?, row::key(found, 1)?)))
-        .collect()
-}
-
-async fn redeliver(
-    session: &mut Session,
-    repository: i32,
-    ids: Vec<i64>,
-    now: i64,
-) -> Result<u64, Fault> {
-    let answers = session
-        .pipeline(vec![
-            Moves::read(repository),
-            statement!(DELIVERED, repository, ids.clone()),
-        ])
-        .await?;
-    let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
-    let moves = Moves::of(rows(0))?;
-    let mut delivered = Vec::new();
-    let mut present = Vec::new();
-    for found in rows(1) {
-        delivered.push(row::number(found, 0)?);
-        present.push(moves.lane_of(row::number(found, 1)?, row::key(found, 2)?));
-    }
-    let (organizations, projects) = row::arrays(&present);
-    let mut answers = session
-        .pipeline(vec![
-            statement!(
-                "UPDATE deliveries d SET organization = m.o, project = m.p \
-                 FROM unnest($2::bigint[], $3::text[], $4::text[]) AS m (id, o, p) \
-                 WHERE d.repository = $1 AND d.id = m.id",
-                repository,
-                delivered,
-                organizations,
-                projects
-            ),
-            statement!(REDELIVER, repository, ids, now),
-        ])
-        .await?;
-    let rows = answers.pop().unwrap_or_default();
-    let lanes = lanes_of(&rows)?;
-    session
-        .commit(vec![
-            lanes::demote(repository, &lanes),
-            lanes::promote(repository, &lanes),
-            changes::notify(repository),
-        ])
-        .await?;
-    Ok(rows.len() as u64)
-}
-
-/// Selects the delivered ones of these deliveries. Their projects may have moved since.
-const DELIVERED: &str = "SELECT d.id, e.sequence, e.organization, e.project FROM deliveries d \
-     JOIN events e ON e.repository = $1 AND e.sequence = d.event \
-     WHERE d.repository = $1 AND d.id = ANY($2) AND d.state = 'delivered'";
-
-const REDELIVER: &str = "UPDATE deliveries SET state = 'pending', \
-     origin = CASE WHEN state <> 'pending' OR n_attempts > 0 THEN 'redelivery' ELSE origin END, \
-     waiting_ms = CASE WHEN state <> 'pending' THEN $3 ELSE waiting_ms END, \
-     n_attempts_before = n_attempts, n_redeliveries = n_redeliveries + 1, \
-     due_ms = $3, is_due_as_asked = FALSE, finished_ms = NULL \
-     WHERE repository = $1 AND id = ANY($2) RETURNING webhook, organization, project";
-
 async fn cancel(
     session: &mut Session,
     repository: i32,
@@ -227,7 +158,7 @@ impl Operating for PostgresOperations {
     fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError> {
         let now = row::milliseconds(now);
         self.in_chunks(selector, async |session: &mut Session, repository, ids| {
-            redeliver(session, repository, ids, now).await
+            replay::redeliver(session, repository, ids, now).await
         })
     }
 

@@ -146,20 +146,62 @@ pub(super) async fn enqueue(
     let (queued, next) = queued(session, repository, webhook, found, next).await?;
     let mut statements = vec![webhooks::ensure(repository, webhook)];
     statements.push(insert(repository, &queued, now));
-    statements.push(again(repository, &queued, now));
+    statements.extend(make_pending(repository, &queued, now));
     statements.push(statement!(
         "UPDATE repositories SET next_delivery = $2 WHERE id = $1",
         repository,
         next
     ));
-    // Deliveries that waited for nothing before may now wait for a replayed delete.
-    let lanes: BTreeSet<&Lane> = queued.iter().map(|one| &one.lane).collect();
-    statements.push(lanes::demote(repository, lanes.iter().copied()));
-    statements.push(lanes::promote(repository, lanes.iter().copied()));
     statements.push(listen(repository, &queued));
     statements.push(changes::notify(repository));
     session.pipeline(statements).await?;
     Ok(found.events.len() as u64)
+}
+
+/// Makes these deliveries pending and due now, in a transaction that has locked the repository.
+///
+/// Returns the number of deliveries that still exist.
+pub(super) async fn redeliver(
+    session: &mut Session,
+    repository: i32,
+    ids: Vec<i64>,
+    now: i64,
+) -> Result<u64, Fault> {
+    let sql = "SELECT d.id, d.webhook, d.state, d.organization, d.project, e.sequence, \
+         e.organization, e.project, e.parameters, d.is_delete FROM deliveries d \
+         JOIN events e ON e.repository = $1 AND e.sequence = d.event \
+         WHERE d.repository = $1 AND d.id = ANY($2)";
+    let answers = session
+        .pipeline(vec![
+            Moves::read(repository),
+            statement!(sql, repository, ids),
+        ])
+        .await?;
+    let rows = |index: usize| answers.get(index).map(Vec::as_slice).unwrap_or_default();
+    let moves = Moves::of(rows(0))?;
+    let mut queued = Vec::new();
+    for found in rows(1) {
+        let (event, then) = (row::number(found, 5)?, row::key(found, 6)?);
+        let project_id = row::project_id_in(&then, &row::text(found, 8)?);
+        // The others moved with their project.
+        let is_delivered = row::text(found, 2)? == State::Delivered.as_str();
+        let key = match is_delivered {
+            true => moves.lane_of(event, then),
+            false => row::key(found, 3)?,
+        };
+        queued.push(Queued {
+            delivery: row::number(found, 0)?,
+            is_new: false,
+            event,
+            lane: (row::text(found, 1)?, key),
+            project_id,
+            is_delete: found.try_get(9)?,
+        });
+    }
+    let mut statements = make_pending(repository, &queued, now);
+    statements.push(changes::notify(repository));
+    session.commit(statements).await?;
+    Ok(queued.len() as u64)
 }
 
 /// Finds the deliveries and lanes of events. Also returns the next id of a delivery.
@@ -236,6 +278,19 @@ fn insert(repository: i32, queued: &[Queued], now: i64) -> Statement {
 }
 
 /// Makes deliveries pending and due now, in the lanes that their projects have now.
+///
+/// They may have to wait for a delete in another lane. Others may have to wait for a delete that
+/// becomes pending.
+fn make_pending(repository: i32, queued: &[Queued], now: i64) -> Vec<Statement> {
+    let lanes: BTreeSet<&Lane> = queued.iter().map(|one| &one.lane).collect();
+    vec![
+        again(repository, queued, now),
+        lanes::demote(repository, lanes.iter().copied()),
+        lanes::demote_behind(repository, column(queued, |one| one.delivery)),
+        lanes::promote(repository, lanes),
+    ]
+}
+
 fn again(repository: i32, queued: &[Queued], now: i64) -> Statement {
     statement!(
         "UPDATE deliveries d SET state = 'pending', is_head = FALSE, organization = q.o, \

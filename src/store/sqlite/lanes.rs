@@ -107,14 +107,65 @@ fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(
     Ok(())
 }
 
+/// The project of a delivery's event.
+pub(super) struct ProjectNow {
+    /// The current key of the project, which may have moved since the event.
+    key: ProjectKey,
+    /// The hash of the project id.
+    project_id: Option<Vec<u8>>,
+}
+
+/// Makes a delivery pending and due now, in the lane of its project.
+///
+/// The row gets the project id, because the delivery may have to wait for a delete. If it is a
+/// delete itself, later deliveries with its project id wait for it.
+pub(super) fn make_pending(
+    connection: &Connection,
+    delivery: i64,
+    project: &ProjectNow,
+    now: i64,
+) -> Result<(), Fault> {
+    let Some(mut lane) = LaneEntry::of(connection, delivery)? else {
+        return Ok(());
+    };
+    if lane.state != State::Pending {
+        lane.key = project.key.clone();
+    }
+    connection
+        .prepare_cached(
+            "UPDATE deliveries SET state = 'pending', is_head = 0, organization = ?3, project = ?4, \
+             project_id = coalesce(project_id, ?5), \
+             origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
+             THEN 'redelivery' ELSE origin END, \
+             waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
+             n_attempts_before = n_attempts, \
+             n_redeliveries = n_redeliveries + 1, \
+             due_ms = ?2, is_due_as_asked = 0, finished_ms = NULL WHERE id = ?1",
+        )?
+        .execute(params![
+            delivery,
+            now,
+            lane.key.organization,
+            lane.key.project,
+            project.project_id,
+        ])?;
+    connection
+        .prepare_cached(HEADS_BEHIND_A_DELETE)?
+        .execute([delivery])?;
+    enter_lane(connection, delivery, &lane)
+}
+
+/// Clears `is_head` of later deliveries in other lanes that now wait for this delivery.
+const HEADS_BEHIND_A_DELETE: &str = "UPDATE deliveries SET is_head = 0 WHERE id IN \
+     (SELECT waiting.id FROM deliveries d JOIN deliveries waiting \
+     ON waiting.webhook = d.webhook AND waiting.project_id = d.project_id \
+     AND waiting.is_delete = 0 AND waiting.state = 'pending' AND waiting.event > d.event \
+     WHERE d.id = ?1 AND d.is_delete) AND is_head";
+
 /// Makes the oldest delivery of a lane its head, after this delivery became pending there.
 ///
 /// A newer delivery is then no longer the head.
-pub(super) fn enter_lane(
-    connection: &Connection,
-    delivery: i64,
-    lane: &LaneEntry,
-) -> Result<(), Fault> {
+fn enter_lane(connection: &Connection, delivery: i64, lane: &LaneEntry) -> Result<(), Fault> {
     connection
         .prepare_cached(
             "UPDATE deliveries SET is_head = 0 WHERE is_head AND id = \
@@ -249,18 +300,20 @@ pub(super) fn lane_of(
     }
 }
 
-/// Returns the current lane of a delivery. Its project may have moved since its event.
-pub(super) fn present(connection: &Connection, delivery: i64) -> Result<ProjectKey, Fault> {
-    let (sequence, key) = connection
-        .prepare_cached(
-            "SELECT e.sequence, e.organization, e.project FROM deliveries d \
-             JOIN events e ON e.sequence = d.event WHERE d.id = ?1",
-        )?
-        .query_row([delivery], |row| {
-            let key = ProjectKey::new(row.get::<_, String>(1)?, row.get::<_, String>(2)?);
-            Ok((row.get(0)?, key))
-        })?;
-    lane_of(connection, sequence, key)
+/// Reads the project of a delivery's event. `None` if the delivery is removed.
+pub(super) fn present(connection: &Connection, delivery: i64) -> Result<Option<ProjectNow>, Fault> {
+    let mut statement = connection.prepare_cached(
+        "SELECT e.sequence, e.organization, e.project, e.parameters FROM deliveries d \
+         JOIN events e ON e.sequence = d.event WHERE d.id = ?1",
+    )?;
+    let mut rows = statement.query([delivery])?;
+    let Some(found) = rows.next()? else {
+        return Ok(None);
+    };
+    let then = ProjectKey::new(found.get::<_, String>(1)?, found.get::<_, String>(2)?);
+    let project_id = row::project_id_in(&then, &found.get::<_, String>(3)?);
+    let key = lane_of(connection, found.get(0)?, then)?;
+    Ok(Some(ProjectNow { key, project_id }))
 }
 
 /// Removes moves that are older than all events.

@@ -4,13 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use rusqlite::{Connection, params, params_from_iter};
+use rusqlite::{Connection, params_from_iter};
 
 use super::lanes::{self, LaneEntry};
 use super::retention::Removal;
 use super::transaction::transact;
 use super::{replay, retention, row, schema, transfer, webhooks};
-use crate::domain::delivery::State;
 use crate::store::contract::{CHANGED_MAX, Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{OffCause, Replay, Selector};
@@ -101,27 +100,10 @@ impl Operating for SqliteOperations {
         self.in_chunks(selector, |connection, ids| {
             let mut n_changed = 0;
             for id in ids {
-                let Some(mut lane) = LaneEntry::of(connection, *id)? else {
+                let Some(project) = lanes::present(connection, *id)? else {
                     continue;
                 };
-                if lane.state == State::Delivered {
-                    lane.key = lanes::present(connection, *id)?;
-                }
-                connection
-                    .prepare_cached(
-                        "UPDATE deliveries SET state = 'pending', \
-                         organization = ?3, project = ?4, \
-                         origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
-                         THEN 'redelivery' ELSE origin END, \
-                         waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
-                         n_attempts_before = n_attempts, n_redeliveries = n_redeliveries + 1, \
-                         due_ms = ?2, is_due_as_asked = 0, \
-                         finished_ms = NULL WHERE id = ?1",
-                    )?
-                    .execute(params![*id, now, lane.key.organization, lane.key.project])?;
-                if lane.state != State::Pending {
-                    lanes::enter_lane(connection, *id, &lane)?;
-                }
+                lanes::make_pending(connection, *id, &project, now)?;
                 n_changed += 1;
             }
             Ok(n_changed)

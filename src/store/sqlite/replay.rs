@@ -3,11 +3,9 @@
 use jiff::Timestamp;
 use rusqlite::{Connection, params};
 
-use super::lanes::LaneEntry;
 use super::record::NextNumbers;
 use super::{lanes, listeners, queue, row, webhooks};
-use crate::domain::delivery::State;
-use crate::domain::event::{Event, Parameter};
+use crate::domain::event::Event;
 use crate::domain::project::{ProjectKey, organizations_of};
 use crate::store::error::Fault;
 use crate::store::listing::{Organizations, Replay};
@@ -128,7 +126,9 @@ pub(super) fn enqueue(
             Some(delivery) => *delivery,
             None => insert(connection, *sequence, webhook, &event, &key, now)?,
         };
-        again(connection, delivery, &event, &key, now)?;
+        if let Some(project) = lanes::present(connection, delivery)? {
+            lanes::make_pending(connection, delivery, &project, now)?;
+        }
         if !event.kind.is_delete() && is_recorded(connection, &key)? {
             listeners::add(connection, &key, webhook)?;
         }
@@ -146,7 +146,7 @@ fn insert(
     now: i64,
 ) -> Result<i64, Fault> {
     let id = NextNumbers::read(connection)?.delivery;
-    // It is inserted as cancelled. Then `again` makes it pending, as in a redelivery.
+    // It is inserted as cancelled. Then `make_pending` changes that, as in a redelivery.
     connection
         .prepare_cached(
             "INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
@@ -163,45 +163,6 @@ fn insert(
             event.kind.is_delete(),
         ])?;
     Ok(id)
-}
-
-/// Makes a delivery pending and due now, in the lane of this project.
-///
-/// The row gets the project id, because the delivery may have to wait for a replayed delete.
-fn again(
-    connection: &Connection,
-    delivery: i64,
-    event: &Event,
-    key: &ProjectKey,
-    now: i64,
-) -> Result<(), Fault> {
-    let Some(mut lane) = LaneEntry::of(connection, delivery)? else {
-        return Ok(());
-    };
-    if lane.state != State::Pending {
-        lane.key = key.clone();
-    }
-    let mut parameters = event.parameters.iter();
-    let project_id = parameters.find(|(name, _)| *name == Parameter::ProjectId);
-    connection
-        .prepare_cached(
-            "UPDATE deliveries SET state = 'pending', is_head = 0, organization = ?3, project = ?4, \
-             project_id = coalesce(project_id, ?5), \
-             origin = CASE WHEN state <> 'pending' OR n_attempts > 0 \
-             THEN 'redelivery' ELSE origin END, \
-             waiting_ms = CASE WHEN state <> 'pending' THEN ?2 ELSE waiting_ms END, \
-             n_attempts_before = n_attempts, \
-             n_redeliveries = n_redeliveries + 1, \
-             due_ms = ?2, is_due_as_asked = 0, finished_ms = NULL WHERE id = ?1",
-        )?
-        .execute(params![
-            delivery,
-            now,
-            lane.key.organization,
-            lane.key.project,
-            project_id.map(|(_, id)| row::project_id(&event.key, id)),
-        ])?;
-    lanes::enter_lane(connection, delivery, &lane)
 }
 
 /// Whether a project is recorded.
