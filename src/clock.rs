@@ -52,6 +52,38 @@ impl Reading {
     }
 }
 
+/// Notices that the time of day was set back, also in several steps that are small by themselves.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct SetBack {
+    /// Of the readings in [`SetBack::WINDOW`], the one that is furthest ahead of its monotonic time.
+    furthest: Reading,
+}
+
+impl SetBack {
+    /// The time within which small steps add up.
+    ///
+    /// The time of day may be that of a database server, which drifts from the monotonic time of
+    /// this host. A quartz drifts by less than half a second an hour.
+    const WINDOW: Duration = Duration::from_secs(60 * 60);
+
+    pub(crate) fn new(reading: Reading) -> Self {
+        Self { furthest: reading }
+    }
+
+    /// Whether the time of day was set back since the start of this check.
+    pub(crate) fn is_noticed(&mut self, reading: Reading) -> bool {
+        if self.furthest.was_set_back_until(&reading) {
+            return true;
+        }
+        let passed = self.furthest.passed_until(&reading);
+        let expected = self.furthest.now.checked_add(passed);
+        if passed >= Self::WINDOW || expected.is_ok_and(|expected| reading.now > expected) {
+            self.furthest = reading;
+        }
+        false
+    }
+}
+
 /// Returns the time of day, and the monotonic time since the clock was made.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Clock {
@@ -114,6 +146,35 @@ mod tests {
                 expected,
                 "{now_s} {moment_s}"
             );
+        }
+    }
+
+    #[test]
+    fn several_small_steps_back_are_noticed() {
+        let reading = |now_ms: i64, moment_s: u64| Reading {
+            now: Timestamp::from_millisecond(1_700_000_000_000 + now_ms).expect("a time"),
+            moment: Duration::from_secs(moment_s),
+        };
+        let mut set_back = SetBack::new(reading(0, 100));
+        for (now_ms, moment_s, expected) in [
+            (10_000, 110, false),
+            // The clock is set forward, or the host was suspended.
+            (3_620_000, 120, false),
+            (3_629_400, 130, false),
+            (3_638_800, 140, true),
+            (3_648_800, 150, true),
+        ] {
+            let is_noticed = set_back.is_noticed(reading(now_ms, moment_s));
+            assert_eq!(is_noticed, expected, "{now_ms} {moment_s}");
+        }
+        set_back = SetBack::new(reading(3_648_800, 150));
+        // A clock that drifts by half a second an hour.
+        for hour in 1..48 {
+            let drifted = reading(
+                3_648_800 + hour * 3_599_500,
+                150 + hour.unsigned_abs() * 3600,
+            );
+            assert!(!set_back.is_noticed(drifted), "{hour}");
         }
     }
 }

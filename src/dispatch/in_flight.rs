@@ -1,5 +1,6 @@
 //! The attempts of one webhook that are in flight.
 
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use tokio::task::JoinSet;
@@ -22,8 +23,57 @@ pub(super) struct InFlight {
     attempts: JoinSet<Ended>,
     /// The total size of their payloads, in bytes.
     n_bytes: usize,
-    /// The renames since the last time that no attempt was in flight.
-    moves: Vec<Moves>,
+    renames: Renames,
+}
+
+/// The renames since the oldest attempt in flight began.
+#[derive(Default)]
+struct Renames {
+    kept: VecDeque<Moves>,
+    /// The number of older renames, which were dropped.
+    n_dropped: usize,
+    /// The number of attempts in flight, by the number of renames before they began.
+    attempts: BTreeMap<usize, usize>,
+}
+
+impl Renames {
+    /// Adds an attempt. Returns the number of renames before it.
+    fn begin(&mut self) -> usize {
+        let n_moves = self.n_dropped.saturating_add(self.kept.len());
+        *self.attempts.entry(n_moves).or_default() += 1;
+        n_moves
+    }
+
+    /// Removes an attempt.
+    fn end(&mut self, n_moves: usize) {
+        if let Some(n_attempts) = self.attempts.get_mut(&n_moves) {
+            *n_attempts = n_attempts.saturating_sub(1);
+            if *n_attempts == 0 {
+                self.attempts.remove(&n_moves);
+            }
+        }
+    }
+
+    /// Drops the renames from before the oldest attempt.
+    fn drop_old(&mut self) {
+        let oldest = self.attempts.keys().next().copied();
+        let n_old = oldest.map_or(self.kept.len(), |oldest| {
+            oldest.saturating_sub(self.n_dropped).min(self.kept.len())
+        });
+        self.kept.drain(..n_old);
+        self.n_dropped = self.n_dropped.saturating_add(n_old);
+    }
+
+    /// Returns the current key of a project that had this key after `n_moves` renames.
+    fn current_key(&self, key: &ProjectKey, n_moves: usize) -> ProjectKey {
+        let later = self
+            .kept
+            .iter()
+            .skip(n_moves.saturating_sub(self.n_dropped));
+        later.fold(key.clone(), |key, moves| {
+            moves.get(&key).cloned().unwrap_or(key)
+        })
+    }
 }
 
 impl InFlight {
@@ -53,7 +103,7 @@ impl InFlight {
             self.n_bytes = 0;
         }
         self.n_bytes = self.n_bytes.saturating_add(claim.payload.len());
-        let (shared, n_moves) = (Arc::clone(shared), self.moves.len());
+        let (shared, n_moves) = (Arc::clone(shared), self.renames.begin());
         let claim = (claim, hold);
         self.attempts
             .spawn(attempt::send(shared, target, claim, is_probe, n_moves));
@@ -74,27 +124,50 @@ impl InFlight {
     fn without(&mut self, ended: Option<Ended>) -> Option<Ended> {
         if let Some(ended) = &ended {
             self.n_bytes = self.n_bytes.saturating_sub(ended.n_bytes());
+            self.renames.end(ended.n_moves());
         }
         ended
     }
 
-    /// Drops the renames if no attempt is in flight.
+    /// Drops the renames from before the oldest attempt in flight.
     pub(super) fn drop_old_moves(&mut self) {
-        if self.is_empty() {
-            self.moves.clear();
-        }
+        self.renames.drop_old();
     }
 
     /// Adds the renames of one commit.
     pub(super) fn follow(&mut self, moves: Moves) {
-        self.moves.push(moves);
+        self.renames.kept.push_back(moves);
     }
 
     /// Returns the current key of an attempt's project, which may have been renamed since.
     pub(super) fn current_key(&self, ended: &Ended) -> ProjectKey {
-        let later = self.moves.get(ended.n_moves()..).unwrap_or_default();
-        later.iter().fold(ended.project().clone(), |key, moves| {
-            moves.get(&key).cloned().unwrap_or(key)
-        })
+        self.renames.current_key(ended.project(), ended.n_moves())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn renames_are_dropped_although_attempts_never_pause() {
+        let key = |name: String| ProjectKey::new("sales", name);
+        let mut renames = Renames::default();
+        let mut oldest = (renames.begin(), key("p0".to_owned()));
+        for n in 0..1000 {
+            let (from, to) = (key(format!("p{n}")), key(format!("p{}", n + 1)));
+            renames
+                .kept
+                .push_back(Arc::new([(from, to.clone())].into()));
+            // An attempt begins before the oldest one ends.
+            let next = (renames.begin(), to.clone());
+            assert_eq!(renames.current_key(&oldest.1, oldest.0), to);
+            renames.end(oldest.0);
+            renames.drop_old();
+            assert!(renames.kept.is_empty(), "{n}");
+            oldest = next;
+        }
+        renames.end(oldest.0);
+        assert!(renames.attempts.is_empty());
     }
 }

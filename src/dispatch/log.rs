@@ -14,8 +14,13 @@ use crate::domain::endpoint::Transition;
 use crate::domain::log_limit::LogLimit;
 
 /// Logs the attempts of one webhook.
+///
+/// Dead deliveries need an operator, so they have their own limit. Retries must not hide them.
 #[derive(Debug, Default)]
-pub(super) struct AttemptLogger(LogLimit);
+pub(super) struct AttemptLogger {
+    retries: LogLimit,
+    dead: LogLimit,
+}
 
 impl AttemptLogger {
     /// Logs a result. Of the failures, only the first of each minute are logged in full.
@@ -26,15 +31,18 @@ impl AttemptLogger {
         let status = attempt.status;
         let reason = attempt.error.as_deref().unwrap_or("no reason given");
         let verdict = result.finish.verdict;
-        if !matches!(verdict, Verdict::Delivered | Verdict::SwitchOff) {
-            self.log_count(webhook, now);
-            if !self.0.allows(now) {
-                debug!(
-                    webhook, %event_id, %project, attempt = number, ms, status,
-                    "failed: {reason}"
-                );
-                return;
-            }
+        self.log_count(webhook, now);
+        let limit = match verdict {
+            Verdict::Delivered | Verdict::SwitchOff => None,
+            Verdict::Dead => Some(&mut self.dead),
+            _ => Some(&mut self.retries),
+        };
+        if limit.is_some_and(|limit| !limit.allows(now)) {
+            debug!(
+                webhook, %event_id, %project, attempt = number, ms, status,
+                "failed: {reason}"
+            );
+            return;
         }
         match verdict {
             Verdict::Delivered => info!(
@@ -55,7 +63,7 @@ impl AttemptLogger {
             ),
             Verdict::Dead => error!(
                 webhook, %event_id, %project, attempt = number, ms, status,
-                "dead after the last attempt: {reason}. After fixing the cause, send it again with \
+                "given up: {reason}. After fixing the cause, send it again with \
                  `project-webhooks deliveries redeliver --webhook {webhook}`"
             ),
         }
@@ -63,7 +71,15 @@ impl AttemptLogger {
 
     /// Logs once a minute how many failures were not logged in full.
     pub(super) fn log_count(&mut self, webhook: &str, now: Duration) {
-        if let Some(n_failed) = self.0.take_suppressed(now) {
+        if let Some(n_dead) = self.dead.take_suppressed(now) {
+            error!(
+                webhook,
+                n_dead,
+                "further deliveries were given up in the last minute; `project-webhooks deliveries \
+                 --webhook {webhook} --state dead` lists them"
+            );
+        }
+        if let Some(n_failed) = self.retries.take_suppressed(now) {
             warn!(
                 webhook,
                 n_failed,
@@ -79,8 +95,8 @@ pub(super) fn log_transition(webhook: &str, transition: Transition) {
     match transition {
         Transition::Down(next_probe) => warn!(
             webhook, %next_probe,
-            "the endpoint seems to be down; testing it with one delivery at a time, while other \
-             deliveries of projects with a failed delivery wait"
+            "the endpoint seems to be down. Projects with a failed delivery wait, and one of their \
+             deliveries is sent as a test at `next_probe`"
         ),
         Transition::Up(after) => info!(
             webhook,

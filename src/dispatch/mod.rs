@@ -124,7 +124,7 @@ impl Dispatcher {
             if !stays {
                 info!(
                     webhook = name,
-                    "the webhook is off; its pending deliveries are kept"
+                    "the webhook was removed or disabled. Its pending deliveries are kept"
                 );
                 queue.stop.cancel();
             }

@@ -11,7 +11,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use super::attempt::Ended;
 use super::handle::QueueHandle;
@@ -20,11 +20,12 @@ use super::log::{AttemptLogger, log_transition};
 use super::prefetch::{Prefetch, Wanted};
 use super::results::{Results, STORE_PAUSE};
 use super::{Shared, Target};
-use crate::clock::Reading;
+use crate::clock::SetBack;
 use crate::domain::delivery::Verdict;
 use crate::domain::endpoint::{Admission, Endpoint};
 use crate::domain::pace::Pace;
 use crate::domain::project::ProjectKey;
+use crate::error::chain;
 use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 
 /// The longest sleep of a queue. It is short, because the clock may be set meanwhile.
@@ -52,6 +53,15 @@ struct NextClaim {
     at: Duration,
     /// Whether the store failed. Then the queue does not claim before `at`, even if it is woken.
     is_after_failure: bool,
+    /// Whether the failure is logged, and no claim has succeeded since.
+    is_failure_logged: bool,
+}
+
+/// Notices when the clock is set back, to correct due times.
+struct ClockCheck {
+    set_back: SetBack,
+    /// The monotonic time from which due times may be corrected. It is later after a failure.
+    at: Duration,
 }
 
 /// The queue of one webhook.
@@ -62,8 +72,7 @@ pub(super) struct Queue {
     stop: CancellationToken,
     handle: Arc<QueueHandle>,
     logger: AttemptLogger,
-    /// The previous reading of the clock, to notice when the clock is set back.
-    reading: Reading,
+    clock_check: ClockCheck,
     prefetch: Prefetch,
     next_claim: NextClaim,
     in_flight: InFlight,
@@ -93,7 +102,10 @@ impl Queue {
             next_claim: NextClaim::default(),
             handle,
             logger: AttemptLogger::default(),
-            reading: shared.reading(),
+            clock_check: ClockCheck {
+                set_back: SetBack::new(shared.reading()),
+                at: Duration::ZERO,
+            },
             shared,
             name,
             target,
@@ -132,7 +144,7 @@ impl Queue {
                 () = tokio::time::sleep(sleep) => {}
                 () = stop.cancelled() => {}
             }
-            self.record();
+            self.record(&stop_of_all);
         }
         while !self.in_flight.is_empty() || self.results.is_recording() {
             let sleep = self.until_recording();
@@ -141,7 +153,7 @@ impl Queue {
                 Some(recorded) = self.results.recorded() => self.release(recorded),
                 () = tokio::time::sleep(sleep) => {}
             }
-            self.record();
+            self.record(&stop_of_all);
         }
         if self.shared.store.is_shared() {
             self.leave(&stop_of_all).await;
@@ -286,14 +298,14 @@ impl Queue {
     /// Otherwise deliveries would be late by as much as it was set back.
     async fn check_clock(&mut self) {
         let reading = self.shared.reading();
-        if !self.reading.was_set_back_until(&reading) {
-            self.reading = reading;
+        let moment = self.shared.clock.moment();
+        if !self.clock_check.set_back.is_noticed(reading) || moment < self.clock_check.at {
             return;
         }
         let now = reading.now();
         match self.shared.store.correct_times(&self.name, now).await {
             Ok(n_deliveries) => {
-                self.reading = reading;
+                self.clock_check.set_back = SetBack::new(reading);
                 self.endpoint.probe_soon(now);
                 self.prefetch.expect_more();
                 warn!(
@@ -302,7 +314,12 @@ impl Queue {
                 );
             }
             Err(error) => {
-                debug!(webhook = self.name, %error, "cannot correct due times yet; retrying");
+                self.clock_check.at = moment.saturating_add(STORE_PAUSE);
+                let reason = chain(&error);
+                debug!(
+                    webhook = self.name,
+                    reason, "cannot correct due times yet; retrying"
+                );
             }
         }
     }
@@ -350,14 +367,27 @@ impl Queue {
             // The next delivery of the same project may be due.
             self.prefetch.expect_more();
         }
+        if std::mem::take(&mut self.next_claim.is_failure_logged) {
+            info!(webhook = self.name, "due deliveries can be claimed again");
+        }
     }
 
     fn ask_later(&mut self, error: &StoreError) {
         self.next_claim.is_after_failure = true;
-        error!(
-            webhook = self.name, %error,
-            "cannot read due deliveries; retrying. Is the disk of the state directory healthy?"
-        );
+        let reason = chain(error);
+        if std::mem::replace(&mut self.next_claim.is_failure_logged, true) {
+            debug!(
+                webhook = self.name,
+                reason, "still cannot claim due deliveries"
+            );
+        } else {
+            error!(
+                webhook = self.name,
+                reason,
+                "cannot claim due deliveries; retrying. Check the disk of state_dir, or the \
+                 connection to PostgreSQL"
+            );
+        }
         self.next_claim.at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
@@ -458,10 +488,10 @@ impl Queue {
         wait.unwrap_or(SLEEP_MAX)
     }
 
-    fn record(&mut self) {
+    fn record(&mut self, stop_of_all: &CancellationToken) {
         let is_idle = self.in_flight.is_empty();
         self.results
-            .record(is_idle, &self.shared, &self.name, &self.stop);
+            .record(is_idle, &self.shared, &self.name, stop_of_all);
     }
 
     /// Releases the deliveries whose results are recorded.

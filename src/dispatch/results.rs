@@ -14,6 +14,7 @@ use tracing::{debug, error, info};
 use super::attempt::AttemptResult;
 use super::{Shared, next_of};
 use crate::domain::project::ProjectKey;
+use crate::error::chain;
 use crate::store::{Fault, Finish};
 
 /// How long to wait before calling the store again after a failure.
@@ -84,7 +85,7 @@ impl Results {
         is_idle: bool,
         shared: &Arc<Shared>,
         webhook: &str,
-        stop: &CancellationToken,
+        stop_of_all: &CancellationToken,
     ) {
         if self.wait(is_idle, shared.clock.moment()) != Some(Duration::ZERO) {
             return;
@@ -94,9 +95,10 @@ impl Results {
                 .into_iter()
                 .map(|result| ((result.project, result.finish.delivery), result.finish))
                 .unzip();
-        let (shared, webhook, stop) = (Arc::clone(shared), webhook.to_owned(), stop.clone());
+        let (shared, webhook) = (Arc::clone(shared), webhook.to_owned());
+        let stop_of_all = stop_of_all.clone();
         self.recording.spawn(async move {
-            record(&shared, &webhook, finished.into(), &stop).await;
+            record(&shared, &webhook, finished.into(), &stop_of_all).await;
             recorded
         });
     }
@@ -114,8 +116,16 @@ impl Results {
     }
 }
 
-/// Records results. Retries until the store succeeds or the queue stops.
-async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &CancellationToken) {
+/// Records results. Retries until the store succeeds or the process ends.
+///
+/// The queue of a removed webhook also retries. Otherwise its deliveries would be sent again when
+/// the webhook is added again.
+async fn record(
+    shared: &Shared,
+    webhook: &str,
+    finished: Arc<[Finish]>,
+    stop_of_all: &CancellationToken,
+) {
     let n_results = finished.len();
     let mut n_failures: u32 = 0;
     loop {
@@ -132,15 +142,22 @@ async fn record(shared: &Shared, webhook: &str, finished: Arc<[Finish]>, stop: &
                 return;
             }
             Err(error) if n_failures == 0 => error!(
-                webhook, n_results, %error,
-                "cannot save delivery results; retrying. Is the disk full?"
+                webhook,
+                n_results,
+                reason = chain(&error),
+                "cannot save delivery results; retrying. Check the disk of state_dir, or the \
+                 connection to PostgreSQL"
             ),
-            Err(error) => debug!(webhook, n_results, %error, "still cannot save delivery results"),
+            Err(error) => debug!(
+                webhook,
+                n_results,
+                reason = chain(&error),
+                "still cannot save delivery results"
+            ),
         }
         n_failures = n_failures.saturating_add(1);
-        if stop.is_cancelled() && n_failures > 3 {
-            // The daemon is stopping, or the webhook was removed. The next queue of the webhook
-            // sends these deliveries again, with the same ids.
+        if stop_of_all.is_cancelled() && n_failures > 3 {
+            // The next process sends these deliveries again, with the same ids.
             return;
         }
         tokio::time::sleep(STORE_PAUSE).await;

@@ -125,7 +125,7 @@ pub(crate) async fn note_configuration(
     for webhook in store.set_fingerprints(fingerprints, now).await? {
         info!(
             webhook,
-            "the configuration changed, so the webhook that its receiver had switched off is on again"
+            "the webhook is on again, because its configuration changed. Its receiver had switched it off (410)"
         );
     }
     Ok(())

@@ -22,7 +22,7 @@ fn a_name_that_is_too_long_for_the_format_is_dead_at_once() {
             home.write(&format!("sales/p{length}/project.xml"), &xml(&name, "", ""));
         }
         daemon.wait_message("delivered: ", 1);
-        daemon.wait_message("dead after the last attempt: not sent: ", 2);
+        daemon.wait_message("given up: not sent: ", 2);
         daemon.wait_log("what to do", |entry| {
             let text = entry.message();
             text.contains(what) && text.contains("shorten the names")

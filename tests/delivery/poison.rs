@@ -89,3 +89,37 @@ fn a_second_outage_is_recognised_too() {
         daemon.wait_message("the endpoint is up again", n);
     }
 }
+
+/// An alert on errors must not miss a dead delivery because of retries in the same minute.
+#[test]
+fn retries_hide_no_dead_deliveries_in_the_log() {
+    const N: usize = 7;
+    let endpoint = Endpoint::answering(|_| reply(400));
+    let webhook = Webhook::new("all", &endpoint.url())
+        .events("[snapshot-create]")
+        .schedule("[0s, 1s]");
+    let home = Home::new(&Settings::of([webhook]));
+    let projects: Vec<String> = (0..N).map(|n| format!("p{n}")).collect();
+    for project in &projects {
+        define(&home, project);
+    }
+    let daemon = home.start();
+    for project in &projects {
+        snapshot(&home, project, "s1");
+    }
+    wait_until("dead deliveries", || {
+        (standing(&home, "all")["dead"] == N).then_some(())
+    });
+    // The first of a minute, as the retries before.
+    let is_given_up = |message: &str| {
+        message.starts_with("given up: ") || message.starts_with("dead after the last attempt: ")
+    };
+    let logged = || {
+        daemon
+            .entries()
+            .iter()
+            .filter(|one| is_given_up(one.message()))
+            .count()
+    };
+    wait_until("errors in the log", || (logged() == 5).then_some(()));
+}

@@ -73,7 +73,7 @@ fn a_body_is_the_same_after_a_restart_and_follows_a_changed_template() {
     snapshot(&home, "s3", &"long ".repeat(80_000));
     daemon.wait_log("the dead delivery", |entry| {
         let message = entry.message();
-        message.starts_with("dead after the last attempt: ")
+        message.starts_with("given up: ")
             && message.contains("of the template: the output is longer than ")
     });
     assert_eq!(endpoint.n(), 4);
