@@ -166,6 +166,43 @@ fn the_place_of_a_removed_event_is_not_used_again() {
 }
 
 #[test]
+fn a_delivery_that_expires_twice_has_one_reason_and_its_last_error() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    record(&store, "a", &["catalog"], at(0));
+    end(
+        &store,
+        &claim(&store, "catalog", at(0)),
+        Verdict::Retry(at(60)),
+    );
+    let retention = Retention {
+        delivered: days(30),
+        dead: days(30),
+        pending: Some(days(1)),
+        max_state_size: None,
+    };
+    for day in [2, 4] {
+        collect_all(&store, retention, at(day * DAY));
+        let dead = Selector {
+            state: Some(State::Dead),
+            ..Selector::default()
+        };
+        let listed = fixture.listings().deliveries(&dead, 9).unwrap();
+        let error = listed[0].last_error.clone().unwrap();
+        assert!(
+            error.starts_with("pending for longer than retention.pending"),
+            "{error}"
+        );
+        assert_eq!(error.matches("; last attempt: ").count(), 1, "{error}");
+        assert!(error.ends_with("; last attempt: no luck"), "{error}");
+        fixture
+            .operations()
+            .redeliver(&dead, at(day * DAY))
+            .unwrap();
+    }
+}
+
+#[test]
 fn a_retention_that_became_longer_and_ends_is_kept() {
     let fixture = Fixture::new();
     let store = fixture.store();

@@ -136,8 +136,9 @@ async fn expire(
     }
     let rows = session
         .rows(statement!(
-            "UPDATE deliveries SET state = 'dead', is_head = FALSE, finished_ms = $3, \
-             last_error = $4 || coalesce('; last attempt: ' || last_error, '') \
+            "UPDATE deliveries d SET state = 'dead', is_head = FALSE, finished_ms = $3, \
+             last_error = $4 || coalesce('; last attempt: ' || (SELECT a.error FROM attempts a \
+             WHERE a.repository = $1 AND a.delivery = d.id ORDER BY a.number DESC LIMIT 1), '') \
              WHERE repository = $1 AND id = ANY($2) AND state = 'pending' \
              RETURNING webhook, organization, project, CASE WHEN is_delete THEN project_id END",
             repository,

@@ -97,15 +97,13 @@ impl Committer {
     /// Frees the reserve's space and empties the log. Returns whether there is space for commits.
     fn make_space(&mut self) -> bool {
         self.reserve.release();
-        let emptied = self
-            .connection
-            .busy_timeout(READERS_WAIT)
-            .and_then(|()| {
-                self.connection
-                    .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
-            })
-            .and_then(|()| self.connection.busy_timeout(schema::BUSY_TIMEOUT));
-        if let Err(error) = emptied {
+        let emptied = self.connection.busy_timeout(READERS_WAIT).and_then(|()| {
+            self.connection
+                .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
+        });
+        // Commits must wait for other processes as before, also if the checkpoint failed.
+        let restored = self.connection.busy_timeout(schema::BUSY_TIMEOUT);
+        if let Err(error) = emptied.and(restored) {
             tracing::debug!(%error, "cannot copy the write-ahead log into the database");
         }
         self.reserve.restore()
@@ -142,5 +140,31 @@ fn lacks_space(fault: &Fault) -> bool {
             )
         }
         _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn commits_wait_for_other_processes_after_a_checkpoint_that_failed() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = schema::open_and_migrate(directory.path()).unwrap();
+        let mut committer = Committer::new(connection, Reserve::take(directory.path())).unwrap();
+        // Within a transaction, a checkpoint is an error.
+        committer
+            .connection
+            .execute_batch("BEGIN IMMEDIATE")
+            .unwrap();
+        committer.make_space();
+        let timeout: i64 = committer
+            .connection
+            .query_row("PRAGMA busy_timeout", [], |row| row.get(0))
+            .unwrap();
+        assert_eq!(
+            u128::try_from(timeout),
+            Ok(schema::BUSY_TIMEOUT.as_millis())
+        );
     }
 }

@@ -67,8 +67,9 @@ pub(super) fn expire(
         connection
             .prepare_cached(
                 "UPDATE deliveries SET state = 'dead', is_head = 0, finished_ms = ?2, \
-                 last_error = ?3 || coalesce('; last attempt: ' || last_error, '') \
-                 WHERE id = ?1",
+                 last_error = ?3 || coalesce('; last attempt: ' || (SELECT a.error \
+                 FROM attempts a WHERE a.delivery = deliveries.id ORDER BY a.number DESC LIMIT 1), \
+                 '') WHERE id = ?1",
             )?
             .execute(params![id, row::milliseconds(now), reason])?;
         lanes::left(connection, &lane)?;

@@ -14,6 +14,9 @@ use crate::store::error::OpenError;
 /// The name of the key file in the state directory.
 const KEY_FILE: &str = "key";
 
+/// The name of a new key file before it is complete.
+const NEW_KEY_FILE: &str = "key.new";
+
 /// The key of the fingerprints.
 #[derive(Clone, Copy)]
 pub(super) struct FingerprintKey([u8; 32]);
@@ -32,7 +35,12 @@ impl FingerprintKey {
                 if let Ok(key) = bytes.try_into() {
                     return Ok(Self(key));
                 }
-                // The length is wrong, because the daemon crashed while it created the file.
+                tracing::warn!(
+                    path = %path.display(),
+                    "the key has a wrong length, so a new one replaces it. All webhooks count as \
+                     changed: failed deliveries are retried now, and webhooks that a 410 switched \
+                     off are on again"
+                );
             }
             Err(source) if source.kind() == io::ErrorKind::NotFound => {}
             Err(source) => return Err(io("read the key", source)),
@@ -46,16 +54,22 @@ impl FingerprintKey {
         })
     }
 
-    /// Writes a key, which replaces the present one.
+    /// Writes a key, which replaces the present one. A crash leaves the old key or the new one.
     pub(super) fn write(directory: &Path, key: [u8; 32]) -> io::Result<Self> {
+        let path = directory.join(NEW_KEY_FILE);
         let mut file = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
-            .open(directory.join(KEY_FILE))?;
-        file.write_all(&key)?;
-        file.sync_all()?;
+            .open(&path)?;
+        let written = file.write_all(&key).and_then(|()| file.sync_all());
+        if let Err(error) = written {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        fs::rename(&path, directory.join(KEY_FILE))?;
+        File::open(directory)?.sync_all()?;
         Ok(Self(key))
     }
 
@@ -74,4 +88,26 @@ fn random() -> io::Result<[u8; 32]> {
     let mut key = [0; 32];
     File::open("/dev/urandom")?.read_exact(&mut key)?;
     Ok(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_that_cannot_be_replaced_stays() {
+        let directory = tempfile::tempdir().unwrap();
+        let key = FingerprintKey::read_or_create(directory.path()).unwrap();
+        // The new key cannot be written.
+        let new = directory.path().join(NEW_KEY_FILE);
+        fs::create_dir(&new).unwrap();
+        assert!(FingerprintKey::write(directory.path(), [7; 32]).is_err());
+        let same = FingerprintKey::read_or_create(directory.path()).unwrap();
+        assert_eq!(same.bytes(), key.bytes());
+        fs::remove_dir(&new).unwrap();
+        FingerprintKey::write(directory.path(), [7; 32]).unwrap();
+        let other = FingerprintKey::read_or_create(directory.path()).unwrap();
+        assert_eq!(other.bytes(), [7; 32]);
+        assert!(!new.exists());
+    }
 }

@@ -9,6 +9,10 @@ pub(super) fn consistently<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
+    if !connection.is_autocommit() {
+        // An earlier `work` panicked, and its transaction is still open.
+        statement(connection, "ROLLBACK")?;
+    }
     statement(connection, "BEGIN")?;
     let result = work(connection);
     // Nothing was written. If the rollback fails, the next BEGIN will fail too.
@@ -41,4 +45,24 @@ pub(super) fn transact<T>(
 fn statement(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
     connection.prepare_cached(sql)?.execute([])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    #[test]
+    fn a_connection_can_be_read_after_a_panic() {
+        let connection = Connection::open_in_memory().unwrap();
+        let read = || {
+            consistently(&connection, |connection| {
+                Ok(connection.query_row("SELECT 1", [], |row| row.get::<_, i64>(0))?)
+            })
+        };
+        let panics = || consistently(&connection, |_| -> Result<(), Fault> { panic!("a panic") });
+        catch_unwind(AssertUnwindSafe(panics)).unwrap_err();
+        assert_eq!(read().unwrap(), 1);
+    }
 }

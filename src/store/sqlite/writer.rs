@@ -125,8 +125,12 @@ impl Writer {
 
     /// Makes the writer truncate the log when it is idle, because it contains removed data.
     pub(super) fn truncate_log(&self) {
+        // With the lock, the thread is not between its check of the counter and its sleep. So this
+        // wake-up is not lost.
+        let queue = guard(&self.queue);
         self.must_truncate.store(true, Ordering::Relaxed);
         self.n_commits.fetch_max(COMMITS_IN_LOG, Ordering::Relaxed);
+        drop(queue);
         self.wake.notify_one();
     }
 
