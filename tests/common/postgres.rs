@@ -410,6 +410,24 @@ impl Relay {
         self.link.n_accepted.load(Ordering::SeqCst)
     }
 
+    /// Cuts the connection that the server knows by this port of its client.
+    pub fn cut_one(&self, port: u16) {
+        let streams = self.streams.lock().unwrap();
+        // Each connection has two streams, one to either side.
+        for pair in streams.chunks(2) {
+            let is_wanted = |stream: &TcpStream| {
+                stream
+                    .local_addr()
+                    .is_ok_and(|address| address.port() == port)
+            };
+            if pair.iter().any(is_wanted) {
+                for stream in pair {
+                    let _ = stream.shutdown(Shutdown::Both);
+                }
+            }
+        }
+    }
+
     /// Cuts all connections. Later ones work.
     pub fn cut(&self) {
         cut(&self.streams);

@@ -14,7 +14,7 @@ use crate::store::batch::{Change, NewEvent, RecordedEvent};
 pub(super) type FirstIds = HashMap<EventId, RecordedEvent>;
 
 /// The last batch, if its result is unknown, and events of earlier batches that got an error.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Doubt {
     /// The mark of the batch. `None` once its result is known.
     mark: Option<Vec<u8>>,

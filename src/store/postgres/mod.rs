@@ -124,7 +124,7 @@ struct Shared {
     key: FingerprintKey,
     notices: Notices,
     garbage: Mutex<Garbage>,
-    doubt: Mutex<Doubt>,
+    doubt: tokio::sync::Mutex<Doubt>,
     /// The lowest repetition that new events could have when the last batch was recorded.
     repetition: AtomicU32,
     finishing: delivering::Finishing,
@@ -407,7 +407,7 @@ async fn open(
         key: FingerprintKey::new(&stored_key, settings),
         notices: Notices::new(),
         garbage: Mutex::default(),
-        doubt: Mutex::default(),
+        doubt: tokio::sync::Mutex::default(),
         repetition: AtomicU32::new(0),
         finishing: delivering::Finishing::default(),
     })

@@ -131,12 +131,16 @@ impl Recording for PostgresStore {
 }
 
 /// Records a batch in a transaction.
+///
+/// Engines of several repositories record at the same time. Their batches take turns here, because a
+/// batch must know whether the one before it is in doubt. A waiting batch needs no connection.
 async fn commit(
     shared: Arc<Shared>,
     batch: Batch,
     payloads: Vec<Given>,
 ) -> Result<Committed, Fault> {
     send_large(&shared, &payloads).await?;
+    let mut doubt = shared.doubt.lock().await;
     let (mut session, repository) = shared.session().await?;
     let job = Job {
         repository,
@@ -145,13 +149,11 @@ async fn commit(
         payloads: &payloads,
         repetition: shared.repetition.load(Ordering::Relaxed),
     };
-    let mut doubt = guard(&shared.doubt).clone();
     let result = job.run(&mut session, &mut doubt).await;
     if doubt.is_open() {
         // The queues ask the database for deliveries, because the commit may have succeeded.
         shared.notices.changed();
     }
-    *guard(&shared.doubt) = doubt;
     let record::Outcome {
         committed,
         repetition,

@@ -103,6 +103,61 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
     }
 }
 
+/// Engines of several repositories record through one store at the same time.
+#[test]
+fn a_batch_whose_commit_was_cut_off_is_recorded_once_beside_other_batches() {
+    let test = "a_batch_whose_commit_was_cut_off_is_recorded_once_beside_other_batches";
+    let Some(server) = server(test) else { return };
+    let relay = Relay::start(server.port);
+    let direct = settings(server);
+    let schema = schema(&direct);
+    let settings = Settings {
+        connection: relay.through(&direct.connection, server),
+        ..direct.clone()
+    };
+    let store = Store::connect(&settings).unwrap();
+    // The commit of the first project lasts.
+    server.sql(
+        "postgres",
+        &format!(
+            "CREATE FUNCTION {schema}.at_commit() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             IF NEW.project = 'a' THEN PERFORM pg_sleep(8); END IF; RETURN NULL; END $$; \
+             CREATE CONSTRAINT TRIGGER at_commit AFTER INSERT ON {schema}.events \
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION {schema}.at_commit()"
+        ),
+    );
+    let batch = || one_event("a", "one", &["catalog"]);
+    // A payload of this size is stored before its batch, so it shows that the batch has begun.
+    let mut rng = fastrand::Rng::with_seed(7);
+    let large: String = std::iter::repeat_with(|| rng.alphanumeric())
+        .take(128 * 1024)
+        .collect();
+    let error = std::thread::scope(|scope| {
+        let recording = scope.spawn(|| store.record(batch()).unwrap_err());
+        let port = wait_until("the commit sleeps", || {
+            let sql = "SELECT client_port FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
+                       AND application_name = 'project-webhooks'";
+            server.sql("postgres", sql).parse().ok()
+        });
+        let other = scope.spawn(|| store.record(one_event("b", &large, &["catalog"])));
+        wait_until("the other batch has begun", || {
+            let sql = format!("SELECT count(*) FROM {schema}.payloads");
+            (server.sql("postgres", &sql) == "1").then_some(())
+        });
+        relay.cut_one(port);
+        let error = recording.join().unwrap();
+        other.join().unwrap().unwrap();
+        error
+    });
+    assert!(matches!(error.fault(), Fault::Unreachable(_)), "{error}");
+    store.record(batch()).unwrap();
+    let listings = Listings::connect(&direct).unwrap();
+    let events = listings.events(&EventFilter::default(), 10).unwrap();
+    let mut projects: Vec<&str> = events.iter().map(|one| &*one.event.key.project).collect();
+    projects.sort_unstable();
+    assert_eq!(projects, ["a", "b"]);
+}
+
 #[test]
 fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
     let test = "a_slow_link_delays_batches_and_results_and_does_not_prevent_them";
