@@ -710,6 +710,41 @@ fn senders_keep_the_rate_together_while_the_receiver_fails() {
     }
 }
 
+/// The next probe of the endpoint is far away, and the failed projects are due before it.
+#[test]
+fn a_sender_with_a_rate_asks_rarely_while_the_endpoint_is_down() {
+    let Some(fleet) = Fleet::new("a_sender_with_a_rate_asks_rarely_while_the_endpoint_is_down")
+    else {
+        return;
+    };
+    fleet.record(0..3, 3);
+    let more = ["rate: 100/s", "schedule: [0s, 1s, 1h]"];
+    let home = fleet.home_for("http://127.0.0.1:9/", "a", "[deliver]", &more);
+    let daemon = launch(&home);
+    daemon.wait_message("the endpoint seems to be down", 1);
+    wait_within(PATIENCE, "the failed probe", || {
+        (fleet.sql("SELECT count(*) FROM attempts") == "4").then_some(())
+    });
+    // The statistics of the database, without the queries for them.
+    let counted = || -> (f64, f64) {
+        let sql = format!(
+            "SELECT xact_commit || ' ' || extract(epoch FROM clock_timestamp()) \
+             FROM pg_stat_database WHERE datname = '{}'",
+            fleet.database()
+        );
+        let found = fleet.server.sql("postgres", &sql);
+        let (n, at) = found.split_once(' ').unwrap();
+        (n.parse().unwrap(), at.parse().unwrap())
+    };
+    let (n_before, from) = counted();
+    let (n_after, to) = wait_within(PATIENCE, "five seconds", || {
+        Some(counted()).filter(|(_, at)| at - from > 5.0)
+    });
+    let rate = (n_after - n_before) / (to - from);
+    assert!(rate < 30.0, "{rate} transactions in a second");
+    assert!(daemon.terminate().success());
+}
+
 /// One sender has the webhook for itself. The other one asks now and then, and disturbs nobody.
 #[test]
 fn senders_at_rest_send_no_notices() {

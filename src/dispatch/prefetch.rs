@@ -111,6 +111,8 @@ pub(super) struct Prefetch {
     question: JoinSet<Result<Claims, StoreError>>,
     /// The number of deliveries that the claim in progress asks for.
     n_asked: usize,
+    /// Whether the claim in progress claims nothing, but only tells the store something.
+    is_telling: bool,
     /// Whether the last claim left out failed projects, because it was too early for a probe.
     leaves_out_failed: bool,
     /// The deliveries released after the claim in progress began.
@@ -139,6 +141,7 @@ impl Prefetch {
             busy: Claimed::default(),
             question: JoinSet::new(),
             n_asked: 0,
+            is_telling: false,
             leaves_out_failed: false,
             released: Claimed::default(),
             is_outdated: false,
@@ -232,6 +235,7 @@ impl Prefetch {
             return;
         }
         self.n_asked = 1;
+        self.is_telling = true;
         self.is_outdated = false;
         self.released = Claimed::default();
         let asking = self.asking(at, 0, alone);
@@ -285,6 +289,11 @@ impl Prefetch {
         self.leaves_out_failed
     }
 
+    /// Whether the claim in progress, or else the last one, claims nothing. See [`Prefetch::tell`].
+    pub(super) fn is_telling(&self) -> bool {
+        self.is_telling
+    }
+
     /// Whether a claim is in progress.
     pub(super) fn is_asking(&self) -> bool {
         !self.question.is_empty()
@@ -319,6 +328,7 @@ impl Prefetch {
         }
         self.n_asked = room.saturating_add(ahead).saturating_sub(n_claims);
         self.leaves_out_failed = matches!(wanted, Wanted::Probe { or_any: false, .. });
+        self.is_telling = false;
         self.may_be_more = false;
         self.is_outdated = false;
         self.released = Claimed::default();

@@ -346,6 +346,11 @@ impl Queue {
             Ok(claims) => self.prefetch.accept(claims, moment),
             Err(error) => return self.ask_later(&error),
         };
+        if self.prefetch.is_telling() {
+            // Its next due time may be that of a project that may not send yet. With that time, the
+            // queue would claim again and again.
+            return;
+        }
         let now = self.shared.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
         // The time for a probe may have come since the claim began. Then the next claim is due at
