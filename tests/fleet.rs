@@ -118,8 +118,8 @@ fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
 }
 
 #[test]
-fn a_wrong_password_and_an_absent_database_end_the_start_with_a_clear_error() {
-    let test = "a_wrong_password_and_an_absent_database_end_the_start_with_a_clear_error";
+fn wrong_settings_of_the_database_end_the_start_with_a_clear_error() {
+    let test = "wrong_settings_of_the_database_end_the_start_with_a_clear_error";
     let Some(server) = server(test) else { return };
     server.sql("postgres", "CREATE ROLE locked LOGIN PASSWORD 'right'");
     let endpoint = Endpoint::new();
@@ -127,16 +127,30 @@ fn a_wrong_password_and_an_absent_database_end_the_start_with_a_clear_error() {
     let locked = server
         .connection("postgres")
         .replace("user=postgres", "user=locked");
-    for (connection, password, error) in [
-        (absent, "right", "database \"absent\" does not exist"),
+    let password = "password: { env: PW }";
+    for (connection, more, password, error) in [
         (
-            locked,
+            absent,
+            password,
+            "right",
+            "database \"absent\" does not exist",
+        ),
+        (
+            locked.clone(),
+            password,
             "wrong",
             "password authentication failed for user \"locked\"",
         ),
+        (locked.clone(), "tls: off", "", "password missing"),
+        (
+            locked,
+            "tls: require, password: { env: PW }",
+            "right",
+            "server does not support TLS",
+        ),
     ] {
         let home = Home::new(&Settings::all_to(&endpoint).top(&format!(
-            "store: {{ postgres: \"{connection}\", password: {{ env: PW }} }}"
+            "store: {{ postgres: \"{connection}\", {more} }}"
         )));
         let mut run = Daemon::command(&home);
         let ended = run.env("PW", password).stdin(Stdio::null()).run().unwrap();

@@ -317,7 +317,11 @@ impl Fault {
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable(_) | Self::Busy(_) | Self::Fenced | Self::NotYet(_)
+            Self::Unreachable(_)
+                | Self::Busy(_)
+                | Self::Slow(_)
+                | Self::Fenced
+                | Self::NotYet(_)
         )
     }
 
@@ -332,7 +336,7 @@ impl Fault {
 }
 
 impl StoreError {
-    pub(super) fn new(location: &Arc<str>, fault: Fault) -> Self {
+    pub(crate) fn new(location: &Arc<str>, fault: Fault) -> Self {
         Self {
             location: Arc::clone(location),
             fault,
@@ -373,6 +377,9 @@ pub enum Fault {
     /// Another process locked the database for longer than the store waits.
     #[error("another process keeps the database locked")]
     Busy(#[source] Cause),
+    /// The server ended a statement that took too long.
+    #[error("the database took too long for a statement")]
+    Slow(#[source] Cause),
     /// The database was damaged while it was open.
     #[error(
         "the database is damaged: stop the daemon and restore the state directory from a backup"
@@ -381,8 +388,10 @@ pub enum Fault {
     /// The operating system failed to read or write.
     #[error("the operating system cannot read or write the database")]
     Io(#[source] Cause),
-    /// The database cannot be reached. The store works again as soon as the database answers.
-    #[error("the database cannot be reached: the store works again by itself, and nothing is lost")]
+    /// The server does not answer, or lacks a resource. The store works again as soon as it can.
+    #[error(
+        "the database does not answer, or lacks space, memory or connections: the store works again by itself, and nothing is lost"
+    )]
     Unreachable(#[source] Cause),
     /// Another process took over the lease on the repository.
     #[error("another process took over the repository, so this one changes nothing")]

@@ -29,6 +29,9 @@ const RENEWING: usize = 2;
 /// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// How long connecting may take in all, with TLS and the authentication.
+pub(super) const CREATE_MAX: Duration = CONNECT_TIMEOUT.saturating_mul(2);
+
 /// How long a caller waits for a connection of the pool.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -128,11 +131,7 @@ pub(super) fn pool(
     config: Config,
     location: &Arc<str>,
 ) -> Result<Pool, OpenError> {
-    let limits = (
-        CONNECTIONS_MAX,
-        WAIT_TIMEOUT,
-        CONNECT_TIMEOUT.saturating_mul(2),
-    );
+    let limits = (CONNECTIONS_MAX, WAIT_TIMEOUT, CREATE_MAX);
     pool_of(settings, config, location, limits)
 }
 
@@ -157,7 +156,7 @@ pub(super) fn waiting(
     config: Config,
     location: &Arc<str>,
 ) -> Result<Pool, OpenError> {
-    let limits = (1, WAIT_TIMEOUT, CONNECT_TIMEOUT.saturating_mul(2));
+    let limits = (1, WAIT_TIMEOUT, CREATE_MAX);
     pool_of(settings, config, location, limits)
 }
 
@@ -218,8 +217,8 @@ fn refused(
 pub(super) fn open_error(location: &Arc<str>, fault: Fault) -> OpenError {
     let location = Arc::clone(location);
     match fault {
-        // `Busy` passes too: a process that is stopped may hold a lock for a while.
-        Fault::Unreachable(source) | Fault::Busy(source) => {
+        // `Busy` and `Slow` pass too: a process that is stopped may hold a lock for a while.
+        Fault::Unreachable(source) | Fault::Busy(source) | Fault::Slow(source) => {
             OpenError::Unreachable { location, source }
         }
         Fault::Database(source) => OpenError::Refused { location, source },

@@ -1,5 +1,7 @@
 //! Converts errors of PostgreSQL to errors of the store.
 
+use std::error::Error;
+use std::io;
 use std::sync::Arc;
 
 use deadpool_postgres::PoolError;
@@ -10,14 +12,15 @@ use crate::store::error::Fault;
 impl From<tokio_postgres::Error> for Fault {
     fn from(source: tokio_postgres::Error) -> Self {
         match source.code() {
-            // Without a code, the error is not an answer of the server.
-            None => Fault::Unreachable(Arc::new(source)),
+            // Without a code, the error is not an answer of the server. It may be of the connection,
+            // or of a setting or a value that the client cannot use.
+            None if is_of_connection(&source) => Fault::Unreachable(Arc::new(source)),
+            None => Fault::Database(Arc::new(source)),
             Some(code) if is_outage(code) => Fault::Unreachable(Arc::new(source)),
-            Some(
-                &SqlState::LOCK_NOT_AVAILABLE
-                | &SqlState::QUERY_CANCELED
-                | &SqlState::T_R_DEADLOCK_DETECTED,
-            ) => Fault::Busy(Arc::new(source)),
+            Some(&SqlState::LOCK_NOT_AVAILABLE | &SqlState::T_R_DEADLOCK_DETECTED) => {
+                Fault::Busy(Arc::new(source))
+            }
+            Some(&SqlState::QUERY_CANCELED) => Fault::Slow(Arc::new(source)),
             Some(_) => Fault::Database(Arc::new(source)),
         }
     }
@@ -30,6 +33,18 @@ impl From<PoolError> for Fault {
             source => Fault::Unreachable(Arc::new(source)),
         }
     }
+}
+
+/// Whether the connection failed. Invalid certificates count, because they may be renewed.
+fn is_of_connection(error: &tokio_postgres::Error) -> bool {
+    let mut cause = error.source();
+    while let Some(found) = cause {
+        if found.is::<io::Error>() {
+            return true;
+        }
+        cause = found.source();
+    }
+    error.is_closed()
 }
 
 /// Whether the server cannot work now, but may later.
