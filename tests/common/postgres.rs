@@ -323,6 +323,8 @@ struct Link {
     kept: Mutex<Vec<u8>>,
     /// The most bytes in a second to the server. 0 without a limit.
     rate: AtomicUsize,
+    /// The most bytes in a second from the server. 0 without a limit.
+    rate_of_answers: AtomicUsize,
     /// A request with this text closes the network, before it is forwarded.
     closes_at: Mutex<Option<String>>,
     n_accepted: AtomicUsize,
@@ -395,6 +397,11 @@ impl Relay {
         self.link.is_silent.store(true, Ordering::SeqCst);
     }
 
+    /// Forwards what comes from now on.
+    pub fn end_silence(&self) {
+        self.link.is_silent.store(false, Ordering::SeqCst);
+    }
+
     /// Whether a request with this text was not forwarded.
     pub fn keeps(&self, text: &str) -> bool {
         has(&self.link.kept.lock().unwrap(), text)
@@ -403,6 +410,11 @@ impl Relay {
     /// Forwards at most so many bytes in a second to the server.
     pub fn slow_down(&self, rate: usize) {
         self.link.rate.store(rate, Ordering::SeqCst);
+    }
+
+    /// Forwards at most so many bytes in a second from the server, on each connection.
+    pub fn slow_answers_down(&self, rate: usize) {
+        self.link.rate_of_answers.store(rate, Ordering::SeqCst);
     }
 
     /// The number of connections so far.
@@ -464,7 +476,7 @@ impl Link {
         {
             let bytes = &buffer[..n];
             if is_request {
-                self.pace(n);
+                pace(&self.rate, n);
                 let n_before = last.len();
                 last.extend_from_slice(bytes);
                 let mut closes_at = self.closes_at.lock().unwrap();
@@ -479,6 +491,8 @@ impl Link {
                     return;
                 }
                 last.drain(..last.len().saturating_sub(PART_MAX));
+            } else {
+                pace(&self.rate_of_answers, n);
             }
             if self.is_silent.load(Ordering::SeqCst) {
                 if is_request {
@@ -492,12 +506,12 @@ impl Link {
         }
         let _ = to.shutdown(Shutdown::Both);
     }
+}
 
-    /// Takes the time that so many bytes need.
-    fn pace(&self, n: usize) {
-        let rate = self.rate.load(Ordering::SeqCst);
-        if rate > 0 {
-            std::thread::sleep(Duration::from_secs_f64(n as f64 / rate as f64));
-        }
+/// Takes the time that so many bytes need.
+fn pace(rate: &AtomicUsize, n: usize) {
+    let rate = rate.load(Ordering::SeqCst);
+    if rate > 0 {
+        std::thread::sleep(Duration::from_secs_f64(n as f64 / rate as f64));
     }
 }

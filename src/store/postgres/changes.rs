@@ -10,9 +10,11 @@ use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream;
+use tokio::time::timeout;
 use tokio_postgres::tls::{MakeTlsConnect, TlsConnect};
 use tokio_postgres::{AsyncMessage, Config, Socket};
 
+use super::connect::CREATE_MAX;
 use super::lease::Notices;
 use super::session::{Statement, statement};
 
@@ -80,12 +82,17 @@ where
 {
     let mut pause = AGAIN;
     loop {
-        if let Ok((client, mut connection)) = config.connect(tls.clone()).await {
+        // A server or a proxy may accept the connection, and then say nothing.
+        let connecting = timeout(CREATE_MAX, config.connect(tls.clone()));
+        if let Ok(Ok((client, mut connection))) = connecting.await {
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
             let subscribed = async {
-                let subscribed = client.batch_execute("LISTEN project_webhooks").await;
-                // An operator may have changed something before the subscription.
-                notices.changed();
+                let listen = client.batch_execute("LISTEN project_webhooks");
+                let subscribed = timeout(CREATE_MAX, listen).await;
+                // Notifications before the subscription were missed. The next renewal of a lease finds
+                // an operator's change.
+                notices.all_paused();
+                notices.more();
                 subscribed
             };
             let mut subscribed = std::pin::pin!(subscribed);
@@ -93,12 +100,12 @@ where
             loop {
                 let message = tokio::select! {
                     result = &mut subscribed, if !is_subscribed => match result {
-                        Ok(()) => {
+                        Ok(Ok(())) => {
                             is_subscribed = true;
                             pause = AGAIN;
                             continue;
                         }
-                        Err(_) => break,
+                        Ok(Err(_)) | Err(_) => break,
                     },
                     message = messages.next() => message,
                 };

@@ -152,7 +152,7 @@ async fn commit(
     let result = job.run(&mut session, &mut doubt).await;
     if doubt.is_open() {
         // The queues ask the database for deliveries, because the commit may have succeeded.
-        shared.notices.changed();
+        shared.notices.more();
     }
     let record::Outcome {
         committed,

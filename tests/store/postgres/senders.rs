@@ -163,6 +163,50 @@ fn a_sender_that_must_be_alone_is_alone_until_it_ends() {
     assert_eq!(claim(&watching, "catalog", at(9)).attempt, 2);
 }
 
+/// The server, or a proxy before it, accepts a connection and then says nothing.
+#[test]
+fn a_connection_without_an_answer_does_not_stop_the_notices() {
+    let Some(server) = server("a_connection_without_an_answer_does_not_stop_the_notices") else {
+        return;
+    };
+    let direct = Settings {
+        // Nothing but notices is sent meanwhile.
+        lease: Duration::from_secs(600),
+        ..settings(server)
+    };
+    let relay = Relay::start(server.port);
+    let through = Settings {
+        connection: relay.through(&direct.connection, server),
+        ..direct.clone()
+    };
+    let watching = Store::connect(&direct).unwrap();
+    let batch = one_event("a", "one", &["catalog"]);
+    watching.record(batch).unwrap();
+    let sender = Store::connect_sender(&through).unwrap();
+    let mut notices = sender.notices().unwrap();
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    // The first notices say that the sender listens.
+    let listens = notices.wait_for(|notice| notice.n_pauses > 0 || notice.n_changes > 0);
+    runtime.block_on(async { listens.await.map(drop) }).unwrap();
+    relay.silence();
+    relay.cut();
+    wait_until("a connection without an answer", || {
+        relay.keeps("project-webhooks").then_some(())
+    });
+    relay.end_silence();
+    wait_until("a notice", || {
+        for alone in [Alone::No, Alone::Yes] {
+            let asking = Asking {
+                alone,
+                ..asking(at(0), 0)
+            };
+            wait(watching.claim("catalog", asking)).unwrap();
+        }
+        let is_noticed = notices.borrow().n_pauses_of.contains_key("catalog");
+        is_noticed.then_some(())
+    });
+}
+
 /// Nobody tells a sender that it became the only one if the answer of the database is lost.
 #[test]
 fn a_sender_that_may_be_alone_ends_that() {
