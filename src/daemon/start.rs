@@ -167,7 +167,8 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<N
         });
     }
     let recorded = store.meta_of(None, MetaKey::HasRepositories)?;
-    let mut before = names_of(recorded.as_deref());
+    let before = names_of(recorded.as_deref());
+    let mut before = before.map_err(|fault| StoreError::new(&store.location().into(), fault))?;
     if config.store.is_none() && before == names {
         return Ok(Named {
             names: Some(names),

@@ -8,6 +8,8 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use super::delivery::Claim;
+use super::error::Fault;
+use super::values;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 
@@ -185,10 +187,10 @@ pub(super) fn names_text(names: &[String]) -> String {
 }
 
 /// Parses the value of [`MetaKey::HasRepositories`]. Returns no names if there is no value.
-pub(crate) fn names_of(value: Option<&str>) -> Vec<String> {
-    value
-        .and_then(|text| serde_json::from_str(text).ok())
-        .unwrap_or_default()
+pub(crate) fn names_of(value: Option<&str>) -> Result<Vec<String>, Fault> {
+    value.map_or(Ok(Vec::new()), |text| {
+        values::from_json("the list of repositories", text)
+    })
 }
 
 /// The maximum number of ready deliveries that a commit returns.
@@ -251,4 +253,18 @@ pub struct RecordedEvent {
     pub id: EventId,
     /// The position of the event in the order of recording. Positions increase, with gaps.
     pub sequence: i64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_list_of_names_is_an_error_and_not_an_empty_list() {
+        let names = ["a".to_owned(), "b \"c\"".to_owned()];
+        assert_eq!(names_of(Some(&names_text(&names))).unwrap(), names);
+        assert!(names_of(None).unwrap().is_empty());
+        let error = names_of(Some("[\"a\"")).unwrap_err();
+        assert!(matches!(error, Fault::Undecodable { .. }), "{error}");
+    }
 }

@@ -86,7 +86,8 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     };
     Ok(Fleet {
         repository: name.unwrap_or_default(),
-        repositories: names_of(several.as_deref()),
+        // Renewals of leases read the fleet too, so they must not fail because of damaged names.
+        repositories: names_of(several.as_deref()).unwrap_or_default(),
         is_listed: is_listed.unwrap_or_default(),
         lease: leases.first().map(holder).transpose()?,
         standbys: standbys

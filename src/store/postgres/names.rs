@@ -95,7 +95,7 @@ pub(super) fn listed(name: &str) -> Statement {
 /// Reads the rows of [`listed`].
 pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
     let value = rows.first().map(|found| row::text(found, 0)).transpose()?;
-    Ok(names_of(value.as_deref()))
+    names_of(value.as_deref())
 }
 
 /// Reads those facts in the record of the list that concern a single repository.
@@ -153,7 +153,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     }
     let is_watched: bool = found.try_get(2)?;
     let (has_projects, has_pending): (bool, bool) = (found.try_get(3)?, found.try_get(4)?);
-    let is_listed = is_in(&names_of(names.as_deref()));
+    let is_listed = is_in(&names_of(names.as_deref())?);
     match (is_listed, has_projects, has_pending) {
         (true, ..) if is_watched => refused(
             false,

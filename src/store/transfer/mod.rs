@@ -170,7 +170,13 @@ pub(super) fn transfer(
                     from: source.location(),
                 };
                 let version = target.version()?;
-                target.set_mark(&arrived, version)?;
+                if !target.set_mark(&arrived, version)? {
+                    return Err(TransferError::Different {
+                        origin: source.location(),
+                        target: target.location(),
+                        table: "rows",
+                    });
+                }
                 return Ok(transferred(source, target, false, &of_target));
             }
         }
@@ -209,7 +215,10 @@ pub(super) fn check_form(
                 };
                 if key == several {
                     has_several = true;
-                    names.extend(names_of(Some(value)));
+                    let listed = names_of(Some(value)).map_err(|fault| {
+                        StoreError::new(&source.location().into(), fault)
+                    })?;
+                    names.extend(listed);
                 }
                 has_record |= key == several || key == MetaKey::FirstStart.as_str();
                 names.extend(key.strip_prefix(&of_one).map(str::to_owned));
