@@ -149,9 +149,10 @@ fn wrong_settings_of_the_database_end_the_start_with_a_clear_error() {
             "server does not support TLS",
         ),
     ] {
-        let home = Home::new(&Settings::all_to(&endpoint).top(&format!(
-            "store: {{ postgres: \"{connection}\", {more} }}"
-        )));
+        let home = Home::new(
+            &Settings::all_to(&endpoint)
+                .top(&format!("store: {{ postgres: \"{connection}\", {more} }}")),
+        );
         let mut run = Daemon::command(&home);
         let ended = run.env("PW", password).stdin(Stdio::null()).run().unwrap();
         let said = String::from_utf8_lossy(&ended.stderr);

@@ -317,11 +317,7 @@ impl Fault {
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
-            Self::Unreachable(_)
-                | Self::Busy(_)
-                | Self::Slow(_)
-                | Self::Fenced
-                | Self::NotYet(_)
+            Self::Unreachable(_) | Self::Busy(_) | Self::Slow(_) | Self::Fenced | Self::NotYet(_)
         )
     }
 

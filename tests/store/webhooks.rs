@@ -66,6 +66,19 @@ fn a_changed_configuration_is_tried_at_once() {
     assert_eq!(next_due(&store, "catalog"), Some(at(30)));
 }
 
+#[test]
+fn an_unchanged_configuration_writes_nothing() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    let listings = fixture.listings();
+    configure(&store, 1);
+    let before = listings.version().unwrap();
+    configure(&store, 1);
+    assert_eq!(listings.version().unwrap(), before);
+    configure(&store, 2);
+    assert_ne!(listings.version().unwrap(), before);
+}
+
 /// A result that is recorded after a reload may be the answer to a request with the old settings.
 #[test]
 fn an_answer_to_old_settings_switches_nothing_off() {

@@ -2,7 +2,8 @@
 //!
 //! Constraint: an index finds the heads of [`lanes`](super::lanes), so a claim reads no other
 //! pending delivery. One transaction of one round trip selects heads and claims them. If it finds
-//! fewer than it may claim, another round trip reads the next due time.
+//! fewer than it may claim, another round trip reads the next due time. A
+//! large payload is claimed alone, and read [in pieces](super::payloads) afterwards.
 //!
 //! Senders claim at the same time, and none waits for another: see [`session`](super::session). A
 //! claim does not wait for a disk or a replica. So a crash of the server may undo the claim of a
@@ -13,8 +14,8 @@ use std::collections::HashSet;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
-use super::row;
 use super::session::{LOCK_SHARED, Session, Statement, UNHURRIED, statement};
+use super::{payloads, row};
 use crate::domain::event::Origin;
 use crate::domain::project::ProjectKey;
 use crate::store::delivery::{Claim, Claims, Unreadable};
@@ -23,6 +24,11 @@ use crate::store::payload;
 
 /// The total size of payloads at which a claim ends, in bytes. The last payload may exceed it.
 const CLAIM_BYTES: i64 = 1024 * 1024;
+
+/// The total size of compressed payloads that the answer to a claim contains, in bytes.
+///
+/// A larger answer could take longer over a slow link than a statement may.
+const ANSWER_BYTES: i64 = payloads::PIECE as i64;
 
 /// The heads of a webhook's lanes that this sender may claim.
 ///
@@ -52,7 +58,8 @@ macro_rules! free_heads {
 
 /// Selects and claims the first due heads of a webhook's lanes, the longest overdue first.
 ///
-/// It claims a head only if the payloads before it have less than `CLAIM_BYTES` bytes in total.
+/// It claims a head only if the payloads before it have less than `CLAIM_BYTES` bytes in total, and if
+/// its payload fits into the answer. The first head is claimed anyway, but without its payload.
 const CLAIM: &str = concat!(
     "WITH heads AS MATERIALIZED (SELECT d.* ",
     free_heads!(),
@@ -61,16 +68,19 @@ const CLAIM: &str = concat!(
      AND w.rests_until_ms > $6) \
      ORDER BY d.due_ms, d.id LIMIT $7 FOR UPDATE OF d SKIP LOCKED), \
      sized AS (SELECT h.*, coalesce(sum(p.size) OVER (ORDER BY h.due_ms, h.id \
-     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::bigint AS before FROM heads h \
+     ROWS BETWEEN UNBOUNDED PRECEDING AND 1 PRECEDING), 0)::bigint AS before, \
+     coalesce(sum(length(p.compressed)) OVER (ORDER BY h.due_ms, h.id \
+     ROWS UNBOUNDED PRECEDING), 0) <= $9::bigint AS fits FROM heads h \
      LEFT JOIN events e ON e.repository = $1 AND e.sequence = h.event \
      LEFT JOIN payloads p ON p.repository = $1 AND p.hash = e.payload), \
      claimed AS (INSERT INTO claims AS c \
      (repository, delivery, webhook, organization, project, sender) \
-     SELECT repository, id, webhook, organization, project, $2 FROM sized WHERE before < $8 \
+     SELECT repository, id, webhook, organization, project, $2 FROM sized \
+     WHERE before < $8 AND (fits OR before = 0) \
      ON CONFLICT (repository, delivery) DO UPDATE SET sender = excluded.sender \
      WHERE c.sender = excluded.sender RETURNING delivery) \
      SELECT h.id, h.organization, h.project, h.n_attempts, h.n_attempts_before, h.origin, \
-     h.n_redeliveries, h.event, p.size, p.compressed, e.id, e.kind, e.organization, e.project, \
+     h.n_redeliveries, h.event, p.size, CASE WHEN h.fits THEN p.compressed END, e.id, e.kind, e.organization, e.project, \
      e.origin, e.occurred_ns, e.parameters, e.explanation, e.payload \
      FROM claimed c JOIN sized h ON h.id = c.delivery \
      LEFT JOIN events e ON e.repository = $1 AND e.sequence = h.event \
@@ -80,6 +90,9 @@ const CLAIM: &str = concat!(
 
 /// The index of the first column of the event in [`CLAIM`].
 const EVENT_COLUMN: usize = 10;
+
+/// The index of the hash of the event's payload in [`CLAIM`].
+const HASH_COLUMN: usize = EVENT_COLUMN + row::N_EVENT_COLUMNS - 1;
 
 /// Reads the first due time of the heads that were not claimed now.
 const NEXT: &str = concat!(
@@ -120,6 +133,7 @@ impl Claiming {
                     row::milliseconds(self.now),
                     row::limit(self.limit),
                     CLAIM_BYTES,
+                    ANSWER_BYTES,
                 ),
             ])
             .await?;
@@ -129,7 +143,8 @@ impl Claiming {
         }
         let mut claims = Claims::default();
         for head in rows(3) {
-            claim(head, &mut claims)?;
+            let large = self.large(session, head).await?;
+            claim(head, large.as_deref(), &mut claims)?;
         }
         claims.next_due = match rows(3).len() < self.limit {
             true => {
@@ -141,6 +156,16 @@ impl Claiming {
             false => Some(self.now),
         };
         Ok(Some(claims))
+    }
+
+    /// Reads a compressed payload that a row of [`CLAIM`] lacks because of its size.
+    async fn large(&self, session: &mut Session, head: &Row) -> Result<Option<Vec<u8>>, Fault> {
+        let (size, compressed): (Option<i64>, Option<&[u8]>) = (head.try_get(8)?, head.try_get(9)?);
+        if size.is_none() || compressed.is_some() {
+            return Ok(None);
+        }
+        let hash: Vec<u8> = head.try_get(HASH_COLUMN)?;
+        payloads::read(session, self.repository, hash).await
     }
 
     /// Reads the first due time of the heads that are not among `claimed`.
@@ -188,8 +213,10 @@ pub(super) fn release(
     ]
 }
 
-/// Reads a row of [`CLAIM`]. An unreadable delivery is no error, but is reported in `claims`.
-fn claim(head: &Row, claims: &mut Claims) -> Result<(), Fault> {
+/// Reads a row of [`CLAIM`], with the compressed payload if the row lacks it.
+///
+/// An unreadable delivery is no error, but is reported in `claims`.
+fn claim(head: &Row, large: Option<&[u8]>, claims: &mut Claims) -> Result<(), Fault> {
     let delivery = row::number(head, 0)?;
     let attempt = row::small(head, 3)?.saturating_add(1);
     let n_redeliveries = row::small(head, 6)?;
@@ -204,10 +231,12 @@ fn claim(head: &Row, claims: &mut Claims) -> Result<(), Fault> {
         }
         let event = row::event(head, EVENT_COLUMN)?;
         let (size, compressed): (Option<i64>, Option<&[u8]>) = (head.try_get(8)?, head.try_get(9)?);
-        let stored = size.zip(compressed).ok_or_else(|| Fault::MissingPayload {
-            hash: event.payload,
-            needed_by: format!("the event {}", event.id),
-        })?;
+        let stored = size
+            .zip(compressed.or(large))
+            .ok_or_else(|| Fault::MissingPayload {
+                hash: event.payload,
+                needed_by: format!("the event {}", event.id),
+            })?;
         let payload = payload::restore(&event.payload, stored.0, stored.1)?;
         let origin = row::text(head, 5)?;
         Ok(Claim {

@@ -128,6 +128,22 @@ impl Shared {
         now: Timestamp,
     ) -> Result<Vec<String>, Fault> {
         let (mut session, repository) = self.session().await?;
+        let now = row::milliseconds(now);
+        let changes = |rows: &[tokio_postgres::Row]| -> Result<_, Fault> {
+            let recorded = webhooks::recorded_fingerprints(rows)?;
+            Ok(webhooks::set_fingerprints(
+                repository,
+                &recorded,
+                fingerprints,
+                &self.key,
+                now,
+            ))
+        };
+        // Usually nothing changed, so read without a lock first. A lock would count as a change.
+        let (statements, _) = changes(&session.rows(webhooks::fingerprints(repository)).await?)?;
+        if statements.is_empty() {
+            return Ok(Vec::new());
+        }
         let result = async {
             let read = vec![self.lock(), webhooks::fingerprints(repository)];
             let answers = session.begin("BEGIN", read).await?;
@@ -135,10 +151,7 @@ impl Shared {
             if rows(0).is_empty() {
                 return Err(Fault::Fenced);
             }
-            let recorded = webhooks::recorded_fingerprints(rows(1))?;
-            let now = row::milliseconds(now);
-            let (statements, switched_on) =
-                webhooks::set_fingerprints(repository, &recorded, fingerprints, &self.key, now);
+            let (statements, switched_on) = changes(rows(1))?;
             session.commit(statements).await?;
             Ok(switched_on)
         }

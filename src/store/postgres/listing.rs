@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use super::client::Client;
 use super::select::Conditions;
 use super::session::{CONSISTENTLY, Session, statement};
-use super::{fleet, listed, pages, recorded, row, webhooks};
+use super::{fleet, listed, pages, payloads, recorded, row, webhooks};
 use crate::config::Postgres;
 use crate::domain::event::{Event, EventId};
 use crate::domain::project::{ContentHash, ProjectKey, Recorded};
@@ -192,15 +192,16 @@ impl Listing for PostgresListings {
         position: u64,
         limit: usize,
     ) -> Result<Option<PayloadPart>, StoreError> {
-        self.read(async |session, repository| {
-            let sql = "SELECT size, compressed FROM payloads WHERE repository = $1 AND hash = $2";
+        self.client.block_on(async |session, repository| {
+            let sql = "SELECT size FROM payloads WHERE repository = $1 AND hash = $2";
             let read = statement!(sql, repository, hash.0.to_vec());
             let rows = session.rows(read).await?;
-            let Some(found) = rows.first() else {
+            let compressed = payloads::read(session, repository, hash.0.to_vec()).await?;
+            let Some((found, compressed)) = rows.first().zip(compressed) else {
                 return Ok(None);
             };
             let (size, range) = (row::number(found, 0)?, (position, limit));
-            payload::restore_part(hash, size, found.try_get(1)?, range).map(Some)
+            payload::restore_part(hash, size, &compressed, range).map(Some)
         })
     }
 

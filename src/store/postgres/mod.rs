@@ -7,8 +7,8 @@
 //! - Any number of processes send, side by side. `sender` has their claims.
 //! - Several repositories share one database. Each row of their states names its repository.
 //! - A commit costs two round trips. Only payloads above 64 KiB (compressed) and taken event ids
-//!   cost more. A claim costs one, or two if it finds fewer deliveries than it may claim. `session`
-//!   explains how, and why no anomaly is possible.
+//!   cost more. A claim costs one, or two if it finds fewer deliveries than it may claim, and one for
+//!   each piece of a large payload. `session` explains how, and why no anomaly is possible.
 //! - While the server cannot be reached, each operation fails with
 //!   [`Fault::Unreachable`], and the caller retries. The next operation connects again.
 //!
@@ -21,7 +21,7 @@
 //!   `new_rows`, and commits the statements of `write`. If a commit got no answer, `doubt` finds
 //!   out whether the batch is committed. `recorded` reads the record.
 //! - `claims` claims the deliveries of `lanes`, and `queue` records the results of their attempts.
-//!   `webhooks` keeps the state of webhooks.
+//!   `payloads` reads large payloads in pieces. `webhooks` keeps the state of webhooks.
 //! - `retention` removes old rows.
 //! - `client` connects the command line. `listing` reads for it: `select` has the conditions,
 //!   `listed` reads the rows and `pages` a page of them. `operations` and `replay` change
@@ -53,6 +53,7 @@ mod names;
 mod new_rows;
 mod operations;
 mod pages;
+mod payloads;
 mod queue;
 mod record;
 mod recorded;
@@ -366,35 +367,17 @@ async fn open(
             return Err(OpenError::leased(&location, settings, holder, &recorded));
         }
     };
-    if purpose.is_move() {
-        let mut session = Session::of(&pool).await.map_err(fault)?;
-        let senders = sender::running(&mut session, repository).await;
-        if let Some(holder) = senders.map_err(fault)? {
-            lease.give_back(&pool).await.map_err(fault)?;
-            return Err(OpenError::Delivering {
-                location,
-                repository: settings.shown(),
-                holder,
-            });
-        }
-    } else {
-        let mut session = Session::of(&pool).await.map_err(fault)?;
-        let marked = transfer::refuse(&mut session, repository, &location).await;
-        if let Err(error) = marked.map_err(fault)? {
-            lease.give_back(&pool).await.map_err(fault)?;
+    let started = start(&pool, &location, settings, purpose, &lease).await;
+    let (sender, last_read, statistics) = match started {
+        Ok(parts) => parts,
+        Err(error) => {
+            // Otherwise the next start, and standbys, would wait until the lease expires.
+            if let Err(fault) = lease.give_back(&pool).await {
+                tracing::debug!(%fault, "cannot give the lease back; it expires by itself");
+            }
             return Err(error);
         }
-    }
-    let mut session = Session::of(&pool).await.map_err(fault)?;
-    let time = ServerTime::read(&mut session).await.map_err(fault)?;
-    let sender = Sender::new(repository, name, settings.lease, time);
-    if purpose == Purpose::Send {
-        // Get the sender's lease now. A move must find this sender even before its first claim.
-        sender.lease(&mut session).await.map_err(fault)?;
-    }
-    drop(session);
-    let last_read = LastRead::new(lease.fleet(&pool).await.map_err(fault)?);
-    let statistics = Statistics::read(&pool).await.map_err(fault)?;
+    };
     Ok(Shared {
         last_read,
         statistics,
@@ -411,6 +394,43 @@ async fn open(
         repetition: AtomicU32::new(0),
         finishing: delivering::Finishing::default(),
     })
+}
+
+/// Checks the state under the lease, and makes the parts of the store that need it.
+async fn start(
+    pool: &Pool,
+    location: &Arc<str>,
+    settings: &Postgres,
+    purpose: Purpose,
+    lease: &Lease,
+) -> Result<(Sender, LastRead, Statistics), OpenError> {
+    let fault = |fault| open_error(location, fault);
+    let repository = lease.repository;
+    let mut session = Session::of(pool).await.map_err(fault)?;
+    if purpose.is_move() {
+        let senders = sender::running(&mut session, repository).await;
+        if let Some(holder) = senders.map_err(fault)? {
+            return Err(OpenError::Delivering {
+                location: Arc::clone(location),
+                repository: settings.shown(),
+                holder,
+            });
+        }
+    } else {
+        let marked = transfer::refuse(&mut session, repository, location).await;
+        marked.map_err(fault)??;
+    }
+    let time = ServerTime::read(&mut session).await.map_err(fault)?;
+    let name = Process::this().to_string();
+    let sender = Sender::new(repository, name, settings.lease, time);
+    if purpose == Purpose::Send {
+        // Get the sender's lease now. A move must find this sender even before its first claim.
+        sender.lease(&mut session).await.map_err(fault)?;
+    }
+    drop(session);
+    let last_read = LastRead::new(lease.fleet(pool).await.map_err(fault)?);
+    let statistics = Statistics::read(pool).await.map_err(fault)?;
+    Ok((sender, last_read, statistics))
 }
 
 /// Returns the id of the repository and its stored key. Inserts its row if it is missing.

@@ -124,13 +124,17 @@ async fn unsuitable(client: &Client) -> Result<Option<String>, Fault> {
         .query_one(
             "SELECT current_setting('server_version_num')::bigint, \
              current_setting('server_encoding'), current_setting('synchronous_commit'), \
-             current_setting('fsync'), pg_is_in_recovery()",
+             pg_is_in_recovery()",
             &[],
         )
         .await?;
     let version: i64 = row.try_get(0)?;
     if version < 130_000 {
-        return Ok(Some("it needs PostgreSQL 13 or later".to_owned()));
+        let what = format!(
+            "its server has PostgreSQL {}, but 13 or later is needed",
+            version / 10_000
+        );
+        return Ok(Some(what));
     }
     let encoding = row::text(&row, 1)?;
     if encoding != "UTF8" {
@@ -142,8 +146,10 @@ async fn unsuitable(client: &Client) -> Result<Option<String>, Fault> {
                     it on for this database or user";
         return Ok(Some(what.to_owned()));
     }
-    if row.try_get(4)? {
-        return Ok(Some("it is a replica; name the primary server".to_owned()));
+    if row.try_get(3)? {
+        let what = "this server is a replica; set the primary server in store.postgres, or \
+                    target_session_attrs=read-write";
+        return Ok(Some(what.to_owned()));
     }
     Ok(None)
 }

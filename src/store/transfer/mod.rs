@@ -215,9 +215,8 @@ pub(super) fn check_form(
                 };
                 if key == several {
                     has_several = true;
-                    let listed = names_of(Some(value)).map_err(|fault| {
-                        StoreError::new(&source.location().into(), fault)
-                    })?;
+                    let listed = names_of(Some(value))
+                        .map_err(|fault| StoreError::new(&source.location().into(), fault))?;
                     names.extend(listed);
                 }
                 has_record |= key == several || key == MetaKey::FirstStart.as_str();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use project_webhooks::config::Postgres as Settings;
 use project_webhooks::domain::delivery::Verdict;
 use project_webhooks::domain::event::EventKind;
-use project_webhooks::store::{EventFilter, Fault, Listings, Store};
+use project_webhooks::store::{EventFilter, Fault, Listings, Store, move_to_sqlite};
 
 use super::{schema, server, settings};
 use crate::common::{Postgres, Relay, skip, wait_until};
@@ -128,10 +128,7 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once_beside_other_batches() {
     );
     let batch = || one_event("a", "one", &["catalog"]);
     // A payload of this size is stored before its batch, so it shows that the batch has begun.
-    let mut rng = fastrand::Rng::with_seed(7);
-    let large: String = std::iter::repeat_with(|| rng.alphanumeric())
-        .take(128 * 1024)
-        .collect();
+    let large = random(&mut fastrand::Rng::with_seed(7), 128 * 1024);
     let error = std::thread::scope(|scope| {
         let recording = scope.spawn(|| store.record(batch()).unwrap_err());
         let port = wait_until("the commit sleeps", || {
@@ -158,6 +155,43 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once_beside_other_batches() {
     assert_eq!(projects, ["a", "b"]);
 }
 
+/// Nothing locks the database, so its operator must not look for a lock.
+#[test]
+fn a_statement_that_takes_too_long_is_reported_as_slow() {
+    let Some(server) = server("a_statement_that_takes_too_long_is_reported_as_slow") else {
+        return;
+    };
+    let settings = settings(server);
+    let schema = schema(&settings);
+    let limited = settings
+        .connection
+        .replace("options='", "options='-c statement_timeout=500 ");
+    let limited = Settings {
+        connection: limited,
+        ..settings.clone()
+    };
+    let store = Store::connect(&limited).unwrap();
+    server.sql(
+        "postgres",
+        &format!(
+            "CREATE FUNCTION {schema}.at_insert() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+             PERFORM pg_sleep(60); RETURN NULL; END $$; \
+             CREATE TRIGGER at_insert AFTER INSERT ON {schema}.events \
+             FOR EACH ROW EXECUTE FUNCTION {schema}.at_insert()"
+        ),
+    );
+    let error = store.record(one_event("a", "one", &[])).unwrap_err();
+    assert!(matches!(error.fault(), Fault::Slow(_)), "{error}");
+    assert!(error.to_string().contains("took too long"), "{error}");
+}
+
+/// A text that cannot be compressed to less than three quarters of its length.
+fn random(rng: &mut fastrand::Rng, n: usize) -> String {
+    std::iter::repeat_with(|| rng.alphanumeric())
+        .take(n)
+        .collect()
+}
+
 #[test]
 fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
     let test = "a_slow_link_delays_batches_and_results_and_does_not_prevent_them";
@@ -174,12 +208,7 @@ fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
     // takes one of them, so a stall of this machine for two ends no transaction.
     relay.slow_down(64 * 1024);
     let mut rng = fastrand::Rng::with_seed(7);
-    let mut random = |n| -> String {
-        std::iter::repeat_with(|| rng.alphanumeric())
-            .take(n)
-            .collect()
-    };
-    let large = random(320 * 1024);
+    let large = random(&mut rng, 320 * 1024);
     store.record(one_event("a", &large, &["other"])).unwrap();
 
     let mut batch = one_event("b", "one", &[]);
@@ -187,7 +216,7 @@ fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
         .map(|number| {
             let key = key(&format!("b{number}"));
             let mut new = event(EventKind::SnapshotCreate, &key, "one", &["catalog"]);
-            new.event.explanation.because = random(512);
+            new.event.explanation.because = random(&mut rng, 512);
             of_event(new, "one").changes.remove(0)
         })
         .collect();
@@ -196,7 +225,7 @@ fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
     let claims = claims(&store, "catalog", at(0)).ready;
     let results = claims.iter().take(18).map(|claim| {
         let mut finish = finish(claim, Verdict::Retry(at(60)));
-        finish.attempt.answer = random(16 * 1024).into();
+        finish.attempt.answer = random(&mut rng, 16 * 1024).into();
         finish
     });
     wait(store.finish(results.collect())).unwrap();
@@ -205,4 +234,47 @@ fn a_slow_link_delays_batches_and_results_and_does_not_prevent_them() {
     assert_eq!(events.len(), 401);
     let (_, _, attempts) = listings.delivery(claims[0].delivery).unwrap().unwrap();
     assert_eq!(attempts.len(), 1);
+}
+
+/// The server ends a statement after a time, however much of its answer is on the way.
+#[test]
+fn a_large_payload_arrives_over_a_slow_link() {
+    let Some(server) = server("a_large_payload_arrives_over_a_slow_link") else {
+        return;
+    };
+    let relay = Relay::start(server.port);
+    let direct = settings(server);
+    let settings = Settings {
+        connection: relay
+            .through(&direct.connection, server)
+            .replace("options='", "options='-c statement_timeout=4000 "),
+        ..direct.clone()
+    };
+    assert!(settings.connection.contains("statement_timeout"));
+    let store = Store::connect(&settings).unwrap();
+    let large = random(&mut fastrand::Rng::with_seed(7), 8 * 1024 * 1024);
+    for (project, text) in [("a", "one"), ("b", &large), ("c", "two")] {
+        store
+            .record(one_event(project, text, &["catalog"]))
+            .unwrap();
+    }
+    relay.slow_answers_down(512 * 1024);
+    let mut arrived = Vec::new();
+    // A large payload does not hold up the deliveries before it.
+    for n in [1, 1, 1] {
+        let ready = claims(&store, "catalog", at(0)).ready;
+        assert_eq!(ready.len(), n);
+        for claim in ready {
+            arrived.push(claim.payload.clone());
+            end(&store, &claim, Verdict::Delivered);
+        }
+    }
+    assert!(arrived == [bytes("one"), bytes(&large), bytes("two")]);
+    drop(store);
+    // A listing and a move read it too.
+    let listings = Listings::connect(&settings).unwrap();
+    let part = listings.payload_part(&hash(&large), 0, 1024).unwrap();
+    assert!(part.is_some());
+    let directory = tempfile::tempdir().unwrap();
+    move_to_sqlite(&settings, directory.path(), &mut |_, _| {}).unwrap();
 }

@@ -34,6 +34,28 @@ fn one_process_works_on_a_repository_and_the_next_one_takes_over() {
 }
 
 #[test]
+fn an_error_after_the_lease_was_granted_gives_it_back() {
+    let Some(server) = server("an_error_after_the_lease_was_granted_gives_it_back") else {
+        return;
+    };
+    let settings = settings(server);
+    let schema = schema(&settings);
+    Store::connect(&settings).unwrap().close();
+    let rename = |from: &str, to: &str| {
+        let sql = format!("ALTER TABLE {schema}.{from} RENAME TO {to}");
+        server.sql("postgres", &sql);
+    };
+    rename("senders", "others");
+    let refused = Store::connect(&settings).err();
+    assert!(
+        matches!(refused, Some(OpenError::Refused { .. })),
+        "{refused:?}"
+    );
+    rename("others", "senders");
+    Store::connect(&settings).unwrap();
+}
+
+#[test]
 fn a_process_whose_lease_was_taken_over_changes_nothing() {
     let Some(server) = server("a_process_whose_lease_was_taken_over_changes_nothing") else {
         return;
