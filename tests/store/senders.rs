@@ -307,6 +307,10 @@ fn a_sole_sender_pauses_only_its_webhook() {
         return;
     };
     let notices = fleet.other.notices().unwrap();
+    // When it begins to listen, it pauses all: it may have missed notices.
+    wait_until("the first pause", || {
+        (notices.borrow().n_pauses > 0).then_some(())
+    });
     for webhook in ["catalog", "the catalog"] {
         let before = notices.borrow().clone();
         let asking = Asking {
@@ -314,7 +318,6 @@ fn a_sole_sender_pauses_only_its_webhook() {
             ..asking(at(0), 1)
         };
         wait_until("the notice", || {
-            // The other one may not listen yet.
             wait(fleet.one.claim(webhook, asking.clone())).unwrap();
             let alone = Alone::No;
             let leaving = Asking {
