@@ -13,7 +13,7 @@
 //! - If neither the record nor the disk has a definition, a copy waits for the settle time. A
 //!   checkout handles one file at a time. So the copy may be the last file of a project that is
 //!   being removed, or the first file of a new one. A project that appeared and disappeared causes
-//!   no event.
+//!   no event. If a definition is being written, the copy waits for it.
 //!
 //! A definition without an id keeps the id that its project had; see [`super::identity`]. A
 //! definition with another id belongs to another project, even if a snapshot in the directory has
@@ -142,13 +142,14 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
     }
 
     let is_orphan = is_orphan(recorded, observed);
+    let may_wait = removals == Removals::Unconfirmed || observed.has_incomplete_definition();
     record.snapshots = copies(
         &mut events,
         &recorded.snapshots,
         observed,
         Role::Snapshot,
         removals,
-        |seen| removals == Removals::Unconfirmed && is_orphan(seen),
+        |seen| may_wait && is_orphan(seen),
     );
     events.extend(restore);
     let definition_is_missing = record.definition.is_some() && observed.definition_is_gone();
@@ -164,7 +165,8 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         Role::Published,
         removals,
         |seen| {
-            removals == Removals::Unconfirmed && (may_be_the_successors(seen) || is_orphan(seen))
+            let is_unconfirmed = removals == Removals::Unconfirmed;
+            (is_unconfirmed && may_be_the_successors(seen)) || (may_wait && is_orphan(seen))
         },
     );
     // The copies of a replaced project were removed with it.

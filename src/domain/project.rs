@@ -317,6 +317,13 @@ pub struct Problem {
     pub may_resolve: bool,
 }
 
+impl Problem {
+    /// Whether the file is not well-formed because a program is probably still writing it.
+    pub(crate) fn is_incomplete(&self) -> bool {
+        self.may_resolve && self.line.is_some()
+    }
+}
+
 /// An observed file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ObservedFile {
@@ -375,6 +382,16 @@ impl Observed {
     /// The definition, if it is complete.
     pub fn definition(&self) -> Option<&FileState> {
         self.complete(Role::Definition).next()
+    }
+
+    /// Whether the definition is probably being written.
+    pub(crate) fn has_incomplete_definition(&self) -> bool {
+        self.files.values().any(|file| match file {
+            ObservedFile::Invalid { role, problem } => {
+                *role == Role::Definition && problem.is_incomplete()
+            }
+            ObservedFile::Complete(_) => false,
+        })
     }
 
     /// Whether a file of this role may be in a directory that could not be read.

@@ -2,7 +2,7 @@
 //!
 //! A file is written as three words, `<content> <engineId> <time>`: any word for the content
 //! (equal words are equal bytes), the engineId or `-` for none, and the change time. An engineId
-//! `-/e1` is none, in a project that keeps `e1` of an earlier definition. The word `invalid` stands for a file that could not be read. With the word `deleted` before them, they are the last definition of a deleted project. Paths are those of the default layout, and
+//! `-/e1` is none, in a project that keeps `e1` of an earlier definition. The word `invalid` stands for a file that could not be read, and `incomplete` for one that is being written. With the word `deleted` before them, they are the last definition of a deleted project. Paths are those of the default layout, and
 //! `<organization>/<project>/definition/project.xml` is a second path of a definition.
 //!
 //! ```yaml
@@ -36,7 +36,7 @@ use project_webhooks::layout::{Layout, ProjectFile};
 use serde::Deserialize;
 
 /// The number of cases; a runner that finds none would pass.
-const N_CASES: usize = 122;
+const N_CASES: usize = 124;
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +106,13 @@ impl Case {
                 "invalid" => ObservedFile::Invalid {
                     role: place(path).role,
                     problem: problem(path),
+                },
+                "incomplete" => ObservedFile::Invalid {
+                    role: place(path).role,
+                    problem: Problem {
+                        line: Some(1),
+                        ..problem(path)
+                    },
                 },
                 words => ObservedFile::Complete(file(path, words)),
             };
