@@ -30,6 +30,8 @@ on_both_backends!(
     a_snapshot_that_lives_for_50_ms_is_created_with_its_content,
     a_link_that_lives_for_50_ms_while_the_engine_is_busy_is_a_snapshot,
     a_snapshot_that_is_moved_out_of_its_project_while_the_engine_is_busy_was_one,
+    a_snapshot_that_is_replaced_while_the_engine_is_busy_is_created_twice,
+    a_snapshot_of_a_new_project_that_is_replaced_at_once_is_created_twice,
     a_short_lived_file_during_a_pending_replacement_comes_after_it,
     a_save_through_a_temporary_file_that_takes_long_is_no_event,
     a_snapshot_that_is_written_under_a_hidden_name_is_one_event,
@@ -176,6 +178,64 @@ fn a_snapshot_that_is_moved_out_of_its_project_while_the_engine_is_busy_was_one(
         assert_eq!(tags, ["final", "large", "moved"]);
         true
     });
+}
+
+fn a_snapshot_that_is_replaced_while_the_engine_is_busy_is_created_twice(backend: &str) {
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
+        one_project(&home);
+        let daemon = home.start();
+        keep_the_engine_busy(&home);
+        let path = "sales/orders/snapshots/kept.xml";
+        home.write(path, &xml("Orders", "e-1", "one"));
+        takes(50);
+        // As editors keep the former version.
+        home.rename(path, &format!("{path}.bak"));
+        home.write(path, &xml("Orders", "e-1", "two"));
+        daemon.fence();
+        if is_late(&daemon, "kept.xml") {
+            return false;
+        }
+        assert_eq!(snapshots(&daemon, &endpoint), ["kept", "kept", "large"]);
+        assert_in_order(&endpoint, "kept");
+        true
+    });
+}
+
+fn a_snapshot_of_a_new_project_that_is_replaced_at_once_is_created_twice(backend: &str) {
+    in_time(|| {
+        let endpoint = Endpoint::new();
+        let home = Home::new(&Settings::all_to(&endpoint).watch(backend));
+        one_project(&home);
+        fs::create_dir_all(home.at("sales/new/snapshots")).unwrap();
+        let daemon = home.start();
+        keep_the_engine_busy(&home);
+        home.write("sales/new/project.xml", &xml("New", "e-2", "new"));
+        let path = "sales/new/snapshots/s.xml";
+        home.write(path, &xml("New", "e-2", "one"));
+        takes(50);
+        home.replace(path, &xml("New", "e-2", "two"));
+        daemon.fence();
+        if is_late(&daemon, "s.xml") {
+            return false;
+        }
+        assert_eq!(snapshots(&daemon, &endpoint), ["large", "s", "s"]);
+        assert_in_order(&endpoint, "s");
+        true
+    });
+}
+
+/// The versions `one` and `two` of a snapshot came in this order.
+fn assert_in_order(endpoint: &Endpoint, tag: &str) {
+    let all = endpoint.all();
+    let of_tag = all
+        .iter()
+        .filter(|one| one.event == "snapshot-create" && one.parameter("versionTag") == Some(tag));
+    let versions: Vec<bool> = of_tag
+        .map(|one| String::from_utf8_lossy(&one.payload).contains("two"))
+        .collect();
+    assert_eq!(versions, [false, true]);
 }
 
 /// The version tags of the snapshots that were created, sorted.

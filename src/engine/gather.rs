@@ -104,6 +104,7 @@ impl Gatherer<'_> {
         }
         self.observe_arrivals_again(gathered);
         self.avoid_kept_ids(gathered);
+        gathered.postpone_later_files();
         for observation in &mut gathered.observations {
             observation.comparison.removals = self.removals(&observation.comparison);
             self.copies.observed(&observation.comparison);

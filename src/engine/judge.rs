@@ -450,13 +450,9 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
     if inference.missing.is_empty() {
         return;
     }
-    // A file that was overwritten in place has the recorded inode, but a later change time.
     let is_recorded = |held: &Held| {
         let file = inference.record.file(&held.path);
-        file.is_some_and(|file| {
-            let (known, held) = (file.stamp, held.stamp);
-            known.inode == held.inode && known.changed_ns >= held.changed_ns
-        })
+        file.is_some_and(|file| held.is_recorded_as(file))
     };
     let linked = std::mem::take(&mut observation.linked).into_iter();
     let waiting = linked.filter(|held| !is_recorded(held));

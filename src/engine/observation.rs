@@ -3,12 +3,12 @@
 //! Constraint: a reported file is never dropped before its event is recorded. If a step is not
 //! committed, all its reported files return to [`ReportedFiles`].
 
-use std::collections::HashSet;
+use std::collections::{BTreeSet, HashSet};
 
 use super::reported_files::ReportedFiles;
 use crate::domain::event::{InferredEvent, Origin};
 use crate::domain::moves::Comparison;
-use crate::domain::project::{Identity, ObservedFile, ProjectKey, Recorded};
+use crate::domain::project::{FileState, Identity, ObservedFile, ProjectKey, Recorded, Role};
 use crate::observe::{Contents, Held, Reported};
 
 /// The observations of one step.
@@ -22,6 +22,42 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
+    /// Makes files look unchanged if an earlier file at their path waits to be judged.
+    ///
+    /// Otherwise the later file would be recorded first, and the event of the earlier one would be
+    /// lost. The next observation has both. The files of a project that may have moved here stay as
+    /// they are, because the move needs all of them.
+    pub(super) fn postpone_later_files(&mut self) {
+        let comparisons = self.observations.iter().map(|one| &one.comparison);
+        let departed: BTreeSet<Identity> = comparisons
+            .filter(|comparison| comparison.departure().is_some())
+            .filter_map(Comparison::recorded_identity)
+            .collect();
+        for observation in &mut self.observations {
+            let comparison = &mut observation.comparison;
+            let may_have_moved = |seen: &FileState| departed.contains(&seen.identity());
+            if observation.waiting.is_empty() || comparison.newcomer().is_some_and(may_have_moved) {
+                continue;
+            }
+            let files = &mut comparison.observed.files;
+            for held in &observation.waiting {
+                let Some(ObservedFile::Complete(later)) = files.get(&held.path) else {
+                    continue;
+                };
+                match comparison.recorded.file(&held.path) {
+                    Some(known) if held.is_recorded_as(known) => {}
+                    Some(known) if known.is_of_another_project(later) => {}
+                    Some(known) => {
+                        let unchanged = ObservedFile::Complete(known.clone());
+                        files.insert(held.path.clone(), unchanged);
+                    }
+                    None if later.role == Role::Definition => {}
+                    None => drop(files.remove(&held.path)),
+                }
+            }
+        }
+    }
+
     /// Returns all reported files to `files`, because this step was not committed.
     pub(super) fn put_back_reported(self, files: &mut ReportedFiles) {
         for mut observation in self.observations {

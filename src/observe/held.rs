@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tracing::debug;
 
-use crate::domain::project::Stamp;
+use crate::domain::project::{FileState, Stamp};
 use crate::layout::ProjectFile;
 use crate::repository::{Root, kind_of, open_file_below, stamp};
 
@@ -36,6 +36,15 @@ pub(crate) struct Held {
     pub has_left: bool,
     /// Counts this file in [`Holder::held`].
     _held: Arc<()>,
+}
+
+impl Held {
+    /// Whether this is the recorded file, with the recorded content or an earlier one.
+    ///
+    /// A file that was overwritten in place has the recorded inode, but a later change time.
+    pub(crate) fn is_recorded_as(&self, known: &FileState) -> bool {
+        known.stamp.inode == self.stamp.inode && known.stamp.changed_ns >= self.stamp.changed_ns
+    }
 }
 
 /// Opens files to hold them.
