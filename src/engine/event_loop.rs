@@ -69,6 +69,8 @@ struct NewLayout {
     config: Arc<Config>,
     /// The layout changes at this time at the latest.
     until: Moment,
+    /// Whether the log has the reason why the wait started again.
+    is_reported: bool,
 }
 
 /// The longest wait of a new layout, in addition to two settle times.
@@ -391,13 +393,15 @@ impl EventLoop {
         let coverage = self.watch.coverage();
         self.worker.timers.set_polls(coverage.polls);
         self.worker.status.set_coverage(coverage);
+        if self.worker.root.is_trusted() {
+            self.worker.survey_mounts(now);
+        }
         if !self.worker.may_infer() {
             if self.worker.timers.is_survey_due(now) && !self.scanner.is_scanning() {
                 self.scanner.begin(&mut self.worker, RescanReason::Root);
             }
             return;
         }
-        self.worker.survey_mounts(now);
         let repository = &self.worker.config.repository;
         if !self.scanner.is_walking() && self.worker.timers.take_rescan(now, repository) {
             // The full scan also sets missing watches.
@@ -456,22 +460,35 @@ impl EventLoop {
         self.configure(Arc::new(rest));
         self.scanner.begin(&mut self.worker, RescanReason::Reload);
         let until = new_layout_until(&config, self.worker.clock.moment());
-        self.new_layout = Some(NewLayout { config, until });
+        self.new_layout = Some(NewLayout {
+            config,
+            until,
+            is_reported: false,
+        });
     }
 
     /// Changes the layout once everything is recorded under the old one, or the wait is over.
     ///
-    /// While removals are held, the wait starts again.
+    /// While removals are held, or nothing can be recorded, the wait starts again.
     fn change_layout(&mut self, now: Moment) {
-        if self.new_layout.is_none() {
+        let Some(new) = &mut self.new_layout else {
             return;
+        };
+        let worker = &self.worker;
+        // A former root may never come back if the path changes too.
+        let is_blind = match worker.may_infer() {
+            true => self.scanner.is_requested() || worker.timers.is_paused(),
+            false => new.config.repository.path == worker.config.repository.path,
+        } || !worker.mounts.hidden().is_empty();
+        if is_blind && !std::mem::replace(&mut new.is_reported, true) {
+            info!(
+                "the new repository.layout waits until the repository and the store are available"
+            );
         }
-        if let Some(new) = &mut self.new_layout
-            && self.worker.agenda.held().is_some()
-        {
+        if is_blind || worker.agenda.held().is_some() {
             new.until = new_layout_until(&new.config, now);
         }
-        let has_pending = self.scanner.is_scanning() || self.worker.agenda.has_pending(now);
+        let has_pending = is_blind || self.scanner.is_scanning() || worker.agenda.has_pending(now);
         let Some(new) = self
             .new_layout
             .take_if(|new| !has_pending || now >= new.until)

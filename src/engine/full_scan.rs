@@ -8,6 +8,8 @@
 //! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the engine lists the
 //! projects itself. Recorded projects that were not found on disk are compared last.
 
+use std::collections::BTreeSet;
+
 use crate::domain::event::Origin;
 use crate::domain::project::ProjectKey;
 use crate::domain::rescan::RescanReason;
@@ -73,6 +75,12 @@ impl FullScan {
 
     pub(super) fn len(&self) -> usize {
         self.keys.len()
+    }
+
+    /// Counts the found projects among the recorded ones.
+    pub(super) fn n_found(&self, recorded: &[ProjectKey]) -> usize {
+        let found: BTreeSet<&ProjectKey> = self.keys.iter().collect();
+        recorded.iter().filter(|key| found.contains(key)).count()
     }
 
     pub(super) fn add(&mut self, mut keys: Vec<ProjectKey>) {

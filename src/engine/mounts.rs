@@ -48,8 +48,6 @@ pub(super) struct Checking<'a> {
     pub root: &'a Root,
     pub repository: &'a Repository,
     pub store: &'a RepositoryStore,
-    /// Whether projects are recorded without events, so that every file system is trusted.
-    pub is_adopting: bool,
     pub now: Moment,
     /// Called before the check looks for a project.
     pub on_progress: &'a dyn Fn(),
@@ -137,7 +135,6 @@ impl MountGuard {
         let Checking {
             root,
             repository,
-            is_adopting,
             now,
             ..
         } = *checking;
@@ -165,7 +162,7 @@ impl MountGuard {
             let mounted = found.get(&path);
             if mounted.is_none() && self.is_removed(root, &path, mounts) {
                 let since = *self.removed.entry(path.clone()).or_insert(now);
-                if is_adopting || now.saturating_sub(since) >= repository.mass_delete_after {
+                if now.saturating_sub(since) >= repository.mass_delete_after {
                     info!("{path} is not a mount point any more; its projects count as removed");
                     self.known.remove(&path);
                 } else {
@@ -174,7 +171,7 @@ impl MountGuard {
                 continue;
             }
             let (n_found, n_recorded) = survey(checking, &path)?;
-            if is_adopting || n_found.saturating_mul(2) >= n_recorded {
+            if n_found.saturating_mul(2) >= n_recorded {
                 match mounted {
                     Some(identity) => self.known.insert(path, identity.clone()),
                     None => self.known.remove(&path),

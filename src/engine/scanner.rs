@@ -56,6 +56,11 @@ impl Scanner {
         self.retry = Some(reason);
     }
 
+    /// Whether a requested scan has not begun yet.
+    pub(super) fn is_requested(&self) -> bool {
+        self.retry.is_some()
+    }
+
     pub(super) fn begin_requested(&mut self, worker: &mut Worker) {
         if !worker.timers.is_paused()
             && let Some(reason) = self.retry.take()
@@ -137,7 +142,7 @@ impl Scanner {
             }
         };
         worker.status.set_projects(n_projects);
-        if !worker.may_compare(&recorded) {
+        if !worker.may_compare(&recorded, scan.n_found(&recorded)) {
             return;
         }
         worker.record_unusable(problems);

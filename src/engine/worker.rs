@@ -124,7 +124,14 @@ impl Worker {
 
     /// Whether observations may be compared with the record.
     pub(super) fn may_infer(&self) -> bool {
-        self.root.is_trusted() || (self.root.is_watched() && self.phase.is_adopting())
+        self.root.is_trusted() && !self.lacks_mounts_to_adopt()
+    }
+
+    /// Whether projects are to be recorded without events, but a file system of some is missing.
+    ///
+    /// Their removals would be recorded without events, and their return would be an import.
+    fn lacks_mounts_to_adopt(&self) -> bool {
+        self.phase.is_adopting() && !self.mounts.hidden().is_empty()
     }
 
     /// Observes and judges due projects, and commits the result. After a failure they are due
@@ -206,7 +213,7 @@ impl Worker {
         self.copies.end_step();
     }
 
-    /// Checks the mounts below the root if they changed. Returns whether the check succeeded.
+    /// Checks the mounts below the root if they changed. Returns whether a step may follow.
     fn check_mounts(&mut self, root: &Root) -> bool {
         let repository = &self.config.repository;
         if !self.mounts.has_changed(&repository.path) {
@@ -216,7 +223,6 @@ impl Worker {
             root,
             repository,
             store: self.recorder.store(),
-            is_adopting: self.phase.is_adopting(),
             now: self.clock.moment(),
             on_progress: &|| self.status.beat(self.clock.moment()),
         };
@@ -224,7 +230,7 @@ impl Worker {
             Ok(is_change) => {
                 self.observer.hide(self.mounts.hidden().clone());
                 self.compares_again |= is_change;
-                true
+                !self.lacks_mounts_to_adopt()
             }
             Err(error) => {
                 self.store_failed(&error);
@@ -354,16 +360,48 @@ impl Worker {
     }
 
     /// Whether a full scan may compare the root with the record. Reports if it may not.
-    pub(super) fn may_compare(&mut self, recorded: &[ProjectKey]) -> bool {
-        if !self.root.needs_survey() || self.phase.is_adopting() {
+    ///
+    /// `n_found` is the number of recorded projects that have a directory or a file.
+    pub(super) fn may_compare(&mut self, recorded: &[ProjectKey], n_found: usize) -> bool {
+        if self.root.needs_survey() && !self.survey_root(recorded, n_found) {
+            return false;
+        }
+        if !self.phase.is_adopting() {
             return true;
         }
+        match self.root.open() {
+            Ok(Some(root)) if self.check_mounts(&root) => return true,
+            Ok(Some(_)) => {}
+            Ok(None) | Err(_) => self.doubt_root(&[]),
+        }
+        match self.mounts.hidden().first_key_value() {
+            Some((path, reason)) => {
+                let reason = format!("the new repository.layout waits for {path}: {reason}");
+                self.status.set_trouble(Trouble::Root, Some(reason));
+            }
+            None => self.compares_again = true,
+        }
+        false
+    }
+
+    /// Surveys the root. Returns whether it is trusted, and reports if it is not.
+    ///
+    /// A new layout and a new `repository.path` may give the same files other paths. So under a new
+    /// layout, a root with the directories of half of the recorded projects is trusted too.
+    fn survey_root(&mut self, recorded: &[ProjectKey], n_found: usize) -> bool {
         let on_progress = || self.status.beat(self.clock.moment());
         let store = self.recorder.store();
-        match self.root.survey(store, recorded, on_progress) {
+        let is_adopting = self.phase.is_adopting();
+        let surveyed = if is_adopting && n_found.saturating_mul(2) >= recorded.len() {
+            Ok(self.root.surveyed(n_found, recorded.len()))
+        } else {
+            self.root.survey(store, recorded, on_progress)
+        };
+        match surveyed {
             Ok(true) => {
                 // Before this start, an earlier survey may have found fewer projects.
-                if self.root.take_incomplete() || self.phase.is_starting() {
+                let is_restored = self.root.take_incomplete() || self.phase.is_starting();
+                if is_restored && !is_adopting {
                     self.agenda.expect_returns(self.clock.moment());
                 }
                 return true;

@@ -1,6 +1,9 @@
 //! Held removals and another layout.
 
-use crate::common::{Daemon, Endpoint, Home};
+use std::fs;
+use std::path::Path;
+
+use crate::common::{Daemon, Endpoint, Home, Settings, own_mounts, succeeds, wait_until, xml};
 use crate::{names, projects, settings, vanish, wait_held, wait_not_held};
 
 const OTHER_LAYOUT: &str =
@@ -53,5 +56,147 @@ fn a_start_with_another_layout_is_refused_while_removals_are_held() {
         endpoint.wait_for(2 * n);
         daemon.fence();
         assert_eq!(endpoint.n(), 2 * n);
+    }
+}
+
+/// What of the repository is replaced by an empty directory.
+#[derive(Clone, Copy, Debug)]
+enum Absent {
+    /// The root.
+    Root,
+    /// A mounted organization, with all recorded projects.
+    Mount,
+}
+
+impl Absent {
+    /// A repository with twelve projects, and what has to be mounted for that.
+    fn prepare(self, home: &Home) -> Option<()> {
+        projects(home, names(12));
+        if let Self::Mount = self {
+            if !own_mounts("another layout without its mount") {
+                return None;
+            }
+            fs::rename(home.at("sales"), home.beside("disk")).unwrap();
+            fs::create_dir(home.at("sales")).unwrap();
+        }
+        self.comes(home);
+        Some(())
+    }
+
+    fn goes(self, home: &Home) {
+        match self {
+            Self::Root => {
+                fs::rename(home.at(""), home.beside("away")).unwrap();
+                fs::create_dir(home.at("")).unwrap();
+            }
+            Self::Mount => assert!(succeeds("umount", &[path(&home.at("sales"))])),
+        }
+    }
+
+    fn comes(self, home: &Home) {
+        match self {
+            Self::Root if home.beside("away").exists() => {
+                fs::remove_dir(home.at("")).unwrap();
+                fs::rename(home.beside("away"), home.at("")).unwrap();
+            }
+            Self::Root => {}
+            Self::Mount => {
+                let (disk, at) = (home.beside("disk"), home.at("sales"));
+                assert!(succeeds("mount", &["--bind", path(&disk), path(&at)]));
+            }
+        }
+    }
+
+    /// The message that says why nothing is inferred.
+    fn reason(self) -> &'static str {
+        match self {
+            Self::Root => "is not the directory that was watched before",
+            Self::Mount => "its file system is not mounted",
+        }
+    }
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn settings_of_layouts(endpoint: &Endpoint) -> Settings {
+    settings(endpoint, "auto").repository("poll_interval: 1s")
+}
+
+#[test]
+fn a_start_with_another_layout_waits_for_the_repository() {
+    for absent in [Absent::Root, Absent::Mount] {
+        let endpoint = Endpoint::new();
+        let settings = settings_of_layouts(&endpoint);
+        let home = Home::new(&settings);
+        let Some(()) = absent.prepare(&home) else {
+            return;
+        };
+        home.start().terminate();
+        absent.goes(&home);
+        home.configure(&settings.repository(OTHER_LAYOUT));
+        let daemon = Daemon::launch(&home, Daemon::command(&home));
+        daemon.wait_message(absent.reason(), 1);
+        wait_until("a reason in the status", || {
+            home.json(&["status"])["troubles"]["root"]
+                .is_string()
+                .then_some(())
+        });
+        absent.comes(&home);
+        daemon.wait_ready();
+        daemon.fence();
+        assert_eq!(daemon.events(), [""; 0], "{absent:?}");
+        home.write("sales/p000/old/v1.xml", &xml("p000", "e-p000", "v1"));
+        endpoint.wait_for_one("the snapshot", |one| one.event == "snapshot-create");
+        assert_eq!(endpoint.n(), 1, "{absent:?}");
+        drop(daemon);
+        if let Absent::Mount = absent {
+            absent.goes(&home);
+        }
+    }
+}
+
+#[test]
+fn a_reload_with_another_layout_waits_for_the_repository() {
+    for absent in [Absent::Root, Absent::Mount] {
+        let endpoint = Endpoint::new();
+        let settings = settings_of_layouts(&endpoint);
+        let home = Home::new(&settings);
+        let Some(()) = absent.prepare(&home) else {
+            return;
+        };
+        let daemon = home.start();
+        absent.goes(&home);
+        daemon.wait_message(absent.reason(), 1);
+        home.reconfigure(&settings.repository(OTHER_LAYOUT));
+        assert!(daemon.reload(), "{absent:?}");
+        daemon.wait_message("new repository.layout waits", 1);
+        // The change is recorded under the old layout.
+        let removed = match absent {
+            Absent::Root => "away/sales/p000",
+            Absent::Mount => "disk/p000",
+        };
+        fs::remove_dir_all(home.beside(removed)).unwrap();
+        absent.comes(&home);
+        wait_until("a scan under the new layout", || {
+            let entries = daemon.entries();
+            let mut messages = entries.iter().map(|entry| entry.message());
+            messages.find(|text| text.contains("existing projects are recorded without events"))?;
+            messages
+                .find(|text| *text == "full scan finished")
+                .map(drop)
+        });
+        assert_eq!(
+            endpoint.take_events(2),
+            ["project-delete", "project-delete-and-unpublish"],
+            "{absent:?}"
+        );
+        daemon.fence();
+        assert_eq!(daemon.events().len(), 2, "{absent:?}");
+        drop(daemon);
+        if let Absent::Mount = absent {
+            absent.goes(&home);
+        }
     }
 }
