@@ -23,6 +23,9 @@ const BASE64_PREFIX: &str = "whsec_";
 /// Standard Webhooks recommends 24 to 64 bytes.
 const SECRET_MIN: usize = 24;
 
+/// The maximum number of headers of a webhook. Many servers accept no more.
+const HEADERS_MAX: usize = 100;
+
 /// Headers that the daemon sets, or that control the connection.
 pub(super) const OWN_HEADERS: &[&str] = &[
     "accept-encoding",
@@ -75,6 +78,13 @@ pub(super) fn headers(
     files: &mut Vec<FileValue>,
     context: &mut Context<'_>,
 ) -> Option<Vec<(HeaderName, HeaderValue)>> {
+    if let Some((_, location, _)) = mapping.entries().get(HEADERS_MAX) {
+        context.error(
+            location,
+            format!("a webhook has at most {HEADERS_MAX} headers"),
+        );
+        return None;
+    }
     let mut lines: HashMap<HeaderName, usize> = HashMap::new();
     all(mapping.entries().iter().map(|(written, location, value)| {
         let name = context.accept(location, header_name(written));
