@@ -238,8 +238,7 @@ impl TokenSource {
         }
         let value = config::bearer(&SecretString::from(answer.access_token))
             .ok_or_else(|| format!("the token cannot be sent in a header ({to})"))?;
-        let life = answer.expires_in.as_ref().and_then(seconds);
-        let life = life.map(|life| Duration::from_secs(life).min(LIFE_MAX));
+        let life = answer.expires_in.as_ref().and_then(life);
         let until =
             life.and_then(|life| began.checked_add(life.saturating_sub(MARGIN.min(life / 10))));
         Ok(Token { value, until })
@@ -285,12 +284,17 @@ struct Answer {
     expires_in: Option<Value>,
 }
 
-/// Parses a number of seconds. Some servers send it as a string.
-fn seconds(value: &Value) -> Option<u64> {
-    match value {
+/// Parses a number of seconds. Some servers send it as a string, or with a fraction.
+///
+/// A negative life is over. `None` if the value is not a number.
+fn life(value: &Value) -> Option<Duration> {
+    let seconds = match value {
         Value::String(text) => text.trim().parse().ok(),
-        number => number.as_u64(),
-    }
+        number => number.as_f64(),
+    };
+    let seconds = seconds.filter(|seconds| seconds.is_finite())?;
+    let life = Duration::try_from_secs_f64(seconds.max(0.0));
+    Some(life.unwrap_or(LIFE_MAX).min(LIFE_MAX))
 }
 
 /// Describes an answer without a token, with the server's error code (RFC 6749, section 5.2).

@@ -264,16 +264,20 @@ fn a_changed_file_is_read_again_after_a_401() {
 #[test]
 fn a_changed_file_is_read_again_when_the_authorization_server_refuses_the_client() {
     // Servers answer 400 or 401 to a secret that was replaced.
-    for (status, error) in [(400, "invalid_client"), (401, "hush"), (403, "hush")] {
+    // Some send the life with a fraction, and none is longer than zero.
+    let table = [
+        (400, "invalid_client", "0"),
+        (401, "hush", "0.0"),
+        (403, "hush", "-1"),
+    ];
+    for (status, error, life) in table {
         let wanted = Arc::new(Mutex::new("old"));
         let known = Arc::clone(&wanted);
         let tokens = Endpoint::answering(move |received| {
             let client = BASE64_STANDARD.encode(format!("client:{}", known.lock().unwrap()));
             if authorization(received) == format!("Basic {client}") {
-                return json(
-                    StatusCode::OK,
-                    "{\"access_token\": \"token\", \"expires_in\": 0}",
-                );
+                let token = format!("{{\"access_token\": \"token\", \"expires_in\": {life}}}");
+                return json(StatusCode::OK, &token);
             }
             let status = StatusCode::from_u16(status).unwrap();
             json(status, &format!("{{\"error\": \"{error}\"}}"))
