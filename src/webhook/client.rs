@@ -284,7 +284,13 @@ impl WebhookClient {
                 return missing.is_refusal.then_some(Refusal::NoToken);
             }
         };
-        let built = request_of(&credentials.settings, callback, now(), &self.threads).await;
+        let built = request_of(&credentials.settings, callback, now(), &self.threads);
+        let Some(built) = within(deadline, built).await else {
+            (attempt.outcome, attempt.status) = (Outcome::NO_ANSWER, None);
+            attempt.error = Some(self.timed_out("the request was not built"));
+            attempt.answer = Bytes::new();
+            return None;
+        };
         let checked = built.and_then(|request| request::check_lengths(&request).map(|()| request));
         let mut request = match checked {
             Ok(request) => request,

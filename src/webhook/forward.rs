@@ -202,7 +202,11 @@ impl Forwarder {
             Ok(Some(Err(error))) => {
                 failed(StatusCode::BAD_GATEWAY, failure::describe(error, &self.to))
             }
-            Ok(None) | Err(_) => failed(
+            Ok(None) => failed(
+                StatusCode::BAD_GATEWAY,
+                format!("the exchange with {} ended unexpectedly", self.to),
+            ),
+            Err(_) => failed(
                 StatusCode::GATEWAY_TIMEOUT,
                 format!("no answer from {} in {} s", self.to, TIMEOUT.as_secs()),
             ),
