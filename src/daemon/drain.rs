@@ -39,6 +39,9 @@ pub(super) const DRAIN: Duration = Duration::from_secs(10);
 /// How long closing the store may take. The database may not answer.
 const CLOSE: Duration = Duration::from_secs(3);
 
+/// How long the admin server and the background tasks may take to end, before the store is closed.
+const OTHERS: Duration = Duration::from_secs(2);
+
 /// How long closing the store may take after a signal to stop immediately.
 const CLOSE_IMMEDIATELY: Duration = Duration::from_millis(500);
 
@@ -150,6 +153,8 @@ pub(super) async fn wait(
 
 /// Waits for `others` and closes the store. Returns whether a signal to stop arrived, now or
 /// before.
+///
+/// Parts that do not end must not keep the store from releasing its lease.
 pub(super) async fn close(
     store: Store,
     others: impl Future<Output = ()>,
@@ -157,25 +162,43 @@ pub(super) async fn close(
     signal: impl Future<Output = ()>,
 ) -> bool {
     let closed = store.clone();
-    let ended = async {
-        others.await;
-        let _ = tokio::task::spawn_blocking(move || closed.close()).await;
-    };
     let limit = if is_signalled {
         CLOSE_IMMEDIATELY
     } else {
         CLOSE
     };
+    let ended = async {
+        let _ = timeout(OTHERS.min(limit), others).await;
+        let closing = tokio::task::spawn_blocking(move || closed.close());
+        timeout(limit, closing).await.is_ok()
+    };
     tokio::select! {
-        () = ended => is_signalled,
-        () = tokio::time::sleep(limit) => {
-            warn!("the store did not close within {limit:?}; the lease in a database ends by itself");
-            store.abandon();
+        is_closed = ended => {
+            if !is_closed {
+                warn!("the store did not close within {limit:?}; a lease in PostgreSQL expires by itself");
+                store.abandon();
+            }
             is_signalled
         }
         () = signal => {
             store.abandon();
             true
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use super::*;
+    use crate::store::MetaKey;
+
+    #[tokio::test]
+    async fn a_part_that_does_not_end_does_not_keep_the_store_open() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = Store::open(directory.path()).unwrap();
+        assert!(close(store.clone(), pending(), true, pending()).await);
+        assert!(store.meta_of(None, MetaKey::Layout).is_err());
     }
 }
