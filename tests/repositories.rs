@@ -249,7 +249,10 @@ fn a_missing_root_stops_only_its_own_repository() {
         ", layout: { snapshot: \"{organization}/{project}/old/{versionTag}.xml\" }",
     ));
     assert!(!daemon.reload());
-    daemon.wait_message("layout cannot change while removals are held", 1);
+    daemon.wait_message(
+        "finance: repository.layout cannot change while removals are held",
+        1,
+    );
     home.configure(&with_finance(""));
     assert!(daemon.reload());
     wait_held(8);

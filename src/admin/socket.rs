@@ -54,6 +54,15 @@ impl SocketFile {
     }
 }
 
+impl Bound {
+    /// Closes a socket that is not used. Removes its file, because nobody listens there.
+    pub(crate) fn discard(self) {
+        if let Self::Unix(_, file) = self {
+            file.remove();
+        }
+    }
+}
+
 /// Binds the address of the admin server.
 ///
 /// # Errors
@@ -66,8 +75,14 @@ pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
             remove_dead(path).await?;
             let listener = UnixListener::bind(path)?;
             let file = SocketFile::at(path)?;
-            std::fs::set_permissions(path, Permissions::from_mode(server.mode))?;
-            Ok(Bound::Unix(listener, file))
+            let bound = Bound::Unix(listener, file);
+            match std::fs::set_permissions(path, Permissions::from_mode(server.mode)) {
+                Ok(()) => Ok(bound),
+                Err(error) => {
+                    bound.discard();
+                    Err(error)
+                }
+            }
         }
     }
 }

@@ -53,11 +53,16 @@ pub(crate) enum DaemonError {
     #[error("cannot use a webhook")]
     Webhook(#[from] TargetError),
     #[error(
-        "repository.layout changed while removals are held (projects: {n}), so the daemon does not \
+        "{}repository.layout changed while removals are held (projects: {n}), so the daemon does not \
          start. Start it with the former layout, restore the projects or run `project-webhooks \
-         accept`, and then change the layout"
+         accept`, and then change the layout",
+        repository.as_ref().map(|name| format!("{name}: ")).unwrap_or_default()
     )]
-    HeldRemovals { n: usize },
+    HeldRemovals {
+        /// The name of the repository, if there are several.
+        repository: Option<String>,
+        n: usize,
+    },
     #[error("another process took over the repository")]
     Superseded,
     #[error(

@@ -154,11 +154,12 @@ impl Daemon<'_> {
                 )]
             })?)),
         };
-        // The added engines do nothing yet. They end if the reload is rejected.
-        let added = self.engines.start_added(&configs).await;
-        added.map_err(|error| vec![chain(&error)])?;
-        // Last, because it changes the state.
-        self.note(&new).await?;
+        if let Err(errors) = self.begin(&new, &configs).await {
+            if let Some(bound) = admin.flatten() {
+                bound.discard();
+            }
+            return Err(errors);
+        }
         Ok(Prepared {
             config: new,
             configs,
@@ -166,6 +167,19 @@ impl Daemon<'_> {
             admin,
             warnings: loaded.warnings.iter().map(ToString::to_string).collect(),
         })
+    }
+
+    /// Starts the added engines, and records the parts of the configuration.
+    async fn begin(
+        &mut self,
+        new: &Arc<Config>,
+        configs: &[Arc<Config>],
+    ) -> Result<(), Vec<String>> {
+        // The added engines do nothing yet. They end if the reload is rejected.
+        let added = self.engines.start_added(configs).await;
+        added.map_err(|error| vec![chain(&error)])?;
+        // Last, because it changes the state.
+        self.note(new).await
     }
 
     /// Refuses a new layout of a repository while its removals are held.
@@ -182,7 +196,7 @@ impl Daemon<'_> {
             .snapshot_of(new)
             .and_then(|state| state.held_removals);
         match held {
-            Some(held) if is_new_layout => Err(vec![held_removals(held.count)]),
+            Some(held) if is_new_layout => Err(vec![held_removals(name.as_deref(), held.count)]),
             _ => Ok(()),
         }
     }
@@ -204,7 +218,9 @@ impl Daemon<'_> {
             .map_err(|_| DaemonError::PartEnded { part: "the store" })
             .flatten()
             .map_err(|error| match error {
-                DaemonError::HeldRemovals { n } => vec![held_removals(n)],
+                DaemonError::HeldRemovals { repository, n } => {
+                    vec![held_removals(repository.as_deref(), n)]
+                }
                 error => vec![chain(&error)],
             })
     }
@@ -250,9 +266,14 @@ fn late(repository: &str) -> String {
 }
 
 /// Returns the error that a layout cannot change.
-fn held_removals(n: usize) -> String {
+///
+/// `repository` is its name, if there are several.
+fn held_removals(repository: Option<&str>, n: usize) -> String {
+    let of = repository
+        .map(|name| format!("{name}: "))
+        .unwrap_or_default();
     format!(
-        "repository.layout cannot change while removals are held (projects: {n}). Restore the \
+        "{of}repository.layout cannot change while removals are held (projects: {n}). Restore the \
          projects or run `project-webhooks accept`, and then reload again"
     )
 }

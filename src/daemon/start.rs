@@ -310,7 +310,13 @@ pub(super) fn keep_held_removals(store: &Store, config: &Config) -> Result<(), D
         &config.repository,
     );
     match held_before(store)?.len() {
-        n if n > 0 && start.layout_changed => Err(DaemonError::HeldRemovals { n }),
+        n if n > 0 && start.layout_changed => Err(DaemonError::HeldRemovals {
+            repository: config
+                .repository
+                .name_in_keys()
+                .map(|name| name.to_string()),
+            n,
+        }),
         _ => Ok(()),
     }
 }

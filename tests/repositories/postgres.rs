@@ -374,9 +374,13 @@ fn rejected_reload(place: &Place<'_>, relay: &Relay, list: &Daemon<'_>) {
     let added = Webhook::new("added-by-the-reload", &place.endpoint.url());
     settings.webhooks.push(added);
     place.root.configure(&settings);
+    let config = fs::read_to_string(place.root.config()).unwrap();
+    let config = config.replace("./admin.sock", "./other.sock");
+    fs::write(place.root.config(), config).unwrap();
     // The names are recorded by then, and the new webhook is not.
     relay.close_at("added-by-the-reload");
     assert!(!list.reload());
+    assert!(!place.root.beside("other.sock").exists());
     list.wait_message("cannot save the changed webhook settings", 1);
     assert!(relay.is_closed());
     relay.open();
@@ -434,7 +438,10 @@ fn refused_take_overs<'a>(place: &Place<'a>, list: Daemon<'_>) -> Daemon<'a> {
     home.configure(&place.list(&["empty"]).and_repository(&finance));
     assert!(list.reload());
     assert!(standby.terminate().success());
-    list.wait_message("layout changed while removals are held", 1);
+    list.wait_message(
+        "finance: repository.layout changed while removals are held",
+        1,
+    );
     wait_health(home, "/readyz", 503);
     home.configure(&both);
     assert!(list.reload());
