@@ -291,6 +291,7 @@ pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: C
 /// Logs the engines that stop responding, and those that respond again. `stuck` has the
 /// repositories whose engine does not respond.
 fn log_stuck(all: &[OfRepository], now: Moment, stuck: &mut BTreeSet<String>) {
+    stuck.retain(|name| all.iter().any(|one| one.shown() == name));
     for one in all {
         let repository = one.shown();
         if one.is_alive(now, STANDSTILL) {
