@@ -64,6 +64,9 @@ fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
         "{checked}"
     );
     assert!(checked.contains(" as models"), "{checked}");
+    for n in 0..20 {
+        fs::create_dir(home.at(&format!("empty-{n}"))).unwrap();
+    }
     let daemon = home.start();
     let one = xml("Orders", "id-1", "one");
     home.write("sales/orders/project.xml", &one);
@@ -103,12 +106,21 @@ fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
             .message()
             .contains("inference waits until it works again")
     });
+    for n in 0..20 {
+        fs::remove_dir(home.at(&format!("empty-{n}"))).unwrap();
+    }
     server.start_again();
     assert_eq!(
         endpoint.take_events(2),
         ["project-import", "project-import-any"]
     );
     daemon.wait_message("the store works again", 1);
+    let entries = daemon.entries();
+    let warnings = entries
+        .iter()
+        .filter(|entry| entry.field("level") == "WARN");
+    let warnings: Vec<&str> = warnings.map(|entry| entry.message()).collect();
+    assert!(warnings.len() < 10, "{warnings:#?}");
     assert!(daemon.terminate().success());
     // Nothing is inferred twice.
     let daemon = home.start();

@@ -285,12 +285,16 @@ impl EventLoop {
     /// These are all projects of its organization, or all projects if the path names no
     /// organization.
     fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
+        // The store may not answer, and there may be thousands of hints. A scan replaces them.
+        if self.worker.timers.is_paused() {
+            return self.scanner.request(RescanReason::Overflow);
+        }
         let cursor = self.worker.config.repository.layout.at(path);
-        let recorded = match cursor.as_ref().and_then(|cursor| cursor.organization()) {
-            Some(organization) => self.worker.recorder.store().keys_in(&organization),
+        let organization = cursor.and_then(|cursor| cursor.organization());
+        let recorded = match &organization {
+            Some(organization) => self.worker.recorder.store().keys_in(organization),
             None => self.worker.recorder.store().keys(),
         };
-        let organization = cursor.and_then(|cursor| cursor.organization());
         // Projects that have only invalid files are not on record.
         let invalid = self.worker.invalid_files.keys_in(organization.as_deref());
         match recorded {
@@ -302,7 +306,7 @@ impl EventLoop {
                 }
             }
             Err(error) => {
-                warn!(%error, "cannot list the projects below {path}; rescanning everything");
+                self.worker.store_failed(&error);
                 self.scanner.request(RescanReason::Overflow);
             }
         }
