@@ -221,6 +221,9 @@ impl Agenda {
     ) {
         let entry = self.entry(key, now, origin, hint);
         entry.active_at = now;
+        if let Some(missing) = &mut entry.missing {
+            missing.since = None;
+        }
         entry.n_retries = 0;
         entry.hint = hint.to_owned();
         self.schedule(key, now.saturating_add(delay));

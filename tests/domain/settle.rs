@@ -115,6 +115,19 @@ fn a_hint_restarts_the_settle_time_and_a_check_does_not() {
 }
 
 #[test]
+fn one_observation_after_the_last_activity_confirms_no_removal() {
+    let mut settle = Agenda::new(at(10));
+    live(&mut settle, 1, 0);
+    assert_eq!(due(&mut settle, 0), ["p1"]);
+    settle.observed(&key(1), at(0), open(&["a"], false));
+    settle.hint_later(&key(1), at(8), at(25), Origin::Live, "a file was created");
+    assert_eq!(due(&mut settle, 40), ["p1"], "a late observation");
+    assert!(!counts(&settle, 1, 40, &["a"]));
+    settle.observed(&key(1), at(40), open(&["a"], false));
+    assert!(counts(&settle, 1, 50, &["a"]));
+}
+
+#[test]
 fn a_hint_during_an_observation_is_not_lost() {
     for missing in [&[][..], &["a"]] {
         let mut settle = Agenda::new(at(1000));
