@@ -60,9 +60,10 @@ impl Observer {
             }
         }
         if seen.is_torn {
-            let reason = "the directories of the project are moved faster than they can be read";
+            let reason = "the directories of the project keep moving while they are read; retrying";
+            let path = self.layout.directory_of(key).map(|(path, _)| path);
             seen.observed.unreadable.push(Unreadable {
-                problem: problem(&key.to_string(), reason, true),
+                problem: problem(&path.unwrap_or_else(|| key.path()), reason, true),
                 hides: Role::ALL.into(),
             });
         }
@@ -349,14 +350,8 @@ impl ProjectWalk<'_> {
         place: &ProjectFile,
         stat: &Stat,
     ) {
-        if place.role == Role::Definition {
-            if place.rank > self.definition_rank {
-                return;
-            }
-            // If there are two definitions, the one of the earlier template is used.
-            self.definition_rank = place.rank;
-            let files = &mut self.seen.observed.files;
-            files.retain(|_, file| file.role() != Role::Definition);
+        if place.role == Role::Definition && place.rank > self.definition_rank {
+            return;
         }
         let sighting = match self.sight(parent, path, name, place, stat) {
             Ok(Some(state)) => ObservedFile::Complete(state),
@@ -366,7 +361,13 @@ impl ProjectWalk<'_> {
                 problem,
             },
         };
-        self.seen.observed.files.insert(path.to_owned(), sighting);
+        let files = &mut self.seen.observed.files;
+        if place.role == Role::Definition {
+            // If there are two definitions, the one of the earlier template is used.
+            self.definition_rank = place.rank;
+            files.retain(|_, file| file.role() != Role::Definition);
+        }
+        files.insert(path.to_owned(), sighting);
     }
 
     fn sight(

@@ -4,6 +4,8 @@
 
 use std::collections::BTreeSet;
 
+use tracing::debug;
+
 use super::Held;
 
 /// The maximum number of held files of one project, and of its reported paths.
@@ -35,8 +37,17 @@ impl Reported {
             let is_held = self.held.iter().any(|other| {
                 other.path == held.path && other.stamp == held.stamp && other.home == held.home
             });
-            if !is_held && self.held.len() < MAX {
+            if is_held {
+                continue;
+            }
+            if self.held.len() < MAX {
                 self.held.push(held);
+            } else {
+                debug!(
+                    path = held.path,
+                    "cannot hold a reported file, because {MAX} of its project are held; if it is \
+                     removed now, its content is lost"
+                );
             }
         }
     }
