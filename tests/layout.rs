@@ -120,7 +120,11 @@ fn faults_are_reported() {
             &[],
             "did you mean {organization}?",
         ),
-        (&["{tag}/{project}.xml"], &[], "unknown capture {tag}"),
+        (
+            &["{tag}/{project}.xml"],
+            &[],
+            "unknown capture {tag}; allowed: {organization}",
+        ),
         (&["{project"], &[], "{ without a }"),
         (&["project}"], &[], "} without a {"),
         (

@@ -180,8 +180,10 @@ fn unknown_capture(name: &str) -> String {
         })
         .min()
         .filter(|(distance, _)| *distance <= 3)
-        .map(|(_, known)| format!("; did you mean {{{known}}}?"))
-        .unwrap_or_default();
+        .map_or_else(
+            || ";".to_owned(),
+            |(_, known)| format!("; did you mean {{{known}}}?"),
+        );
     format!(
         "has the unknown capture {{{name}}}{near} allowed: {{organization}}, {{project}}, {{versionTag}}"
     )
