@@ -39,6 +39,8 @@ pub enum Assembled {
 pub struct Assembler {
     open: BTreeMap<EventKey, Call>,
     order: VecDeque<EventKey>,
+    /// The serial number of the first call since the start or the last loss.
+    first: Option<u64>,
 }
 
 impl Assembler {
@@ -62,8 +64,7 @@ impl Assembler {
 
     /// Forgets all open calls.
     pub fn clear(&mut self) {
-        self.open.clear();
-        self.order.clear();
+        *self = Self::default();
     }
 
     /// Returns the number of open calls.
@@ -81,6 +82,7 @@ impl Assembler {
             items: Vec::new(),
             open_flags: None,
         };
+        self.first.get_or_insert(key.serial);
         self.open.insert(key, call);
         self.order.push_back(key);
         let mut has_lost = false;
@@ -94,17 +96,28 @@ impl Assembler {
         }
     }
 
-    /// Adds to an open call. Ignores other calls, for example those that began before the reader.
+    /// Adds to an open call.
     fn add(&mut self, key: EventKey, add: impl FnOnce(&mut Call)) -> Assembled {
-        if let Some(call) = self.open.get_mut(&key) {
-            add(call);
-        }
+        let Some(call) = self.open.get_mut(&key) else {
+            return self.unknown(key);
+        };
+        add(call);
         Assembled::Nothing
+    }
+
+    /// Judges a record of a call that is not open.
+    ///
+    /// The call began before the reader, or its first record was lost.
+    fn unknown(&self, key: EventKey) -> Assembled {
+        match self.first.is_some_and(|first| key.serial > first) {
+            true => Assembled::Lost,
+            false => Assembled::Nothing,
+        }
     }
 
     fn end(&mut self, key: EventKey) -> Assembled {
         let Some(call) = self.open.remove(&key) else {
-            return Assembled::Nothing;
+            return self.unknown(key);
         };
         // Calls usually end in the order of their begin, so this usually finds the first entry.
         if let Some(position) = self.order.iter().position(|open| *open == key) {
@@ -178,8 +191,32 @@ mod tests {
         take(a, SYSCALL, &call(2, 2, "no"));
         assert_eq!(take(a, END, &end(2)), Assembled::Nothing);
         // These records are of a call that began before the reader.
-        take(a, PATH, &item(3, 0));
-        assert_eq!(take(a, END, &end(3)), Assembled::Nothing);
+        take(a, PATH, &item(0, 0));
+        assert_eq!(take(a, END, &end(0)), Assembled::Nothing);
+    }
+
+    #[test]
+    fn a_call_without_its_first_record_is_noticed() {
+        let mut assembler = Assembler::default();
+        let a = &mut assembler;
+        take(a, SYSCALL, &call(5, 0, "yes"));
+        assert!(matches!(take(a, END, &end(5)), Assembled::Complete(_)));
+        // This call may have begun before the reader.
+        assert_eq!(take(a, END, &end(4)), Assembled::Nothing);
+        assert_eq!(take(a, PATH, &item(6, 0)), Assembled::Lost);
+        assert_eq!(take(a, END, &end(6)), Assembled::Lost);
+        // A record that is not understood is as bad as a lost one.
+        take(a, SYSCALL, "audit(5.123:7): success=yes");
+        assert_eq!(take(a, END, &end(7)), Assembled::Lost);
+        // A call that never returns, such as exit_group(2), has no result.
+        take(
+            a,
+            SYSCALL,
+            &call(8, 0, "yes").replace(" success=yes exit=0", ""),
+        );
+        assert_eq!(take(a, END, &end(8)), Assembled::Nothing);
+        a.clear();
+        assert_eq!(take(a, END, &end(9)), Assembled::Nothing);
     }
 
     #[test]

@@ -120,7 +120,8 @@ fn call(fields: &Fields<'_>) -> Option<CallFields> {
     };
     let argument = |name: &[u8]| fields.get(name).and_then(hexadecimal).unwrap_or(0);
     Some(CallFields {
-        has_succeeded: fields.get(b"success")? == b"yes",
+        // A call that never returns, such as exit_group(2), has no result.
+        has_succeeded: fields.get(b"success") == Some(b"yes"),
         number,
         arguments: [
             argument(b"a0"),
