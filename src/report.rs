@@ -226,6 +226,10 @@ pub(crate) struct Report {
     pub(crate) is_file_changed: bool,
     /// Whether a state is recorded.
     pub(crate) has_state: bool,
+    /// Why the recorded state cannot be read. The report then has only the daemon's answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(required = false)]
+    pub(crate) state_error: Option<String>,
     /// The number of recorded projects. `None` if a running daemon reports it.
     #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
     pub(crate) recorded_projects: Option<usize>,
@@ -288,6 +292,7 @@ impl Report {
             daemon,
             state_dir: state_dir.display().to_string(),
             has_state: listings.is_some(),
+            state_error: None,
             recorded_projects,
             unwatched,
             fleet: fleet.map(FleetReport::of),

@@ -105,7 +105,9 @@ async fn change_one(server: &Server, change: Change, id: &str) -> Answer<Changed
             return Err(no_delivery(id));
         }
         match change.apply(&selector, operations, now)? {
-            0 => Err(ApiError::conflict(NOT_PENDING)),
+            0 if change == Change::Cancel => Err(ApiError::conflict(NOT_PENDING)),
+            // It was removed meanwhile.
+            0 => Err(no_delivery(id)),
             n => Ok(changed(change, 1, n, false)),
         }
     };
@@ -149,11 +151,11 @@ async fn change_many(server: &Server, change: Change, bulk: Bulk) -> Answer<Chan
     let expected = bulk.expected;
     let mut selector = select(server, change, bulk).await?;
     if only_count {
-        let work = move |operations: &mut Operations, _| {
+        let work = move |operations: &Operations| {
             let matched = change.count(&selector, operations)?;
             Ok(changed(change, matched, 0, true))
         };
-        return apply(server, work).await;
+        return server.admin.count(work).await.map(Json);
     }
     let expected = expected.ok_or_else(uncounted)?;
     selector.expected = Some(expected);
@@ -352,11 +354,11 @@ pub(super) async fn replay(
         .ok_or_else(|| ApiError::invalid("since must be earlier than until"))?;
     let webhook = options.to;
     if options.dry_run {
-        let work = move |operations: &mut Operations, _| {
+        let work = move |operations: &Operations| {
             let matched = operations.count_replay(&replay)?;
             Ok(replayed(webhook, matched, None))
         };
-        return apply(&server, work).await;
+        return server.admin.count(work).await.map(Json);
     }
     let expected = options.expected.ok_or_else(uncounted)?;
     let replay = Replay {

@@ -7,10 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{Request, State};
+use axum::http::StatusCode;
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use tokio::runtime::Handle;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 
 use super::Admin;
@@ -84,8 +86,20 @@ impl Admin {
         run(&self.bounded.files, work).await
     }
 
+    /// Counts the deliveries or events that a change would select. Wakes no queue.
+    pub(super) async fn count<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Operations) -> Result<T, ApiError> + Send + 'static,
+    ) -> Result<T, ApiError> {
+        let config = self.sources.config();
+        self.run_read(move || work(&Operations::of(&config)?)).await
+    }
+
     /// Changes deliveries or webhooks, and wakes the queues. Finishes even if the client
     /// disconnects.
+    ///
+    /// A refused request changed nothing. So it must not wake the queues, because each webhook that
+    /// is down then sends a probe.
     pub(super) async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Operations) -> Result<T, ApiError> + Send + 'static,
@@ -94,11 +108,15 @@ impl Admin {
         let queues = Arc::clone(&self.queues);
         let done = run(&self.bounded.changes, move || {
             let done = work(&mut Operations::of(&config)?);
-            queues.wake_all();
+            if !is_refused(&done) {
+                queues.wake_all();
+            }
             done
         })
         .await;
-        self.sources.forget_states().await;
+        if !is_refused(&done) {
+            self.sources.forget_states().await;
+        }
         done
     }
 }
@@ -113,7 +131,7 @@ impl Admin {
         let permit = Arc::clone(&self.bounded.tests).try_acquire_owned();
         let permit = permit.map_err(|_| busy())?;
         let prepared = tokio::task::spawn_blocking(work).await;
-        Ok((prepared.map_err(|_| busy())??, permit))
+        Ok((prepared.map_err(failed)??, permit))
     }
 }
 
@@ -167,6 +185,12 @@ async fn apart<T: Send + 'static>(
     tokio::task::spawn_blocking(run).await.ok().flatten()
 }
 
+/// Whether the request was refused. After another error, a part may have changed.
+fn is_refused<T>(done: &Result<T, ApiError>) -> bool {
+    done.as_ref()
+        .is_err_and(|error| error.status.is_client_error())
+}
+
 async fn run<T: Send + 'static>(
     permits: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -178,7 +202,18 @@ async fn run<T: Send + 'static>(
         let _permit = permit;
         work()
     });
-    task.await.map_err(|_| stopping())?
+    task.await.map_err(failed)?
+}
+
+/// The error of a task that did not end. A panic is in the log.
+fn failed(error: JoinError) -> ApiError {
+    match error.is_panic() {
+        true => ApiError::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the request failed unexpectedly; see the log",
+        ),
+        false => ApiError::unavailable("the daemon is stopping"),
+    }
 }
 
 #[cfg(test)]

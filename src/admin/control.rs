@@ -35,8 +35,8 @@ pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancellat
     // One task for each client, so that a client that waits for a reload does not block the others.
     let mut clients = JoinSet::new();
     let mut check = tokio::time::interval(CHECK_EVERY);
-    // Whether the current failure was logged already.
-    let mut is_warned = false;
+    // Whether the current failures to bind and to accept were logged already.
+    let (mut is_bind_warned, mut is_accept_warned) = (false, false);
     loop {
         tokio::select! {
             _ = check.tick() => {
@@ -46,12 +46,12 @@ pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancellat
                 }
                 match bind(&state_dir) {
                     Ok(bound) => {
-                        is_warned = false;
+                        is_bind_warned = false;
                         socket = Some(bound);
                     }
                     Err(error) => {
                         socket = None;
-                        if !std::mem::replace(&mut is_warned, true) {
+                        if !std::mem::replace(&mut is_bind_warned, true) {
                             warn!(path = %state_dir.join(CONTROL).display(), %error, "cannot open the control socket: `status` shows only the recorded state, and `reload` does not work (SIGHUP does). Retrying; fix the state directory");
                         }
                     }
@@ -59,10 +59,11 @@ pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancellat
             }
             accepted = next_client(socket.as_ref()), if clients.len() < CLIENTS_MAX => match accepted {
                 Ok(stream) => {
+                    is_accept_warned = false;
                     clients.spawn(answer(Arc::clone(&admin), stream));
                 }
                 Err(error) => {
-                    if !std::mem::replace(&mut is_warned, true) {
+                    if !std::mem::replace(&mut is_accept_warned, true) {
                         warn!(%error, "the control socket cannot accept connections; retrying. Has the daemon reached its limit of open files (LimitNOFILE=)?");
                     }
                     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -184,28 +185,50 @@ async fn left(client: &mut UnixStream) {
     while client.read(&mut rest).await.is_ok_and(|n| n > 0) {}
 }
 
+/// Why a daemon that may be running gave no answer.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RequestError {
+    /// Nothing was sent.
+    #[error("cannot connect to the daemon that uses {}: {error}{}", state_dir.display(), advice(error))]
+    Connect {
+        state_dir: PathBuf,
+        #[source]
+        error: io::Error,
+    },
+    /// The daemon may have received the request.
+    #[error("{0}")]
+    Answer(#[source] io::Error),
+}
+
+fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => ". Run the command as the daemon's user",
+        _ => "",
+    }
+}
+
 /// Asks the daemon of this state directory for its report. Returns `None` if no daemon runs.
-pub(crate) fn ask(state_dir: &Path) -> io::Result<Option<DaemonReport>> {
+pub(crate) fn ask(state_dir: &Path) -> Result<Option<DaemonReport>, RequestError> {
     request(state_dir, STATUS, ANSWER_MAX)
 }
 
 /// Makes the queues of the daemon read the store again. Returns `None` if no daemon runs.
-pub(crate) fn wake(state_dir: &Path) -> io::Result<Option<DaemonReport>> {
+pub(crate) fn wake(state_dir: &Path) -> Result<Option<DaemonReport>, RequestError> {
     request(state_dir, WAKE, ANSWER_MAX)
 }
 
 /// Makes the daemon reload, and waits for the result. Returns `None` if no daemon runs.
-pub(crate) fn reload(state_dir: &Path) -> io::Result<Option<Reloaded>> {
+pub(crate) fn reload(state_dir: &Path) -> Result<Option<Reloaded>, RequestError> {
     request(state_dir, RELOAD, RELOAD_MAX)
 }
 
 /// Asks the daemon which removals are held. Returns `None` if no daemon runs.
-pub(crate) fn list_held(state_dir: &Path) -> io::Result<Option<HeldProjects>> {
+pub(crate) fn list_held(state_dir: &Path) -> Result<Option<HeldProjects>, RequestError> {
     request(state_dir, LIST_HELD, RELOAD_MAX)
 }
 
 /// Makes the daemon accept held removals. Returns `None` if no daemon runs.
-pub(crate) fn accept(state_dir: &Path, token: &str) -> io::Result<Option<Accepted>> {
+pub(crate) fn accept(state_dir: &Path, token: &str) -> Result<Option<Accepted>, RequestError> {
     request(state_dir, &format!("{ACCEPT}{token}"), RELOAD_MAX)
 }
 
@@ -218,26 +241,47 @@ fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,
     patience: Duration,
-) -> io::Result<Option<T>> {
-    use std::io::{Read, Write};
-    let directory = match std::fs::File::open(state_dir) {
-        Ok(directory) => directory,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
+) -> Result<Option<T>, RequestError> {
+    let connect = || {
+        let directory = std::fs::File::open(state_dir)?;
+        std::os::unix::net::UnixStream::connect(short_path(&directory))
     };
-    let connected = std::os::unix::net::UnixStream::connect(short_path(&directory));
-    let mut stream = match connected {
-        Ok(stream) => stream,
+    match connect() {
+        Ok(stream) => match exchange(stream, line, patience) {
+            Ok(answer) => Ok(Some(answer)),
+            // The kernel reports a timeout as one of these.
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                ) =>
+            {
+                let text = format!("no answer within {}s", patience.as_secs());
+                Err(RequestError::Answer(io::Error::new(error.kind(), text)))
+            }
+            Err(error) => Err(RequestError::Answer(error)),
+        },
         Err(error)
             if matches!(
                 error.kind(),
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
             ) =>
         {
-            return Ok(None);
+            Ok(None)
         }
-        Err(error) => return Err(error),
-    };
+        Err(error) => Err(RequestError::Connect {
+            state_dir: state_dir.to_owned(),
+            error,
+        }),
+    }
+}
+
+fn exchange<T: serde::de::DeserializeOwned>(
+    mut stream: std::os::unix::net::UnixStream,
+    line: &str,
+    patience: Duration,
+) -> io::Result<T> {
+    use std::io::{Read, Write};
     stream.set_read_timeout(Some(patience))?;
     stream.set_write_timeout(Some(ANSWER_MAX))?;
     writeln!(stream, "{line}")?;
@@ -246,7 +290,5 @@ fn request<T: serde::de::DeserializeOwned>(
     if text.is_empty() {
         return Err(io::Error::other("the daemon ended before it answered"));
     }
-    serde_json::from_str(&text)
-        .map(Some)
-        .map_err(io::Error::other)
+    serde_json::from_str(&text).map_err(io::Error::other)
 }

@@ -8,12 +8,15 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 
 use crate::config::{AdminServer, Listen};
 
 /// How long connecting to a socket may take, before it counts as one with a listener.
 const ACCEPT_MAX: Duration = Duration::from_secs(1);
+
+/// The maximum number of connections that wait to be accepted, as in the standard library.
+const BACKLOG: u32 = 1024;
 
 /// A socket for the admin server.
 #[derive(Debug)]
@@ -73,13 +76,16 @@ pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
         Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp),
         Listen::Unix(path) => {
             remove_dead(path).await?;
-            let listener = UnixListener::bind(path)?;
+            let socket = UnixSocket::new_stream()?;
+            socket.bind(path)?;
             let file = SocketFile::at(path)?;
-            let bound = Bound::Unix(listener, file);
-            match std::fs::set_permissions(path, Permissions::from_mode(server.mode)) {
-                Ok(()) => Ok(bound),
+            // Nobody can connect before `listen`, so the umask gives nobody access.
+            let listening = std::fs::set_permissions(path, Permissions::from_mode(server.mode))
+                .and_then(|()| socket.listen(BACKLOG));
+            match listening {
+                Ok(listener) => Ok(Bound::Unix(listener, file)),
                 Err(error) => {
-                    bound.discard();
+                    file.remove();
                     Err(error)
                 }
             }

@@ -21,7 +21,7 @@ use serde::Serialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::warn;
 use uuid::Uuid;
 
 use super::Admin;
@@ -164,16 +164,26 @@ impl News {
 
 /// Compares the state while there are clients, until `stop`.
 pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
+    // Whether the present failure was logged.
+    let mut is_warned = false;
     loop {
         tokio::select! {
             () = admin.news.wanted.notified() => {}
             () = stop.cancelled() => return,
         }
-        tokio::select! {
-            result = follow_until_idle(&admin) => if let Err(error) = result {
-                debug!(?error, "cannot compare the state for the stream");
-            },
+        let result = tokio::select! {
+            result = follow_until_idle(&admin) => result,
             () = stop.cancelled() => return,
+        };
+        // If a series has begun, reading has succeeded since the last failure.
+        is_warned &= admin.news.kept().series.is_none();
+        if let Err(error) = result
+            && !std::mem::replace(&mut is_warned, true)
+        {
+            warn!(
+                error = error.error,
+                "cannot read the state for the stream of new events; retrying while it has clients"
+            );
         }
         admin.news.set_series(None);
         // The clients of the ended series reconnect. Begin the next series for them.

@@ -5,12 +5,12 @@
 
 use std::io::Write;
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 use serde::Serialize;
 
 use super::deliveries::{Confirmed, confirmed, is_asked};
 use super::output::{BOLD, Style, counted, print_json, safe};
-use super::{DONE, FAILED, missing_socket, usage};
+use super::{DONE, FAILED, missing_socket, unanswered, usage};
 use crate::admin;
 use crate::config::Config;
 use crate::engine::held_removals::Accepted;
@@ -57,9 +57,8 @@ pub(super) fn run(
              removals stay held"
         ),
     };
-    let held = admin::control::list_held(&config.state_dir)
-        .with_context(no_answer)?
-        .ok_or_else(no_daemon)?;
+    let held = admin::control::list_held(&config.state_dir);
+    let held = unanswered(held, no_answer)?.ok_or_else(no_daemon)?;
     let projects: Vec<String> = held.projects.iter().map(ToString::to_string).collect();
     let mut view = AcceptedView {
         reason: held.reason.as_deref(),
@@ -94,15 +93,15 @@ pub(super) fn run(
             return Ok(FAILED);
         }
     }
-    let accepted = admin::control::accept(&config.state_dir, &held.token)
-        .with_context(|| {
-            format!(
-                "{}. The request is withdrawn unless the daemon was just releasing the removals; run \
-                 `accept` again to see which are still held",
-                no_answer()
-            )
-        })?
-        .ok_or_else(no_daemon)?;
+    let accepted = admin::control::accept(&config.state_dir, &held.token);
+    let accepted = unanswered(accepted, || {
+        format!(
+            "{}. The request is withdrawn unless the daemon was just releasing the removals; run \
+             `accept` again to see which are still held",
+            no_answer()
+        )
+    })?
+    .ok_or_else(no_daemon)?;
     let refusals;
     (view.released, refusals) = released(accepted)?;
     if arguments.json {

@@ -15,7 +15,7 @@ use super::output::{
 };
 use super::view::{print_delivery, print_event, short_id, standing};
 use super::{DONE, FAILED, usage};
-use crate::admin;
+use crate::admin::{self, control::RequestError};
 use crate::config::Config;
 use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
@@ -218,7 +218,7 @@ fn list(
         let first = || Ok(listings.deliveries(&selector, listing.limit())?);
         return followed.print(first, listing.is_json(), style, out);
     }
-    let deliveries = listings.deliveries(&selector, listing.limit())?;
+    let deliveries = listings.deliveries(&selector, listing.n_read())?;
     listing.print(deliveries, words, DeliveryView::of, table, style, out)
 }
 
@@ -369,7 +369,7 @@ pub(super) enum Notified {
     /// No daemon is running.
     Nobody,
     /// A daemon may be running, but could not be notified.
-    Failed(io::Error),
+    Failed(RequestError),
 }
 
 impl Notified {

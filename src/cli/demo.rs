@@ -16,7 +16,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use futures_util::future::{FusedFuture, FutureExt};
 use futures_util::{StreamExt, stream};
 use secrecy::{ExposeSecret, SecretString};
@@ -105,19 +105,20 @@ pub(super) async fn run(
     let mut leaving = Vec::new();
     let mut running = pin!(daemon.run(&mut signals, &mut leaving).fuse());
     let ended = tokio::select! {
-        () = receiver.serve(CancellationToken::new()) => Ok(()),
+        () = receiver.serve(CancellationToken::new()) => Err(anyhow!("the receiver stopped")),
         ended = &mut running => ended.map_err(anyhow::Error::from).and_then(|()| play.interrupted(keep)),
         played = play.run(&directory, keep) => played,
     };
     stop.cancel();
-    if !running.is_terminated() {
-        running.await?;
-    }
+    let stopped = match running.is_terminated() {
+        true => Ok(()),
+        false => running.await.map_err(anyhow::Error::from),
+    };
 
     if keep {
         directory.keep();
     }
-    if let Err(error) = ended {
+    if let Err(error) = ended.and(stopped) {
         // A reader such as `head` closed the pipe. Do not report that as a failure.
         if super::is_output_closed(&error) {
             return Err(error);

@@ -131,7 +131,7 @@ fn list(
         let first = || Ok(listings.events(&filter, listing.limit())?);
         return followed.print(first, listing.is_json(), style, out);
     }
-    let events = listings.events(&filter, listing.limit())?;
+    let events = listings.events(&filter, listing.n_read())?;
     listing.print(events, words, EventView::of, table, style, out)
 }
 

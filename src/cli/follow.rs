@@ -25,17 +25,18 @@ pub(super) fn print_line(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     writeln!(out, "{}", safe_json(&json))
 }
 
-/// Prints a report repeatedly.
+/// Prints a report repeatedly. On a terminal, each text is drawn over the previous one.
 pub(super) fn watch(
+    is_json: bool,
     out: &mut dyn Write,
     mut report: impl FnMut(&mut dyn Write) -> anyhow::Result<()>,
 ) -> anyhow::Result<u8> {
-    let is_terminal = io::stdout().is_terminal();
+    let is_drawn = !is_json && io::stdout().is_terminal();
     let mut is_first = true;
     loop {
         let mut text = Vec::new();
         report(&mut text)?;
-        if is_terminal {
+        if is_drawn {
             let height = rustix::termios::tcgetwinsize(io::stdout());
             let height = height.map_or(0, |size| usize::from(size.ws_row));
             // A terminal without a size, such as a serial line, reports 0.

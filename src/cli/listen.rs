@@ -75,7 +75,7 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
         .ok_or_else(|| "a status must be a number from 200 to 599".to_owned())
 }
 
-/// Listens and prints until `shutdown` is cancelled, or `out` is closed.
+/// Listens and prints until `out` is closed. A signal ends the process.
 ///
 /// With `--json`, the introduction goes to `notes`, so that `out` contains only JSON objects.
 ///
@@ -86,7 +86,6 @@ pub(super) async fn run(
     arguments: &ListenArguments,
     clock: impl Fn() -> Timestamp + Send + Sync + 'static,
     style: &Style,
-    shutdown: CancellationToken,
     out: &mut impl Write,
     notes: &mut impl Write,
 ) -> anyhow::Result<()> {
@@ -124,7 +123,7 @@ pub(super) async fn run(
         target: shown.unwrap_or_default(),
         out,
     };
-    let mut serving = std::pin::pin!(receiver.serve(shutdown));
+    let mut serving = std::pin::pin!(receiver.serve(CancellationToken::new()));
     loop {
         tokio::select! {
             // A callback must be printed before its answer.
@@ -139,21 +138,9 @@ pub(super) async fn run(
                     return Ok(());
                 }
             }
-            () = &mut serving => break,
+            () = &mut serving => return Ok(()),
         }
     }
-    // The receiver may have answered more callbacks while it stopped.
-    while let Ok(callback) = received.try_recv() {
-        if !printer.callback(&callback)? {
-            return Ok(());
-        }
-    }
-    while let Ok(report) = passed_on.try_recv() {
-        if !printer.passed_on(&report)? {
-            break;
-        }
-    }
-    Ok(())
 }
 
 /// Prints and flushes callbacks and answers.

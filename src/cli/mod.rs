@@ -28,9 +28,9 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
-use tokio_util::sync::CancellationToken;
 
 use self::output::safe_lines;
+use crate::admin::control::RequestError;
 use crate::clock::Clock;
 use crate::config::{self, Config, Problems, SystemEnvironment, WithoutSecrets};
 use crate::os::HeldSignals;
@@ -286,7 +286,6 @@ fn receive(arguments: &listen::ListenArguments) -> anyhow::Result<u8> {
         arguments,
         move || clock.now(),
         &style(),
-        CancellationToken::new(),
         &mut stdout(),
         &mut std::io::stderr(),
     ))?;
@@ -311,6 +310,17 @@ fn found(named: Option<&Path>) -> Result<PathBuf, Problems> {
 /// Opens the recorded state for listing.
 fn listings(config: &Config) -> Result<Listings, OpenError> {
     Listings::of(config)
+}
+
+/// Adds the consequences of a missing answer to the error, if the daemon may have the request.
+fn unanswered<T>(
+    answer: Result<T, RequestError>,
+    consequences: impl FnOnce() -> String,
+) -> anyhow::Result<T> {
+    answer.map_err(|error| match error {
+        RequestError::Connect { .. } => error.into(),
+        RequestError::Answer(error) => anyhow::Error::from(error).context(consequences()),
+    })
 }
 
 /// Explains why the running daemon of a state directory cannot be asked.

@@ -249,7 +249,14 @@ impl Listing {
         self.json
     }
 
+    /// The number of items to read: one more than the limit, to know whether there are more.
+    pub(super) fn n_read(&self) -> usize {
+        self.limit().saturating_add(1)
+    }
+
     /// Prints items that are sorted newest first. The newest is printed last, as in a log.
+    ///
+    /// `items` has up to [`Self::n_read`] items.
     pub(super) fn print<T, V: Serialize>(
         &self,
         mut items: Vec<T>,
@@ -259,6 +266,8 @@ impl Listing {
         style: &Style,
         out: &mut dyn Write,
     ) -> anyhow::Result<u8> {
+        let is_cut = items.len() > self.limit();
+        items.truncate(self.limit());
         items.reverse();
         if self.json {
             let views: Vec<V> = items.iter().map(view).collect();
@@ -267,7 +276,7 @@ impl Listing {
             writeln!(out, "No {noun}.")?;
         } else {
             table(&items).print(out, style, "")?;
-            if items.len() == self.limit {
+            if is_cut {
                 let n = self.limit;
                 writeln!(
                     out,

@@ -7,10 +7,10 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, anyhow};
+use anyhow::anyhow;
 
 use super::output::safe_lines;
-use super::{CONFIGURATION, DONE, inspected, missing_socket};
+use super::{CONFIGURATION, DONE, inspected, missing_socket, unanswered};
 use crate::admin::{self, Reloaded};
 
 /// Asks the daemon of the configured state directory to reload.
@@ -28,7 +28,8 @@ pub(super) fn run(
         (Err(problems), Some(given)) => (given, Some(problems)),
         (Err(problems), None) => return Err(problems.into()),
     };
-    let answer = admin::control::reload(&state_dir).with_context(|| {
+    let answer = admin::control::reload(&state_dir);
+    let answer = unanswered(answer, || {
         format!(
             "the daemon that uses the state directory {} did not answer in time. It may still apply the \
              configuration; see `status` and the log",

@@ -1,8 +1,8 @@
 //! `status`: shows the state of the daemon and its webhooks.
 //!
 //! Constraint: the command works with or without a running daemon. It asks the daemon over the
-//! control socket, and reads the recorded state from the database. If the daemon does not answer,
-//! the command prints the reason.
+//! control socket, and reads the recorded state from the database. If one of them does not answer,
+//! the command prints the reason and shows the other.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -16,7 +16,7 @@ use super::output::{
     BOLD, GREEN, RED, Style, YELLOW, between, counted, duration, print_json, safe, time,
 };
 use super::view::{location, print_pairs};
-use super::{DONE, FAILED, missing_socket, recorded, standing};
+use super::{DONE, FAILED, failure, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
@@ -59,13 +59,18 @@ pub(super) fn run(
         anyhow::Ok(report)
     };
     if arguments.watch {
-        return follow::watch(out, |out| show(out, true, now()).map(|_| ()));
+        return follow::watch(arguments.json, out, |out| match show(out, true, now()) {
+            // The next round may succeed.
+            Err(error) if !arguments.json => Ok(writeln!(out, "{}", failure(&error))?),
+            shown => shown.map(|_| ()),
+        });
     }
     let report = show(out, false, now())?;
     let is_watching = report
         .daemon
         .is_some_and(|daemon| daemon.engine.is_watching());
-    Ok(if is_watching || !arguments.exit_code {
+    let is_healthy = is_watching && report.state_error.is_none();
+    Ok(if is_healthy || !arguments.exit_code {
         DONE
     } else {
         FAILED
@@ -79,20 +84,26 @@ fn gather(config: &Config) -> anyhow::Result<Report> {
         Ok(None) => (None, missing_socket(&config.state_dir)),
         Err(error) => (None, Some(error.to_string())),
     };
-    let listings = recorded(config)?;
-    let states = match &listings {
-        Some(listings) => listings.webhook_states()?,
-        None => Vec::new(),
-    };
-    let file = Settings::of(config);
+    let (file, directory) = (Settings::of(config), &config.state_dir);
     let daemon = daemon.ok_or(unknown);
-    Ok(Report::gather(
-        &file,
-        &config.state_dir,
-        daemon,
-        states,
-        listings.as_ref(),
-    )?)
+    let with_state = |daemon| {
+        let listings = recorded(config)?;
+        let states = listings
+            .as_ref()
+            .map_or(Ok(Vec::new()), |listings| listings.webhook_states())?;
+        let listings = listings.as_ref();
+        anyhow::Ok(Report::gather(&file, directory, daemon, states, listings)?)
+    };
+    match with_state(daemon.clone()) {
+        Err(error) if daemon.is_ok() => {
+            let mut report = Report::gather(&file, directory, daemon, Vec::new(), None)?;
+            report.state_error = Some(format!("{error:#}"));
+            // Their counts are unknown.
+            report.webhooks.clear();
+            Ok(report)
+        }
+        report => report,
+    }
 }
 
 fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) -> io::Result<()> {
@@ -138,7 +149,9 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         pairs.push(("standbys", standbys(fleet, now)));
         pairs.push(("senders", senders(fleet, now)));
     }
-    if !report.has_state {
+    if let Some(error) = &report.state_error {
+        pairs.push(("note", format!("cannot read the recorded state: {error}")));
+    } else if !report.has_state {
         let note = "nothing is recorded yet: the daemon has never run with this state directory"
             .to_owned();
         pairs.push(("note", note));
@@ -165,7 +178,9 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     }
     print_incomplete(&report.incomplete, style, out)?;
     writeln!(out)?;
-    standing::print_webhooks(&report.webhooks, now, style, out)?;
+    if report.state_error.is_none() {
+        standing::print_webhooks(&report.webhooks, now, style, out)?;
+    }
     if report.is_file_changed {
         standing::print_file_changed(out)?;
     }

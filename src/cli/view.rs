@@ -173,7 +173,11 @@ pub(super) fn print_delivery(
         print_attempt(out, style, attempt, in_full)?;
     }
     if attempts.is_empty() {
-        writeln!(out, "  no attempt yet")?;
+        let none = match delivery.state {
+            State::Pending => "no attempt yet",
+            _ => "no attempts",
+        };
+        writeln!(out, "  {none}")?;
     }
     Ok(())
 }

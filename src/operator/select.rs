@@ -143,6 +143,9 @@ pub(crate) enum FindError {
     Store(#[from] StoreError),
 }
 
+/// The maximum number of ids in an error.
+const IDS_SHOWN: usize = 4;
+
 /// Finds the only event id that begins with this text.
 pub(crate) fn find_event(text: &str, listings: &Listings) -> Result<EventId, FindError> {
     let text = text.to_ascii_lowercase();
@@ -151,13 +154,19 @@ pub(crate) fn find_event(text: &str, listings: &Listings) -> Result<EventId, Fin
         return Err(FindError::Invalid);
     }
     let prefix = format!("evt_{digits}");
-    let found = listings.event_ids(&prefix, 4)?;
+    let found = listings.event_ids(&prefix, IDS_SHOWN + 1)?;
     match found.as_slice() {
         [id] => Ok(id.clone()),
         [] => Err(FindError::Absent(prefix)),
         several => {
             let ids: Vec<&str> = several.iter().map(|id| id.0.as_str()).collect();
-            Err(FindError::Several(prefix, ids.join(", ")))
+            let more = if ids.len() > IDS_SHOWN {
+                " and more"
+            } else {
+                ""
+            };
+            let ids = ids.get(..IDS_SHOWN).unwrap_or(&ids).join(", ");
+            Err(FindError::Several(prefix, format!("{ids}{more}")))
         }
     }
 }

@@ -2,8 +2,9 @@
 
 use serde_json::{Value, json};
 
-use super::common::{Endpoint, wait_until};
-use super::{Server, refusing, three_projects, with_api};
+use super::client::free_address;
+use super::common::{Endpoint, Home, Settings, Webhook, wait_until, xml};
+use super::{Server, admin, refusing, three_projects, with_api};
 
 /// The ids of the deliveries in a state.
 fn ids(server: &Server, state: &str) -> Vec<i64> {
@@ -176,4 +177,48 @@ fn webhooks_are_switched_and_tested_and_events_are_replayed() {
     wait_until("the replayed events", || {
         (good.n_all() == n + 7).then_some(())
     });
+}
+
+#[test]
+fn counting_and_a_refusal_send_no_probe_to_an_endpoint_that_is_down() {
+    let (good, bad, address) = (Endpoint::new(), refusing(), free_address());
+    let webhooks = [
+        Webhook::new("good", &good.url()).events("[project-import-any]"),
+        Webhook::new("bad", &bad.url())
+            .events("[snapshot-create]")
+            .schedule("[0s, 2s, 1h, 1h]"),
+    ];
+    let home = Home::new(&Settings::of(webhooks).top(&admin(address)));
+    let server = Server::Tcp(address);
+    let daemon = home.start();
+    post(&server, "/api/v1/webhooks/bad/disable", &json!({}), 200);
+    for name in ["a", "b", "c"] {
+        let content = xml(name, name, "");
+        home.write(&format!("sales/{name}/project.xml"), &content);
+        home.write(&format!("sales/{name}/snapshots/s.xml"), &content);
+    }
+    good.wait_for(3);
+    daemon.fence();
+    post(&server, "/api/v1/webhooks/bad/enable", &json!({}), 200);
+    // Three bring it down. One of them is a probe, and the others are due but wait for the next one.
+    daemon.wait_message("the endpoint seems to be down", 1);
+    wait_until("the probe", || (bad.n_all() == 4).then_some(()));
+    daemon.wait_message("failed: ", 4);
+    let n = good.n();
+    let selected = json!({ "webhook": "good", "state": "delivered", "dryRun": true });
+    let replay = json!({ "to": "good", "dryRun": true });
+    let other = json!({ "webhook": "good", "state": "delivered", "expected": 7 });
+    for round in 0..3 {
+        post(&server, "/api/v1/deliveries/redeliver", &selected, 200);
+        post(&server, "/api/v1/events/replay", &replay, 200);
+        post(&server, "/api/v1/deliveries/redeliver", &other, 409);
+        // Meanwhile a queue that was woken would have sent a probe.
+        let name = format!("d{round}");
+        home.write(&format!("sales/{name}/project.xml"), &xml(&name, &name, ""));
+        good.wait_for(n + 1 + round);
+    }
+    assert_eq!(bad.n_all(), 4);
+    // A change does send one.
+    post(&server, "/api/v1/webhooks/good/disable", &json!({}), 200);
+    wait_until("a probe", || (bad.n_all() > 4).then_some(()));
 }

@@ -149,7 +149,7 @@ fn a_browser_shows_follows_and_acts() {
     let is_fixed = Arc::new(AtomicBool::new(false));
     let (good, bad) = (Endpoint::new(), failing_until(&is_fixed));
     let (home, origin) = home(&good, &bad);
-    let _daemon = home.start();
+    let daemon = home.start();
     let page = Page { browser, origin };
     page.log_in();
 
@@ -163,7 +163,26 @@ fn a_browser_shows_follows_and_acts() {
         "<schema name=\"Broken\">\n  <cube\n",
     );
     fit_everybody(&page, &delivery);
+    survive_the_end_of_a_series(&page);
     work_without_javascript(&page, &delivery);
+    // The sessions end with the daemon, so the open page asks for the token again.
+    page.log_in();
+    daemon.terminate();
+    let _daemon = home.start();
+    wait_until("the login", || {
+        (page.browser.path() == "/login").then_some(())
+    });
+}
+
+/// A browser that reconnects after the end of a series of the stream gets `missed` first.
+fn survive_the_end_of_a_series(page: &Page) {
+    page.open("/events");
+    wait_until("the stream", || (page.live() == "live").then_some(()));
+    page.browser.run("stream.dispatchEvent(new Event('error'))");
+    assert_eq!(page.live(), "not live; reconnecting");
+    page.browser
+        .run("stream.dispatchEvent(new MessageEvent('missed', { data: '{}' }))");
+    assert_eq!(page.live(), "live");
 }
 
 /// A new event appears in the open view, without a new page.

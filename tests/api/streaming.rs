@@ -86,3 +86,25 @@ fn the_number_of_streams_is_bounded() {
         (answer.status == 200).then_some(())
     });
 }
+
+#[test]
+fn a_state_that_cannot_be_read_is_logged() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let daemon = home.start();
+    std::fs::rename(home.database(), home.beside("away.db")).unwrap();
+    let answer = server.get("/api/v1/stream");
+    assert_eq!(answer.status, 503, "{answer:?}");
+    assert!(
+        answer.json()["error"]
+            .as_str()
+            .unwrap()
+            .contains("see the log")
+    );
+    let log = daemon.wait_log("the reason", |entry| {
+        entry
+            .message()
+            .starts_with("cannot read the state for the stream")
+    });
+    assert_eq!(log.field("level"), "WARN");
+}

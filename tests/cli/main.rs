@@ -23,6 +23,8 @@ mod support;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
+use std::os::unix::fs::symlink;
+use std::os::unix::net::UnixListener;
 
 use project_webhooks::config::settings::SETTINGS;
 use project_webhooks::domain::event::EventKind;
@@ -312,6 +314,11 @@ fn pending_deliveries_are_cancelled_without_a_daemon() {
     );
     let said = place.run(&["deliveries", "cancel", &id]).failed(1);
     assert!(said.contains("No matching deliveries"), "{said}");
+    // Only a listing that leaves something out says so.
+    let n = place.run(&["deliveries", "--json"]).json();
+    let n = n.as_array().unwrap().len().to_string();
+    let listed = place.run(&["deliveries", "--limit", &n]).succeeded();
+    assert!(!listed.contains("These are the last"), "{listed}");
     place
         .run(&["deliveries", "cancel", "--webhook", "catalog"])
         .succeeded();
@@ -564,4 +571,47 @@ fn an_operator_changes_only_as_many_deliveries_as_agreed() {
     let (status, printed) = agree(&cancel, &|| {});
     assert!(printed.contains("3 deliveries cancelled"), "{printed}");
     assert_eq!(status, Some(0));
+}
+
+#[test]
+fn a_running_daemon_is_shown_while_the_state_cannot_be_read() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    let _daemon = place.daemon();
+    // The same state directory, and a database that does not answer.
+    let config = fs::read_to_string(place.path("config.yaml")).unwrap();
+    let store = "store: { postgres: \"host=127.0.0.1 port=9 dbname=x user=x\" }\n";
+    fs::write(place.path("config.yaml"), format!("{config}{store}")).unwrap();
+    let status = place.run(&["status"]).succeeded();
+    assert!(status.starts_with("running: process "), "{status}");
+    assert!(
+        status.contains("cannot read the recorded state: "),
+        "{status}"
+    );
+    assert!(!status.contains("catalog"), "no counts: {status}");
+    place.run(&["status", "--exit-code"]).failed(1);
+    let status = place.run(&["status", "--json"]).json();
+    assert_eq!(status["running"], true);
+    assert!(status["stateError"].is_string(), "{status}");
+    // Without a daemon, there is nothing to show.
+    fs::remove_file(place.path("state/control.sock")).unwrap();
+    let said = place.run(&["status"]).failed(1);
+    assert!(said.contains("cannot reach"), "{said}");
+}
+
+#[test]
+fn a_daemon_that_cannot_be_reached_is_told_from_one_that_does_not_answer() {
+    let place = Place::new(&webhook("catalog", "http://127.0.0.1:9/"));
+    // As for a user who may not enter the state directory, nothing is sent.
+    let socket = place.path("state/control.sock");
+    fs::create_dir(place.path("state")).unwrap();
+    symlink("control.sock", &socket).unwrap();
+    for arguments in [&["reload"][..], &["accept", "--yes"]] {
+        let said = place.run(arguments).failed(1);
+        assert!(said.contains("cannot connect to the daemon"), "{said}");
+        assert!(!said.contains("did not answer"), "{said}");
+    }
+    fs::remove_file(&socket).unwrap();
+    let _silent = UnixListener::bind(&socket).unwrap();
+    let status = place.run(&["status"]).succeeded();
+    assert!(status.contains("no answer within 5s"), "{status}");
 }

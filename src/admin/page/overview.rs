@@ -74,8 +74,12 @@ fn advices(report: &Report) -> Vec<Advice> {
     }
     if !report.incomplete.is_empty() {
         let n = counted(report.incomplete.len() as u64, "file");
+        let or_more = match report.incomplete.len() >= INCOMPLETE_MAX {
+            true => " or more",
+            false => "",
+        };
         found.push(Advice {
-            problem: format!("{n} ignored: incomplete, invalid or unreadable."),
+            problem: format!("{n}{or_more} ignored: incomplete, invalid or unreadable."),
             advice: html! { "See the " a href="/files" { "ignored files" } ". Each is read again \
             once it is fixed." },
         });

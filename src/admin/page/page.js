@@ -90,13 +90,18 @@ function follow() {
   }
   if (stream) return;
   stream = new EventSource("/api/v1/stream");
-  stream.addEventListener("ready", () => { live.textContent = "live"; changed(); });
-  for (const name of ["event", "delivery", "missed"]) stream.addEventListener(name, changed);
+  // A browser that reconnects gets "missed" instead of "ready" if the daemon began a new series.
+  for (const name of ["ready", "missed"]) {
+    stream.addEventListener(name, () => { live.textContent = "live"; changed(); });
+  }
+  for (const name of ["event", "delivery"]) stream.addEventListener(name, changed);
   stream.addEventListener("error", () => {
     live.textContent = "not live; reconnecting";
     if (stream.readyState === EventSource.CLOSED) {
       stream = null;
       setTimeout(follow, 5000);
+      // If the session has ended, reading the view leads to the login.
+      changed();
     }
   });
 }

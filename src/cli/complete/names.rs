@@ -45,8 +45,7 @@ fn repositories(config: &Config) -> Vec<String> {
 fn recorded(kind: Kind, config: &Config) -> Option<Vec<String>> {
     let listings = Listings::of(config).ok()?;
     let names = match kind {
-        Kind::Webhook => webhooks(config),
-        Kind::Repository => repositories(config),
+        Kind::Webhook | Kind::Repository => return None,
         Kind::Delivery => {
             let page = listings.deliveries_page(&Selector::default(), None, ROWS_MAX);
             let rows = page.ok()?.items.into_iter();

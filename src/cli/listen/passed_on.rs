@@ -26,12 +26,11 @@ pub(super) fn print_passed_on(
     let time = report.at.to_zoned_datetime(style.zone.clone());
     let attempt = report.attempt;
     let attempt = attempt.map_or_else(String::new, |attempt| format!(", attempt {attempt}"));
-    let about = format!("{}{attempt}", safe(&report.id));
-    let about = if about.is_empty() {
-        "the request"
-    } else {
-        &about
+    let id = match report.id.as_str() {
+        "" => "the request".to_owned(),
+        id => safe(id),
     };
+    let about = format!("{id}{attempt}");
     write!(out, "{}  ", time.strftime("%H:%M:%S%.3f"))?;
     let Some(answer) = &report.answer else {
         let text = "the sender gave up before the answer";
