@@ -19,7 +19,7 @@ use crate::domain::project::Stamp;
 use names::Names;
 
 pub(crate) use encrypted::check_key;
-pub(crate) use names::list;
+pub(crate) use names::{list, list_until};
 
 const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)

@@ -262,10 +262,10 @@ impl Write for Bounded {
 /// Describes an error of the template engine.
 fn described(error: &Error, source: &str) -> TemplateError {
     let message = match (error.kind(), error.detail()) {
-        (ErrorKind::UndefinedError, None) => {
-            "the value is undefined; check its name, or use \"is defined\" or the filter default"
-                .to_owned()
-        }
+        (ErrorKind::UndefinedError, detail) => format!(
+            "{}; check its name, or use \"is defined\" or the filter default",
+            detail.unwrap_or("the value is undefined")
+        ),
         (kind, Some(detail)) => format!("{kind}: {detail}"),
         (kind, None) => kind.to_string(),
     };

@@ -109,9 +109,11 @@ fn oauth2(
     let scope = mapping.read_optional(context, "scope", |value, context| {
         value.parsed(context, |text| {
             // RFC 6749, section 3.3.
-            let is_valid = text
-                .bytes()
-                .all(|byte| matches!(byte, b' ' | b'!' | b'#'..=b'[' | b']'..=b'~'));
+            let is_token = |token: &str| {
+                let is_allowed = |byte| matches!(byte, b'!' | b'#'..=b'[' | b']'..=b'~');
+                !token.is_empty() && token.bytes().all(is_allowed)
+            };
+            let is_valid = text.split(' ').all(is_token);
             let fault = || Fault::not_allowed("is not a scope");
             is_valid.then(|| text.to_owned()).ok_or_else(fault)
         })

@@ -284,11 +284,21 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
     });
     let hosts = mapping.read_optional(context, "hosts", |value, context| {
         let items = value.items(context)?;
-        all(items
-            .iter()
-            .map(|item| item.text(context).map(str::to_owned)))
+        all(items.iter().map(|item| item.parsed(context, host_name)))
     });
     let token = mapping.read_optional(context, "token", admin_token);
+    if let (Some(Listen::Tcp(address)), Some(value)) = (&listen, mapping.given("listen"))
+        && !address.ip().is_loopback()
+    {
+        let message = match &token {
+            Some(None) => "other machines can read metrics and health here, without authentication",
+            _ => {
+                "other machines can reach this address, and nothing is encrypted, so the network can \
+                 read the token; use a proxy with TLS, or a loopback address"
+            }
+        };
+        context.warning(&value.location, message);
+    }
     Some(AdminServer {
         hosts: hosts?.unwrap_or_default(),
         listen: listen?,
@@ -335,13 +345,22 @@ fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
             Fault::not_allowed(format!("{} is not an address", shown(text))).suggest(suggestion)
         }),
     };
-    let listen = context.accept(&value.location, listen)?;
-    let is_local = |address: &SocketAddr| address.ip().is_loopback();
-    if matches!(&listen, Listen::Tcp(address) if !is_local(address)) {
-        let message = "other machines can read metrics and health here, without authentication";
-        context.warning(&value.location, message);
+    context.accept(&value.location, listen)
+}
+
+/// Reads a name that the header `Host` may have. Its port is not compared.
+fn host_name(text: &str) -> Result<String, Fault> {
+    if !text.contains([':', '/']) && !text.contains(char::is_whitespace) {
+        return Ok(text.to_owned());
     }
-    Some(listen)
+    let authority = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let name = authority
+        .split([':', '/'])
+        .next()
+        .unwrap_or_default()
+        .trim();
+    let suggestion = (!name.is_empty()).then(|| name.to_owned());
+    Err(Fault::not_allowed(format!("{} is not a host name", shown(text))).suggest(suggestion))
 }
 
 fn socket(written: &str, path: PathBuf, looks: &mut Looks) -> Result<Listen, Fault> {

@@ -134,10 +134,6 @@ pub(super) fn repositories(
             continue;
         };
         let name = one.name();
-        if name.contains("//") {
-            let fault = Fault::new("the path has two slashes, so it cannot be the name; set name");
-            context.error(&item.location, fault);
-        }
         for other in &several {
             check_different(&one, other, &item.location, context);
         }

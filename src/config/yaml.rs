@@ -13,7 +13,7 @@ use std::path::Path;
 use saphyr_parser::{Event, Parser, ScalarStyle, ScanError, Span};
 use serde_yaml::Value;
 
-use super::problem::{LISTED_MAX, Position, Problem, shortened, shown};
+use super::problem::{Position, Problem, shortened, shown};
 
 /// The largest configuration file, in bytes.
 pub(super) const SIZE_MAX: usize = 1024 * 1024;
@@ -208,12 +208,10 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn problem(&mut self, position: Position, message: impl Into<String>) {
-        if self.problems.len() < LISTED_MAX {
-            self.problems.push(Problem {
-                position: Some(position),
-                ..Problem::of_file(self.file, message)
-            });
-        }
+        self.problems.push(Problem {
+            position: Some(position),
+            ..Problem::of_file(self.file, message)
+        });
     }
 
     /// Handles one event. Returns `Break` if parsing cannot continue.
@@ -328,7 +326,19 @@ impl Builder<'_> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::problem::{LISTED_MAX, arranged};
     use super::*;
+
+    #[test]
+    fn all_problems_are_counted() {
+        let text = "- &a 1\n".repeat(LISTED_MAX + 50);
+        let problems = parse(text.as_bytes(), Path::new("config.yaml"))
+            .err()
+            .unwrap();
+        let listed = arranged(problems, Path::new("config.yaml"));
+        assert_eq!(listed.len(), LISTED_MAX + 1);
+        assert_eq!(listed.last().unwrap().message, "and 50 more");
+    }
 
     #[test]
     fn unquoted_texts_have_the_kinds_of_yaml() {

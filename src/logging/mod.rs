@@ -51,7 +51,8 @@ impl Logging {
     /// Logging is already started.
     pub(crate) fn start(log: Log, writer: Arc<LogWriter>) -> io::Result<Self> {
         let (filter, filter_handle) = reload::Layer::new(directives(log.level));
-        let (lines, lines_handle) = reload::Layer::new(lines(log.format, &writer));
+        let (lines, fallback) = lines(log.format, &writer);
+        let (lines, lines_handle) = reload::Layer::new(lines);
         tracing_subscriber::registry()
             .with(filter)
             .with(lines)
@@ -64,6 +65,7 @@ impl Logging {
             let backtrace = is_captured.then(|| tracing::field::display(backtrace));
             tracing::error!(backtrace, "{panic}");
         }));
+        warn_of(fallback.as_ref());
         Ok(Self {
             filter: filter_handle,
             lines: lines_handle,
@@ -73,10 +75,12 @@ impl Logging {
 
     /// Switches to these settings.
     pub(crate) fn change(&self, log: Log) {
+        let (lines, fallback) = lines(log.format, &self.writer);
         let changed = self
             .filter
             .reload(directives(log.level))
-            .and_then(|()| self.lines.reload(lines(log.format, &self.writer)));
+            .and_then(|()| self.lines.reload(lines));
+        warn_of(fallback.as_ref());
         if let Err(error) = changed {
             tracing::error!(%error, "cannot change the log settings; restart to apply them");
         }
@@ -98,7 +102,16 @@ impl Logging {
     }
 }
 
-fn lines(format: LogFormat, writer: &LogWriter) -> Lines {
+/// Warns that the log is text because `log.format: journald` cannot be used.
+fn warn_of(fallback: Option<&io::Error>) {
+    if let Some(error) = fallback {
+        tracing::warn!(%error, "cannot reach journald (log.format); logging text to standard error");
+    }
+}
+
+/// Makes the layer of a format. Also returns why the format was replaced by text, if it was given.
+fn lines(format: LogFormat, writer: &LogWriter) -> (Lines, Option<io::Error>) {
+    let is_given = format == LogFormat::Journald;
     let queue = writer.queue();
     let lines = || {
         let queue = queue.clone();
@@ -112,15 +125,17 @@ fn lines(format: LogFormat, writer: &LogWriter) -> Lines {
         LogFormat::Auto => LogFormat::Text,
         given => given,
     };
-    match format {
+    let layer = match format {
         LogFormat::Json => lines().json().flatten_event(true).boxed(),
         LogFormat::Journald => match Journal::open(queue.clone()) {
             Ok(journal) => journal.boxed(),
-            // If the journal cannot be opened, log text.
-            Err(_) => text().with_ansi(false).boxed(),
+            Err(error) => {
+                return (text().with_ansi(false).boxed(), is_given.then_some(error));
+            }
         },
         LogFormat::Text | LogFormat::Auto => text().with_ansi(writer.is_terminal()).boxed(),
-    }
+    };
+    (layer, None)
 }
 
 /// Writes a field of a text line. Escapes control characters.

@@ -9,6 +9,7 @@
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::io;
+use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::FileType;
@@ -165,8 +166,20 @@ pub(crate) fn list(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(Result<&str, String>, FileType),
 ) -> io::Result<()> {
+    list_until(directory, |name, kind| {
+        visit(name, kind);
+        ControlFlow::Continue(())
+    })
+}
+
+/// Like [`list`], but stops when `visit` returns `Break`.
+pub(crate) fn list_until(
+    directory: BorrowedFd<'_>,
+    mut visit: impl FnMut(Result<&str, String>, FileType) -> ControlFlow<()>,
+) -> io::Result<()> {
     let mut is_first = true;
-    each_entry(directory, |name, kind| {
+    let mut flow = ControlFlow::Continue(());
+    let listed = each_entry(directory, |name, kind| {
         if matches!(name.to_bytes(), b"." | b"..") {
             return Ok(());
         }
@@ -176,15 +189,23 @@ pub(crate) fn list(
                 if std::mem::take(&mut is_first) {
                     check_listed(directory, text)?;
                 }
-                visit(Ok(text), kind);
+                flow = visit(Ok(text), kind);
             }
             Err(_) => {
                 is_first = false;
-                visit(Err(name.to_string_lossy().into_owned()), kind);
+                flow = visit(Err(name.to_string_lossy().into_owned()), kind);
             }
         }
-        Ok(())
-    })
+        match flow {
+            ControlFlow::Continue(()) => Ok(()),
+            // Only an error ends the visits.
+            ControlFlow::Break(()) => Err(io::ErrorKind::Interrupted.into()),
+        }
+    });
+    match flow {
+        ControlFlow::Continue(()) => listed,
+        ControlFlow::Break(()) => Ok(()),
+    }
 }
 
 /// Visits all entries of a directory until `visit` fails.

@@ -177,15 +177,17 @@ type Step = (EventId, Option<i64>);
 #[derive(Debug, Default)]
 struct Steps {
     times: HashMap<Step, Timestamp>,
-    order: VecDeque<Step>,
+    /// Also has steps that were taken or repeated since, with their former times.
+    order: VecDeque<(Step, Timestamp)>,
 }
 
 impl Steps {
     fn note(&mut self, step: Step, at: Timestamp) {
-        self.order.push_back(step.clone());
+        self.order.push_back((step.clone(), at));
         self.times.insert(step, at);
         if self.order.len() > STEPS_MAX
-            && let Some(oldest) = self.order.pop_front()
+            && let Some((oldest, at)) = self.order.pop_front()
+            && self.times.get(&oldest) == Some(&at)
         {
             self.times.remove(&oldest);
         }

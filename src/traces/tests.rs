@@ -30,6 +30,17 @@ fn remembered_steps_have_a_bound() {
         (steps.times.len(), steps.order.len()),
         (STEPS_MAX, STEPS_MAX)
     );
+    // A repeated step counts once, from its last time.
+    let mut again = Steps::default();
+    let repeated = (EventId("again".to_owned()), Some(1));
+    again.note(repeated.clone(), Timestamp::UNIX_EPOCH);
+    for n in 0..STEPS_MAX - 1 {
+        again.note((EventId(n.to_string()), None), Timestamp::UNIX_EPOCH);
+    }
+    again.take(&repeated);
+    again.note(repeated.clone(), Timestamp::MAX);
+    again.note((EventId("last".to_owned()), None), Timestamp::UNIX_EPOCH);
+    assert_eq!(again.take(&repeated), Some(Timestamp::MAX));
     let newest = (EventId((3 * STEPS_MAX - 1).to_string()), None);
     assert_eq!(steps.take(&newest), Some(Timestamp::UNIX_EPOCH));
 }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 
 use rustix::fs::FileType;
@@ -13,7 +14,7 @@ use rustix::fs::FileType;
 use crate::document;
 use crate::layout::Ignored;
 use crate::observe::{is_absent, join};
-use crate::repository::{Root, kind_of, list, stat_at};
+use crate::repository::{Root, kind_of, list_until, stat_at};
 
 /// The limits of a survey.
 #[derive(Clone, Copy, Debug)]
@@ -128,19 +129,20 @@ impl Walk<'_> {
         let mut below = Vec::new();
         let opened = self.root.open_directory(path);
         let read = opened.and_then(|directory| {
-            list(directory.as_fd(), |name, kind| {
+            list_until(directory.as_fd(), |name, kind| {
                 if self.entries >= self.bounds.entries {
                     self.survey.is_cut = true;
-                    return;
+                    return ControlFlow::Break(());
                 }
                 self.entries += 1;
+                let next = ControlFlow::Continue(());
                 let name = match name {
-                    Ok(name) if name.starts_with('.') || self.ignored.matches(name) => return,
+                    Ok(name) if name.starts_with('.') || self.ignored.matches(name) => return next,
                     Ok(name) => name,
                     Err(lossy) => {
                         let reason = "names that are not UTF-8, which a callback cannot contain";
                         self.survey.left_out.add(reason, &join(path, &lossy), None);
-                        return;
+                        return next;
                     }
                 };
                 let kind = match kind {
@@ -158,6 +160,7 @@ impl Walk<'_> {
                     _ if is_xml => self.xml.push(join(path, name)),
                     _ => {}
                 }
+                next
             })
         });
         match read {
@@ -210,7 +213,6 @@ impl Walk<'_> {
         kind_of(&stat).map_err(|kind| ("files of other types", kind.to_owned()))?;
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         if size > *bytes {
-            *bytes = 0;
             return Ok(None);
         }
         let mut content = Vec::new();
@@ -263,5 +265,10 @@ mod tests {
             let summary = (found.paths.len(), found.unread, found.is_cut, left);
             assert_eq!(summary, expected, "{name}: {found:#?}");
         }
+        // One large file leaves the budget of bytes to the others.
+        let large = "<schema name=\"a\"/>".repeat(100);
+        std::fs::write(directory.path().join("o/large.xml"), large).expect("a file");
+        let found = survey(&root, &Ignored::default(), bounds(1_000, 1_000, 1_000, 9));
+        assert_eq!((found.paths.len(), found.unread), (41, 1), "{found:#?}");
     }
 }

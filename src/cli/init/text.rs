@@ -208,10 +208,20 @@ fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
         .or_else(|| Some(variable("HOME")?.join(".local/state")))
         .filter(|path| path.is_absolute())
         .context("HOME is not set, so there is no place for the state; run init in a directory outside the repository")?;
-    // Each repository has its own directory.
-    let name = utf8(&repository)?.trim_matches('/').replace('/', "-");
-    let path = states.join("project-webhooks").join(name);
+    let path = states
+        .join("project-webhooks")
+        .join(state_name(&utf8(&repository)?));
     Ok(format!("{what}\nstate_dir: {}\n", quoted(&utf8(&path)?)))
+}
+
+/// Returns the name of a repository's state directory. Two repositories have two names.
+fn state_name(repository: &str) -> String {
+    let readable: String = repository.trim_matches('/').replace('/', "-");
+    // A name has at most 255 bytes, and a character at most 4.
+    let readable: String = readable.chars().take(40).collect();
+    let hash = blake3::hash(repository.as_bytes()).to_hex();
+    let digits = hash.get(..8).unwrap_or_default();
+    format!("{readable}-{digits}")
 }
 
 /// Resolves `.` and `..` in an absolute path without asking the file system.
