@@ -37,6 +37,22 @@ struct AcceptedView<'a> {
     stuck: &'a [String],
 }
 
+/// Explains that no daemon here can release removals, and what to do.
+fn no_daemon(config: &Config) -> anyhow::Error {
+    let state_dir = config.state_dir.display();
+    match missing_socket(&config.state_dir) {
+        Some(reason) => anyhow!("{reason}. Then run `accept` again"),
+        None if config.store.is_some() => anyhow!(
+            "no daemon that watches uses the state directory {state_dir}. Run `accept` on the host \
+             that has the lease (see `status`); held removals stay held"
+        ),
+        None => anyhow!(
+            "no running daemon uses the state directory {state_dir}. Start the daemon; held \
+             removals stay held"
+        ),
+    }
+}
+
 /// Shows the held removals, asks for confirmation, and releases the removals.
 pub(super) fn run(
     arguments: &AcceptArguments,
@@ -50,13 +66,7 @@ pub(super) fn run(
             "the daemon of the state directory {state_dir} did not answer; see `status` and its log"
         )
     };
-    let no_daemon = || match missing_socket(&config.state_dir) {
-        Some(reason) => anyhow!("{reason}. Then run `accept` again"),
-        None => anyhow!(
-            "no running daemon uses the state directory {state_dir}. Start the daemon; held \
-             removals stay held"
-        ),
-    };
+    let no_daemon = || no_daemon(config);
     let held = admin::control::list_held(&config.state_dir);
     let held = unanswered(held, no_answer)?.ok_or_else(no_daemon)?;
     let projects: Vec<String> = held.projects.iter().map(ToString::to_string).collect();

@@ -14,8 +14,8 @@ use super::output::{
     Cell, FAINT, Listing, Progress, Style, Table, counted, print_json, safe, time,
 };
 use super::view::{print_delivery, print_event, short_id, standing};
-use super::{DONE, FAILED, usage};
-use crate::admin::{self, control::RequestError};
+use super::{DONE, FAILED, missing_socket, usage};
+use crate::admin;
 use crate::config::Config;
 use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
@@ -366,10 +366,12 @@ pub(super) fn is_asked() -> bool {
 #[derive(Debug)]
 pub(super) enum Notified {
     Daemon,
+    /// The operation notified the processes that share the database.
+    Fleet,
     /// No daemon is running.
     Nobody,
     /// A daemon may be running, but could not be notified.
-    Failed(RequestError),
+    Failed(String),
 }
 
 impl Notified {
@@ -377,11 +379,14 @@ impl Notified {
     pub(super) fn words(&self) -> String {
         match self {
             Notified::Daemon => "the running daemon applies the change now".to_owned(),
+            Notified::Fleet => {
+                "the processes that use the database apply the change now".to_owned()
+            }
             Notified::Nobody => {
                 "no daemon is running; the change takes effect when one starts".to_owned()
             }
-            Notified::Failed(error) => {
-                let reason = safe(&error.to_string());
+            Notified::Failed(reason) => {
+                let reason = safe(reason);
                 format!(
                     "the running daemon could not be notified ({reason}) and applies the change later"
                 )
@@ -394,7 +399,11 @@ impl Notified {
 pub(super) fn wake(config: &Config) -> Notified {
     match admin::control::wake(&config.state_dir) {
         Ok(Some(_)) => Notified::Daemon,
-        Ok(None) => Notified::Nobody,
-        Err(error) => Notified::Failed(error),
+        Ok(None) if config.store.is_some() => Notified::Fleet,
+        Ok(None) => match missing_socket(&config.state_dir) {
+            Some(reason) => Notified::Failed(reason),
+            None => Notified::Nobody,
+        },
+        Err(error) => Notified::Failed(error.to_string()),
     }
 }

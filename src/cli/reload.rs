@@ -23,9 +23,9 @@ pub(super) fn run(
     out: &mut dyn Write,
     errors: &mut dyn Write,
 ) -> anyhow::Result<u8> {
-    let (state_dir, problems) = match (inspected(file), given) {
-        (Ok(config), _) => (config.state_dir, None),
-        (Err(problems), Some(given)) => (given, Some(problems)),
+    let (state_dir, has_database, problems) = match (inspected(file), given) {
+        (Ok(config), _) => (config.state_dir, config.store.is_some(), None),
+        (Err(problems), Some(given)) => (given, false, Some(problems)),
         (Err(problems), None) => return Err(problems.into()),
     };
     let answer = admin::control::reload(&state_dir);
@@ -41,6 +41,13 @@ pub(super) fn run(
         (None, Some(problems)) => Err(problems.into()),
         (None, None) => Err(match missing_socket(&state_dir) {
             Some(reason) => anyhow!("{reason}. SIGHUP reloads too"),
+            None if has_database => anyhow!(
+                "no daemon that watches uses the state directory {} (a change of state_dir needs a \
+                 restart). A process that waits for the lease, or only delivers, has no control \
+                 socket: reload it with SIGHUP, such as `systemctl kill --signal=HUP \
+                 project-webhooks`",
+                state_dir.display()
+            ),
             None => anyhow!(
                 "no running daemon uses the state directory {} (a change of state_dir needs a restart)",
                 state_dir.display()

@@ -85,8 +85,13 @@ fn scan_apart(config: &Arc<Config>, now: Timestamp) -> anyhow::Result<ScanView> 
             Ok(Step::Progress) => {}
             Ok(Step::Done(done)) => return done,
             Err(RecvTimeoutError::Timeout) => {
+                let or_database = match config.store {
+                    Some(_) => ", or does the database not answer",
+                    None => "",
+                };
                 return Err(anyhow!(
-                    "the repository {path} does not answer; is its disk or network file system stuck?"
+                    "the repository {path} does not answer; is its disk or network file system stuck\
+                     {or_database}?"
                 ));
             }
             Err(RecvTimeoutError::Disconnected) => {
@@ -118,9 +123,9 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
 
     let missing = MountGuard::new(meta(MetaKey::Mounts)?).missing(&repository.path);
 
-    let steps = steps.clone();
     let observer = Observer::new(repository.layout.clone(), repository.max_file_size);
-    let mut observer = observer.with_progress(move || drop(steps.try_send(Step::Progress)));
+    let observing = steps.clone();
+    let mut observer = observer.with_progress(move || drop(observing.try_send(Step::Progress)));
     observer.hide(missing);
     let observed = observe(config, listings.as_ref(), &mut guard, observer, now)?;
     let (mut comparisons, incomplete) = observed;
@@ -160,9 +165,13 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
         projects += usize::from(before.definition.is_some() || after.definition.is_some());
         let moved_from = change.moved_from.as_ref();
         let before = moved_from.and_then(|from| former.get(from));
+        // Each question to a database may take a round trip.
+        drop(steps.try_send(Step::Progress));
         let heard = match &listings {
-            Some(listings) => listings.listeners(&comparison.key)?,
-            None => BTreeSet::new(),
+            Some(listings) if !change.inference.events.is_empty() => {
+                listings.listeners(&comparison.key)?
+            }
+            _ => BTreeSet::new(),
         };
         let routes = Routes {
             subscriptions: &subscriptions,

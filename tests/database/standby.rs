@@ -321,6 +321,23 @@ fn a_process_that_only_sends_is_reported_everywhere() {
             .any(|line| line.contains("/v1/traces"))
             .then_some(())
     });
+    // It has no control socket, so the commands say what to do instead.
+    let failed = |arguments: &[&str]| -> String {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
+        command.arg("--config").arg(sending.config());
+        let ended = super::common::Run::run(command.args(arguments)).unwrap();
+        assert_eq!(ended.status.code(), Some(1), "{arguments:?}");
+        String::from_utf8_lossy(&ended.stderr).into_owned()
+    };
+    let said = failed(&["reload"]);
+    assert!(said.contains("SIGHUP"), "{said}");
+    let said = failed(&["accept", "--yes"]);
+    assert!(said.contains("the host that has the lease"), "{said}");
+    let applied = "the processes that use the database apply the change now";
+    for change in ["disable", "enable"] {
+        let said = sending.command(&["webhooks", change, "all"]);
+        assert!(said.contains(applied), "{said}");
+    }
     relay.close();
     wait_until("the figure", || {
         let (status, line) = get(&sending, "/readyz")?;

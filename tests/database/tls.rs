@@ -52,6 +52,13 @@ fn tls_is_verified_by_the_authorities_of_the_machine() {
     fs::write(home.beside("right.pem"), right.pem()).unwrap();
     fs::write(home.beside("wrong.pem"), wrong.pem()).unwrap();
 
+    // No authority at all: a wait would be in vain.
+    let mut run = trusting(Daemon::command(&home), &home, "absent.pem");
+    let ended = run.run().unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert_eq!(ended.status.code(), Some(1), "{said}");
+    assert!(said.contains("ca-certificates"), "{said}");
+
     // Another authority: the process waits, and never sends its password.
     let daemon = Daemon::launch(&home, trusting(Daemon::command(&home), &home, "wrong.pem"));
     let entry = daemon.wait_log("the reason", |entry| entry.message().starts_with("waiting"));

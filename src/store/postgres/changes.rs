@@ -89,8 +89,8 @@ where
             let subscribed = async {
                 let listen = client.batch_execute("LISTEN project_webhooks");
                 let subscribed = timeout(CREATE_MAX, listen).await;
-                // Notifications before the subscription were missed. The next renewal of a lease finds
-                // an operator's change.
+                // Notifications before the subscription were missed. The next renewal of a lease
+                // finds an operator's change.
                 notices.all_paused();
                 notices.more();
                 subscribed

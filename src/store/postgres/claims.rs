@@ -2,8 +2,8 @@
 //!
 //! Constraint: an index finds the heads of [`lanes`](super::lanes), so a claim reads no other
 //! pending delivery. One transaction of one round trip selects heads and claims them. If it finds
-//! fewer than it may claim, another round trip reads the next due time. A
-//! large payload is claimed alone, and read [in pieces](super::payloads) afterwards.
+//! fewer than it may claim, another round trip reads the next due time. A large payload is claimed
+//! alone, and read [in pieces](super::payloads) afterwards.
 //!
 //! Senders claim at the same time, and none waits for another: see [`session`](super::session). A
 //! claim does not wait for a disk or a replica. So a crash of the server may undo the claim of a
@@ -58,8 +58,8 @@ macro_rules! free_heads {
 
 /// Selects and claims the first due heads of a webhook's lanes, the longest overdue first.
 ///
-/// It claims a head only if the payloads before it have less than `CLAIM_BYTES` bytes in total, and if
-/// its payload fits into the answer. The first head is claimed anyway, but without its payload.
+/// It claims a head only if the payloads before it have less than `CLAIM_BYTES` bytes in total, and
+/// if its payload fits into the answer. The first head is claimed anyway, but without its payload.
 const CLAIM: &str = concat!(
     "WITH heads AS MATERIALIZED (SELECT d.* ",
     free_heads!(),

@@ -74,7 +74,8 @@ impl Client {
         })?;
         let found = runtime.block_on(async {
             Ok(async {
-                let pool = connect::pool(settings, config, &location)?;
+                let tls = connect::tls(settings, &location)?;
+                let pool = connect::pool(&tls, config, &location)?;
                 let repository = find(&pool, settings, &location).await?;
                 Ok((pool, repository))
             }

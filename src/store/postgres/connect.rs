@@ -3,6 +3,7 @@
 //! Constraint: a connection that hangs must not stop the daemon. So each attempt to connect, each
 //! statement and each wait for a lock is bounded, and TCP keepalives detect a dead peer.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -125,39 +126,35 @@ pub(super) fn plan_once(config: &mut Config) {
     config.options(format!("-c plan_cache_mode=force_generic_plan {others}"));
 }
 
+/// The TLS settings of connections. `None` for connections without TLS.
+pub(super) type Tls = Option<MakeRustlsConnect>;
+
 /// Makes the pool for all work but renewals. It connects when a connection is needed.
-pub(super) fn pool(
-    settings: &Postgres,
-    config: Config,
-    location: &Arc<str>,
-) -> Result<Pool, OpenError> {
+pub(super) fn pool(tls: &Tls, config: Config, location: &Arc<str>) -> Result<Pool, OpenError> {
     let limits = (CONNECTIONS_MAX, WAIT_TIMEOUT, CREATE_MAX);
-    pool_of(settings, config, location, limits)
+    pool_of(tls, config, location, limits)
 }
 
 /// Makes the pool for renewals of leases. Slow statements of other work do not delay them.
 pub(super) fn renewals(
-    settings: &Postgres,
+    tls: &Tls,
     mut config: Config,
     location: &Arc<str>,
+    lease: Duration,
 ) -> Result<Pool, OpenError> {
-    let limit = renewal_max(settings.lease);
+    let limit = renewal_max(lease);
     let milliseconds = limit.as_millis();
     let given = config.get_options().unwrap_or_default();
     config.options(format!(
         "{given} -c statement_timeout={milliseconds} -c lock_timeout={milliseconds}"
     ));
-    pool_of(settings, config, location, (RENEWING, limit, limit))
+    pool_of(tls, config, location, (RENEWING, limit, limit))
 }
 
 /// Makes the pool of a process that waits for the lease: one connection.
-pub(super) fn waiting(
-    settings: &Postgres,
-    config: Config,
-    location: &Arc<str>,
-) -> Result<Pool, OpenError> {
+pub(super) fn waiting(tls: &Tls, config: Config, location: &Arc<str>) -> Result<Pool, OpenError> {
     let limits = (1, WAIT_TIMEOUT, CREATE_MAX);
-    pool_of(settings, config, location, limits)
+    pool_of(tls, config, location, limits)
 }
 
 /// How long a renewal may take. After that, another one can still begin before the lease ends.
@@ -166,7 +163,7 @@ pub(super) fn renewal_max(lease: Duration) -> Duration {
 }
 
 fn pool_of(
-    settings: &Postgres,
+    tls: &Tls,
     config: Config,
     location: &Arc<str>,
     (connections, wait, create): (usize, Duration, Duration),
@@ -174,10 +171,9 @@ fn pool_of(
     let how = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
-    let manager = if settings.tls {
-        Manager::from_config(config, MakeRustlsConnect::new(tls(location)?), how)
-    } else {
-        Manager::from_config(config, NoTls, how)
+    let manager = match tls {
+        Some(tls) => Manager::from_config(config, tls.clone(), how),
+        None => Manager::from_config(config, NoTls, how),
     };
     Pool::builder(manager)
         .max_size(connections)
@@ -189,18 +185,31 @@ fn pool_of(
 }
 
 /// Returns the TLS settings: the certificate authorities of the system, and `ring`.
-pub(super) fn tls(location: &Arc<str>) -> Result<ClientConfig, OpenError> {
+pub(super) fn tls(settings: &Postgres, location: &Arc<str>) -> Result<Tls, OpenError> {
+    if !settings.tls {
+        return Ok(None);
+    }
     let mut roots = RootCertStore::empty();
-    for certificate in rustls_native_certs::load_native_certs().certs {
+    let found = rustls_native_certs::load_native_certs();
+    for certificate in found.certs {
         // The system's store may contain certificates that rustls does not support.
         let _ = roots.add(certificate);
     }
+    if roots.is_empty() {
+        let problem = found.errors.first();
+        let problem = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
+        let text = format!(
+            "this machine has no CA certificates{problem}; install the package ca-certificates"
+        );
+        return Err(refused(location, io::Error::other(text)));
+    }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    let config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|source| refused(location, source))?
         .with_root_certificates(roots)
-        .with_no_client_auth())
+        .with_no_client_auth();
+    Ok(Some(MakeRustlsConnect::new(config)))
 }
 
 fn refused(

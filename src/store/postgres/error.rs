@@ -12,8 +12,8 @@ use crate::store::error::Fault;
 impl From<tokio_postgres::Error> for Fault {
     fn from(source: tokio_postgres::Error) -> Self {
         match source.code() {
-            // Without a code, the error is not an answer of the server. It may be of the connection,
-            // or of a setting or a value that the client cannot use.
+            // Without a code, the error is not an answer of the server. Either the connection
+            // failed, or the client cannot use a setting or a value.
             None if is_of_connection(&source) => Fault::Unreachable(Arc::new(source)),
             None => Fault::Database(Arc::new(source)),
             Some(code) if is_outage(code) => Fault::Unreachable(Arc::new(source)),

@@ -81,10 +81,9 @@ use deadpool_postgres::Pool;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio_postgres::{Config, NoTls};
-use tokio_postgres_rustls::MakeRustlsConnect;
 use tokio_util::sync::CancellationToken;
 
-use self::connect::open_error;
+use self::connect::{Tls, open_error};
 use self::doubt::Doubt;
 use self::fleet::LastRead;
 use self::lease::{Attempt, Lease, Notices};
@@ -232,11 +231,12 @@ impl PostgresStore {
         let mut config = connect::config(settings)?;
         connect::plan_once(&mut config);
         let location = connect::location(&config);
+        let tls = connect::tls(settings, &location)?;
         let worker = Worker::start(&location)?;
         let opened = worker.run_blocking({
-            let (settings, config, location) =
-                (settings.clone(), config.clone(), Arc::clone(&location));
-            async move { Ok(open(&settings, config, location, purpose).await) }
+            let (settings, tls) = (settings.clone(), tls.clone());
+            let (config, location) = (config.clone(), Arc::clone(&location));
+            async move { Ok(open(&settings, &tls, config, location, purpose).await) }
         });
         let shared = opened.map_err(|fault| open_error(&location, fault))??;
         let store = Self {
@@ -244,12 +244,12 @@ impl PostgresStore {
             shared: Arc::new(shared),
             stop: CancellationToken::new(),
         };
-        store.start_background(settings, config);
+        store.start_background(tls, config);
         Ok(store)
     }
 
     /// Starts the background tasks: leases, statistics of tables, and notifications.
-    fn start_background(&self, settings: &Postgres, config: Config) {
+    fn start_background(&self, tls: Tls, config: Config) {
         let shared = Arc::clone(&self.shared);
         let stop = self.stop.clone();
         if shared.is_watching {
@@ -278,17 +278,10 @@ impl PostgresStore {
         });
         let (notices, repository) = (self.shared.notices.clone(), self.shared.lease.repository);
         let stop = self.stop.clone();
-        let tls = settings
-            .tls
-            .then(|| connect::tls(&self.shared.location).ok())
-            .flatten();
         self.start_task(async move {
             let listening = async {
                 match tls {
-                    Some(tls) => {
-                        let tls = MakeRustlsConnect::new(tls);
-                        changes::listen(config, tls, repository, notices).await;
-                    }
+                    Some(tls) => changes::listen(config, tls, repository, notices).await,
                     None => changes::listen(config, NoTls, repository, notices).await,
                 }
             };
@@ -337,12 +330,13 @@ impl PostgresStore {
 /// Connects, creates or migrates the tables, and gets the lease.
 async fn open(
     settings: &Postgres,
+    tls: &Tls,
     config: Config,
     location: Arc<str>,
     purpose: Purpose,
 ) -> Result<Shared, OpenError> {
-    let pool = connect::pool(settings, config.clone(), &location)?;
-    let renewals = connect::renewals(settings, config, &location)?;
+    let pool = connect::pool(tls, config.clone(), &location)?;
+    let renewals = connect::renewals(tls, config, &location, settings.lease)?;
     schema::migrate(&pool, &location).await?;
     let fault = |fault| open_error(&location, fault);
     let (repository, stored_key) = register(&pool, settings).await.map_err(fault)?;

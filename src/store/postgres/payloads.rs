@@ -1,7 +1,7 @@
 //! Reads payloads of any size.
 //!
-//! Constraint: the server ends a statement that takes too long, and the time that a slow link needs for
-//! the answer counts. So a payload is read in pieces, each by a statement of its own.
+//! Constraint: the server ends a statement that takes too long, and the time that a slow link needs
+//! for the answer counts. So a payload is read in pieces, each by a statement of its own.
 
 use super::session::{Session, statement};
 use crate::store::error::Fault;

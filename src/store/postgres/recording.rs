@@ -132,8 +132,8 @@ impl Recording for PostgresStore {
 
 /// Records a batch in a transaction.
 ///
-/// Engines of several repositories record at the same time. Their batches take turns here, because a
-/// batch must know whether the one before it is in doubt. A waiting batch needs no connection.
+/// Engines of several repositories record at the same time. Their batches take turns here, because
+/// a batch must know whether the one before it is in doubt. A waiting batch needs no connection.
 async fn commit(
     shared: Arc<Shared>,
     batch: Batch,

@@ -108,7 +108,7 @@ async fn expire(
         Expiring::Older(before, reason) => (
             statement!(
                 "SELECT id FROM deliveries WHERE repository = $1 AND state = 'pending' \
-                 AND waiting_ms < $2 LIMIT $3",
+                 AND waiting_ms < $2 ORDER BY waiting_ms, id LIMIT $3",
                 repository,
                 *before,
                 limit

@@ -46,11 +46,12 @@ impl PostgresStandby {
     pub(in crate::store) fn new(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
+        let tls = connect::tls(settings, &location)?;
         let worker = Worker::start(&location)?;
         Ok(Self {
             worker,
             shared: Arc::new(Waiting {
-                pool: connect::waiting(settings, config, &location)?,
+                pool: connect::waiting(&tls, config, &location)?,
                 repository: settings.repository.clone(),
                 name: Process::this().to_string(),
                 seen: Mutex::default(),

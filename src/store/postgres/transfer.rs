@@ -48,8 +48,8 @@ impl PostgresSide {
     fn rows(&self, statement: Statement) -> Result<Vec<Found>, StoreError> {
         self.store.run_blocking(|shared| async move {
             let mut session = session(&shared).await?;
-            // Sending a large page over a slow link takes long. The transaction does not idle meanwhile,
-            // because its end is sent with it.
+            // Sending a large page over a slow link takes long. The transaction does not idle
+            // meanwhile, because its end is sent with it.
             let unlimited = statement!("SET LOCAL statement_timeout = 0");
             let mut answers = session.transact(vec![unlimited, statement]).await?;
             answers.truncate(2);
