@@ -18,7 +18,9 @@
 //! again while the endpoint was up.
 //!
 //! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). That is no failure.
-//! The store enforces the wait, and [`super::pace`] limits the rate of requests.
+//! The store enforces the wait, and [`super::pace`] limits the rate of requests. It uses up no
+//! attempt if [`DOWN_AFTER`] projects were asked to wait since the last success. With fewer
+//! projects, the deliveries may be the cause.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!
@@ -54,6 +56,8 @@ pub struct Endpoint {
     /// [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeMap<ProjectKey, Suspicion>,
+    /// The projects that were asked to wait since the last success. At most [`DOWN_AFTER`].
+    asked: BTreeSet<ProjectKey>,
     /// Whether the last attempt got no answer from the receiver. Attempts of suspects count too.
     is_unreachable: bool,
     down: Option<Down>,
@@ -192,10 +196,9 @@ impl Endpoint {
     /// Replaces the old keys of renamed projects by the new ones.
     pub fn moved(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
         let new = |key: ProjectKey| moves.get(&key).cloned().unwrap_or(key);
-        self.failing = std::mem::take(&mut self.failing)
-            .into_iter()
-            .map(new)
-            .collect();
+        for keys in [&mut self.failing, &mut self.asked] {
+            *keys = std::mem::take(keys).into_iter().map(new).collect();
+        }
         self.suspects = std::mem::take(&mut self.suspects)
             .into_iter()
             .map(|(key, suspicion)| (new(key), suspicion))
@@ -237,7 +240,13 @@ impl Endpoint {
             };
         }
         if outcome.asks_webhook_to_rest() {
-            return Effect::NONE;
+            if self.asked.len() < DOWN_AFTER {
+                self.asked.insert(key.clone());
+            }
+            return Effect {
+                transition: None,
+                uses_attempt: self.asked.len() < DOWN_AFTER,
+            };
         }
         if let Some(suspicion) = self.suspects.get_mut(key) {
             *suspicion = Suspicion::Confirmed;
@@ -268,6 +277,7 @@ impl Endpoint {
 
     /// Records that the endpoint accepted or refused a delivery, so it is up.
     fn works(&mut self, key: &ProjectKey, now: Timestamp) -> Option<Transition> {
+        self.asked.clear();
         let failing = std::mem::take(&mut self.failing);
         let down = self.down.take();
         let transition = down.as_ref().map(|down| {

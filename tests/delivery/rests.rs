@@ -1,10 +1,11 @@
-use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::http::HeaderValue;
 
-use crate::common::{Endpoint, Home, Settings, Webhook};
-use crate::{define, project, reply, snapshot};
+use crate::common::{Endpoint, Home, Settings, Webhook, wait_until};
+use crate::{define, project, reply, snapshot, standing};
 
 /// Longer than another project's change takes on a busy machine.
 const ASKED: Duration = Duration::from_secs(8);
@@ -102,6 +103,46 @@ fn a_gateway_postpones_the_one_delivery() {
         assert!(other < retry, "{status}: another project after {other:?}");
         assert!(retry >= ASKED, "{status}: retried after {retry:?}");
     }
+}
+
+#[test]
+fn a_receiver_in_maintenance_that_asks_for_waits_uses_up_no_attempts() {
+    const PROJECTS: usize = 4;
+    let is_in_maintenance = Arc::new(AtomicBool::new(true));
+    let endpoint = Endpoint::answering({
+        let is_in_maintenance = Arc::clone(&is_in_maintenance);
+        move |_| {
+            if !is_in_maintenance.load(Ordering::SeqCst) {
+                return reply(204);
+            }
+            let mut answer = reply(503);
+            answer.headers.insert("retry-after", HeaderValue::from(1));
+            answer
+        }
+    });
+    let webhook = Webhook::new("all", &endpoint.url()).events("[snapshot-create]");
+    let home = Home::new(&Settings::of([webhook.schedule("[0s, 10ms, 10ms]")]));
+    for number in 0..PROJECTS {
+        define(&home, &format!("p{number}"));
+    }
+    let daemon = home.start();
+    for number in 0..PROJECTS {
+        snapshot(&home, &format!("p{number}"), "s1");
+    }
+    // With the schedule, each delivery has three attempts.
+    wait_until(
+        "more attempts than the schedule has, or a dead delivery",
+        || {
+            let is_dead = standing(&home, "all")["dead"] != 0;
+            (is_dead || endpoint.n() > 3 * PROJECTS).then_some(())
+        },
+    );
+    is_in_maintenance.store(false, Ordering::SeqCst);
+    wait_until("all deliveries", || {
+        let standing = standing(&home, "all");
+        (standing["pending"] == 0).then(|| assert_eq!(standing["dead"], 0))
+    });
+    drop(daemon);
 }
 
 /// A receiver with a bucket of five tokens, and four more in a second.

@@ -230,7 +230,39 @@ fn a_request_to_wait_is_no_failure_of_the_endpoint() {
     for project in ["a", "b", "c", "d"] {
         assert_eq!(end(&mut endpoint, project, asked, false, 0), None);
     }
-    assert_eq!(endpoint, Endpoint::default());
+    assert_eq!(endpoint.admit(at(0), 0), Admission::Everything);
+    assert!(!endpoint.may_be_out_of_reach());
+}
+
+/// Otherwise a receiver in maintenance would use up the attempts of all deliveries by asking for
+/// waits. One that asks for the deliveries of a few projects only may mean these deliveries.
+#[test]
+fn requests_to_wait_use_up_no_attempts_once_several_projects_got_them() {
+    let asked = Outcome::Failed {
+        cause: FailureCause::Endpoint,
+        retry_after: Some(RetryAfter::Webhook(Duration::from_secs(1))),
+    };
+    let mut endpoint = Endpoint::default();
+    let mut uses_attempt = |project: &str, outcome| {
+        let key = key(project);
+        let effect = endpoint.attempt_ended(&key, outcome, false, &SCHEDULE, at(0), 0.0);
+        effect.uses_attempt
+    };
+    for (project, expected) in [
+        ("a", true),
+        ("b", true),
+        ("a", true),
+        ("c", false),
+        ("a", false),
+    ] {
+        assert_eq!(uses_attempt(project, asked), expected, "{project}");
+    }
+    // A receiver that limits requests accepts some, and one project may be refused each time.
+    uses_attempt("other", Outcome::Accepted);
+    for _ in 0..10 {
+        assert!(uses_attempt("a", asked));
+        assert!(uses_attempt("b", asked));
+    }
 }
 
 #[test]

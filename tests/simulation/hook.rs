@@ -51,17 +51,25 @@ pub struct OpenAttempt {
     pub fingerprint: [u8; 32],
 }
 
-pub struct Hook {
-    pub name: &'static str,
-    pub filter: Filter,
-    pub endpoint: Endpoint,
-    pub answers: Answers,
+/// Which projects failed.
+#[derive(Default)]
+struct Failures {
     /// The projects that failed since the last success, without the suspects.
     failed: BTreeSet<ProjectKey>,
     /// The projects that failed while the endpoint accepted another one, until they succeed, and
     /// whether they failed again.
     suspects: BTreeMap<ProjectKey, bool>,
+    /// The projects that were asked to wait since the last success, at most [`DOWN_AFTER`].
+    asked: BTreeSet<ProjectKey>,
     is_down: bool,
+}
+
+pub struct Hook {
+    pub name: &'static str,
+    pub filter: Filter,
+    pub endpoint: Endpoint,
+    pub answers: Answers,
+    failures: Failures,
     pub schedule: Vec<Duration>,
     /// The number of changes of its settings.
     pub n_changes: u8,
@@ -82,9 +90,7 @@ impl Hook {
             filter,
             endpoint: Endpoint::default(),
             answers: Answers::Well,
-            failed: BTreeSet::new(),
-            suspects: BTreeMap::new(),
-            is_down: false,
+            failures: Failures::default(),
             schedule,
             n_changes: 0,
             is_configured: true,
@@ -138,11 +144,10 @@ impl Hook {
             .collect();
         let new = |key: ProjectKey| moves.get(&key).cloned().unwrap_or(key);
         self.endpoint.moved(&moves);
-        self.failed = std::mem::take(&mut self.failed)
-            .into_iter()
-            .map(new)
-            .collect();
-        self.suspects = std::mem::take(&mut self.suspects)
+        for keys in [&mut self.failures.failed, &mut self.failures.asked] {
+            *keys = std::mem::take(keys).into_iter().map(new).collect();
+        }
+        self.failures.suspects = std::mem::take(&mut self.failures.suspects)
             .into_iter()
             .map(|(key, has_failed_again)| (new(key), has_failed_again))
             .collect();
@@ -154,14 +159,12 @@ impl Hook {
     /// Forgets which projects failed, as a start or a change of the settings does.
     pub fn forget_failures(&mut self) {
         self.endpoint = Endpoint::default();
-        self.failed.clear();
-        self.suspects.clear();
-        self.is_down = false;
+        self.failures = Failures::default();
     }
 
     /// Whether the endpoint is down: several projects failed that are no suspects.
     pub fn is_down(&self) -> bool {
-        self.is_down
+        self.failures.is_down
     }
 
     /// Takes an outcome for the state of the endpoint, unless it is one with earlier settings.
@@ -174,36 +177,47 @@ impl Hook {
         let (key, schedule) = (&open.claim.key, &self.schedule);
         let endpoint = &mut self.endpoint;
         let effect = endpoint.attempt_ended(key, outcome, open.is_probe, schedule, now, 0.5);
-        let has_failed = self.failed.contains(key) || self.suspects.contains_key(key);
-        let uses_attempt = !outcome.is_endpoint_failure() || !self.is_down() || has_failed;
+        let has_failed =
+            self.failures.failed.contains(key) || self.failures.suspects.contains_key(key);
+        let asks = outcome.asks_webhook_to_rest() && !self.is_down();
+        let asked = &mut self.failures.asked;
+        if asks && asked.len() < DOWN_AFTER {
+            asked.insert(key.clone());
+        }
+        let uses_attempt = match asks {
+            true => asked.len() < DOWN_AFTER,
+            false => !outcome.is_endpoint_failure() || !self.is_down() || has_failed,
+        };
         assert_eq!(
             effect.uses_attempt, uses_attempt,
             "{}: whether an attempt is used up",
             self.name
         );
         if !outcome.is_endpoint_failure() {
-            self.is_down = false;
-            let failed = std::mem::take(&mut self.failed);
-            let was_suspect = self.suspects.remove(key).is_some();
+            self.failures.is_down = false;
+            self.failures.asked.clear();
+            let failed = std::mem::take(&mut self.failures.failed);
+            let was_suspect = self.failures.suspects.remove(key).is_some();
             if was_suspect || failed.contains(key) {
-                self.suspects
+                self.failures
+                    .suspects
                     .retain(|_, has_failed_again| *has_failed_again);
             } else {
                 for key in failed {
-                    self.suspects.insert(key, false);
+                    self.failures.suspects.insert(key, false);
                 }
             }
         } else if self.is_down() {
             if !has_failed {
-                self.failed.insert(key.clone());
+                self.failures.failed.insert(key.clone());
             }
         } else if outcome.asks_webhook_to_rest() {
             // It says nothing about the endpoint.
-        } else if let Some(has_failed_again) = self.suspects.get_mut(key) {
+        } else if let Some(has_failed_again) = self.failures.suspects.get_mut(key) {
             *has_failed_again = true;
         } else {
-            self.failed.insert(key.clone());
-            self.is_down = self.failed.len() >= DOWN_AFTER;
+            self.failures.failed.insert(key.clone());
+            self.failures.is_down = self.failures.failed.len() >= DOWN_AFTER;
         }
         uses_attempt
     }
