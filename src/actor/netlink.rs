@@ -142,6 +142,8 @@ pub(super) struct Rule {
     pub key: Option<String>,
     /// Whether it reports writes.
     pub is_for_writes: bool,
+    /// Whether it has more conditions, for example on the user.
+    pub is_partial: bool,
 }
 
 /// The state of auditing in the kernel.
@@ -227,6 +229,8 @@ fn rule(body: &[u8]) -> Option<Rule> {
     const STRINGS: [std::ops::RangeInclusive<u32>; 5] =
         [13..=17, 19..=23, 105..=105, 107..=107, 112..=112];
     const WATCH: u32 = 105;
+    const ARCH: u32 = 11;
+    const SUCCESS: u32 = 104;
     const PERM: u32 = 106;
     const DIR: u32 = 107;
     const KEY: u32 = 210;
@@ -252,6 +256,9 @@ fn rule(body: &[u8]) -> Option<Rule> {
         if *field == PERM {
             rule.is_for_writes = value & PERM_WRITE != 0;
         }
+        let is_harmless =
+            [ARCH, WATCH, PERM, DIR, KEY].contains(field) || (*field == SUCCESS && *value == 1);
+        rule.is_partial |= !is_harmless;
         if *field != KEY && !STRINGS.iter().any(|range| range.contains(field)) {
             continue;
         }
@@ -265,4 +272,42 @@ fn rule(body: &[u8]) -> Option<Rule> {
         }
     }
     Some(rule)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Makes `struct audit_rule_data` with these fields. A text is its value.
+    fn rule_data(fields: &[(u32, Result<u32, &str>)]) -> Vec<u8> {
+        let mut words = vec![4, 2, u32::try_from(fields.len()).unwrap()];
+        words.extend([u32::MAX; 64]);
+        let value = |value: &Result<u32, &str>| match value {
+            Ok(number) => *number,
+            Err(text) => u32::try_from(text.len()).unwrap(),
+        };
+        let filled = |values: Vec<u32>| values.into_iter().chain(std::iter::repeat(0)).take(64);
+        words.extend(filled(fields.iter().map(|(field, _)| *field).collect()));
+        words.extend(filled(
+            fields.iter().map(|(_, given)| value(given)).collect(),
+        ));
+        words.extend([0; 64 + 1]);
+        let texts = fields.iter().filter_map(|(_, given)| given.err());
+        let words = words.into_iter().flat_map(u32::to_ne_bytes);
+        words.chain(texts.flat_map(str::bytes)).collect()
+    }
+
+    #[test]
+    fn a_rule_with_more_conditions_is_partial() {
+        let (dir, perm, key) = ((107, Err("/srv")), (106, Ok(10)), (210, Err("k")));
+        let whole = rule(&rule_data(&[dir, perm, key])).unwrap();
+        assert_eq!(
+            (whole.path.as_deref(), whole.key.as_deref()),
+            (Some("/srv"), Some("k"))
+        );
+        assert!(whole.is_for_writes && !whole.is_partial);
+        let with_user = rule(&rule_data(&[(9, Ok(0)), dir, perm, key])).unwrap();
+        assert!(with_user.is_partial);
+        assert_eq!(with_user.path, whole.path);
+    }
 }

@@ -24,8 +24,8 @@ pub(crate) enum Gap {
     ShortQueue(u32),
     /// No audit rule with this key reports writes in the repository.
     NoRule { path: PathBuf, key: String },
-    /// The rules could not be read. Reading them needs CAP_AUDIT_CONTROL.
-    UnknownRules,
+    /// The rules could not be read, for this reason.
+    UnknownRules(String),
     /// Processes that started before auditing are not recorded.
     EarlyProcesses,
 }
@@ -61,8 +61,10 @@ impl fmt::Display for Gap {
                  -F perm=wa -F key={key}`",
                 path = path.display()
             ),
-            Gap::UnknownRules => formatter.write_str(
-                "only root can read the audit rules, so they were not checked; run `check` as root",
+            Gap::UnknownRules(error) => write!(
+                formatter,
+                "cannot read the audit rules, so they were not checked: {error}. This needs \
+                 CAP_AUDIT_CONTROL; run `check` as root"
             ),
             Gap::EarlyProcesses => formatter.write_str(
                 "the kernel was started without audit=1; processes that started before auditing was \
@@ -133,14 +135,15 @@ pub(crate) fn gaps(repository: &Path, key: &str) -> Vec<Gap> {
                     .path
                     .as_ref()
                     .is_some_and(|above| repository.starts_with(above));
-                is_above && rule.is_for_writes && rule.key.as_deref() == Some(key)
+                let reports = rule.is_for_writes && !rule.is_partial;
+                is_above && reports && rule.key.as_deref() == Some(key)
             };
             if !rules.iter().any(covers) {
                 let (path, key) = (repository.to_owned(), key.to_owned());
                 gaps.push(Gap::NoRule { path, key });
             }
         }
-        _ => gaps.push(Gap::UnknownRules),
+        (Err(error), _) | (_, Err(error)) => gaps.push(Gap::UnknownRules(error.to_string())),
     }
     let command = std::fs::read_to_string("/proc/cmdline").unwrap_or_default();
     if !command
