@@ -24,7 +24,7 @@ const BASE64_PREFIX: &str = "whsec_";
 const SECRET_MIN: usize = 24;
 
 /// The maximum number of headers of a webhook. Many servers accept no more.
-const HEADERS_MAX: usize = 100;
+pub(super) const HEADERS_MAX: usize = 100;
 
 /// Headers that the daemon sets, or that control the connection.
 pub(super) const OWN_HEADERS: &[&str] = &[

@@ -286,6 +286,10 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
         let items = value.items(context)?;
         all(items.iter().map(|item| item.parsed(context, host_name)))
     });
+    if let (Some(Listen::Tcp(_)), Some(value)) = (&listen, mapping.given("mode")) {
+        let message = "has no effect, because listen is not a Unix socket";
+        context.warning(&value.location, message);
+    }
     let token = mapping.read_optional(context, "token", admin_token);
     if let (Some(Listen::Tcp(address)), Some(value)) = (&listen, mapping.given("listen"))
         && !address.ip().is_loopback()

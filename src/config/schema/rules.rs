@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{elsewhere, put, text};
-use crate::config::headers::{OWN_HEADERS, OWN_PREFIXES};
+use crate::config::headers::{HEADERS_MAX, OWN_HEADERS, OWN_PREFIXES};
 use crate::config::load::TOKEN_MIN;
 use crate::domain::event::{EventKind, Parameter};
 
@@ -139,7 +139,10 @@ fn added(path: &str) -> Option<Value> {
         "webhooks[]" => webhook(),
         "webhooks[].events" => events(),
         "webhooks[].headers" | "otlp.headers" => {
-            json!({ "propertyNames": { "pattern": header_names() } })
+            json!({
+                "propertyNames": { "pattern": header_names() },
+                "maxProperties": HEADERS_MAX,
+            })
         }
         "webhooks[].auth" => json!({ "type": "object", "minProperties": 1, "maxProperties": 1 }),
         "webhooks[].when" => json!({ "type": "object", "minProperties": 1 }),
