@@ -307,6 +307,14 @@ impl Progress {
         }
     }
 
+    /// Erases the line of a thread that hangs, and so never drops its progress.
+    pub(super) fn erase() {
+        if io::stderr().is_terminal() {
+            // This sequence erases the line (ECMA-48).
+            let _ = write!(io::stderr(), "\r\u{1b}[K");
+        }
+    }
+
     pub(super) fn add(&mut self, n: u64) {
         let before = self.done / Self::EVERY;
         self.done = self.done.saturating_add(n);
@@ -319,8 +327,7 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         if self.is_shown {
-            // This sequence erases the line (ECMA-48).
-            let _ = write!(io::stderr(), "\r\u{1b}[K");
+            Self::erase();
         }
     }
 }

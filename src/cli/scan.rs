@@ -85,6 +85,7 @@ fn scan_apart(config: &Arc<Config>, now: Timestamp) -> anyhow::Result<ScanView> 
             Ok(Step::Progress) => {}
             Ok(Step::Done(done)) => return done,
             Err(RecvTimeoutError::Timeout) => {
+                Progress::erase();
                 let or_database = match config.store {
                     Some(_) => ", or does the database not answer",
                     None => "",

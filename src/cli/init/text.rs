@@ -274,3 +274,16 @@ fn is_printable(c: char) -> bool {
         )
         && !matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_repository_has_its_own_state() {
+        let [one, other] = ["/srv/a-b/c", "/srv/a/b-c"].map(state_name);
+        assert!(one.starts_with("srv-a-b-c-"), "{one}");
+        assert_ne!(one, other);
+        assert!(state_name(&"/漢字".repeat(1_000)).len() <= 255);
+    }
+}
