@@ -160,12 +160,6 @@ impl Prefetch {
     ///
     /// These are newer than all claimed deliveries, and their projects are not busy.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
-        // Other processes may have claimed them since the commit.
-        let committed = if self.is_shared {
-            Vec::new()
-        } else {
-            committed
-        };
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);
             if self.handle.is_new(claim.delivery) && !is_busy {

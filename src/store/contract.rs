@@ -97,9 +97,10 @@ pub trait Recording: Records + Send + Sync {
     /// If a project moved, its pending deliveries move to the lanes of its new key. In these lanes,
     /// all deliveries keep the order of recording.
     ///
-    /// Returns the ids of the events, and due deliveries at the heads of lanes. The error
-    /// [`Fault::Stale`](super::Fault::Stale) means that the record changed after the batch was
-    /// inferred from it. The caller must then read the record and infer again.
+    /// Returns the ids of the events, and due deliveries at the heads of lanes. A store that
+    /// [is shared](Delivering::is_shared) returns no deliveries, because other processes may claim
+    /// them. The error [`Fault::Stale`](super::Fault::Stale) means that the record changed after the
+    /// batch was inferred from it. The caller must then read the record and infer again.
     fn record(&self, batch: Batch) -> Result<Committed, StoreError>;
 
     /// Records the names of several repositories. Atomic, durable, repeatable.

@@ -35,8 +35,6 @@ pub(super) struct Facts {
     pub(super) lanes: HashSet<Lane>,
     /// The keys of projects with a pending delete, by webhook and hash of the project id.
     pub(super) deletes: HashMap<(String, Vec<u8>), BTreeSet<ProjectKey>>,
-    /// The webhooks that are off (`None`) or paused until this time.
-    pauses: HashMap<String, Option<i64>>,
 }
 
 impl Facts {
@@ -67,8 +65,6 @@ impl Facts {
                 lanes_of(new).map(move |(webhook, _)| (webhook, id.clone()))
             })
             .collect();
-        let names: BTreeSet<String> = lanes.iter().map(|(webhook, _)| webhook.clone()).collect();
-        let names: Vec<String> = names.into_iter().collect();
         let (changed_organizations, changed_projects) = row::arrays(changed);
         let (organizations, projects) = row::arrays(keys);
         let (webhooks, lane_organizations, lane_projects) = lanes::arrays(&lanes);
@@ -95,7 +91,6 @@ impl Facts {
                 lane_projects
             ),
             statement!(DELETES, repository, arrival_webhooks, arrival_ids),
-            statement!(PAUSES, repository, names),
         ]
     }
 
@@ -119,7 +114,6 @@ impl Facts {
             arriving: BTreeMap::new(),
             lanes: HashSet::new(),
             deletes: HashMap::new(),
-            pauses: HashMap::new(),
         };
         for found in rows(0) {
             let file = (row::hash_in("a file", found, 3)?, row::number(found, 4)?);
@@ -149,10 +143,6 @@ impl Facts {
                 .or_default()
                 .insert(row::key(found, 2)?);
         }
-        for found in rows(6) {
-            let rest = (!found.try_get::<_, bool>(1)?).then_some(row::number(found, 2)?);
-            facts.pauses.insert(row::text(found, 0)?, rest);
-        }
         for found in arriving {
             let from = row::key(found, 0)?;
             for (_, to) in moves.iter().filter(|(former, _)| *former == from) {
@@ -161,15 +151,6 @@ impl Facts {
             }
         }
         Ok(facts)
-    }
-
-    /// Whether a webhook is off or paused.
-    pub(super) fn is_paused(&self, webhook: &str, now: i64) -> bool {
-        match self.pauses.get(webhook) {
-            Some(None) => true,
-            Some(Some(until)) => *until > now,
-            None => false,
-        }
     }
 }
 
@@ -198,6 +179,3 @@ const DELETES: &str = "SELECT DISTINCT d.webhook, d.project_id, d.organization, 
      FROM deliveries d JOIN unnest($2::text[], $3::bytea[]) AS a (w, i) \
      ON d.webhook = a.w AND d.project_id = a.i \
      WHERE d.repository = $1 AND d.is_delete AND d.state = 'pending'";
-
-const PAUSES: &str = "SELECT name, off_cause IS NOT NULL, coalesce(rests_until_ms, 0) \
-     FROM webhooks WHERE repository = $1 AND name = ANY($2)";

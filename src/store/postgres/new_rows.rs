@@ -16,7 +16,6 @@ use super::lanes::Lane;
 use super::record::{Outcome, Recording};
 use super::session::{Statement, statement};
 use super::{row, write};
-use crate::domain::event::EventId;
 use crate::domain::project::{ContentHash, FileState, ProjectKey};
 use crate::store::batch::{Change, Committed, NewEvent, RecordedEvent};
 use crate::store::error::Fault;
@@ -130,21 +129,14 @@ impl<'a> NewRows<'a> {
         self.facts.next_event = sequence.saturating_add(1);
         let (id, repetition) = self.ids.take(new);
         for (webhook, due) in webhooks {
-            self.insert_delivery(new, &id, sequence, webhook, *due);
+            self.insert_delivery(new, sequence, webhook, *due);
         }
         self.events.push((new, id.clone(), repetition, sequence));
         self.committed.events.push(RecordedEvent { id, sequence });
         Ok(())
     }
 
-    fn insert_delivery(
-        &mut self,
-        new: &'a NewEvent,
-        id: &EventId,
-        sequence: i64,
-        webhook: &str,
-        due: Timestamp,
-    ) {
+    fn insert_delivery(&mut self, new: &'a NewEvent, sequence: i64, webhook: &str, due: Timestamp) {
         let event = &new.event;
         let lane: Lane = (webhook.to_owned(), event.key.clone());
         let is_delete = event.kind.is_delete();
@@ -182,14 +174,6 @@ impl<'a> NewRows<'a> {
                 .deliveries
                 .webhooks
                 .insert(webhook.to_owned());
-            let now = self.recording.batch.now;
-            if due <= now
-                && !self.facts.is_paused(webhook, row::milliseconds(now))
-                && let Some(given) = self.payloads.get(&event.payload)
-            {
-                let ready = &mut self.committed.deliveries;
-                ready.add_ready(webhook, delivery, id, event, given.bytes());
-            }
         }
     }
 

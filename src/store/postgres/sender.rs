@@ -134,8 +134,8 @@ impl Sender {
             lost.hold.end();
             guard(&self.owned).clear();
             warn!(
-                "another process took over the deliveries that this one was sending, because it was \
-                 unable to reach the database for longer than store.lease"
+                "another process took over the deliveries of this process, which did not reach the \
+                 database for longer than store.lease"
             );
         }
     }
