@@ -111,14 +111,6 @@ impl Clock {
         let now = Timestamp::now();
         Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
     }
-
-    /// Reads the time of day and the monotonic time.
-    pub(crate) fn reading(&self) -> Reading {
-        Reading {
-            now: self.now(),
-            moment: self.moment(),
-        }
-    }
 }
 
 #[cfg(test)]

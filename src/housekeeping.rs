@@ -50,7 +50,7 @@ impl Housekeeping {
         let mut steadiness = self.first_steadiness().await;
         loop {
             let kept = *self.retention.borrow_and_update();
-            let reading = self.clock.reading();
+            let reading = self.reading();
             let was_steady = steadiness.is_steady();
             if !steadiness.observe(reading) {
                 if was_steady {
@@ -91,17 +91,26 @@ impl Housekeeping {
         }
     }
 
+    /// Reads the clock that decides what is old: with a database server, the clock of that.
+    fn reading(&self) -> Reading {
+        let shared = self.store.shared_now();
+        Reading::of(
+            shared.unwrap_or_else(|| self.clock.now()),
+            self.clock.moment(),
+        )
+    }
+
     /// Decides at the start whether the clock is reliable.
     async fn first_steadiness(&self) -> Steadiness {
         let states = self.store.webhook_states().await;
-        let reading = self.clock.reading();
+        let reading = self.reading();
         let is_plausible = states.is_ok_and(|states| {
             let last = states.iter().filter_map(WebhookState::last_change).max();
             last.is_none_or(|last| Steadiness::is_plausible(last, reading.now()))
         });
         if !is_plausible {
             info!(
-                "the last delivery was recorded more than an hour ago by the clock of this host, which may be wrong; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
+                "the last delivery was recorded more than an hour ago, or the clock is wrong; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
             );
         }
         Steadiness::new(reading, is_plausible)

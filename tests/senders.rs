@@ -667,6 +667,36 @@ fn a_clock_that_is_ahead_on_one_host_changes_no_wait() {
 }
 
 #[test]
+fn a_clock_that_is_ahead_on_one_host_removes_no_delivery() {
+    const TEST: &str = "a_clock_that_is_ahead_on_one_host_removes_no_delivery";
+    let Some(fleet) = Fleet::new(TEST) else {
+        return;
+    };
+    let endpoint = Endpoint::new();
+    // Only a process that watches removes deliveries.
+    let homes = [("right", "[deliver]"), ("wrong", "[watch, deliver]")]
+        .map(|(name, roles)| fleet.home(&endpoint, name, roles, &[]));
+    // Longer than the test takes, and shorter than the clock is ahead.
+    let mut config = std::fs::read_to_string(homes[1].config()).unwrap();
+    config.push_str("\nretention: { delivered: 10m, dead: 10m }\n");
+    std::fs::write(homes[1].config(), config).unwrap();
+    let Some((command, _)) = with_clock(&homes[1], "+1800") else {
+        return skip(TEST, "needs libfaketime");
+    };
+    fleet.record(0..1, 1);
+    let right = launch(&homes[0]);
+    wait_within(PATIENCE, "the delivery", || {
+        (fleet.n_pending() == 0).then_some(())
+    });
+    assert!(right.terminate().success());
+    let wrong = Daemon::launch(&homes[1], command);
+    wrong.wait_ready();
+    fleet.wait_renewals(1, 2);
+    assert_eq!(fleet.sql("SELECT count(*) FROM deliveries"), "1");
+    assert!(wrong.terminate().success());
+}
+
+#[test]
 fn an_event_of_a_host_whose_clock_is_ahead_is_due_at_once() {
     const TEST: &str = "an_event_of_a_host_whose_clock_is_ahead_is_due_at_once";
     let Some(fleet) = Fleet::new(TEST) else {
