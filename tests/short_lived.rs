@@ -116,7 +116,25 @@ fn a_snapshot_that_lives_for_50_ms_is_created_with_its_content(backend: &str) {
 fn keep_the_engine_busy(home: &Home) {
     let body = "<row><cell>some text</cell></row>".repeat(40_000);
     let large = xml("Orders", "e-1", "large").replace("</schema>", &format!("{body}</schema>"));
-    home.write("sales/orders/snapshots/large.xml", &large);
+    // It appears at once, so that only one observation reads it.
+    fs::write(home.beside("large.xml"), large).unwrap();
+    let path = home.at("sales/orders/snapshots/large.xml");
+    fs::rename(home.beside("large.xml"), path).unwrap();
+}
+
+/// Waits until the engine reads that snapshot. So the next observation begins after all later
+/// reports.
+fn wait_busy(daemon: &Daemon<'_>) {
+    let descriptors = format!("/proc/{}/fd", daemon.pid());
+    let is_large = |descriptor: &fs::DirEntry| {
+        fs::read_link(descriptor.path()).is_ok_and(|path| path.ends_with("large.xml"))
+    };
+    wait_until("an engine that reads", || {
+        let open = fs::read_dir(&descriptors).unwrap().flatten();
+        // The watch holds it open too.
+        let is_reading = open.filter(is_large).count() > 1;
+        (is_reading || !daemon.events().is_empty()).then_some(())
+    });
 }
 
 /// Whether the daemon could not open this file in time, which it logs.
@@ -187,17 +205,21 @@ fn a_snapshot_that_is_replaced_while_the_engine_is_busy_is_created_twice(backend
         one_project(&home);
         let daemon = home.start();
         keep_the_engine_busy(&home);
+        wait_busy(&daemon);
         let path = "sales/orders/snapshots/kept.xml";
         home.write(path, &xml("Orders", "e-1", "one"));
-        takes(50);
+        lives_for_50_ms(&home, "sales/orders", "e-1");
         // As editors keep the former version.
         home.rename(path, &format!("{path}.bak"));
         home.write(path, &xml("Orders", "e-1", "two"));
         daemon.fence();
-        if is_late(&daemon, "kept.xml") {
+        if is_late(&daemon, "50-ms.xml") {
             return false;
         }
-        assert_eq!(snapshots(&daemon, &endpoint), ["kept", "kept", "large"]);
+        assert_eq!(
+            snapshots(&daemon, &endpoint),
+            ["50-ms", "kept", "kept", "large"]
+        );
         assert_in_order(&endpoint, "kept");
         true
     });
@@ -211,19 +233,30 @@ fn a_snapshot_of_a_new_project_that_is_replaced_at_once_is_created_twice(backend
         fs::create_dir_all(home.at("sales/new/snapshots")).unwrap();
         let daemon = home.start();
         keep_the_engine_busy(&home);
+        wait_busy(&daemon);
         home.write("sales/new/project.xml", &xml("New", "e-2", "new"));
         let path = "sales/new/snapshots/s.xml";
         home.write(path, &xml("New", "e-2", "one"));
-        takes(50);
+        lives_for_50_ms(&home, "sales/new", "e-2");
         home.replace(path, &xml("New", "e-2", "two"));
         daemon.fence();
-        if is_late(&daemon, "s.xml") {
+        if is_late(&daemon, "50-ms.xml") {
             return false;
         }
-        assert_eq!(snapshots(&daemon, &endpoint), ["large", "s", "s"]);
+        assert_eq!(snapshots(&daemon, &endpoint), ["50-ms", "large", "s", "s"]);
         assert_in_order(&endpoint, "s");
         true
     });
+}
+
+/// Writes a snapshot of a project, and removes it 50 ms later.
+///
+/// If the daemon could open it in time, it has opened all files that were written before.
+fn lives_for_50_ms(home: &Home, project: &str, engine_id: &str) {
+    let path = format!("{project}/snapshots/50-ms.xml");
+    home.write(&path, &xml("Short", engine_id, "short"));
+    takes(50);
+    home.remove(&path);
 }
 
 /// The versions `one` and `two` of a snapshot came in this order.

@@ -23,22 +23,12 @@ impl Gatherer<'_> {
         } = gathered;
         let inodes = self.observer.inodes();
         for observation in observations {
-            for mut held in observation.reported.take_held() {
-                if inodes == Inodes::Stable && was_in_another_directory(&held, observation) {
-                    continue;
-                }
-                match whereabouts(&held, &observation.comparison) {
-                    Whereabouts::InProject => {
-                        observation.linked.push(held);
-                        continue;
-                    }
-                    Whereabouts::Unknown => {
-                        held.has_left = true;
-                        observation.waiting.push(held);
-                        continue;
-                    }
-                    Whereabouts::Elsewhere => {}
-                }
+            let elsewhere = take_those_elsewhere(observation, inodes);
+            // Judging one file may record all observed ones.
+            if observation.comparison.newcomer().is_none() {
+                observation.postpone_later_files();
+            }
+            for held in elsewhere {
                 let Some((mut file, bytes)) = self.observer.read_held(&held, self.now) else {
                     continue;
                 };
@@ -61,6 +51,25 @@ impl Gatherer<'_> {
             }
         }
     }
+}
+
+/// Takes the held files that are not in their project. Keeps the others in the observation.
+fn take_those_elsewhere(observation: &mut Observation, inodes: Inodes) -> Vec<Held> {
+    let mut elsewhere = Vec::new();
+    for mut held in observation.reported.take_held() {
+        if inodes == Inodes::Stable && was_in_another_directory(&held, observation) {
+            continue;
+        }
+        match whereabouts(&held, &observation.comparison) {
+            Whereabouts::InProject => observation.linked.push(held),
+            Whereabouts::Unknown => {
+                held.has_left = true;
+                observation.waiting.push(held);
+            }
+            Whereabouts::Elsewhere => elsewhere.push(held),
+        }
+    }
+    elsewhere
 }
 
 /// Whether a held file was opened in another directory than the project's.

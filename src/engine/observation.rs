@@ -22,38 +22,20 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Makes files look unchanged if an earlier file at their path waits to be judged.
+    /// Postpones the later files of all projects that did not just move here.
     ///
-    /// Otherwise the later file would be recorded first, and the event of the earlier one would be
-    /// lost. The next observation has both. The files of a project that may have moved here stay as
-    /// they are, because the move needs all of them.
+    /// A move needs all files of the project as they are.
     pub(super) fn postpone_later_files(&mut self) {
         let comparisons = self.observations.iter().map(|one| &one.comparison);
         let departed: BTreeSet<Identity> = comparisons
             .filter(|comparison| comparison.departure().is_some())
             .filter_map(Comparison::recorded_identity)
             .collect();
+        let may_have_moved = |seen: &FileState| departed.contains(&seen.identity());
         for observation in &mut self.observations {
-            let comparison = &mut observation.comparison;
-            let may_have_moved = |seen: &FileState| departed.contains(&seen.identity());
-            if observation.waiting.is_empty() || comparison.newcomer().is_some_and(may_have_moved) {
-                continue;
-            }
-            let files = &mut comparison.observed.files;
-            for held in &observation.waiting {
-                let Some(ObservedFile::Complete(later)) = files.get(&held.path) else {
-                    continue;
-                };
-                match comparison.recorded.file(&held.path) {
-                    Some(known) if held.is_recorded_as(known) => {}
-                    Some(known) if known.is_of_another_project(later) => {}
-                    Some(known) => {
-                        let unchanged = ObservedFile::Complete(known.clone());
-                        files.insert(held.path.clone(), unchanged);
-                    }
-                    None if later.role == Role::Definition => {}
-                    None => drop(files.remove(&held.path)),
-                }
+            let newcomer = observation.comparison.newcomer();
+            if !newcomer.is_some_and(may_have_moved) {
+                observation.postpone_later_files();
             }
         }
     }
@@ -111,6 +93,31 @@ impl Observation {
             inode: definition.stamp.inode,
             origin: self.origin,
         })
+    }
+
+    /// Makes files look unchanged if an earlier file at their path waits to be judged.
+    ///
+    /// Otherwise the later file would be recorded first, and the event of the earlier one would be
+    /// lost. The next observation has both.
+    pub(super) fn postpone_later_files(&mut self) {
+        let Comparison {
+            recorded, observed, ..
+        } = &mut self.comparison;
+        for held in &self.waiting {
+            let Some(ObservedFile::Complete(later)) = observed.files.get(&held.path) else {
+                continue;
+            };
+            match recorded.file(&held.path) {
+                Some(known) if held.is_recorded_as(known) => {}
+                Some(known) if known.is_of_another_project(later) => {}
+                Some(known) => {
+                    let unchanged = ObservedFile::Complete(known.clone());
+                    observed.files.insert(held.path.clone(), unchanged);
+                }
+                None if later.role == Role::Definition => {}
+                None => drop(observed.files.remove(&held.path)),
+            }
+        }
     }
 
     /// Returns the project with the reported files that the next observation judges again.
