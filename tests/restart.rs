@@ -19,6 +19,7 @@ use std::time::Duration;
 
 use common::{Daemon, Endpoint, Home, Settings, Stop, Webhook, sorted, xml};
 use project_webhooks::receiver::{Received, Reply};
+use rusqlite::Connection;
 
 /// A project with a snapshot and a published copy.
 fn project(home: &Home, key: &str) {
@@ -132,6 +133,21 @@ fn the_first_start_adopts_existing_files_and_the_next_is_silent() {
         xml("sales/orders", "id-sales/orders", "one").as_bytes()
     );
     assert_eq!(came[0].origin, "live");
+    // A later start is no first one.
+    let began = first_start(&home);
+    assert!(daemon.terminate().success());
+    home.write("sales/late/project.xml", &xml("Late", "id-late", "one"));
+    let daemon = home.start();
+    assert_eq!(endpoint.wait_for(4)[2].origin, "catch-up");
+    assert!(daemon.terminate().success());
+    assert_eq!(first_start(&home), began);
+}
+
+/// The recorded time of the first start.
+fn first_start(home: &Home) -> String {
+    let sql = "SELECT value FROM meta WHERE key = 'first-start'";
+    let database = Connection::open(home.database()).unwrap();
+    database.query_row(sql, [], |row| row.get(0)).unwrap()
 }
 
 #[test]

@@ -41,6 +41,8 @@ pub(super) enum Phase {
     /// The first full scan since the start. If `adopting`, it records projects without events.
     Starting {
         adopting: bool,
+        /// Whether nothing was recorded before.
+        is_first: bool,
     },
     /// The first full scan with a new layout. It records projects without events.
     Adopting,
@@ -51,19 +53,30 @@ impl Phase {
     /// The phase after `repository.layout` changed.
     pub(super) fn with_new_layout(self) -> Self {
         match self {
-            Phase::Starting { .. } => Phase::Starting { adopting: true },
+            Phase::Starting { is_first, .. } => Phase::Starting {
+                adopting: true,
+                is_first,
+            },
             Phase::Adopting | Phase::Running => Phase::Adopting,
         }
     }
 
     /// Whether projects are recorded without events.
     pub(super) fn is_adopting(self) -> bool {
-        matches!(self, Phase::Starting { adopting: true } | Phase::Adopting)
+        matches!(
+            self,
+            Phase::Starting { adopting: true, .. } | Phase::Adopting
+        )
     }
 
     /// Whether the first full scan since the start is not recorded yet.
     pub(super) fn is_starting(self) -> bool {
         matches!(self, Phase::Starting { .. })
+    }
+
+    /// Whether this is the first full scan with an empty state.
+    pub(super) fn is_first_start(self) -> bool {
+        matches!(self, Phase::Starting { is_first: true, .. })
     }
 
     /// The origin of the events that a full scan causes.

@@ -103,6 +103,7 @@ impl Worker {
             mounts,
             phase: Phase::Starting {
                 adopting: start.adopts,
+                is_first: start.is_first,
             },
             timers: Timers::new(repository),
             routes: Routes::of(&parts.config),
@@ -438,8 +439,10 @@ impl Worker {
             .extend(identity.clone().map(|text| (MetaKey::RepositoryRoot, text)));
         if self.phase != Phase::Running {
             let layout = self.config.repository.layout.to_string();
-            batch.meta.push((MetaKey::FirstStart, now.to_string()));
             batch.meta.push((MetaKey::Layout, layout));
+        }
+        if self.phase.is_first_start() {
+            batch.meta.push((MetaKey::FirstStart, now.to_string()));
         }
         // Commit even an empty batch: success clears an earlier failure of the store.
         if !self.commit(batch) {
