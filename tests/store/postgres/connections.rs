@@ -35,6 +35,14 @@ fn a_restarted_server_loses_nothing_and_is_used_again() {
     assert_eq!(claims(&store, "catalog", at(0)).ready.len(), 2);
 }
 
+/// The rest of a statement that finds the commit that sleeps in this schema. Tests share a server.
+fn sleeping_in(schema: &str) -> String {
+    format!(
+        "FROM pg_stat_activity WHERE wait_event = 'PgSleep' AND pid IN \
+         (SELECT pid FROM pg_locks WHERE relation = '{schema}.events'::regclass)"
+    )
+}
+
 /// Nobody knows whether a batch was recorded whose commit was not answered.
 #[test]
 fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
@@ -75,9 +83,8 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once() {
             let recording = scope.spawn(|| store.record(batch()).unwrap_err());
             if is_recorded {
                 wait_until("the commit sleeps", || {
-                    let sql = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
-                               AND application_name = 'project-webhooks'";
-                    (server.sql("postgres", sql) == "1").then_some(())
+                    let sql = format!("SELECT count(*) {}", sleeping_in(schema));
+                    (server.sql("postgres", &sql) == "1").then_some(())
                 });
                 relay.cut();
             }
@@ -132,9 +139,8 @@ fn a_batch_whose_commit_was_cut_off_is_recorded_once_beside_other_batches() {
     let error = std::thread::scope(|scope| {
         let recording = scope.spawn(|| store.record(batch()).unwrap_err());
         let port = wait_until("the commit sleeps", || {
-            let sql = "SELECT client_port FROM pg_stat_activity WHERE wait_event = 'PgSleep' \
-                       AND application_name = 'project-webhooks'";
-            server.sql("postgres", sql).parse().ok()
+            let sql = format!("SELECT client_port {}", sleeping_in(schema));
+            server.sql("postgres", &sql).parse().ok()
         });
         let other = scope.spawn(|| store.record(one_event("b", &large, &["catalog"])));
         wait_until("the other batch has begun", || {
