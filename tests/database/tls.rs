@@ -84,9 +84,9 @@ fn tls_is_verified_by_the_authorities_of_the_machine() {
     let told = trusting(status, &home, "right.pem").run().unwrap();
     let told = String::from_utf8_lossy(&told.stdout).into_owned();
     assert!(told.contains("epoch 1; repository models"), "{told}");
-    let mut status = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
-    status.arg("--config").arg(home.config()).arg("status");
-    let refused = trusting(status, &home, "wrong.pem").run().unwrap();
+    let mut events = Command::new(env!("CARGO_BIN_EXE_project-webhooks"));
+    events.arg("--config").arg(home.config()).arg("events");
+    let refused = trusting(events, &home, "wrong.pem").run().unwrap();
     assert_eq!(refused.status.code(), Some(1));
     assert!(daemon.terminate().success());
 }
