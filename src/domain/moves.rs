@@ -117,7 +117,7 @@ impl Comparison {
 
 /// Returns the observed definition if it may have moved here.
 ///
-/// That is any definition, unless a definition of the same project is recorded here.
+/// It may have if no definition is recorded here, or only that of another project.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)

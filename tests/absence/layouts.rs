@@ -59,7 +59,7 @@ fn a_start_with_another_layout_is_refused_while_removals_are_held() {
     }
 }
 
-/// What of the repository is replaced by an empty directory.
+/// The directory of the repository that an empty directory replaces.
 #[derive(Clone, Copy, Debug)]
 enum Absent {
     /// The root.

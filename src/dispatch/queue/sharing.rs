@@ -85,8 +85,8 @@ impl Queue {
 
     /// Leaves the webhook to other senders for [`GIVE_WAY`], in case they can reach the endpoint.
     ///
-    /// That time begins when the next request of this sender may start. Otherwise the next sender
-    /// could send a request at once, and exceed the rate.
+    /// The wait begins when the rate allows this sender's next request. Otherwise another sender
+    /// could send a request before that, and exceed the rate.
     pub(super) fn give_way(&mut self, moment: Duration, target: &Target) {
         let begins = moment.max(self.pace.next(target.webhook.rate));
         self.gives_way_until = begins.saturating_add(GIVE_WAY);

@@ -118,7 +118,8 @@ impl Shared {
 
 /// Locks a mutex, even if another holder panicked.
 ///
-/// That is safe: a job leaves its queue before it runs, and its transaction is never committed.
+/// The data is still valid then: a job that panics has already left its queue, and its transaction
+/// is not committed.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -28,7 +28,7 @@ const RESERVE_FILE: &str = "reserve";
 
 /// The smallest reserve that allows commits is the full size divided by this number.
 ///
-/// That much space suffices to remove some rows.
+/// With less space, not even rows could be removed.
 const LEAST_PART: u64 = 8;
 
 /// The maximum size of changes that are only in the writer's cache (`WRITER_CACHE`), in bytes.
