@@ -1,7 +1,7 @@
 //! `accept`: shows the held removals and releases them.
 //!
-//! Constraint: the command releases only the removals that it showed. If others are held when the
-//! operator confirms, the daemon rejects the request.
+//! Constraint: the command releases only the removals that it showed. If the held removals have
+//! changed when the operator confirms, the daemon rejects the request.
 
 use std::io::Write;
 
@@ -37,7 +37,7 @@ struct AcceptedView<'a> {
     stuck: &'a [String],
 }
 
-/// Explains that no daemon here can release removals, and what to do.
+/// Explains why no daemon on this host can release removals, and what to do.
 fn no_daemon(config: &Config) -> anyhow::Error {
     let state_dir = config.state_dir.display();
     match missing_socket(&config.state_dir) {
@@ -147,7 +147,7 @@ fn released(accepted: Accepted) -> anyhow::Result<(usize, Vec<String>)> {
     }
 }
 
-/// Fails if the engine of a repository did not respond, because it may hold removals too.
+/// Fails if the engine of a repository did not respond, because that engine may hold removals.
 fn responded(stuck: &[String], out: &mut dyn Write) -> anyhow::Result<u8> {
     if stuck.is_empty() {
         return Ok(DONE);

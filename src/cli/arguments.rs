@@ -10,14 +10,14 @@ use crate::domain::delivery::State;
 use crate::domain::event::EventKind;
 use crate::operator::select::parse_event;
 
-/// A parser that accepts one of these words.
+/// A parser for an argument whose value is one of several words.
 ///
-/// The help, the manual page and the completions list the words. The parser may accept variants
-/// too, such as a label in another case.
+/// The help, the manual page and the completions list the words. `read` may also accept other
+/// texts, such as a label in any case.
 #[derive(Clone)]
 pub(super) struct OneOf<T> {
     words: Vec<&'static str>,
-    /// Text after the list of words in the error message.
+    /// The text that follows the list of words in the error message.
     or: &'static str,
     read: fn(&str) -> Option<T>,
 }
@@ -49,9 +49,10 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
     }
 }
 
-/// Finds the word that a text most likely means.
+/// Finds the word that the user most likely meant.
 ///
-/// This is the only word that contains the text, or else the most similar word.
+/// If only one word contains the text, returns this word. Otherwise, returns the most similar
+/// word, or `None` if no word is similar enough.
 fn nearest(text: &str, words: &[&'static str]) -> Option<&'static str> {
     let text = text.trim().to_lowercase().replace([' ', '_'], "-");
     let containing: Vec<_> = words.iter().filter(|word| word.contains(&text)).collect();

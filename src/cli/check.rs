@@ -2,8 +2,8 @@
 //!
 //! Constraint: the command works offline. It reads the configuration and the files that the
 //! configuration names, and opens no connection and no store. If the configuration uses audit
-//! records, the command asks the kernel for audit rules. It never prints the value of a header or a
-//! secret.
+//! records, the command also reads the kernel's audit rules. It never prints secrets or the values
+//! of headers.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -22,7 +22,7 @@ use crate::config::{
 };
 use crate::webhook::{Proxies, TrustRoots, Way};
 
-/// Checks `file`, or the default one, and prints the result.
+/// Checks `file`, or the default file, and prints the result.
 ///
 /// Returns the exit status.
 pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io::Result<u8> {
@@ -109,7 +109,6 @@ struct Summary {
     webhooks: Vec<WebhookSummary>,
 }
 
-/// A repository and its layout.
 #[derive(Serialize)]
 struct RepositorySummary {
     /// The name, if there are several repositories.
@@ -155,7 +154,7 @@ struct WebhookSummary {
     /// The globs of `projects`. Absent if the webhook receives events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
-    /// The repositories whose events the webhook receives. Absent if it receives those of all.
+    /// The names in the setting `repositories`. Absent if the webhook receives events of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     repositories: Option<Vec<String>>,
     /// The globs of `when` by parameter. Absent if there are none.

@@ -136,7 +136,7 @@ impl Which {
         })
     }
 
-    /// Refuses a webhook that is not configured and has no deliveries.
+    /// Fails if the named webhook is not configured and has no deliveries.
     fn check_webhook(&self, config: &Config, listings: &Listings) -> anyhow::Result<()> {
         let Some(name) = &self.webhook else {
             return Ok(());
@@ -146,7 +146,6 @@ impl Which {
     }
 }
 
-/// Runs the command.
 pub(super) fn run(
     arguments: &DeliveriesArguments,
     config: &Config,
@@ -299,7 +298,7 @@ fn change(
     operations.on_progress(Box::new(move |n| progress.add(n)));
     result.changed = kind.apply(&selector, &mut operations, now)?;
     drop(operations);
-    // The daemon does not send purged deliveries, so it need not be notified of a purge.
+    // A purge removes no pending deliveries, so the daemon need not be notified of it.
     let notified = (kind != Change::Purge).then(|| wake(config));
     result.daemon_told = matches!(notified, Some(Notified::Daemon));
     if arguments.json {
@@ -324,7 +323,7 @@ fn nothing(
         let verb = kind.verb().to_lowercase();
         writeln!(out, "No matching deliveries to {verb}.")?;
     }
-    // The command fails if it got ids and none of them matches. A filter may match nothing.
+    // Given ids must match at least one delivery. A filter may match none.
     let is_named = !arguments.which.ids.is_empty();
     Ok(if is_named { FAILED } else { DONE })
 }
@@ -341,7 +340,7 @@ pub(super) enum Confirmed {
 
 /// Prints the planned change, and asks for confirmation on a terminal.
 ///
-/// If standard input or standard output is not a terminal, nobody is asked.
+/// With `yes`, or if standard input or standard output is not a terminal, nobody is asked.
 pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::Result<Confirmed> {
     if yes || !is_asked() {
         writeln!(out, "{question}.")?;
@@ -357,12 +356,12 @@ pub(super) fn confirmed(question: &str, yes: bool, out: &mut dyn Write) -> io::R
     })
 }
 
-/// Whether a question can be asked: both the input and the output are a terminal.
+/// Whether a question can be asked: standard input and standard output are terminals.
 pub(super) fn is_asked() -> bool {
     io::stdin().is_terminal() && io::stdout().is_terminal()
 }
 
-/// Whether the running daemon was notified of a change.
+/// The result of notifying the running daemon of a change.
 #[derive(Debug)]
 pub(super) enum Notified {
     Daemon,

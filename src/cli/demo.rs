@@ -1,4 +1,4 @@
-//! `demo`: shows the seven events, or all, on a temporary repository.
+//! `demo`: shows the seven events, or all events, on a temporary repository.
 //!
 //! Constraint: nothing is simulated. The demo runs the same daemon as `run`, on real files. The
 //! callbacks arrive over HTTP and are signed. The demo removes its files, unless `--keep` is
@@ -41,14 +41,16 @@ use crate::receiver::{Received, Receiver, ReceiverOptions};
 const CONFIGURATION: &str = include_str!("demo/config.yaml");
 /// More webhooks, for the events that `"*"` does not include.
 const MORE_WEBHOOKS: &str = include_str!("demo/more.yaml");
-/// The daemon's log in the demo's directory.
+/// The file with the daemon's log, in the demo's directory.
 const LOG: &str = "daemon.log";
-/// The time limit for the start, and for the callbacks of each action. Enough for a slow machine.
+/// The time limit for the daemon's start, and for the callbacks of each action.
+///
+/// It is long enough for a slow machine.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// The number of log lines to print after a failure.
 const LOG_LINES: usize = 20;
 
-/// Runs the demo. The status is 0 only if every callback arrived and was signed.
+/// Runs the demo. The exit status is 0 only if every callback arrived and was signed.
 ///
 /// `all` also shows the events that a webhook must name, because `"*"` does not include them.
 pub(super) async fn run(
@@ -60,7 +62,7 @@ pub(super) async fn run(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let signals = os::signals().context("cannot handle signals")?;
-    // The secret is raw text from two UUIDs. Each has 122 random bits.
+    // The secret is the text of two UUIDs. Each UUID has 122 random bits.
     let halves = [Uuid::new_v4(), Uuid::new_v4()];
     let secret = SecretString::from(halves.map(|half| half.simple().to_string()).concat());
     let options = ReceiverOptions::new(move || clock.now()).with_secrets(vec![secret.clone()]);
@@ -119,7 +121,7 @@ pub(super) async fn run(
         directory.keep();
     }
     if let Err(error) = ended.and(stopped) {
-        // A reader such as `head` closed the pipe. Do not report that as a failure.
+        // If the reader, such as `head`, closed the pipe, do not report a failure.
         if super::is_output_closed(&error) {
             return Err(error);
         }
@@ -133,7 +135,7 @@ pub(super) async fn run(
     Ok(DONE)
 }
 
-/// The actions and the callbacks that they cause.
+/// A run of the demo's actions, with the daemon and the receiver.
 struct Play<'a> {
     received: mpsc::Receiver<Received>,
     status: Arc<Status>,
@@ -193,11 +195,10 @@ impl Play<'_> {
     }
 }
 
-/// The demo's directory, removed when dropped.
+/// The demo's directory. Dropping this value removes the files, unless `keep` was called.
 struct Directory {
     path: PathBuf,
     temporary: Option<TempDir>,
-    /// The receiver's URL.
     url: String,
 }
 

@@ -67,7 +67,6 @@ struct ListArguments {
     listing: Listing,
 }
 
-/// Runs the command.
 pub(super) fn run(
     arguments: &EventsArguments,
     config: &Config,

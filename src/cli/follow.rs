@@ -1,7 +1,7 @@
-//! Repeats a listing (`--follow`) and a report (`--watch`) until the command is interrupted.
+//! Repeats a listing (`--follow`) or a report (`--watch`) until the command is interrupted.
 //!
 //! Constraint: each round reads the state again, and no transaction stays open between rounds. So
-//! a command that keeps running delays neither the daemon nor the database.
+//! a command that runs for a long time delays neither the daemon nor the database.
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -14,7 +14,6 @@ use crate::operator::follow::{COMPARED, Follower};
 /// The time between two rounds.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// Waits for the next round.
 fn pause() {
     std::thread::sleep(INTERVAL);
 }
@@ -25,7 +24,7 @@ pub(super) fn print_line(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     writeln!(out, "{}", safe_json(&json))
 }
 
-/// Prints a report repeatedly. On a terminal, each text is drawn over the previous one.
+/// Prints a report repeatedly. On a terminal, each report is drawn over the previous one.
 pub(super) fn watch(
     is_json: bool,
     out: &mut dyn Write,
@@ -51,10 +50,10 @@ pub(super) fn watch(
     }
 }
 
-/// Makes the escape sequences that draw a text over the previous one.
+/// Makes the escape sequences that draw a text over the previous text.
 ///
-/// Nothing is cleared before it is drawn, so the screen does not flicker. Long lines are cut
-/// instead of wrapped. A text that is higher than the screen is cut too.
+/// Only the space after the new lines is cleared, so the screen does not flicker. Lines that are
+/// too long are cut instead of wrapped. A text that is higher than the screen is cut too.
 fn frame(text: &[u8], height: usize, is_first: bool) -> Vec<u8> {
     let mut frame = Vec::new();
     if is_first {
@@ -80,14 +79,13 @@ pub(super) struct Followed<'a, T, V> {
     pub(super) read: &'a dyn Fn(usize) -> anyhow::Result<Vec<T>>,
     /// The position of an item in the order of recording, and its revision.
     pub(super) position: fn(&T) -> (i64, u64),
-    /// Whether to show an item.
     pub(super) is_shown: &'a dyn Fn(&T) -> bool,
     pub(super) view: fn(&T) -> V,
     pub(super) table: &'a dyn Fn(&[T]) -> Table,
 }
 
 impl<T, V: Serialize> Followed<'_, T, V> {
-    /// Prints the items of a listing, the newest last, then new and changed items as they come.
+    /// Prints the items of a listing, the newest last. Then prints new and changed items.
     pub(super) fn print(
         &self,
         first: impl FnOnce() -> anyhow::Result<Vec<T>>,
@@ -96,7 +94,8 @@ impl<T, V: Serialize> Followed<'_, T, V> {
         out: &mut dyn Write,
     ) -> anyhow::Result<u8> {
         let mut follower = Follower::new(self.position, &(self.read)(COMPARED)?);
-        // An item that was recorded after the first read is printed now, so it is not new later.
+        // `first` may return items that the read above did not find. They are printed now, so they
+        // are not new in the next round.
         let mut items = first()?;
         follower.add(&items);
         let mut printed = (self.table)(&[]);

@@ -114,7 +114,9 @@ fn man(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(tidy(&String::from_utf8_lossy(&text)).as_bytes())
 }
 
-/// Removes repeated preambles, line breaks and empty lines, which mandoc warns about.
+/// Removes repeated preambles, repeated line breaks, and empty lines.
+///
+/// mandoc warns about them.
 fn tidy(page: &str) -> String {
     let is_preamble = |line: &&str| line.starts_with(".ie ") || line.starts_with(".el ");
     let mut tidy = String::new();
@@ -176,7 +178,7 @@ fn subcommand(command: &Command, parents: &str, out: &mut dyn Write) -> io::Resu
     writeln!(text, ".PP")?;
     page.render_description_section(&mut text)?;
     page.render_options_section(&mut text)?;
-    // The headings are for a separate page, but this text is part of a section.
+    // Leave out the headings: they are for a separate page, but this text is part of a section.
     for line in text.split_inclusive(|byte| *byte == b'\n') {
         if !line.starts_with(b".SH ") {
             out.write_all(line)?;

@@ -1,7 +1,7 @@
 //! `listen`: a receiver that prints callbacks, verifies signatures and passes callbacks on.
 //!
-//! Constraint: a request may contain terminal escape sequences, so the output escapes all of its
-//! text. The output of a callback is flushed before the next callback is handled.
+//! Constraint: a request may contain terminal escape sequences, so all text of a request is
+//! escaped. The output of a callback is flushed before the next callback is handled.
 
 mod passed_on;
 pub(super) mod print;
@@ -75,13 +75,9 @@ fn parse_status(text: &str) -> Result<StatusCode, String> {
         .ok_or_else(|| "a status must be a number from 200 to 599".to_owned())
 }
 
-/// Listens and prints until `out` is closed. A signal ends the process.
+/// Listens and prints until the reader closes `out`. A signal ends the process.
 ///
 /// With `--json`, the introduction goes to `notes`, so that `out` contains only JSON objects.
-///
-/// # Errors
-///
-/// The port is in use, a secret is invalid, or `out` cannot be written.
 pub(super) async fn run(
     arguments: &ListenArguments,
     clock: impl Fn() -> Timestamp + Send + Sync + 'static,
@@ -109,7 +105,7 @@ pub(super) async fn run(
     refuse_loop(forwarder.as_deref(), receiver.address()).await?;
     let introduction = introduction(&receiver.url(), secret.as_deref(), shown.as_deref());
     let introduced = if arguments.json {
-        // The output may be read although nobody reads the notes.
+        // `out` may have a reader even if `notes` has none.
         let _ = write_flushed(notes, &introduction);
         Ok(())
     } else {
@@ -184,7 +180,7 @@ fn forwarder(url: &SecretString) -> anyhow::Result<Forwarder> {
     })
 }
 
-/// Refuses to pass callbacks on to this receiver itself.
+/// Fails if callbacks would be passed on to this receiver itself.
 async fn refuse_loop(forwarder: Option<&Forwarder>, address: SocketAddr) -> anyhow::Result<()> {
     match forwarder {
         Some(forwarder) if forwarder.leads_to(address).await => Err(usage(
@@ -195,7 +191,7 @@ async fn refuse_loop(forwarder: Option<&Forwarder>, address: SocketAddr) -> anyh
     }
 }
 
-/// Reads the secrets of the arguments and files. Removes the final line breaks of files.
+/// Collects the secrets from the arguments and files. Removes line breaks at the end of files.
 fn secrets(arguments: &ListenArguments) -> anyhow::Result<Vec<SecretString>> {
     let mut secrets = arguments.secrets.clone();
     for path in &arguments.secret_files {

@@ -95,7 +95,7 @@ pub(super) fn configuration(out: &mut dyn Write) -> io::Result<()> {
     out.write_all(END.as_bytes())
 }
 
-/// Capitalizes the first letter of a sentence. Code keeps its case.
+/// Capitalizes the first letter of a sentence. Code at its beginning stays as it is.
 fn capitalized(sentence: &str) -> String {
     let mut characters = sentence.chars();
     match characters.next() {

@@ -1,7 +1,8 @@
 //! `migrate-store`: moves the recorded state from SQLite to PostgreSQL, or back.
 //!
 //! Constraint: the command must not mix up two repositories. So one configuration names both
-//! places: `state_dir` has the SQLite database, and `store.postgres` is the PostgreSQL database.
+//! databases: `state_dir` has the SQLite database, and `store.postgres` names the PostgreSQL
+//! database.
 
 use std::io::Write;
 
@@ -47,7 +48,7 @@ struct TableView<'a> {
     checksum: &'a str,
 }
 
-/// Moves the state. Progress goes to `notes`.
+/// Moves the state. Prints the progress to `notes`.
 pub(super) fn run(
     arguments: &MigrateStoreArguments,
     config: &Config,

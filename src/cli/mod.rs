@@ -40,7 +40,7 @@ use crate::store::{Fault, Listings, OpenError, TransferError};
 const DONE: u8 = 0;
 /// Exit status: the command failed.
 const FAILED: u8 = 1;
-/// Exit status: the arguments are invalid, as in clap.
+/// Exit status: the arguments are invalid. clap exits with the same status.
 const USAGE: u8 = 2;
 /// Exit status: another daemon uses the state directory (sysexits.h, EX_TEMPFAIL).
 const HELD: u8 = 75;
@@ -131,20 +131,20 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    // Do this first: a signal to reload may come as soon as the process exists.
+    // Block the signals first: one may arrive as soon as the process exists.
     let held = HeldSignals::hold();
     // clap prints usage errors itself and exits with 2.
     let arguments = Arguments::parse();
     match dispatch(&arguments, &held) {
         Ok(status) => ExitCode::from(status),
-        // A reader such as `head` may close the pipe. That is not an error.
+        // A reader such as `head` may close the pipe, which is not an error.
         Err(error) if is_output_closed(&error) => ExitCode::from(DONE),
         Err(error) => {
             if let Some(usage) = error.downcast_ref::<clap::Error>() {
                 let _ = usage.print();
                 return ExitCode::from(USAGE);
             }
-            // Each problem already starts with the path of its file.
+            // Each problem starts with the path of its file, so it needs no other prefix.
             let (status, said) = match error.downcast_ref::<Problems>() {
                 Some(problems) => (
                     status_of_problems(problems),
@@ -160,8 +160,8 @@ pub fn main() -> ExitCode {
 
 /// Returns the exit status for the problems of a configuration.
 ///
-/// It is `FAILED` if a file system may answer later, because systemd does not restart the daemon
-/// after `CONFIGURATION`.
+/// It is `FAILED` if the same configuration may be valid later, for example once a file system
+/// answers. Unlike `CONFIGURATION`, this status lets systemd restart the daemon.
 fn status_of_problems(problems: &Problems) -> u8 {
     match problems.are_passing() {
         true => FAILED,
@@ -188,7 +188,7 @@ fn failure(error: &anyhow::Error) -> String {
     safe_lines(&format!("project-webhooks: {error:#}"))
 }
 
-/// Makes a usage error that the definition of the arguments cannot express.
+/// Makes a usage error for a rule that the definition of the arguments cannot express.
 fn usage(message: &str) -> anyhow::Error {
     Arguments::command()
         .error(clap::error::ErrorKind::ArgumentConflict, message)
@@ -279,7 +279,7 @@ fn dispatch(arguments: &Arguments, held: &HeldSignals) -> anyhow::Result<u8> {
     }
 }
 
-/// Runs the receiver until a signal.
+/// Runs the receiver until a signal ends the process, or the reader closes the output.
 fn receive(arguments: &listen::ListenArguments) -> anyhow::Result<u8> {
     let clock = Clock::start();
     runtime()?.block_on(listen::run(
@@ -297,7 +297,7 @@ fn inspected(file: Option<&Path>) -> Result<Config, Problems> {
     config::load(&found(file)?, &WithoutSecrets).map(|loaded| loaded.config)
 }
 
-/// Finds the configuration file. Warns if another file is ignored.
+/// Finds the configuration file. Prints a warning if `./config.yaml` is not trusted.
 fn found(named: Option<&Path>) -> Result<PathBuf, Problems> {
     let found = config::find(named)?;
     if let Some(ignored) = found.ignored {
@@ -312,7 +312,9 @@ fn listings(config: &Config) -> Result<Listings, OpenError> {
     Listings::of(config)
 }
 
-/// Adds the consequences of a missing answer to the error, if the daemon may have the request.
+/// Adds the consequences of a missing answer to the error.
+///
+/// If nothing was sent to the daemon, the error stays as it is.
 fn unanswered<T>(
     answer: Result<T, RequestError>,
     consequences: impl FnOnce() -> String,
@@ -323,10 +325,10 @@ fn unanswered<T>(
     })
 }
 
-/// Explains why the running daemon of a state directory cannot be asked.
+/// Explains that the control socket of the running daemon is missing.
 ///
-/// `None` if no daemon runs. Without this check, a daemon without its control socket would look
-/// stopped.
+/// Returns `None` if no daemon runs. Without this check, a daemon without its control socket would
+/// look stopped.
 fn missing_socket(state_dir: &Path) -> Option<String> {
     let pid = crate::store::holder(state_dir)?;
     Some(format!(
@@ -357,7 +359,7 @@ fn printing(command: impl FnOnce(&mut dyn Write) -> anyhow::Result<u8>) -> anyho
     Ok(status)
 }
 
-/// Returns standard output. Its errors tell whether the reader closed the pipe.
+/// Returns standard output. Its errors show whether the reader closed the pipe.
 fn stdout() -> output::Output<std::io::StdoutLock<'static>> {
     output::Output(std::io::stdout().lock())
 }
@@ -372,8 +374,8 @@ fn style() -> output::Style {
 
 /// Makes a runtime with one worker thread.
 ///
-/// In `run`, this thread handles signals, commands and the admin server. The queues of webhooks
-/// and long tasks have their own threads.
+/// In `run`, this thread handles signals, the control socket and the admin server. Long tasks and
+/// the queue of each webhook have their own threads.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
@@ -389,7 +391,7 @@ mod tests {
 
     #[test]
     fn only_the_reader_of_the_output_ends_a_command_without_a_failure() {
-        // The daemon or the database may close a connection as well.
+        // If the daemon or the database closes a connection, the command has failed.
         let closed = || anyhow::Error::from(io::Error::from(io::ErrorKind::BrokenPipe));
         assert!(!is_output_closed(
             &closed().context("the daemon did not answer")

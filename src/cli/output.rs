@@ -1,7 +1,7 @@
 //! Formats tables, listings, JSON, times and progress for all commands.
 //!
-//! Constraint: file names, answers and log lines may contain terminal escape sequences, so all
-//! output escapes them. Text goes through [`safe`] or [`safe_lines`], JSON through [`print_json`].
+//! Constraint: file names, answers and log lines may contain terminal escape sequences. So all
+//! output is escaped: text by [`safe`] or [`safe_lines`], and JSON by [`safe_json`].
 
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -22,7 +22,7 @@ pub(super) const BOLD: &str = "1";
 /// The SGR code for faint, the style of details.
 pub(super) const FAINT: &str = "2";
 
-/// The output of a command. Its errors are [`Closed`] if the reader closed the pipe.
+/// The output of a command. A write fails with [`Closed`] if the reader closed the pipe.
 #[derive(Debug)]
 pub(super) struct Output<W>(pub(super) W);
 
@@ -31,7 +31,9 @@ pub(super) struct Output<W>(pub(super) W);
 #[error("the reader of the output closed the pipe")]
 pub(super) struct Closed;
 
-/// Marks the error of a closed pipe, because a connection to the daemon may be closed as well.
+/// Replaces the error of a closed pipe with [`Closed`].
+///
+/// A closed connection to the daemon has the same kind of error, but is a failure.
 fn marked<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => io::Error::new(error.kind(), Closed),
@@ -50,10 +52,6 @@ impl<W: Write> Write for Output<W> {
 }
 
 /// Prints one JSON value on several lines.
-///
-/// # Errors
-///
-/// `out` cannot be written.
 pub(super) fn print_json(out: &mut dyn Write, value: &impl Serialize) -> io::Result<()> {
     let json = serde_json::to_string_pretty(value)?;
     writeln!(out, "{}", safe_json(&json))
@@ -92,7 +90,7 @@ pub(super) fn duration(length: Duration) -> String {
         .join(" ")
 }
 
-/// Returns the time from `from` to `to`. Zero if the clock was set back in between.
+/// Returns the time from `from` to `to`, or zero if the clock was set back in between.
 pub(super) fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }
@@ -116,7 +114,7 @@ pub(super) struct Cell {
 }
 
 impl Cell {
-    /// A cell in colour.
+    /// Makes a cell with the colour or style of an SGR code.
     pub(super) fn painted(code: &'static str, text: impl AsRef<str>) -> Self {
         Self {
             text: safe(text.as_ref()),
@@ -138,12 +136,11 @@ impl<T: AsRef<str>> From<T> for Cell {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Table {
     rows: Vec<Vec<Cell>>,
-    /// The column widths of the rows that were printed already.
+    /// The widths of the columns in the rows that are already printed.
     widths: Vec<usize>,
 }
 
 impl Table {
-    /// Makes a table with these headings.
     pub(super) fn new<const N: usize>(headings: [&str; N]) -> Self {
         let headings = headings.map(|heading| Cell::painted(FAINT, heading));
         Self {
@@ -152,16 +149,12 @@ impl Table {
         }
     }
 
-    /// Adds the rows of a table with the same headings.
+    /// Adds the rows of a table with the same headings, but not its headings.
     pub(super) fn append(&mut self, other: Self) {
         self.rows.extend(other.rows.into_iter().skip(1));
     }
 
     /// Prints the rows that were not printed yet. Columns are at least as wide as before.
-    ///
-    /// # Errors
-    ///
-    /// `out` cannot be written.
     pub(super) fn print_new(&mut self, out: &mut dyn Write, style: &Style) -> io::Result<()> {
         self.print(out, style, "")?;
         self.widths = self.column_widths();
@@ -188,10 +181,6 @@ impl Table {
     }
 
     /// Prints the table. Each line starts with `indent`.
-    ///
-    /// # Errors
-    ///
-    /// `out` cannot be written.
     pub(super) fn print(&self, out: &mut dyn Write, style: &Style, indent: &str) -> io::Result<()> {
         let widths = self.column_widths();
         for row in &self.rows {
@@ -232,7 +221,6 @@ pub(super) struct Listing {
 }
 
 impl Listing {
-    /// The maximum number of items.
     pub(super) fn limit(&self) -> usize {
         match self.limit {
             0 => usize::MAX,
@@ -240,7 +228,6 @@ impl Listing {
         }
     }
 
-    /// Whether the listing continues with new items.
     pub(super) fn follows(&self) -> bool {
         self.follow
     }
@@ -249,14 +236,14 @@ impl Listing {
         self.json
     }
 
-    /// The number of items to read: one more than the limit, to know whether there are more.
+    /// The number of items to read: one more than the limit, which shows whether there are more.
     pub(super) fn n_read(&self) -> usize {
         self.limit().saturating_add(1)
     }
 
-    /// Prints items that are sorted newest first. The newest is printed last, as in a log.
+    /// Prints items in reverse order, so that the newest item is last, as in a log.
     ///
-    /// `items` has up to [`Self::n_read`] items.
+    /// `items` is sorted newest first and has up to [`Self::n_read`] items.
     pub(super) fn print<T, V: Serialize>(
         &self,
         mut items: Vec<T>,
@@ -288,7 +275,9 @@ impl Listing {
     }
 }
 
-/// A progress line on standard error, if this is a terminal and the work has many steps.
+/// A progress line on standard error, for work with many steps.
+///
+/// It is printed only on a terminal.
 pub(super) struct Progress {
     done: u64,
     total: u64,
@@ -296,7 +285,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// The number of steps between two updates. Work with fewer steps prints no line.
+    /// The number of steps between two updates. Work without more steps prints no line.
     const EVERY: u64 = 64;
 
     pub(super) fn new(total: u64) -> Self {
@@ -307,7 +296,7 @@ impl Progress {
         }
     }
 
-    /// Erases the line of a thread that hangs, and so never drops its progress.
+    /// Erases the line. `drop` does this too, unless the thread that owns the value hangs.
     pub(super) fn erase() {
         if io::stderr().is_terminal() {
             // This sequence erases the line (ECMA-48).

@@ -1,8 +1,9 @@
 //! `reload`: makes the daemon read its configuration again, and waits for the result.
 //!
 //! Constraint: only the daemon decides whether the configuration is valid, because this process
-//! may lack its credentials and variables. So the command finds the daemon and prints its answer.
-//! It waits for the result, so a unit can use it as `ExecReload=`. SIGHUP returns no result.
+//! may lack the daemon's credentials and environment variables. So the command finds the daemon
+//! and prints its answer. It waits for the result, so a unit can use the command as `ExecReload=`.
+//! SIGHUP returns no result.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

@@ -45,7 +45,6 @@ pub(super) struct ReplayArguments {
     json: bool,
 }
 
-/// Runs the command.
 pub(super) fn run(
     arguments: &ReplayArguments,
     config: &Config,

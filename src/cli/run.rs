@@ -22,18 +22,19 @@ use crate::logging::{LogWriter, Logging};
 use crate::os::{self, HeldSignals};
 use crate::store::{OpenError, Store, Waiting};
 
-/// The reason that a process without the role `watch` reports.
+/// The reason that a process without the role `watch` reports while it sends.
 const SENDING: &str = "sending; roles does not contain watch";
 
-/// The reason of such a process while the database does not answer.
+/// The reason of a process without the role `watch`, while the database does not answer.
 const SENDING_LATER: &str = "sending; the database does not answer";
 
-/// The reason of such a process if it gets no new deliveries, because the repository is recorded in
-/// a list.
+/// The reason of a process without the role `watch`, if its repository is watched in a list.
+///
+/// The process gets no new deliveries, because they are in the record of the list.
 const SENDING_NOTHING: &str = "sending nothing new: with this database, the repository is watched in a list. \
                                Give this process the same `repositories`";
 
-/// The reason of such a process if nothing is recorded under the name of its repository.
+/// The reason of a process without the role `watch`, if nothing is recorded of its repository.
 const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \
                                name. Give this process the `repository.name` and the `store` of the process that \
                                watches, or start that process";
@@ -82,7 +83,7 @@ async fn work(
     }
 }
 
-/// Runs the daemon, and lets requests finish that `sending` began while another process watched.
+/// Runs the daemon. Lets the requests finish that `sending` began while another process watched.
 async fn run_beside(
     daemon: Daemon<'_>,
     sending: Option<Sending>,
@@ -110,14 +111,14 @@ struct Waits {
     cause: Cause,
 }
 
-/// The kinds of reasons in [`Waits`].
+/// The kind of the reason in [`Waits`].
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Cause {
     /// `roles` does not contain `watch`.
     Role,
-    /// The same, but the repository is recorded in a list, with its deliveries.
+    /// `roles` does not contain `watch`, and the record of a list has the repository's deliveries.
     Listed,
-    /// The same, but nobody ever watched the repository, so its name may be wrong.
+    /// `roles` does not contain `watch`, and nobody has ever watched a repository of this name.
     Unknown,
     /// Another process watches.
     Leased,
@@ -127,7 +128,7 @@ enum Cause {
     Yields,
     /// The database cannot be used now.
     Unreachable,
-    /// The state refuses the configuration. An operator must change the state or the configuration.
+    /// The state and the configuration do not fit together. An operator must change one of them.
     Refused,
 }
 
@@ -144,11 +145,11 @@ impl Waits {
         Self { reason, cause }
     }
 
-    /// The reason of a process that tried to watch.
+    /// The reason of a process that tried to watch and failed.
     ///
-    /// Returns the error itself if the process must end. A refusal ends only a start. Later, the
-    /// process waits and goes on sending, because an operator may have to change only the list of
-    /// repositories.
+    /// Returns the error itself if the process must end. A refusal ([`Cause::Refused`]) ends it only
+    /// at its start. Later, the process waits and continues to send, because an operator may have to
+    /// change only the list of repositories.
     fn after(error: DaemonError, is_start: bool) -> Result<Self, DaemonError> {
         let cause = match &error {
             DaemonError::Open(OpenError::Leased { .. }) => Cause::Leased,
@@ -170,7 +171,7 @@ impl Waits {
         self.cause != Cause::Unreachable
     }
 
-    /// The reason without names of hosts, databases and processes.
+    /// The reason without names of hosts, databases and processes, for clients without the token.
     fn public(&self, config: &Config) -> &'static str {
         let is_list = !config.repositories.is_empty();
         match (self.cause, config.roles.watch) {
@@ -193,7 +194,8 @@ impl Waits {
             Cause::Refused => tracing::error!("{}", self.reason),
             _ => tracing::warn!("{}", self.reason),
         }
-        // Otherwise `systemctl start` would wait too, until it times out.
+        // A process that waits reports itself as ready, because `systemctl start` would otherwise
+        // time out.
         os::notify_ready(&self.reason);
     }
 
@@ -210,7 +212,7 @@ impl Waits {
 ///
 /// Waits while another process watches, and while the database cannot be reached. Returns `None`
 /// after a signal to stop. `is_start` is false if this process has watched before. `leaving` has
-/// the engines of that time that have not ended.
+/// the former engines of this process that have not ended.
 async fn wait<'a>(
     config: &mut Arc<Config>,
     is_start: bool,
@@ -271,7 +273,7 @@ async fn wait<'a>(
     }
 }
 
-/// Handles signals for a time, or until a reload. Returns `None` after a signal to stop.
+/// Handles signals for this long, or until a reload. Returns `None` after a signal to stop.
 async fn pause(
     length: Duration,
     config: &mut Arc<Config>,
@@ -298,7 +300,7 @@ async fn pause(
     }
 }
 
-/// Opens the state, and checks it. Returns `None` after a signal to stop.
+/// Opens and checks the state. Returns `None` after a signal to stop.
 ///
 /// A process that waits for the lease first asks whether it still has to wait.
 async fn open(
@@ -324,7 +326,7 @@ async fn open(
         Some(Err(error)) => Some(Err(error)),
         None => None,
     };
-    // An open store keeps the lease, so this process would wait for itself.
+    // An open store keeps the lease. Without this call, this process would wait for itself.
     daemon::close_store(store, signals).await;
     error
 }
@@ -339,8 +341,8 @@ async fn failure(sending: &mut Option<Sending>) -> DaemonError {
 
 /// Runs the daemon until a signal ends it.
 ///
-/// `held` is released once signal handlers are set. All output goes through the log's queue,
-/// because a reader that stalls must not keep the process alive.
+/// `held` is released once signal handlers are set. All output goes through the log's queue, so
+/// that a reader that stalls does not prevent the process from ending.
 pub(super) fn run(
     file: Option<&Path>,
     level: Option<tracing::Level>,
@@ -379,8 +381,8 @@ pub(super) fn run(
         held.release();
         let config = Arc::new(loaded.config);
         if io::stderr().is_terminal() {
-            // A daemon that nobody sees would keep the state directory locked, so it ends with the
-            // terminal.
+            // End when the terminal closes. Otherwise, a forgotten daemon would keep the state
+            // directory locked.
             let mut signals = Signals::new(os::ended_by_hangup(signals));
             work(config, rereading, &mut signals).await
         } else {

@@ -2,7 +2,7 @@
 //!
 //! Constraint: the command records nothing. It uses the daemon's observer, inference and check of
 //! the root. It treats a missing file as removed immediately, without waiting for
-//! `repository.settle`. If the repository hangs, the command fails after 30 s.
+//! `repository.settle`. If the repository does not respond for 30 s, the command fails.
 
 mod result;
 
@@ -67,7 +67,7 @@ enum Step {
     Done(anyhow::Result<ScanView>),
 }
 
-/// Scans on a separate thread, because nothing can end a system call that hangs.
+/// Scans on a separate thread, because a system call that hangs cannot be cancelled.
 fn scan_apart(config: &Arc<Config>, now: Timestamp) -> anyhow::Result<ScanView> {
     let (sender, steps) = sync_channel(1);
     let scanned = Arc::clone(config);
@@ -137,7 +137,8 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
         .filter(|comparison| !comparison.observed.files.is_empty())
         .count();
     let mut notes = notes(start, config, listings.is_some());
-    // A root with another identity is trusted only if it has enough of the recorded projects.
+    // A root with another identity than the recorded one is trusted only if it has enough of the
+    // recorded projects.
     let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_recorded);
     if !is_trusted && !start.adopts {
         notes.extend(guard.distrust());
@@ -162,11 +163,11 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
             continue;
         }
         let (before, after) = (&comparison.recorded, &change.inference.record);
-        // Files without a definition are not a project.
+        // Files without a definition (project.xml) are not a project.
         projects += usize::from(before.definition.is_some() || after.definition.is_some());
         let moved_from = change.moved_from.as_ref();
         let before = moved_from.and_then(|from| former.get(from));
-        // Each question to a database may take a round trip.
+        // The query below may take a round trip to the database, so report progress first.
         drop(steps.try_send(Step::Progress));
         let heard = match &listings {
             Some(listings) if !change.inference.events.is_empty() => {
@@ -192,7 +193,7 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
     })
 }
 
-/// Returns the records of moved projects by their former keys. The paths are the new ones.
+/// Returns the records of moved projects by their former keys. All files have their new paths.
 fn former_records(
     comparisons: &[Comparison],
     conclusions: &[Conclusion],
@@ -226,7 +227,7 @@ fn infer(comparisons: &[Comparison], config: &Config) -> Vec<Conclusion> {
             continue;
         }
         // The daemon imports the project in its next step, after the delete in the other
-        // organization.
+        // organization. Infer the events of both steps.
         let mut next = comparison.clone();
         next.recorded = change.inference.record.clone();
         for later in moves::infer_all(&[next], &relocate) {
@@ -264,7 +265,7 @@ fn observe(
     for key in keys {
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
-        // A first scan reads the whole repository, so contents are not kept in memory.
+        // A first scan reads the whole repository, so do not keep contents in memory.
         let mut contents = Contents::none();
         let observed = observer
             .observe(

@@ -9,7 +9,7 @@ use super::output::{
 };
 use crate::report::{Standing, WebhookReport};
 
-/// Prints webhooks as a table, with notes below it.
+/// Prints webhooks as a table, with notes below the table.
 pub(super) fn print_webhooks(
     webhooks: &[WebhookReport],
     now: Timestamp,
@@ -68,7 +68,7 @@ pub(super) fn print_webhooks(
     Ok(())
 }
 
-/// Prints that the running daemon uses other settings than the file.
+/// Prints that the configuration file differs from the settings that the daemon uses.
 pub(super) fn print_file_changed(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,

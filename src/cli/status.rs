@@ -1,8 +1,8 @@
 //! `status`: shows the state of the daemon and its webhooks.
 //!
 //! Constraint: the command works with or without a running daemon. It asks the daemon over the
-//! control socket, and reads the recorded state from the database. If one of them does not answer,
-//! the command prints the reason and shows the other.
+//! control socket, and reads the recorded state from the database. If only one of them answers,
+//! the command shows this answer, and the reason why the other is missing.
 
 use std::collections::{BTreeMap, HashSet};
 use std::io::{self, Write};
@@ -98,7 +98,7 @@ fn gather(config: &Config) -> anyhow::Result<Report> {
         Err(error) if daemon.is_ok() => {
             let mut report = Report::gather(&file, directory, daemon, Vec::new(), None)?;
             report.state_error = Some(format!("{error:#}"));
-            // Their counts are unknown.
+            // The counts of webhooks are in the state, so they are unknown.
             report.webhooks.clear();
             Ok(report)
         }
@@ -187,7 +187,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     Ok(())
 }
 
-/// Describes an engine that was asked to stop and has not ended, in one line.
+/// Describes in one line an engine that was asked to stop and has not ended.
 fn ending_line(ending: &EndingReport, style: &Style) -> String {
     format!(
         "{}: {}, told to stop at {}, but its engine has not ended; is its disk or network file system stuck?",
@@ -197,7 +197,7 @@ fn ending_line(ending: &EndingReport, style: &Style) -> String {
     )
 }
 
-/// Describes the holder of the lease in one line.
+/// Describes the lease and its holder in one line.
 fn lease(fleet: &FleetReport, style: &Style) -> String {
     let Some(holder) = &fleet.holder else {
         return format!("nobody ever had it; {}", safe(&fleet.watched()));
@@ -248,7 +248,7 @@ fn senders(fleet: &FleetReport, now: Timestamp) -> String {
     }
 }
 
-/// Describes the state directory, and the size of the state if a daemon runs.
+/// Describes the state directory, with the size of the state if a daemon runs.
 fn state(report: &Report) -> String {
     let directory = &report.state_dir;
     let size = report.daemon.as_ref().map(|daemon| daemon.state_size);
@@ -437,7 +437,7 @@ fn print_incomplete(
     } else {
         ""
     };
-    // All projects below an unreadable directory have the same problem. Print it once.
+    // All projects below an unreadable directory have the same problem. Print the problem once.
     let mut printed = HashSet::new();
     let problems: Vec<&ProblemReport> = problems
         .iter()

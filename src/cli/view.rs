@@ -28,10 +28,6 @@ pub(super) const fn state_color(state: State) -> &'static str {
 }
 
 /// Prints names and values, with the values in one column.
-///
-/// # Errors
-///
-/// `out` cannot be written.
 pub(super) fn print_pairs(
     out: &mut dyn Write,
     style: &Style,
@@ -55,7 +51,7 @@ pub(super) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> St
     }
 }
 
-/// Describes the state of a delivery. For a pending one, adds the time of the next attempt.
+/// Describes the state of a delivery. If it is pending, adds the time of the next attempt.
 pub(super) fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
     let text = match delivery.state {
         State::Pending => format!("pending, next {}", time(delivery.due, style)),
@@ -65,10 +61,6 @@ pub(super) fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
 }
 
 /// Prints an event, why it was inferred, and its parameters.
-///
-/// # Errors
-///
-/// `out` cannot be written.
 pub(super) fn print_event(
     out: &mut dyn Write,
     style: &Style,
@@ -139,11 +131,7 @@ fn brief(file: Option<&FileSummary>, style: &Style) -> String {
     )
 }
 
-/// Prints a delivery with its attempts.
-///
-/// # Errors
-///
-/// `out` cannot be written.
+/// Prints a delivery with its attempts. `in_full` adds request headers and answers.
 pub(super) fn print_delivery(
     out: &mut dyn Write,
     style: &Style,
@@ -212,11 +200,7 @@ fn print_attempt(
     Ok(())
 }
 
-/// Prints an answer's body, line by line.
-///
-/// # Errors
-///
-/// `out` cannot be written.
+/// Prints the body of an answer. Each line starts with `indent`.
 pub(super) fn print_answer(out: &mut dyn Write, indent: &str, answer: &[u8]) -> io::Result<()> {
     for line in String::from_utf8_lossy(answer).lines() {
         writeln!(out, "{indent}{}", safe(line))?;

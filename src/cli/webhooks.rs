@@ -73,13 +73,12 @@ enum WebhooksCommand {
 }
 
 impl WebhooksArguments {
-    /// Whether the command sends a request, for which it needs the secrets.
+    /// Whether the command sends a request, and so needs the secrets.
     pub(super) fn sends(&self) -> bool {
         matches!(self.command, Some(WebhooksCommand::Test { .. }))
     }
 }
 
-/// Runs the command.
 pub(super) fn run(
     arguments: &WebhooksArguments,
     config: &Config,
@@ -206,7 +205,7 @@ fn test(
     Ok(if delivered { DONE } else { FAILED })
 }
 
-/// Prints why the daemon would not send such a request to the webhook.
+/// Prints notes if the daemon would not send such a request to the webhook.
 fn print_differences(
     webhook: &Webhook,
     event: Option<EventKind>,

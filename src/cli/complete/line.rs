@@ -4,13 +4,13 @@
 #[derive(Debug, Default)]
 pub(super) struct Line {
     words: Vec<String>,
-    /// The last word as it was typed.
+    /// The last word as typed, with its quotes and backslashes.
     raw: String,
     open_quote: Option<char>,
 }
 
 impl Line {
-    /// Splits a line by rules that all shells share. Leaves out the program's name.
+    /// Splits a line by rules that all shells share. Drops the words up to the program's name.
     pub(super) fn split(text: &str) -> Self {
         let mut line = Self::default();
         let mut word = String::new();
@@ -58,13 +58,15 @@ impl Line {
         self.open_quote
     }
 
-    /// Returns the part of the last word that stays if bash replaces only its end.
+    /// Returns the start of the last word, which bash keeps, without quotes and backslashes.
+    ///
+    /// `replaced` is the end of the word, which bash replaces.
     pub(super) fn kept(&self, replaced: &str) -> String {
         let raw = self.raw.strip_suffix(replaced).unwrap_or_default();
         raw.chars().filter(|c| !"\\'\"".contains(*c)).collect()
     }
 
-    /// Returns the `--option=` at the beginning of the last word.
+    /// Returns the `--option=` at the beginning of the last word, or an empty text.
     pub(super) fn option_prefix(&self) -> String {
         match self.words.last().and_then(|word| word.split_once('=')) {
             Some((option, _)) if option.starts_with("--") => format!("{option}="),
@@ -73,9 +75,9 @@ impl Line {
     }
 }
 
-/// Escapes a candidate for bash, which inserts it unchanged.
+/// Escapes a candidate for bash, which inserts candidates without quoting them.
 ///
-/// `None` if the candidate cannot be written inside the open quote.
+/// Returns `None` if the candidate cannot be written inside the open quote.
 pub(super) fn escaped(name: &str, quote: Option<char>) -> Option<String> {
     match quote {
         Some('\'') => (!name.contains('\'')).then(|| name.to_owned()),

@@ -1,11 +1,11 @@
 //! `complete`: the names, projects and ids that completion scripts offer.
 //!
 //! The scripts of `completions` call this hidden command with the typed line. It does not ask the
-//! daemon. Names come from the configuration, projects and ids from the recorded state.
+//! daemon. It reads names from the configuration, and projects and ids from the recorded state.
 //!
-//! Constraint: a shell must never wait, show an error or run a part of a name. So a failure offers
-//! no candidates, and a deadline ends the command. Names that a terminal would interpret are left
-//! out.
+//! Constraint: a shell must not hang, show an error or execute a part of a name. So the command
+//! offers no candidates after a failure, and it ends at a deadline. It leaves out names with
+//! characters that a terminal would interpret.
 
 mod line;
 mod names;
@@ -30,7 +30,9 @@ const CANDIDATES_MAX: usize = 100;
 /// The time after which the command ends, because a person is waiting.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// The number of waits that add up to [`DEADLINE`]. A stall of the machine uses up only one wait.
+/// The number of waits that [`DEADLINE`] is divided into.
+///
+/// If the whole machine stalls, only one of the waits expires.
 const WAITS: u32 = 20;
 
 /// Print the candidates for the last word of a command line, for completion scripts.
@@ -55,7 +57,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// Returns the kind of an argument. `None` if no names are known for it.
+    /// Returns the kind of an argument. `None` if the program has no candidates for it.
     fn of(command: &str, argument: &Arg) -> Option<Self> {
         match (command, argument.get_id().as_str()) {
             (_, "webhook" | "to") => Some(Kind::Webhook),
@@ -82,10 +84,6 @@ struct Position {
 }
 
 /// Prints the candidates, each on a line, the newest first.
-///
-/// # Errors
-///
-/// `out` cannot be written.
 pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow::Result<u8> {
     let line = Line::split(&arguments.line.to_string_lossy());
     let mut command = Arguments::command();
@@ -102,7 +100,7 @@ pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow:
     let kept = kept.strip_prefix(&line.option_prefix()).unwrap_or_default();
     let mut text = String::new();
     let found = within_deadline(position.kind, position.config, position.typed);
-    // zsh and fish add the commands themselves. bash offers only this output.
+    // zsh and fish add the subcommands themselves. bash offers only this output.
     let commands = match arguments.shell {
         Shell::Bash if !found.is_empty() => position.commands,
         _ => Vec::new(),
@@ -125,7 +123,7 @@ pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow:
     Ok(DONE)
 }
 
-/// Reads the names that begin with a text. Returns none after the deadline.
+/// Reads the names that begin with `typed`. Returns no names after the deadline.
 fn within_deadline(kind: Kind, config: Option<PathBuf>, typed: String) -> Vec<String> {
     let (sender, names) = mpsc::sync_channel(1);
     // Nobody joins the thread. It ends with the process.
@@ -149,7 +147,7 @@ fn position(command: &Command, line: &Line) -> Option<Position> {
         walk.step(word);
     }
     let (argument, typed) = walk.argument(typed)?;
-    // Both events and deliveries have `show`.
+    // `events` and `deliveries` both have a subcommand `show`.
     let name = match walk.command.get_name() {
         "show" => walk.parent,
         name => name,
@@ -193,7 +191,7 @@ impl<'a> Walk<'a> {
                 None => self.option = Some(option),
             }
         } else if word.len() > 1 && word.starts_with('-') {
-            // A flag.
+            // A flag has no value.
         } else if let Some(sub) = self.command.find_subcommand(word) {
             self.parent = self.command.get_name();
             self.command = sub;
@@ -245,7 +243,7 @@ impl<'a> Walk<'a> {
     }
 }
 
-/// Makes the path of a word. A shell would expand a leading `~/`.
+/// Converts a word to a path. Expands a leading `~/`, as a shell would.
 fn from_home(value: &str) -> PathBuf {
     match (value.strip_prefix("~/"), std::env::var_os("HOME")) {
         (Some(below), Some(home)) => Path::new(&home).join(below),
@@ -339,7 +337,7 @@ mod tests {
                 let is_recorded = names
                     .iter()
                     .any(|name| ["NAME", "PROJECT", "ID", "IDS"].contains(&name.as_str()));
-                // The kind of `show` depends on its parent command, which this loop lacks.
+                // The kind of `show` depends on its parent command, which this loop does not know.
                 if is_recorded && one.get_name() != "show" {
                     n += 1;
                     let name = one.get_name();

@@ -1,4 +1,4 @@
-//! Finds the recorded names that begin with a typed text.
+//! Finds the names, projects and ids that begin with a typed text.
 
 use std::collections::HashSet;
 use std::path::Path;
@@ -10,7 +10,9 @@ use crate::store::{EventFilter, Listings, Selector};
 /// The maximum number of rows to read, newest first. Older ids are not offered.
 const ROWS_MAX: usize = 1_000;
 
-/// Returns the names of a kind that begin with a text, newest first. Empty after a failure.
+/// Returns the names of this kind that begin with `typed`. Returns no names after a failure.
+///
+/// Recorded names are sorted newest first.
 pub(super) fn read(kind: Kind, file: Option<&Path>, typed: &str) -> Vec<String> {
     let Ok(found) = config::find(file) else {
         return Vec::new();
@@ -37,7 +39,9 @@ fn webhooks(config: &Config) -> Vec<String> {
     names.map(|webhook| webhook.name().to_owned()).collect()
 }
 
-/// The names of the repositories. Empty with only one, because no option takes its name.
+/// Returns the names of the repositories, if there are several.
+///
+/// No option accepts the name of a single repository.
 fn repositories(config: &Config) -> Vec<String> {
     config.repositories.iter().map(Repository::name).collect()
 }

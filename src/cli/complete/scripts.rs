@@ -12,7 +12,9 @@ use clap_complete::Shell;
 use super::super::Arguments;
 use super::Kind;
 
-/// The hint that marks an argument whose values the program offers. No argument is a user name.
+/// The hint that marks an argument whose values the program offers.
+///
+/// This hint is free for the purpose, because no argument is a user name.
 const ASKED: ValueHint = ValueHint::Username;
 
 /// Replaces the static completions of `_project__webhooks` with the program's candidates, if any.
@@ -146,7 +148,7 @@ fn with_hints(command: Command, parent: &str, shell: Shell) -> Command {
         name => name.to_owned(),
     };
     let command = command.mut_args(|argument| match argument.get_value_hint() {
-        // The script for bash asks the program about every word, so it needs no mark.
+        // The script for bash asks the program about every word, so it needs no hint.
         _ if shell != Shell::Bash && Kind::of(&name, &argument).is_some() => {
             argument.value_hint(ASKED)
         }

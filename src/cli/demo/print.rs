@@ -17,7 +17,9 @@ pub(super) struct Printer<'a> {
     pub(super) style: &'a Style,
     pub(super) out: &'a mut dyn Write,
     pub(super) actions: Vec<Action>,
-    /// The expected callbacks that arrived: event, latency in milliseconds, valid signature.
+    /// The expected callbacks that arrived.
+    ///
+    /// The fields are the event, the latency in milliseconds, and whether the signature is valid.
     pub(super) arrived: Vec<(EventKind, f64, bool)>,
     pub(super) missing: Vec<Expected>,
     pub(super) n_unexpected: usize,

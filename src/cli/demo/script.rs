@@ -1,6 +1,6 @@
 //! The demo's actions on files, and the callbacks that each must cause.
 //!
-//! Constraint: the demo runs exactly the commands that it prints, relative to its directory. Each
+//! Constraint: the demo runs exactly the commands that it prints, in its own directory. Each
 //! action waits for the callbacks of the previous action, so that the recorded state is known.
 
 use std::fs;
@@ -12,13 +12,13 @@ use crate::domain::event::EventKind::{
     ProjectPublish, ProjectSave, ProjectUnpublish, SnapshotCreate, SnapshotDelete, SnapshotRestore,
 };
 
-/// The template of all definitions in the demo.
+/// The template of every project.xml in the demo.
 const TEMPLATE: &str = include_str!("project.xml");
 
 const SALES: &str = "Sales Insights";
 const CAMPAIGNS: &str = "Campaigns";
 
-/// A callback by its event and the name of its project.
+/// An expected callback: its event, and the name of its project.
 pub(super) type Expected = (EventKind, &'static str);
 
 /// A user's action, its commands, and its callbacks.
@@ -55,7 +55,9 @@ pub(super) fn actions(all: bool) -> Vec<Action> {
     actions
 }
 
-/// The actions for the events that `"*"` does not include, except a save.
+/// The actions for the events that `"*"` does not include.
+///
+/// [`actions`] adds the event of a save to another action.
 const MORE: [Action; 5] = [
     Action {
         title: "Somebody publishes another version",
@@ -136,7 +138,7 @@ const ACTIONS: [Action; 7] = [
     },
 ];
 
-/// Runs one of the commands in `base`.
+/// Runs the command of an action in the directory `base`.
 pub(super) fn run(command: &str, base: &Path) -> io::Result<()> {
     let words: Vec<&str> = command.split(' ').collect();
     match words.as_slice() {

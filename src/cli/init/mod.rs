@@ -2,8 +2,8 @@
 //!
 //! Constraint: the command never overwrites a file, and only writes a configuration that `check`
 //! accepts. It writes to the file that the other commands read: `--config FILE`, else
-//! `./config.yaml`. They ignore `./config.yaml` in a directory that others may write to, so `init`
-//! does not write it there.
+//! `./config.yaml`. The other commands ignore `./config.yaml` in a directory that other users may
+//! write to, so `init` does not write a file there.
 
 mod page;
 mod survey;
@@ -81,7 +81,7 @@ pub(super) fn run(
     Ok(DONE)
 }
 
-/// Checks that the configuration can be written to this file.
+/// Fails if the file exists, or if the other commands would ignore it.
 fn writable(file: &Path, is_named: bool) -> anyhow::Result<()> {
     let shown = safe(&file.to_string_lossy());
     ensure!(
@@ -283,7 +283,7 @@ impl Next<'_> {
     }
 }
 
-/// Returns the program's name as the caller wrote it.
+/// Returns the program's path as the caller wrote it, or only its name if the caller wrote no path.
 fn program() -> String {
     match std::env::args_os().next() {
         Some(named) if named.to_string_lossy().contains('/') => quoted(&named),
@@ -291,7 +291,7 @@ fn program() -> String {
     }
 }
 
-/// Quotes an argument for a shell, if it needs that.
+/// Quotes an argument for a shell if necessary.
 fn quoted(argument: &OsStr) -> String {
     let text = argument.to_string_lossy();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);

@@ -1,4 +1,4 @@
-//! Prepares the page for the new configuration: free ports, and the file with the token.
+//! Finds free ports for the new configuration, and makes the file with the token of its page.
 
 use std::fs::{self, Metadata};
 use std::io::{self, Write};
@@ -19,9 +19,9 @@ const PORTS_MAX: u16 = 100;
 /// The name of the file with the token, next to the configuration.
 pub(super) const TOKEN_FILE: &str = "admin-token";
 
-/// Returns the first port, starting at this one, that no other program uses at 127.0.0.1.
+/// Returns the first port, from `first` on, that no program uses at 127.0.0.1.
 ///
-/// If none is free, returns the first one, so that the daemon reports the error.
+/// If no port is free, returns `first`. The daemon then reports the error.
 fn free_port(first: u16) -> u16 {
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     (first..first.saturating_add(PORTS_MAX))
@@ -32,7 +32,6 @@ fn free_port(first: u16) -> u16 {
 /// The ports that the configuration names.
 #[derive(Clone, Copy)]
 pub(super) struct Ports {
-    /// The port of the page.
     pub(super) page: u16,
     /// The port of `listen`.
     pub(super) receiver: u16,
@@ -48,8 +47,9 @@ impl Ports {
     }
 }
 
-/// The file with the token. Dropping this value removes a file that `init` made, unless `keep`
-/// was called.
+/// The file with the token.
+///
+/// Dropping this value removes the file if `make` created it, unless `keep` was called.
 pub(super) struct TokenFile {
     pub(super) path: PathBuf,
     is_temporary: bool,
@@ -58,7 +58,7 @@ pub(super) struct TokenFile {
 impl TokenFile {
     /// Makes the file with a random token. Only its owner may read it.
     ///
-    /// An existing file stays if only the caller can know its token. Otherwise this fails.
+    /// Keeps an existing file if only the caller can know its token, and otherwise fails.
     pub(super) fn make(config: &Path) -> anyhow::Result<Self> {
         let path = config.with_file_name(TOKEN_FILE);
         let shown = safe(&path.to_string_lossy());
@@ -80,13 +80,12 @@ impl TokenFile {
         })
     }
 
-    /// Keeps the file.
     pub(super) fn keep(&mut self) {
         self.is_temporary = false;
     }
 }
 
-/// Creates a file with a random token. Returns false if there is a file with this name.
+/// Creates a file with a random token. Returns false if a file with this name exists.
 fn write_new(path: &Path) -> io::Result<bool> {
     // `tempfile` creates files that only their owner may read.
     let mut file = tempfile::Builder::new()
@@ -101,7 +100,7 @@ fn write_new(path: &Path) -> io::Result<bool> {
     }
 }
 
-/// Returns why others may know the content of a file. `None` if only the caller can.
+/// Returns why other users may know the content of a file. `None` if only the caller can know it.
 fn distrust(found: &Metadata, caller: u32) -> Option<String> {
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
     if !found.is_file() {
@@ -115,7 +114,6 @@ fn distrust(found: &Metadata, caller: u32) -> Option<String> {
     }
 }
 
-/// Returns the directory of a file.
 pub(super) fn directory_of(file: &Path) -> &Path {
     match file.parent() {
         Some(parent) if parent != Path::new("") => parent,

@@ -1,7 +1,7 @@
 //! Lists the XML files of a directory tree, within limits.
 //!
 //! Constraint: the tree may be huge, hostile and partly unreadable. The walk follows no symbolic
-//! links, stops at the limits, and leaves out names that the daemon ignores too.
+//! links, stops at the limits, and leaves out the names that the daemon ignores.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -23,7 +23,7 @@ pub(super) struct Bounds {
     pub(super) entries: usize,
     /// The number of path components below the root.
     pub(super) depth: usize,
-    /// The number of files to read, to see whether they define a project.
+    /// The number of files to read, to find out whether they define a project.
     pub(super) reads: usize,
     /// The total number of bytes to read.
     pub(super) bytes: u64,
@@ -52,7 +52,7 @@ pub(super) struct Left {
 pub(super) struct LeftOut(BTreeMap<String, Left>);
 
 impl LeftOut {
-    /// Adds a path that is left out. `detail` is a part of the reason that concerns only this path.
+    /// Adds a path that is left out. `detail` is shown in parentheses after this path.
     pub(super) fn add(&mut self, reason: &str, path: &str, detail: Option<&str>) {
         let left = self.0.entry(reason.to_owned()).or_default();
         left.count += 1;
@@ -199,9 +199,9 @@ impl Walk<'_> {
         self.survey
     }
 
-    /// Checks that a file defines a project. Returns the reason as an error if it does not.
+    /// Checks that a file defines a project. If not, the error has the reason and its detail.
     ///
-    /// `None` if reading the file would exceed the limit of bytes.
+    /// Returns `None` if the file is larger than the rest of the limit of bytes.
     fn definition(
         &self,
         path: &str,
@@ -265,7 +265,7 @@ mod tests {
             let summary = (found.paths.len(), found.unread, found.is_cut, left);
             assert_eq!(summary, expected, "{name}: {found:#?}");
         }
-        // One large file leaves the budget of bytes to the others.
+        // A file that exceeds the limit of bytes is not read, so the other files still are.
         let large = "<schema name=\"a\"/>".repeat(100);
         std::fs::write(directory.path().join("o/large.xml"), large).expect("a file");
         let found = survey(&root, &Ignored::default(), bounds(1_000, 1_000, 1_000, 9));

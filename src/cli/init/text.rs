@@ -13,13 +13,13 @@ use crate::layout::recognise::{Recognised, Shape};
 /// The name of the webhook that sends everything to `listen`.
 pub(super) const WEBHOOK: &str = "everything";
 
-/// The schema of the configuration, where packages install it.
+/// The path where packages install the schema of the configuration.
 const SCHEMA: &str = "/usr/share/project-webhooks/config.schema.json";
 
-/// The maximum number of organizations in the text. Others work without an entry.
+/// The maximum number of organizations in the text. Other organizations work without an entry.
 const ORGANIZATIONS_MAX: usize = 200;
 
-/// The facts for the text.
+/// The facts that the text depends on.
 pub(super) struct Facts<'a> {
     /// The surveyed directory, as the caller named it.
     pub(super) directory: &'a Path,
@@ -29,7 +29,7 @@ pub(super) struct Facts<'a> {
     pub(super) ports: Ports,
 }
 
-/// The name of the recognised layout, with its templates.
+/// Returns the name of the recognised layout, with its templates.
 pub(super) fn layout_name(recognised: &Recognised) -> String {
     let shape = recognised.shape;
     let below = match recognised.below.as_str() {
@@ -59,7 +59,8 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     let current = std::env::current_dir().context("cannot read the current directory")?;
     let is_here = current.join(base).canonicalize().ok() == current.canonicalize().ok();
     let absolute = current.join(&path);
-    // Relative paths start from the directory of the file.
+    // A relative path in the configuration starts from the directory of its file. Keep a relative
+    // path only if this is the current directory.
     let written = if is_here { path } else { absolute.clone() };
     let written = utf8(&written)?;
     let state = state_dir(&absolute, &current.join(base))?;
@@ -115,10 +116,10 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     ))
 }
 
-/// Returns the line by which editors find the schema without a network.
+/// Returns the comment that tells editors where the schema is, so that they need no network.
 ///
-/// Packages install the schema at [`SCHEMA`]. Without a package, the user writes it next to the
-/// configuration.
+/// Packages install the schema at [`SCHEMA`]. Without a package, the user can write the schema
+/// next to the configuration.
 fn editor_line() -> String {
     if Path::new(SCHEMA).exists() {
         format!("# yaml-language-server: $schema={SCHEMA}")
@@ -175,7 +176,7 @@ fn organizations(recognised: Option<&Recognised>) -> String {
         .keys()
         .map(|n| composed(n).into_owned())
         .collect();
-    // A name in two spellings needs only one entry.
+    // Names that differ only in Unicode normalization need only one entry.
     names.sort();
     names.dedup();
     for name in names.iter().take(ORGANIZATIONS_MAX) {
@@ -193,7 +194,7 @@ fn organizations(recognised: Option<&Recognised>) -> String {
     text
 }
 
-/// Returns the lines of `state_dir`. The default is used unless it overlaps the repository.
+/// Returns the lines of `state_dir`. Uses `./state` unless it overlaps the repository.
 fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
     let what = "# The directory of the record and the queues; outside the repository.";
     let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| lexical(path));
@@ -214,10 +215,10 @@ fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
     Ok(format!("{what}\nstate_dir: {}\n", quoted(&utf8(&path)?)))
 }
 
-/// Returns the name of a repository's state directory. Two repositories have two names.
+/// Returns the name of a repository's state directory. Each repository gets a different name.
 fn state_name(repository: &str) -> String {
     let readable: String = repository.trim_matches('/').replace('/', "-");
-    // A name has at most 255 bytes, and a character at most 4.
+    // A file name has at most 255 bytes, and a character has at most 4.
     let readable: String = readable.chars().take(40).collect();
     let hash = blake3::hash(repository.as_bytes()).to_hex();
     let digits = hash.get(..8).unwrap_or_default();
@@ -239,7 +240,7 @@ fn lexical(path: &Path) -> PathBuf {
     plain
 }
 
-/// Makes a text safe for a comment, which ends with its line.
+/// Makes a text safe for a comment of one line.
 fn comment(text: &str) -> String {
     text.chars()
         .map(|c| if is_printable(c) { c } else { '?' })

@@ -9,14 +9,10 @@ use crate::cli::output::{GREEN, RED, duration};
 use crate::cli::view::print_answer;
 use crate::receiver::PassedOn;
 
-/// The maximum number of printed bytes of an answer: as many as a webhook keeps.
+/// The maximum number of printed bytes of an answer: as many as the daemon keeps of an answer.
 const SHOWN_MAX: usize = 16 * 1024;
 
-/// Prints an answer for a person.
-///
-/// # Errors
-///
-/// `out` cannot be written.
+/// Prints an answer as text.
 pub(super) fn print_passed_on(
     out: &mut impl Write,
     report: &PassedOn,
@@ -70,10 +66,6 @@ struct Line<'a> {
 }
 
 /// Prints an answer as one line of JSON.
-///
-/// # Errors
-///
-/// `out` cannot be written.
 pub(super) fn print_passed_on_json(
     out: &mut impl Write,
     report: &PassedOn,

@@ -1,4 +1,4 @@
-//! Prints callbacks, for a person or for a program.
+//! Prints callbacks as text or as JSON.
 
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
@@ -13,14 +13,13 @@ use crate::receiver::{Received, Signature};
 /// The colours and the time zone of the output.
 #[derive(Clone, Debug)]
 pub(crate) struct Style {
-    /// Whether the output is coloured.
     pub color: bool,
     /// The time zone of printed times.
     pub zone: TimeZone,
 }
 
 impl Style {
-    /// A style without colours and with times in UTC.
+    /// Makes a style without colours and with times in UTC.
     #[cfg(test)]
     pub(crate) fn plain() -> Self {
         Self {
@@ -29,7 +28,7 @@ impl Style {
         }
     }
 
-    /// A style with local times, and with colours if standard output is a terminal.
+    /// Makes a style with local times, and with colours if standard output is a terminal.
     ///
     /// `no_color` switches the colours off.
     pub(crate) fn for_stdout(no_color: bool) -> Self {
@@ -41,7 +40,7 @@ impl Style {
 
     /// Colours a text with this SGR code (ECMA-48), if colours are on.
     ///
-    /// Text from a peer or a file must have passed through [`safe`].
+    /// Text from a peer or a file must be escaped by [`safe`] first.
     pub(crate) fn paint(&self, code: &str, text: &str) -> String {
         if self.color {
             format!("\u{1b}[{code}m{text}\u{1b}[0m")
@@ -54,7 +53,7 @@ impl Style {
 /// The maximum number of characters shown of the payload's first line.
 const FIRST_LINE_MAX: usize = 100;
 
-/// Prints one callback for a person. `note` is added to its first line.
+/// Prints one callback as text. `note` is added to the first line.
 pub(crate) fn print_callback(
     out: &mut (impl Write + ?Sized),
     received: &Received,
@@ -115,10 +114,6 @@ pub(crate) fn print_callback(
 }
 
 /// Prints one callback as one line of JSON.
-///
-/// # Errors
-///
-/// `out` cannot be written.
 pub(crate) fn print_callback_json(out: &mut impl Write, received: &Received) -> io::Result<()> {
     let line = serde_json::to_string(&Line {
         at: received.at.to_string(),
@@ -145,14 +140,14 @@ pub(crate) fn print_callback_json(out: &mut impl Write, received: &Received) -> 
     out.write_all(escaped.as_bytes())
 }
 
-/// Escapes the characters in JSON that a terminal might obey.
+/// Escapes the characters in JSON that a terminal might interpret.
 ///
 /// JSON allows them in strings, and the encoder does not escape all of them.
 pub(crate) fn safe_json(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len() + 1);
     for c in json.chars() {
-        // Line breaks separate the lines of the output. Inside strings, the encoder has escaped
-        // them.
+        // Line breaks separate the lines of the output. The encoder has escaped those inside
+        // strings.
         if c != '\n' && is_unsafe(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
@@ -199,7 +194,7 @@ impl Serialize for Pairs<'_> {
     }
 }
 
-/// Escapes the characters that a terminal might obey.
+/// Escapes the characters that a terminal might interpret.
 pub(crate) fn safe(text: &str) -> String {
     let mut result = String::with_capacity(text.len());
     for c in text.chars() {
@@ -212,7 +207,7 @@ pub(crate) fn safe(text: &str) -> String {
     result
 }
 
-/// Escapes the characters that a terminal might obey, except the ends of lines.
+/// Escapes the characters that a terminal might interpret, except the ends of lines.
 pub(crate) fn safe_lines(text: &str) -> String {
     let lines: Vec<String> = text.split('\n').map(safe).collect();
     lines.join("\n")
@@ -237,7 +232,7 @@ fn verdict(signature: &Signature, style: &Style) -> String {
     }
 }
 
-/// Returns what a verified signature does not cover, in words.
+/// Describes the parts that a verified signature does not cover, if there are any.
 fn not_signed(received: &Received) -> Option<&'static str> {
     let is_verified = received.signature == Signature::Verified;
     is_verified.then(|| received.not_signed()).flatten()

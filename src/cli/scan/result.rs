@@ -26,7 +26,6 @@ pub(super) struct ScanView {
     pub(super) first_start: bool,
     /// Whether `run` would record the existing files without events.
     pub(super) adopts: bool,
-    /// Notes to print before the changes.
     pub(super) notes: Vec<String>,
     /// The number of compared projects.
     pub(super) projects: usize,
@@ -34,7 +33,6 @@ pub(super) struct ScanView {
     pub(super) incomplete: Vec<Problem>,
 }
 
-/// The change of one project.
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct ChangeView {
@@ -67,7 +65,7 @@ pub(super) struct Routes<'a> {
 
 /// Describes a change. Returns `None` if nothing changed.
 ///
-/// `former` is the record before the change. The files of a moved project have their new paths.
+/// `former` is the record before the change. If the project moved, `former` has the new paths.
 pub(super) fn view(
     comparison: &Comparison,
     former: &Recorded,
@@ -138,7 +136,7 @@ fn event(
     }
 }
 
-/// Returns the paths and content hashes of a record. A changed time alone is not a change.
+/// Returns the paths and content hashes of a record, which decide whether a project changed.
 fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
     recorded
         .files()
