@@ -1,16 +1,17 @@
 //! Collects the records of each system call, until its end.
 //!
-//! Constraint: memory is limited for any input. A call is complete only if all its path records
-//! arrived. If a record is missing, the caller must discard all earlier changes.
+//! Constraint: any input takes only limited memory. A call is complete only if all its path records
+//! arrived. If a record is missing, the caller must discard all earlier changes, because the record
+//! may be about the same files.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use super::record::{Body, CallFields, EventKey, PathItem, parse};
 
-/// The maximum number of open calls, whose end has not arrived.
+/// The maximum number of open calls. A call is open until its end record arrives.
 const OPEN_MAX: usize = 256;
 
-/// The maximum number of path records of a call. A rename has at most six of them.
+/// The maximum number of path records of a call. A rename has at most six.
 const ITEMS_MAX: usize = 64;
 
 /// A system call with all its path records.
@@ -19,18 +20,18 @@ pub struct Call {
     pub(super) key: EventKey,
     pub(super) fields: CallFields,
     pub(super) items: Vec<PathItem>,
-    /// The flags of openat2(2).
+    /// The open flags, if the call is openat2(2).
     pub(super) open_flags: Option<u64>,
 }
 
 /// The result of adding a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assembled {
-    /// The call is not complete, or the record is of another kind.
+    /// The record completes no successful call, and no record is missing.
     Nothing,
-    /// This call is complete.
+    /// The record completes this call.
     Complete(Box<Call>),
-    /// A record of a call is missing, or a call has too many.
+    /// A record is missing, a call has too many path records, or too many calls are open.
     Lost,
 }
 
@@ -39,7 +40,7 @@ pub enum Assembled {
 pub struct Assembler {
     open: BTreeMap<EventKey, Call>,
     order: VecDeque<EventKey>,
-    /// The serial number of the first call since the start or the last loss.
+    /// The serial number of the first call since the start or the last [`Self::clear`].
     first: Option<u64>,
 }
 
@@ -96,7 +97,7 @@ impl Assembler {
         }
     }
 
-    /// Adds to an open call.
+    /// Applies `add` to an open call.
     fn add(&mut self, key: EventKey, add: impl FnOnce(&mut Call)) -> Assembled {
         let Some(call) = self.open.get_mut(&key) else {
             return self.unknown(key);
@@ -105,9 +106,10 @@ impl Assembler {
         Assembled::Nothing
     }
 
-    /// Judges a record of a call that is not open.
+    /// Returns [`Assembled::Lost`] if the first record of this call is missing.
     ///
-    /// The call began before the reader, or its first record was lost.
+    /// A call with a lower serial number than the first known call began before the reader started.
+    /// For such a call, nothing is missing.
     fn unknown(&self, key: EventKey) -> Assembled {
         match self.first.is_some_and(|first| key.serial > first) {
             true => Assembled::Lost,
@@ -119,7 +121,7 @@ impl Assembler {
         let Some(call) = self.open.remove(&key) else {
             return self.unknown(key);
         };
-        // Calls usually end in the order of their begin, so this usually finds the first entry.
+        // Calls usually end in the order in which they began, so usually the first entry matches.
         if let Some(position) = self.order.iter().position(|open| *open == key) {
             self.order.remove(position);
         }
@@ -205,7 +207,7 @@ mod tests {
         assert_eq!(take(a, END, &end(4)), Assembled::Nothing);
         assert_eq!(take(a, PATH, &item(6, 0)), Assembled::Lost);
         assert_eq!(take(a, END, &end(6)), Assembled::Lost);
-        // A record that is not understood is as bad as a lost one.
+        // A malformed record has the same effect as a missing one.
         take(a, SYSCALL, "audit(5.123:7): success=yes");
         assert_eq!(take(a, END, &end(7)), Assembled::Lost);
         // A call that never returns, such as exit_group(2), has no result.

@@ -1,8 +1,8 @@
 //! Derives changes of files and directories from a system call.
 //!
 //! Constraint: a caller may write a path in any form. So a name is identified by the last component
-//! of its path and the inode of its directory. A call may name two directories in the same way, for
-//! example by descriptors. Then the name may be in either of them.
+//! of its path and the inode of its directory. Sometimes the records do not show in which of two
+//! directories a name is, for example if the caller passed descriptors. Then both are possible.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use super::record::{CallFields, ItemKind, PathItem};
 /// The major and minor number of a file system's device.
 pub type Device = (u32, u32);
 
-/// Identifies a file or a directory: device and inode.
+/// The device and inode of a file or directory.
 pub type Node = (Device, u64);
 
 /// A name in a directory.
@@ -32,14 +32,14 @@ pub enum Deed {
     Wrote,
     /// The file or directory got a name in a directory.
     Appeared {
-        /// The name. There are two places if the name may be in either of two directories.
+        /// The place of the name, or two places if the name may be in either of two directories.
         places: Vec<Place>,
         /// Whether the name appeared by a rename. A renamed directory may already have contents.
         is_moved: bool,
     },
     /// The file or directory lost a name in a directory.
     Vanished {
-        /// The name. There are two places if the name may be in either of two directories.
+        /// The place of the name, or two places if the name may be in either of two directories.
         places: Vec<Place>,
         /// Whether the name vanished by a rename.
         is_moved: bool,
@@ -57,7 +57,9 @@ pub struct Change {
     pub deed: Deed,
 }
 
-/// Returns a system call as an act, and its changes. `key` is the key of the audit rule.
+/// Converts a system call to an [`Act`] and its changes.
+///
+/// `key` is the key of the audit rule.
 pub fn changes(call: Call, key: &str) -> (Arc<Act>, Vec<Change>) {
     let Call {
         key: event,
@@ -114,9 +116,10 @@ pub fn changes(call: Call, key: &str) -> (Arc<Act>, Vec<Change>) {
     (act, changes)
 }
 
-/// Returns the possible places of an item: its name in each directory that may contain it.
+/// Returns an item's possible places: its name in each directory that may contain it.
 ///
-/// Returns `None` if the name is unusable, or no directory or more than two are possible.
+/// Returns `None` if the record has no usable name, or if zero or more than two directories are
+/// possible.
 fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
     let name = trimmed(item.name.as_deref()?);
     let start = name
@@ -128,7 +131,7 @@ fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
         return None;
     }
     let parents = || items.iter().filter(|item| item.kind == ItemKind::Parent);
-    // The kernel ends the name of a parent with a slash, except that of the working directory.
+    // The kernel writes the names of parents with a final slash, except for the working directory.
     let is_named = |parent: &&PathItem| match parent.name.as_deref() {
         Some(named) if above.is_empty() => !named.ends_with(b"/") || named == b"/",
         Some(named) => named == above,
@@ -163,21 +166,21 @@ fn trimmed(name: &[u8]) -> &[u8] {
     name.get(..end).unwrap_or_default()
 }
 
-/// The place of the flags of open(2) in a system call.
+/// Where the records of a system call have the flags of open(2).
 enum Flags {
-    /// The argument with this index.
+    /// In the argument with this index.
     Argument(usize),
-    /// The record of the type `AUDIT_OPENAT2`.
+    /// In the record of the type `AUDIT_OPENAT2`.
     OpenAt2,
-    /// The call always writes.
+    /// Nowhere: the call always writes.
     Always,
 }
 
-/// Whether a call opens or truncates a file for writing.
+/// Whether a call opens a file for writing, or truncates a file.
 ///
 /// A rule for `perm=wa` also reports calls such as chmod(2), which do not write. The numbers of
-/// calls depend on the architecture. On one that is not listed, no user is found for a file that
-/// was written in place.
+/// calls depend on the architecture. On an architecture that is not listed, files that were written
+/// in place have no user.
 fn opens_for_writing(call: &CallFields, open_flags: Option<u64>) -> bool {
     const X86_64: u32 = 0xc000_003e;
     const I386: u32 = 0x4000_0003;

@@ -1,17 +1,17 @@
-//! Keeps recent changes, and finds the system call that made the change at a path.
+//! Keeps recent changes, and finds the system call behind an observed change.
 //!
-//! Constraint: an answer is certain, or there is none. Therefore:
+//! Constraint: give an answer only if it is certain. Therefore:
 //!
 //! - A call explains a new file if it gave the file its name at this path, or moved a directory
 //!   above the file to this path.
-//! - A call explains a file that was written in place if it opened the file for writing after the
-//!   recorded state. A call after the file's change time explains a later state, not this one.
+//! - A call explains a file that was written in place if it opened the file for writing between the
+//!   recorded and the observed change time.
 //! - A call explains a missing file if it removed the file's name, or moved a directory above the
-//!   file away, after the recorded state.
+//!   file away, after the recorded change time.
 //! - After a loss of records, the memory forgets all older changes.
 //!
-//! The number of changes and their age are limited. Calls without the configured key have a
-//! separate limit, so that calls reported by other rules cannot displace those with the key.
+//! The number of changes and their age are limited. Changes by calls without the configured key
+//! have a separate limit, so that other audit rules cannot displace the changes with the key.
 
 mod recent;
 
@@ -29,21 +29,21 @@ const OWN_MAX: usize = 32 * 1024;
 /// The maximum number of changes by other calls.
 const OTHERS_MAX: usize = 8 * 1024;
 
-/// The maximum difference between the times of a file and of its record, in milliseconds.
+/// The maximum time between a record and the change of its file, in milliseconds.
 ///
 /// A record has the time of the last clock tick before its call, up to 10 ms earlier. The call then
 /// takes some time until it changes the file.
 const SLACK_MS: i64 = 20;
 
-/// The time after lost records in which a directory's move explains no missing file.
+/// How long after a loss of records a move of a directory explains no missing file.
 ///
-/// In milliseconds. One of the lost records may be of the file's removal before the move.
+/// In milliseconds. A lost record may show that the file was removed before the move.
 const DOUBT_MS: i64 = 60 * 1000;
 
 /// A system call, with the user and the process that made it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Act {
-    /// The serial number of the event. Later events have higher numbers.
+    /// The serial number of the audit event. Later events have higher numbers.
     pub serial: u64,
     /// The start of the call, in milliseconds since the Unix epoch.
     pub time_ms: i64,
@@ -64,13 +64,13 @@ pub struct Act {
 /// A path below the repository's root, and its existing directories.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PathNodes {
-    /// The root, and then each existing directory on the path.
+    /// The root, then each existing directory on the path.
     pub directories: Vec<Node>,
     /// The components of the path.
     pub names: Vec<Arc<[u8]>>,
 }
 
-/// An observed change of a file, which needs an explanation.
+/// An observed change that needs an explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Asked {
     /// The file is new at this path.
@@ -79,7 +79,7 @@ pub enum Asked {
         node: Node,
         /// The file's change time, in nanoseconds.
         changed_ns: i64,
-        /// The number of directories on the path that existed before, including the root.
+        /// The number of directories on the path that existed before the file, including the root.
         depth: usize,
     },
     /// The same file has other content.
@@ -158,7 +158,7 @@ impl Memory {
         self.len() == 0
     }
 
-    /// Returns the call that explains the change, if there is a certain one.
+    /// Returns the call that explains the observed change, if one certainly does.
     pub fn answer(&self, question: &Question) -> Option<Arc<Act>> {
         let path = &question.path;
         let act = match &question.asked {
@@ -192,7 +192,7 @@ impl Memory {
         act.cloned()
     }
 
-    /// Returns the call that created the file, or moved it or a directory above it to this path.
+    /// Returns the call that created the file here, or moved it or a directory above it here.
     ///
     /// If the file was written later, returns the call that opened it for writing.
     fn appeared(
@@ -217,7 +217,7 @@ impl Memory {
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }
-            // If the file changed after the move, it may not have been in the directory then.
+            // If the file changed after the move, it may have been added to the directory later.
             let is_moved = matches!(last.deed, Deed::Appeared { is_moved: true, .. });
             if is_moved
                 && changed_ns.div_euclid(1_000_000) <= last.act.time_ms.saturating_add(SLACK_MS)
@@ -287,8 +287,8 @@ impl Memory {
         });
         if rest.is_empty() {
             let removal = removal?;
-            // A rename may have two possible directories. Its own new name, possibly in the other
-            // directory, does not mean that the file is back.
+            // If a rename may be in either of two directories, its new name may seem to be at the
+            // old place. That does not mean that the file is back.
             let is_other_end = |change: &Change| {
                 change.act == removal.act
                     && change.node == removal.node
@@ -313,7 +313,7 @@ impl Memory {
         }
     }
 
-    /// Returns the call that removed a file from this path, after its directory left the path.
+    /// Returns the call that removed a file whose directory left the path by `removal`.
     ///
     /// If the file was removed before its directory was moved, this is the call that removed the
     /// file. Otherwise it is the call that moved the directory.
@@ -328,10 +328,10 @@ impl Memory {
         if let Some(before) = self.gone_below(removal.node, rest, &[], act.serial, node) {
             return Some(before);
         }
-        // If the directory was removed instead, it was empty. So the file was removed earlier, and
-        // the record of that is missing.
+        // If the directory was removed, not moved, it was empty. So the file was removed earlier,
+        // and the record of its removal is missing.
         let is_moved = matches!(removal.deed, Deed::Vanished { is_moved: true, .. });
-        // If another directory was moved here later, the file may have been removed from that one.
+        // If another directory was moved here later, it may have contained the removed file.
         let is_followed = self.latest_at(place, |change| {
             change.act.serial > act.serial
                 && matches!(change.deed, Deed::Appeared { is_moved: true, .. })
@@ -377,10 +377,10 @@ impl Memory {
         match (arrived, left) {
             (None, left) => left,
             (Some(arrived), Some(left)) if arrived.act.serial >= left.serial => Some(&arrived.act),
-            // The record shows that the file itself got this name. That is certain.
+            // The record is about the file itself, so the answer is certain.
             (Some(arrived), None) if arrived.node == node => Some(&arrived.act),
-            // The directory was here before the file left its old path, or it was exchanged with
-            // another one.
+            // The directory was here before the file left its old path, or two directories were
+            // exchanged.
             (Some(_), _) => None,
         }
     }
@@ -405,7 +405,7 @@ impl PathNodes {
         }
     }
 
-    /// Returns the place of the directory with this index. The last index is that of the file.
+    /// Returns the place of the directory with this index. The file has the last index.
     fn place_of(&self, index: usize) -> Option<Place> {
         let above = index.checked_sub(1)?;
         Some(Place {
@@ -420,7 +420,7 @@ impl Change {
         matches!(self.deed, Deed::Appeared { .. })
     }
 
-    /// Whether the change removed the name of this file, or of any file if its place is certain.
+    /// Whether the change removed a name at a certain place, or the name of this file.
     fn is_removal_of(&self, node: Node) -> bool {
         match &self.deed {
             Deed::Vanished { places, .. } => places.len() == 1 || self.node == node,
@@ -449,7 +449,7 @@ fn later<'a>(one: Option<&'a Change>, other: Option<&'a Change>) -> Option<&'a C
     }
 }
 
-/// Returns the latest start of a call that can have caused this change time, in milliseconds.
+/// Returns the latest time of a call that can have set this change time, in ms.
 ///
 /// Some file systems store only whole seconds. Then the call may have been up to 999 ms later.
 fn latest_ms(changed_ns: i64) -> i64 {

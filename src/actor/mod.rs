@@ -1,20 +1,21 @@
 //! Finds the user who made a change, from the kernel's audit records (Linux).
 //!
-//! Constraint: never name a wrong user. A record names a user only if it is about the file itself,
-//! or about the move of a directory above the file. If a record may be missing, there is no answer,
-//! and the next source of `username:` applies. The numbers of open calls, path records and changes
-//! are limited.
+//! Constraint: never return a wrong user. Only two kinds of records are evidence: records about the
+//! file itself, and records about the move of a directory above the file. If a record may be
+//! missing, there is no answer, and the next source in `username:` applies. The numbers of open
+//! calls, path records and changes are limited.
 //!
 //! The kernel reports a system call as several records: the call, its paths, and an end. Records of
-//! concurrent calls are interleaved. Paths are as the caller wrote them, so records are matched by
-//! the device and inode of a file and of its directory.
+//! concurrent calls are interleaved. A record has a path exactly as the caller wrote it, for
+//! example a relative one. So files are identified by their device and inode, and those of their
+//! directory.
 //!
 //! - [`record`] parses one record. Pure.
 //! - [`assemble`] collects the records of a system call. Pure.
 //! - [`change`] derives changes of files and directories from a system call. Pure.
-//! - [`memory`] keeps recent changes, and finds the one that explains an observed path.
+//! - [`memory`] keeps recent changes, and finds the system call behind an observed change.
 //! - [`netlink`] receives the records. It needs CAP_AUDIT_READ and no audit daemon.
-//! - [`reader`] is the thread that fills the memory.
+//! - [`reader`] is the thread that fills [`memory`].
 //! - [`setup`] lists the requirements that this machine does not meet.
 
 mod assemble;

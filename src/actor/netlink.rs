@@ -1,7 +1,7 @@
 //! Receives audit records over netlink, and asks the kernel about its audit rules.
 //!
 //! Constraint: reading never disturbs other programs. The multicast group AUDIT_NLGRP_READLOG can
-//! have any number of readers in addition to an audit daemon, and only needs CAP_AUDIT_READ.
+//! have any number of readers in addition to an audit daemon. Joining needs only CAP_AUDIT_READ.
 //! Messages that are not from the kernel are ignored.
 
 use std::io;
@@ -60,7 +60,6 @@ pub(super) struct AuditLog {
 }
 
 impl AuditLog {
-    /// Joins the group.
     pub(super) fn join() -> io::Result<Self> {
         let socket = socket()?;
         // The kernel may refuse both calls. Then the buffer is smaller, and records are lost sooner
@@ -124,7 +123,7 @@ fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<
         .get(..length)
         .and_then(|message| message.split_at_checked(HEADER))
     else {
-        // A message that is truncated, or shorter than its header, counts as lost.
+        // Treat a message that is truncated, or shorter than its header, as lost.
         return Err(Errno::NOBUFS);
     };
     let kind = match header {
@@ -140,9 +139,8 @@ pub(super) struct Rule {
     /// The watched directory or file.
     pub path: Option<String>,
     pub key: Option<String>,
-    /// Whether it reports writes.
     pub is_for_writes: bool,
-    /// Whether it has more conditions, for example on the user.
+    /// Whether the rule has more conditions, for example on the user.
     pub is_partial: bool,
 }
 
@@ -182,7 +180,7 @@ pub(super) fn rules() -> io::Result<Vec<Rule>> {
     Ok(rules)
 }
 
-/// Sends a request, and passes the messages of the answer to `take` until `take` returns true.
+/// Sends a request. Passes the answer's messages to `take` until it returns true.
 fn ask(request: u16, mut take: impl FnMut(u16, &[u8]) -> bool) -> io::Result<()> {
     const REQUEST_FLAG: u16 = 1;
     let socket = socket()?;
@@ -223,7 +221,9 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
         .filter_map(|word| Some(u32::from_ne_bytes(word.try_into().ok()?)))
 }
 
-/// Parses `struct audit_rule_data` of linux/audit.h. Returns `None` for rules of other lists.
+/// Parses `struct audit_rule_data` of linux/audit.h.
+///
+/// `None` if the rule reports no system calls.
 fn rule(body: &[u8]) -> Option<Rule> {
     const FIELDS: usize = 64;
     const STRINGS: [std::ops::RangeInclusive<u32>; 5] =
@@ -278,7 +278,7 @@ fn rule(body: &[u8]) -> Option<Rule> {
 mod tests {
     use super::*;
 
-    /// Makes `struct audit_rule_data` with these fields. A text is its value.
+    /// Makes a `struct audit_rule_data` with these fields and their values.
     fn rule_data(fields: &[(u32, Result<u32, &str>)]) -> Vec<u8> {
         let mut words = vec![4, 2, u32::try_from(fields.len()).unwrap()];
         words.extend([u32::MAX; 64]);

@@ -1,7 +1,7 @@
 //! The thread that receives audit records and fills the memory.
 //!
 //! Constraint: the thread must never stop reading, because the kernel drops the records of a slow
-//! reader. So the thread parses records without the lock, and takes it only to add their changes.
+//! reader. So the thread parses records without the lock, and takes the lock only to add changes.
 
 use std::io;
 use std::os::unix::net::UnixStream;
@@ -15,7 +15,7 @@ use crate::clock::Clock;
 /// The counts since the start of the thread, and its error.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
-    /// The number of system calls with the key of the rule.
+    /// The number of system calls with the configured key.
     pub n_calls: u64,
     /// How often records were lost.
     pub n_losses: u64,
@@ -38,12 +38,12 @@ struct Known {
 
 impl Shared {
     fn known(&self) -> MutexGuard<'_, Known> {
-        // Each added change leaves the memory valid, so it is usable even after a panic.
+        // The memory is valid after each added change, so it is usable even after a panic.
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// A running reader. It stops when it is dropped.
+/// A running reader. Dropping it stops the thread.
 #[derive(Debug)]
 pub(crate) struct Reader {
     shared: Arc<Shared>,
@@ -53,7 +53,9 @@ pub(crate) struct Reader {
 }
 
 impl Reader {
-    /// Joins the kernel's audit group and starts the thread. `key` is the key of the audit rule.
+    /// Joins the kernel's audit group and starts the thread.
+    ///
+    /// `key` is the key of the audit rule.
     #[cfg(target_os = "linux")]
     pub(crate) fn start(key: &str, clock: Clock) -> io::Result<Self> {
         let log = super::netlink::AuditLog::join()?;
@@ -88,7 +90,7 @@ impl Reader {
         self.shared.known().counts.clone()
     }
 
-    /// Returns the answers in the order of the questions. Waits at most `patience` for all of them.
+    /// Returns an answer to each question, in order. Waits at most `patience` in total.
     pub(crate) fn answer(
         &self,
         questions: &[Question],
@@ -136,7 +138,9 @@ struct Worker {
     has_lost: bool,
 }
 
-/// The maximum number of records in one batch. Between two batches, the thread checks for its end.
+/// The maximum number of records in a batch.
+///
+/// After each batch, the thread checks if it must stop.
 #[cfg(target_os = "linux")]
 const RECORDS_MAX: usize = 1024;
 
@@ -169,7 +173,7 @@ impl Worker {
         }
     }
 
-    /// Reads a batch of queued records, and adds all their changes under one lock.
+    /// Reads a batch of queued records. Takes the lock once to add all their changes.
     fn drain(&mut self) -> io::Result<()> {
         use super::netlink::Received;
         use super::{Assembled, changes};

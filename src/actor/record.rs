@@ -1,9 +1,8 @@
 //! Parses one record of the kernel's audit log.
 //!
-//! Constraint: only fields of the kernel itself count. The kernel writes a value that a user chose,
-//! such as a file name, in double quotes if it has neither blanks nor quotes, else in hexadecimal
-//! digits. So no name can forge a field. If a field is repeated, the first one counts, because the
-//! kernel writes its own fields first.
+//! Constraint: no user can forge a field. The kernel writes a value that a user chose, such as a
+//! file name, in double quotes if it has neither blanks nor quotes, else in hexadecimal digits. If
+//! a field is repeated, the first one is used, because the kernel writes its own fields first.
 
 /// `AUDIT_SYSCALL` of linux/audit.h: a system call.
 pub(super) const SYSCALL: u16 = 1300;
@@ -27,7 +26,7 @@ const TEXT_MAX: usize = 8 * 1024;
 pub(super) struct EventKey {
     /// The start of the system call, in milliseconds since the Unix epoch.
     pub time_ms: i64,
-    /// The serial number of the event. It grows from the start of the machine.
+    /// The serial number of the event since the machine started.
     pub serial: u64,
 }
 
@@ -41,7 +40,7 @@ pub(super) enum Body {
     End,
 }
 
-/// The fields of a record of a system call.
+/// The fields of a system call's record.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct CallFields {
     pub has_succeeded: bool,
@@ -80,7 +79,7 @@ pub(super) struct PathItem {
     pub node: Option<((u32, u32), u64)>,
 }
 
-/// Parses a record. Returns `None` if it is malformed or of a type that is not used.
+/// Parses a record. Returns `None` if it is malformed or its type is not used.
 pub(super) fn parse(kind: u16, text: &[u8]) -> Option<(EventKey, Body)> {
     if !matches!(kind, SYSCALL | PATH | END | URING | OPENAT2) {
         return None;
@@ -191,7 +190,9 @@ fn device(text: &[u8]) -> Option<(u32, u32)> {
     Some((number(major)?, number(minor)?))
 }
 
-/// Decodes a value that a user chose: quoted or hexadecimal. `None` for others, such as `(null)`.
+/// Decodes a quoted or hexadecimal value.
+///
+/// Returns `None` for other values, such as `(null)`.
 fn decoded(value: &[u8]) -> Option<Vec<u8>> {
     if let Some(quoted) = value.strip_prefix(b"\"") {
         let quoted = quoted.strip_suffix(b"\"")?;

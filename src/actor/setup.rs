@@ -4,7 +4,9 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The shortest queue of the kernel, in records, that `check` accepts. The kernel's default is 64.
+/// The minimum length of the kernel's queue that `check` accepts, in records.
+///
+/// The kernel's default is 64.
 const QUEUE_MIN: u32 = 1024;
 
 /// A requirement of the audit source that is not met.
@@ -14,7 +16,7 @@ pub(crate) enum Gap {
     Container,
     /// The kernel has no auditing, or this is not Linux.
     NoKernel,
-    /// The process may not read audit records.
+    /// The process has no permission to read audit records.
     NoCapability,
     /// Joining the multicast group failed for another reason.
     Failed(String),
@@ -26,7 +28,7 @@ pub(crate) enum Gap {
     NoRule { path: PathBuf, key: String },
     /// The rules could not be read, for this reason.
     UnknownRules(String),
-    /// Processes that started before auditing are not recorded.
+    /// Processes that started before auditing was enabled have no audit records.
     EarlyProcesses,
 }
 
@@ -102,12 +104,14 @@ pub(crate) fn is_in_container() -> bool {
     let differs =
         |path: &str, first: &str| namespace(path).is_some_and(|found| found.as_os_str() != first);
     let network = (namespace("/proc/self/ns/net"), namespace("/proc/1/ns/net"));
-    // Only root may read the namespace of process 1. Without it, the networks count as the same.
+    // Only root may read the namespace of process 1. For other users, assume the same network.
     let is_other_network = matches!(&network, (Some(own), Some(first)) if own != first);
     differs("/proc/self/ns/user", USER) || differs("/proc/self/ns/pid", PROCESS) || is_other_network
 }
 
-/// Returns the gaps that this process can find. `repository` must have no symbolic links.
+/// Returns the gaps that this process can find.
+///
+/// `repository` must be a path without symbolic links.
 #[cfg(target_os = "linux")]
 pub(crate) fn gaps(repository: &Path, key: &str) -> Vec<Gap> {
     use super::netlink;

@@ -1,16 +1,16 @@
 //! Keeps the latest changes, and finds them by place or by file.
 //!
-//! Constraint: the number and the age of all changes are limited, and the number for each file.
+//! Constraint: the number and age of changes are limited, and their number for each file and place.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;
 
 use super::super::change::{Change, Node, Place};
 
-/// The maximum age of a change when a newer one arrives, in milliseconds.
+/// The maximum time between the oldest and the newest change, in milliseconds.
 const AGE_MAX_MS: i64 = 15 * 60 * 1000;
 
-/// The maximum number of changes that can be found by one file or by one place.
+/// The maximum number of indexed changes for each file and for each place.
 const CHANGES_MAX: usize = 64;
 
 /// Changes in the order of their arrival, indexed by place and by file.
@@ -93,7 +93,7 @@ fn note<Key: Hash + Eq>(index: &mut HashMap<Key, VecDeque<u64>>, key: Key, numbe
     }
 }
 
-/// Removes a number from the index, if it is the oldest one of its key.
+/// Removes a number from the index, if it is the oldest number of its key.
 fn forget<Key: Hash + Eq>(index: &mut HashMap<Key, VecDeque<u64>>, key: &Key, number: u64) {
     let Some(numbers) = index.get_mut(key) else {
         return;

@@ -503,7 +503,7 @@ fn other_load_pushes_out_nothing_of_the_rule() {
         assert!(log.memory.len() <= OTHERS_MAX + 1);
     }
     assert_eq!(log.user(&gone(&[ORGANIZATION, PROJECT], 900)), Some(1));
-    // A call without the key counts too.
+    // A call without the key is evidence too.
     log.keyed(
         9,
         1_002,
