@@ -1,7 +1,7 @@
 //! Removes deliveries and events after their retention, and keeps the state below its limit.
 //!
-//! Constraint: removing must not delay recording and delivery, so it works in small batches with
-//! pauses. If the clock is set wrong for a short time, nothing may be removed too early.
+//! Constraint: removals must not delay recording and delivery, so they run in small batches with
+//! pauses. If the clock is wrong for a short time, no row may be removed too early.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -29,7 +29,7 @@ const SIZE_INTERVAL: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_millis(20);
 /// The maximum number of rows of each kind that one transaction removes.
 const BATCH: usize = 500;
-/// How long the clock must run steadily after it was set, before rows are removed by their age.
+/// How long the clock must run steadily after it was set, before old rows are removed.
 const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 
 /// Removes old rows and limits the size of the state.
@@ -37,7 +37,7 @@ const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
 pub(crate) struct Housekeeping {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
-    /// The queues. They are woken after some of their deliveries became dead.
+    /// The queues. Each is woken when some of its deliveries have become dead.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) retention: watch::Receiver<Retention>,
     /// The largest sum of used and available space since the start, in bytes.
@@ -45,7 +45,7 @@ pub(crate) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Removes rows after their retention. Runs each minute until `stop`.
+    /// Removes rows after their retention, each minute until `stop`.
     pub(crate) async fn collect(mut self, stop: CancellationToken) {
         let mut steadiness = self.first_steadiness().await;
         loop {
@@ -91,7 +91,9 @@ impl Housekeeping {
         }
     }
 
-    /// Reads the clock that decides what is old: with a database server, the clock of that.
+    /// Reads the clock that decides which rows are old.
+    ///
+    /// If the state is in PostgreSQL, this is the clock of the database server.
     fn reading(&self) -> Reading {
         let shared = self.store.shared_now();
         Reading::of(
@@ -116,7 +118,9 @@ impl Housekeeping {
         Steadiness::new(reading, is_plausible)
     }
 
-    /// Measures the state until `stop`. Near its limit, logs a warning. At its limit, removes rows.
+    /// Measures the state and keeps its size below the limit, until `stop`.
+    ///
+    /// From 80 % of the limit, logs a warning. Above the limit, removes rows.
     pub(crate) async fn keep_size(self, sizes: watch::Sender<StateSize>, stop: CancellationToken) {
         let mut warnings = Warnings::default();
         let work = async {
@@ -148,7 +152,7 @@ impl Housekeeping {
                 let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
                 Some(state_size::limit(configured, could_take, disk.total))
             }
-            // Rows must not be removed for a disk of unknown size.
+            // The size of the disk is unknown, so only a configured limit applies.
             None => configured,
         };
         let size = StateSize {
@@ -160,7 +164,7 @@ impl Housekeeping {
         Ok(size)
     }
 
-    /// Removes the oldest rows until the state is below its limit, and logs their numbers.
+    /// Removes the oldest rows until the state is below its limit, and logs how many.
     async fn make_room(
         &self,
         over: StateSize,
@@ -305,11 +309,11 @@ impl Warnings {
 
 /// Decides whether the time of day is reliable enough to remove old rows.
 ///
-/// At the start it is reliable if the last recorded time is close to it. Otherwise, and after it
-/// was set, it must run steadily for [`STEADY_FOR`].
+/// At the start, the time is reliable if the last recorded time is close to it. Otherwise, and
+/// whenever somebody sets the clock, the clock must first run steadily for [`STEADY_FOR`].
 struct Steadiness {
     last: Reading,
-    /// The first reading after the time of day was last set. `None` once it is reliable again.
+    /// The first reading after somebody last set the clock. `None` while the time is reliable.
     jumped_at: Option<Reading>,
 }
 
@@ -332,7 +336,7 @@ impl Steadiness {
         self.jumped_at.is_none()
     }
 
-    /// Compares a reading of the clock with the last one. Returns whether its time is reliable.
+    /// Compares a reading with the last reading. Returns whether the time of day is reliable.
     fn observe(&mut self, reading: Reading) -> bool {
         if self.last.was_set_until(&reading) {
             self.jumped_at = Some(reading);

@@ -25,7 +25,7 @@
 //! 5. A reload is applied completely or changes nothing (`daemon::reload`).
 //! 6. The supervisor notices the end of every task and thread, even by a panic. The process then
 //!    exits with an error, so it never runs without one of its parts (`daemon::supervise`). The
-//!    exception is the thread that sends traces: an error is logged if it ends.
+//!    only exception is the thread that sends traces: if it ends, the process logs an error.
 //! 7. All channels are bounded. If the hint channel is full, a full scan follows, so no change is
 //!    lost (`hint`).
 //! 8. No input from disk, YAML, HTTP or signals causes a panic.
@@ -114,7 +114,7 @@ mod logging;
 // The report for `status`, health, metrics and the control socket.
 mod report;
 
-// Listings and changes for operators, used by the commands and the admin API.
+// The listings and changes of the commands and of the admin API.
 mod operator;
 
 // An HTTP server with limits.

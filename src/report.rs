@@ -1,8 +1,8 @@
 //! The report for `status`, `webhooks`, health, `/metrics` and the control socket.
 //!
-//! Constraint: each figure is computed only here, and all outputs take it from the report. So a
-//! metric, a line of `status` and a reason in `/readyz` never differ. Gauges and counts of the
-//! engine are fields of [`Snapshot`], and counts of attempts are fields of [`AttemptCounts`].
+//! Constraint: each figure is computed only here, and all outputs take it from the report. So
+//! metrics, `status` and `/readyz` never contradict each other. Gauges and counts of the engine
+//! are fields of [`Snapshot`], and counts of attempts are fields of [`AttemptCounts`].
 
 mod fleet;
 mod passed_over;
@@ -38,10 +38,10 @@ pub(crate) use unwatched::UnwatchedReport;
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
-/// The maximum count of deliveries in one state. A greater count is shown as "more than".
+/// The largest count of deliveries that is shown. A larger count is shown as "more than 10,000".
 pub(crate) const SHOWN_MAX: u64 = 10_000;
 
-/// Counts of deliveries are reused for this many times the duration of counting them.
+/// How long counts of deliveries are reused, as a multiple of the time that the counting took.
 const COUNTS_KEPT: u32 = 10;
 /// The maximum time for which the counts of deliveries are reused.
 const COUNTS_KEPT_MAX: Duration = Duration::from_secs(1);
@@ -124,7 +124,7 @@ impl Sources {
         self.statuses.snapshot(now, self.standstill)
     }
 
-    /// Collects the figures that are in memory. Does not wait.
+    /// Collects the figures of the daemon, which are all in memory. Does not wait.
     pub(crate) fn daemon(&self) -> DaemonReport {
         let engine = self.snapshot();
         let mut events = BTreeMap::new();
@@ -155,7 +155,7 @@ impl Sources {
         }
     }
 
-    /// Replaces the configuration in the report.
+    /// Replaces the configuration that the report describes.
     pub(crate) fn configure(&self, config: &Arc<Config>) {
         *self.lock_config() = Arc::clone(config);
     }
@@ -172,7 +172,7 @@ impl Sources {
 
     /// Reads the states of webhooks, with counts of their deliveries, from the store.
     ///
-    /// Counting a million deliveries takes 0.15 s of processor time, and a second on a busy
+    /// To count a million deliveries takes 0.15 s of processor time, and a second on a busy
     /// machine. So requests share the counts. With few deliveries, counts are reused only for
     /// milliseconds.
     pub(crate) async fn states(&self) -> Result<Vec<WebhookState>, StoreError> {
@@ -196,14 +196,14 @@ impl Sources {
         *self.counted.lock().await = None;
     }
 
-    /// The lease of this process and its standbys, as last read. `None` without a lease.
+    /// Returns the lease of this process, with its standbys, as last read. `None` without a lease.
     pub(crate) fn lease(&self) -> Option<LeaseView> {
         let view = self.store.fleet()?;
         let view = view.borrow().clone();
         Some(view)
     }
 
-    /// Returns the configured webhooks, and those that only the store has.
+    /// Returns the configured webhooks, then the parked webhooks, which only the store has.
     pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
         let states = self.states().await?;
         Ok(WebhookReport::all(self.metrics.configured(), states))
@@ -301,7 +301,7 @@ impl Report {
         })
     }
 
-    /// The state of each repository, if there are several and a daemon runs.
+    /// Returns the state of each repository, if there are several and a daemon runs.
     pub(crate) fn repositories(&self) -> &[RepositoryReport] {
         let daemon = self.daemon.as_ref();
         daemon.map_or(&[], |daemon| &daemon.repositories)
@@ -314,7 +314,7 @@ impl Report {
     }
 }
 
-/// Whether an invalid file is in one of the watched repositories.
+/// Whether an invalid file is in a watched repository.
 fn is_of(problem: &RecordedProblem, watched: &[String]) -> bool {
     let repository = problem.key.as_ref().and_then(|key| key.repository());
     repository.is_none_or(|name| watched.iter().any(|known| known == name))
@@ -412,9 +412,10 @@ pub(crate) struct ErrorReport {
 }
 
 impl WebhookReport {
-    /// Returns the configured webhooks in the given order, then those that only the store has.
+    /// Returns the configured webhooks in the given order, then the parked webhooks.
     ///
-    /// `configured` has the names. The flag tells whether a webhook is enabled.
+    /// `configured` has the name of each webhook, and whether it is enabled. `states` also has the
+    /// parked webhooks.
     pub(crate) fn all(
         configured: impl IntoIterator<Item = (String, bool)>,
         states: Vec<WebhookState>,
@@ -452,7 +453,7 @@ impl WebhookReport {
         reports
     }
 
-    /// Returns the webhooks of the settings and of the store, if there is a state.
+    /// Returns the webhooks of the settings, then the parked webhooks of the recorded state, if any.
     pub(crate) fn recorded(
         settings: &Settings,
         listings: Option<&Listings>,
@@ -461,7 +462,7 @@ impl WebhookReport {
         Ok(Self::of_settings(settings, states))
     }
 
-    /// Returns the webhooks of the settings, then those that only the store has.
+    /// Returns the webhooks of the settings, then the parked webhooks in `states`.
     pub(crate) fn of_settings(settings: &Settings, states: Vec<WebhookState>) -> Vec<Self> {
         let webhooks = settings.webhooks.iter();
         let configured = webhooks.map(|webhook| (webhook.name.clone(), webhook.enabled));

@@ -147,8 +147,8 @@ impl Waits {
 
     /// The reason of a process that tried to watch and failed.
     ///
-    /// Returns the error itself if the process must end. A refusal ([`Cause::Refused`]) ends it only
-    /// at its start. Later, the process waits and continues to send, because an operator may have to
+    /// Returns the error itself if the process must end. [`Cause::Refused`] ends it only at its
+    /// start. Later, the process waits and continues to send, because an operator may have to
     /// change only the list of repositories.
     fn after(error: DaemonError, is_start: bool) -> Result<Self, DaemonError> {
         let cause = match &error {

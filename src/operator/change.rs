@@ -51,7 +51,7 @@ impl Change {
         }
     }
 
-    /// Checks a selection. Limits it to the states that the change is for.
+    /// Checks a selection, and limits it to the states that the change may affect.
     pub(crate) fn check(self, mut selector: Selector) -> Result<Selector, Refused> {
         if selector.is_empty() {
             return Err(Refused::Everything);
@@ -102,7 +102,7 @@ impl Change {
     }
 }
 
-/// The error if no webhook has this name. It lists the known names.
+/// The error for a name that no webhook has. It lists the known names.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UnknownWebhook(String);
@@ -113,7 +113,7 @@ const NEAR_MAX: usize = 8;
 /// Makes the error for a name that no webhook has.
 fn unknown(name: &str, known: &[&str]) -> UnknownWebhook {
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
-    // A name from a client may be very long, and comparing long names takes long.
+    // A name from a client may be very long, and the distance of long names is slow to compute.
     let near = known
         .iter()
         .filter(|known| known.len().abs_diff(name.len()) <= NEAR_MAX)
@@ -134,7 +134,7 @@ fn unknown(name: &str, known: &[&str]) -> UnknownWebhook {
     ))
 }
 
-/// Refuses a webhook that is not configured and has no deliveries.
+/// Fails if no configured webhook and no webhook with deliveries has this name.
 pub(crate) fn check_webhook(name: &str, states: &[WebhookReport]) -> Result<(), UnknownWebhook> {
     let known: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
     if known.contains(&name) {

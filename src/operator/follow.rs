@@ -1,18 +1,19 @@
 //! Finds the new and changed items of a listing.
 //!
 //! Constraint: each round compares the newest items with those of the previous round, and misses
-//! no new item. Between rounds, only the positions and revisions of the newest items are in
-//! memory.
+//! no new item. Between rounds, memory holds only the positions and revisions of the newest items.
 
 use std::collections::BTreeMap;
 
 use crate::domain::delivery::State;
 use crate::store::{ListedDelivery, ListedEvent};
 
-/// The minimum number of items that a round reads. The round doubles it until it has all new items.
+/// The minimum number of items that a round reads first.
+///
+/// The round reads again with twice the number until it has all new items.
 const READ_AT_FIRST: usize = 256;
 
-/// The number of newest items that a round compares. It does not find changes of older items.
+/// The number of newest items that a round compares. Changes of older items are not found.
 pub(crate) const COMPARED: usize = 500;
 
 /// The known items of a listing.
@@ -23,7 +24,7 @@ pub(crate) struct Follower<T> {
 }
 
 impl<T> Follower<T> {
-    /// Starts with these items as known ones.
+    /// Makes a follower that knows these items, so that no round returns them as new.
     pub(crate) fn new(position: fn(&T) -> (i64, u64), items: &[T]) -> Self {
         let mut follower = Self {
             known: BTreeMap::new(),
@@ -33,7 +34,7 @@ impl<T> Follower<T> {
         follower
     }
 
-    /// Adds items as known ones.
+    /// Makes these items known, too.
     pub(crate) fn add(&mut self, items: &[T]) {
         self.known.extend(items.iter().map(self.position));
         self.forget();

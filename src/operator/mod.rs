@@ -1,6 +1,6 @@
 //! Listings and changes for operators, shared by the command line and the admin API.
 //!
-//! Constraint: both use the same checks, types and JSON, and all of these are here.
+//! Constraint: both use the same checks, types and JSON, which are all defined here.
 //!
 //! Modules: [`view`] is the JSON, [`select`] parses filters, [`change`] changes deliveries and
 //! webhooks, [`mod@test`] sends a test request, and [`follow`] finds new items of a listing.

@@ -36,7 +36,7 @@ pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
     if let Ok(length) = humantime::parse_duration(text) {
         return Ok(Since::Ago(length));
     }
-    // A date, or a date and a time, is in the local time zone.
+    // A date or a time without an offset is in the local time zone.
     text.parse::<jiff::civil::DateTime>()
         .ok()
         .and_then(|civil| TimeZone::system().to_timestamp(civil).ok())
@@ -57,13 +57,13 @@ pub(crate) fn parse_event(text: &str) -> Option<EventKind> {
 
 /// Reads the filters of the repository and of the project.
 ///
-/// The project is ORGANIZATION/PROJECT or PROJECT, and `REPOSITORY//` may precede it. Returns the
-/// selection of organizations in the form that the store expects, and the directory name of the
-/// project.
+/// `named` is ORGANIZATION/PROJECT or PROJECT, with an optional `REPOSITORY//` in front. Returns
+/// the selection of organizations in the form that the store expects, and the directory name of
+/// the project.
 ///
 /// # Errors
 ///
-/// No repository has this name, or the project is of another repository.
+/// No repository has this name, or the two filters name different repositories.
 pub(crate) fn place(
     repository: Option<&str>,
     named: Option<&str>,
@@ -127,7 +127,7 @@ fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
     (organization, project.map(str::to_owned))
 }
 
-/// Why no event was found by the first digits of its id.
+/// Why the first digits of an id did not identify an event.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
     #[error(
@@ -143,10 +143,10 @@ pub(crate) enum FindError {
     Store(#[from] StoreError),
 }
 
-/// The maximum number of ids in an error.
+/// The maximum number of ids that an error lists.
 const IDS_SHOWN: usize = 4;
 
-/// Finds the only event id that begins with this text.
+/// Finds the event id that begins with this text. Fails if there is none, or more than one.
 pub(crate) fn find_event(text: &str, listings: &Listings) -> Result<EventId, FindError> {
     let text = text.to_ascii_lowercase();
     let digits = text.strip_prefix("evt_").unwrap_or(&text);

@@ -35,9 +35,9 @@ impl TestRequest {
         })
     }
 
-    /// Sends a sample of `event`, or a `test` event if there is none.
+    /// Sends a sample of `event`, or a `test` event if `event` is `None`.
     pub(crate) async fn send(&self, event: Option<EventKind>, now: Timestamp) -> Attempt {
-        // A unique id, because a receiver may drop a request whose id it has seen before.
+        // The id is unique, because a receiver may drop a request whose id it has seen before.
         let id = EventId(format!("evt_{}", Uuid::new_v4().simple()));
         let callback = Callback {
             content: match event {
@@ -51,7 +51,7 @@ impl TestRequest {
         self.client.send(&callback, now).await
     }
 
-    /// Combines the request and its answer for JSON.
+    /// Combines the request and its answer in one JSON type.
     pub(crate) fn exchange(&self, attempt: Attempt) -> Exchange {
         Exchange {
             webhook: self.name.clone(),

@@ -1,7 +1,7 @@
 //! Events, deliveries, attempts and webhooks in JSON.
 //!
-//! Constraint: the JSON of a type is defined once. `--json`, the admin API and its description use
-//! it.
+//! Constraint: the JSON of a type is defined only once. `--json`, the admin API and its OpenAPI
+//! description share the definition.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -288,7 +288,7 @@ pub(crate) struct WebhookView {
 }
 
 impl WebhookView {
-    /// Adds the settings to the states of the webhooks.
+    /// Combines the state of each webhook with its settings.
     pub(crate) fn all(settings: Settings, states: Vec<WebhookReport>) -> Vec<Self> {
         let webhooks = settings.webhooks.into_iter();
         let mut configured: BTreeMap<String, _> = webhooks
@@ -357,7 +357,6 @@ pub(crate) struct Exchange {
     pub(crate) answer: String,
 }
 
-/// Converts a duration to milliseconds.
 pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

@@ -101,7 +101,7 @@ impl FleetReport {
         }
     }
 
-    /// Names the repository, or the repositories, of the lease.
+    /// Returns the name of the repository, or the names of several, in words.
     pub(crate) fn watched(&self) -> String {
         match self.repositories.as_slice() {
             [] => format!("repository {}", self.repository),
@@ -128,7 +128,7 @@ impl FleetReport {
     }
 }
 
-/// Describes the lease. The text follows the summary of the engine.
+/// Describes the lease, as an addition to the summary of the engine.
 pub(super) fn summary(view: &LeaseView) -> String {
     if !view.is_reachable {
         return "; the database does not answer".to_owned();

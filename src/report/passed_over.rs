@@ -1,7 +1,7 @@
 //! Explains why configured webhooks have no delivery of an event.
 //!
-//! Constraint: the store does not keep the reasons. So this module finds them from the current
-//! configuration, with the rule by which the engine selects webhooks.
+//! Constraint: the store does not keep the reasons. So this module derives them from the current
+//! configuration, with the same rule that the engine uses to select webhooks.
 
 use std::collections::BTreeSet;
 

@@ -16,7 +16,7 @@ pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
 /// The error contains the names of the database and its host.
 const STORE_TROUBLE: &str = "the state cannot be read or written; inference waits";
 
-/// Like [`summary`], for clients without the token.
+/// Returns the [`summary`] without names of the database, for clients without the token.
 pub(crate) fn public_summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
     let mut public = engine.clone();
     if let Some(text) = public.troubles.get_mut(&Trouble::Store) {

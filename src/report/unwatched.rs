@@ -1,4 +1,4 @@
-//! The repositories that are on record but that nobody watches.
+//! The recorded repositories that are not watched.
 
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -17,7 +17,7 @@ pub(crate) struct UnwatchedReport {
 }
 
 impl UnwatchedReport {
-    /// Lists the unwatched repositories that have recorded projects or pending deliveries.
+    /// Lists the repositories outside `watched` that have recorded projects or pending deliveries.
     pub(super) fn all(watched: &[String], record: &Listings) -> Result<Vec<Self>, StoreError> {
         let mut all = Vec::new();
         for name in record.repositories()? {
