@@ -1,10 +1,10 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
-//! Constraint: an idle client only takes one of a limited number of connections. At the limit, a
-//! new connection replaces another one. Connections without access go first, those of the network
-//! with the most of them. Among these, connections without a request go first, then the oldest.
-//! Each connection has [`GRACE`] for its request, so the server answers a short request even if
-//! very many clients connect.
+//! Constraint: the number of connections is limited, and an idle client only occupies its
+//! connection. At the limit, the server closes a connection for each new one. It prefers clients
+//! without proven access, in the network that has the most such connections. Among these it prefers
+//! connections without a request, then the oldest. Each connection first gets [`GRACE`] for its
+//! request, so the server answers short requests even if very many clients connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -27,18 +27,20 @@ use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::CancellationToken;
 
-/// How long a client may take to send the head of a request, after it connected or got an answer.
+/// How long a client may take to send the head of a request.
+///
+/// The time begins when the client connects, and again after each answer.
 const HEAD_MAX: Duration = Duration::from_secs(10);
 
-/// How long an answer may wait until its client reads bytes.
+/// How long answers may wait for their client to read.
 const UNREAD_MAX: Duration = Duration::from_secs(30);
 
-/// The minimum rate, in bytes per second, at which a client must read while an answer waits for it.
+/// The minimum rate at which a client must read answers, in bytes per second.
 const RATE_MIN: usize = 16 * 1024;
 
-/// The minimum time before a new connection may be closed for another one.
+/// How long the server keeps a connection before it may close it for a new one.
 ///
-/// At the limit of connections, it also limits the rate of new ones.
+/// At the limit of connections, this also limits the rate of new connections.
 const GRACE: Duration = Duration::from_millis(10);
 
 /// The IP address of a client. `None` on a Unix socket.
@@ -46,9 +48,9 @@ const GRACE: Duration = Duration::from_millis(10);
 pub(crate) struct Peer(pub(crate) Option<IpAddr>);
 
 impl Peer {
-    /// Returns the network that counts as one client: an IPv4 address, or an IPv6 network (/64).
+    /// Returns the network of the client: an IPv4 address, or an IPv6 network (/64).
     ///
-    /// A host in an IPv6 network may use all addresses of that network.
+    /// Limits apply to networks, because an IPv6 host may use all addresses of its network.
     pub(crate) fn network(self) -> Option<IpAddr> {
         match self.0? {
             IpAddr::V6(address) if address.to_ipv4_mapped().is_none() => {
@@ -105,9 +107,10 @@ struct Open {
     is_asking: Arc<AtomicBool>,
 }
 
-/// Serves until `stop` is cancelled. Adds the extensions [`Peer`] and [`Known`] to each request.
+/// Serves until `stop` is cancelled, and then finishes running requests.
 ///
-/// After the cancellation, waits for the answers of running requests, at most `bounds.stop`.
+/// Finishing takes at most `bounds.stop`. Adds the extensions [`Peer`] and [`Known`] to each
+/// request.
 pub(crate) async fn serve<L: Listener>(
     mut listener: L,
     router: Router,
@@ -117,7 +120,7 @@ pub(crate) async fn serve<L: Listener>(
     L::Addr: Into<Peer>,
 {
     let mut connections = JoinSet::new();
-    // The oldest connection is the first.
+    // The oldest connection comes first.
     let mut open: VecDeque<Open> = VecDeque::new();
     loop {
         let is_full = open.len() >= bounds.connections;
@@ -130,8 +133,8 @@ pub(crate) async fn serve<L: Listener>(
         };
         tokio::select! {
             (stream, address) = accept => {
-                // Other connections first read requests that have arrived, also on a busy machine.
-                // So no connection with a request is closed as one without.
+                // Let the other connections read requests that have arrived. Otherwise, on a busy
+                // machine, a connection with a request would seem to have none, and be closed.
                 tokio::task::yield_now().await;
                 open.retain(|one| !one.task.is_finished());
                 while open.len() >= bounds.connections
@@ -147,7 +150,7 @@ pub(crate) async fn serve<L: Listener>(
                 let one = connection(stream, Arc::clone(&is_asking), router, stop.clone());
                 let task = connections.spawn(one);
                 open.push_back(Open { task, peer, since: Instant::now(), known, is_asking });
-                // The server answers requests that have arrived before it accepts more connections.
+                // Answer requests that have arrived before accepting more connections.
                 tokio::task::yield_now().await;
             }
             Some(_) = connections.join_next() => {}
@@ -156,7 +159,7 @@ pub(crate) async fn serve<L: Listener>(
         while connections.try_join_next().is_some() {}
         open.retain(|one| !one.task.is_finished());
     }
-    // Now another process can use the address.
+    // Release the address for another process.
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
     // Dropping the set ends the remaining tasks.
@@ -165,7 +168,7 @@ pub(crate) async fn serve<L: Listener>(
 
 /// Returns the index of the connection to close for a new one.
 ///
-/// The connection may be younger than [`GRACE`], if all candidates are.
+/// The connection may be younger than [`GRACE`] if all candidates are.
 fn to_close(open: &VecDeque<Open>, now: Instant) -> Option<usize> {
     let mut n_of: HashMap<Option<IpAddr>, usize> = HashMap::new();
     for one in open.iter().filter(|one| !one.known.is_set()) {
@@ -189,7 +192,9 @@ fn to_close(open: &VecDeque<Open>, now: Instant) -> Option<usize> {
         .map(|(index, _)| index)
 }
 
-/// Adds the extensions to each request, and clears `is_asking` when the request has its answer.
+/// Adds the extensions to each request.
+///
+/// Clears `is_asking` once its answer is ready.
 fn with_extensions(
     router: Router,
     peer: Peer,
@@ -233,7 +238,7 @@ async fn connection<S>(
             .header_read_timeout(HEAD_MAX)
             .serve_connection(TokioIo::new(stream), service)
     );
-    // The client causes all errors of its connection, so they are not logged.
+    // Only the client can cause errors of its connection, so do not log them.
     tokio::select! {
         _ = connection.as_mut() => {}
         () = stop.cancelled() => {
@@ -243,7 +248,7 @@ async fn connection<S>(
     }
 }
 
-/// How long the answers of a connection may still wait for their client.
+/// How much longer the answers of a connection may wait for their client.
 ///
 /// Each byte that the client reads adds time. So the client must read at [`RATE_MIN`] or faster.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -256,7 +261,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Subtracts a wait, and adds the time for the bytes that the client read after it.
+    /// Subtracts a wait. Adds time for the bytes that the client read at its end.
     fn after(self, wait: Duration, n_taken: usize) -> Self {
         let earned = Duration::from_secs_f64(n_taken as f64 / RATE_MIN as f64);
         let left = self.0.saturating_sub(wait).saturating_add(earned);
@@ -270,7 +275,7 @@ struct Impatient<S> {
     /// Set when the client sends bytes.
     is_asking: Arc<AtomicBool>,
     patience: Patience,
-    /// The start of the current wait for the client, and its latest end.
+    /// The start of the current wait for the client, and the timer that limits it.
     waiting: Option<(Instant, Pin<Box<Sleep>>)>,
 }
 
@@ -371,7 +376,7 @@ mod tests {
         }
     }
 
-    /// A client: its address, whether it is known, whether it asks, and whether it had time.
+    /// A client's address. Whether it has access, sent a request, and used up [`GRACE`].
     type Client = (&'static str, bool, bool, bool);
 
     fn closed(clients: &[Client]) -> Option<usize> {

@@ -21,7 +21,7 @@ pub(crate) use self::history::Minute;
 /// The prefix of all metric names.
 pub(crate) const PREFIX: &str = "project_webhooks";
 
-/// The outcome of an attempt, which is the label `outcome`.
+/// The outcome of an attempt, and the value of the label `outcome`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum AttemptOutcome {
     /// The receiver answered 2xx.
@@ -49,15 +49,16 @@ impl AttemptOutcome {
 
 /// The histogram buckets for the duration of an attempt, in seconds.
 ///
-/// The lowest fits a reused connection to the same machine, and the highest the longest usual
-/// `timeout`.
+/// The lowest bucket fits a reused connection to the same machine. The highest bucket fits the
+/// longest usual `timeout`.
 const ATTEMPT_BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 15.0, 60.0,
 ];
 
 /// The histogram buckets for the time from a change to its callback, in seconds.
 ///
-/// The lowest fits the fastest possible callback, and the highest an outage of a day.
+/// The lowest bucket fits the fastest possible callback. The highest bucket fits an outage of a
+/// day.
 const LATENCY_BUCKETS: [f64; 14] = [
     0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.1, 0.5, 1.0, 5.0, 30.0, 300.0, 3600.0, 86400.0,
 ];
@@ -80,7 +81,7 @@ pub(crate) struct AttemptCounts {
 #[derive(Debug)]
 pub(crate) struct Metrics {
     registry: Registry,
-    /// Each configured webhook, and whether the configuration enables it.
+    /// Each configured webhook. `true` if the configuration enables it.
     configured: Mutex<BTreeMap<String, bool>>,
     deliveries: IntCounterVec,
     attempt_seconds: HistogramVec,
@@ -89,7 +90,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    /// Makes the counters for these webhooks. The flag is whether a webhook is enabled.
+    /// Makes the counters for these webhooks. `true` means that a webhook is enabled.
     ///
     /// # Errors
     ///
@@ -167,14 +168,15 @@ impl Metrics {
         *configured = webhooks;
     }
 
-    /// Returns the configured webhooks. The flag is whether a webhook is enabled.
+    /// Returns the configured webhooks. `true` means that a webhook is enabled.
     pub(crate) fn configured(&self) -> BTreeMap<String, bool> {
         self.lock().clone()
     }
 
     /// Counts an ended attempt, unless its webhook is no longer configured.
     ///
-    /// An attempt may end after a reload removed its webhook. It must not bring back the series.
+    /// An attempt may end after a reload removed its webhook and the webhook's series. Counting the
+    /// attempt would bring the series back.
     pub(crate) fn attempted(
         &self,
         webhook: &str,

@@ -1,4 +1,4 @@
-//! Sends log entries with fields to journald, in its own protocol.
+//! Sends log entries with fields to journald, in journald's own protocol.
 //!
 //! Constraint: journald may hang. So other threads only copy the fields, and the log's thread
 //! sends them.
@@ -18,7 +18,7 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::queue::{Item, Queue};
 
-/// A layer that adds an entry for the journal to the queue for each log event.
+/// A layer that queues a journal entry for each log event.
 pub(super) struct Journal {
     log: Arc<JournalLog>,
     queue: Queue,
@@ -29,7 +29,7 @@ impl Journal {
     ///
     /// # Errors
     ///
-    /// No journald listens at its socket.
+    /// Nothing listens at journald's socket.
     pub(super) fn open(queue: Queue) -> io::Result<Self> {
         let name = current_exe_identifier().unwrap_or_default();
         let log = JournalLog::empty()?.with_syslog_identifier(name);
@@ -85,7 +85,6 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
     }
 }
 
-/// An entry of the journal.
 pub(super) struct JournalEntry {
     log: Arc<JournalLog>,
     level: log::Level,

@@ -1,8 +1,8 @@
 //! Sets the level, format and destination of the log.
 //!
-//! Constraint: each log event is one line on standard error. Standard output is only for commands.
-//! Only the thread of [`queue`] waits for the reader of the log. [`journal`] makes the entries for
-//! journald.
+//! Constraint: each log event is one line on standard error, or one entry of the journal. Standard
+//! output is only for commands. Only the thread of [`queue`] waits for the reader of the log.
+//! [`journal`] makes the entries for journald.
 
 mod journal;
 mod queue;
@@ -86,7 +86,7 @@ impl Logging {
         }
     }
 
-    /// Returns the number of lines that were dropped because the log's reader did not take them.
+    /// Returns the counter of dropped lines.
     pub(crate) fn dropped(&self) -> DroppedLines {
         self.writer.dropped()
     }
@@ -109,7 +109,10 @@ fn warn_of(fallback: Option<&io::Error>) {
     }
 }
 
-/// Makes the layer of a format. Also returns why the format was replaced by text, if it was given.
+/// Makes the layer of a format.
+///
+/// If the setting is `journald` and journald is unavailable, makes a text layer, and also returns
+/// the error.
 fn lines(format: LogFormat, writer: &LogWriter) -> (Lines, Option<io::Error>) {
     let is_given = format == LogFormat::Journald;
     let queue = writer.queue();
@@ -141,7 +144,7 @@ fn lines(format: LogFormat, writer: &LogWriter) -> (Lines, Option<io::Error>) {
 /// Writes a field of a text line. Escapes control characters.
 ///
 /// A file name or a name in a project.xml may contain line breaks and terminal escape sequences.
-/// It must not be able to forge a log line.
+/// Such a name must not forge a log line.
 fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt::Result {
     if field.name() != "message" {
         write!(writer, "{field}=")?;
@@ -160,10 +163,11 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
     Ok(())
 }
 
-/// Returns the log filter: `level` for this program, only warnings and errors for libraries.
+/// Returns the log filter: `level` for this program, and less for libraries.
 ///
-/// Less severe lines of libraries repeat those of this program, for example when a peer closes a
-/// connection. So do all lines of the PostgreSQL client, because each operation returns its error.
+/// Libraries log only warnings and errors. Their less severe lines repeat lines of this program, for
+/// example when a peer closes a connection. The PostgreSQL client logs nothing, because each
+/// operation returns its error.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()
         .with_default(LevelFilter::from_level(level.min(tracing::Level::WARN)))
@@ -176,7 +180,7 @@ fn directives(level: tracing::Level) -> Targets {
 
 /// Whether standard error goes to the journal.
 ///
-/// If so, systemd sets `JOURNAL_STREAM` to its device and inode (systemd.exec(5)).
+/// If so, systemd sets `JOURNAL_STREAM` to the device and inode of the stream (systemd.exec(5)).
 fn is_journal() -> bool {
     let Some(stream) = std::env::var_os("JOURNAL_STREAM") else {
         return false;

@@ -25,14 +25,13 @@ const BYTES_MAX: usize = 1024 * 1024;
 /// The maximum number of bytes of one write.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
-/// How long the program waits before it exits, if the reader of the log does not read.
+/// How long the program waits for the reader of the log before it exits.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// An item of the log.
 pub(super) enum Item {
-    /// One line, or several, with line breaks.
+    /// One or more lines, each with its line break.
     Text(Vec<u8>),
-    /// An entry of the journal.
     Journal(Box<JournalEntry>),
 }
 
@@ -84,7 +83,7 @@ struct State {
 }
 
 impl Queue {
-    /// Adds an item. Drops it if the queue is full.
+    /// Adds an item. Drops it if the queue is full or closed.
     pub(super) fn add(&self, item: Item) {
         let mut state = self.shared.lock();
         let bytes = state.bytes.saturating_add(item.size());
@@ -122,7 +121,7 @@ impl io::Write for Queue {
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
-        // The state is complete even if another thread panicked.
+        // The state is consistent even if another thread panicked.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -183,7 +182,9 @@ impl LogWriter {
         !self.thread.is_finished()
     }
 
-    /// Prints the last text of the program, without a log format. Waits at most [`FLUSH_MAX`].
+    /// Prints the last text of the program, without a log format.
+    ///
+    /// Waits at most [`FLUSH_MAX`].
     pub(crate) fn print_last(&self, text: impl std::fmt::Display) {
         self.queue.add_last(format!("{text}\n"));
         self.flush();
@@ -229,7 +230,7 @@ impl Shared {
                 continue;
             }
             let dropped = self.dropped.count();
-            // There must be room in the queue for the warning.
+            // The warning itself must fit into the queue.
             if dropped > reported && is_half_empty {
                 warn!(
                     dropped = dropped - reported,
@@ -242,7 +243,9 @@ impl Shared {
         }
     }
 
-    /// Waits for items and takes some. Also returns whether the queue is then at most half full.
+    /// Waits for items and takes a batch.
+    ///
+    /// Also returns whether the queue is then at most half full.
     fn next(&self) -> (Batch, bool) {
         let mut state = self.lock();
         state.is_writing = false;

@@ -54,12 +54,12 @@ const fn number(moment: Duration) -> u64 {
 }
 
 impl History {
-    /// Returns the minute at this time, or the latest minute if a later one has begun.
+    /// Returns the counts of the minute at this time.
     pub(super) fn at(&mut self, moment: Duration) -> Option<&mut Minute> {
         let now = number(moment);
         let last = self.0.back().map(|(last, _)| *last);
-        // Near the end of a minute, calls of several threads may arrive in another order than their
-        // times.
+        // Near the end of a minute, calls of several threads may arrive out of order. A late call
+        // then counts for the next minute.
         if last.is_none_or(|last| last < now) {
             self.0.push_back((now, Minute::default()));
             while self.0.front().is_some_and(|(old, _)| *old + MINUTES <= now) {

@@ -1,11 +1,12 @@
 //! Sends spans to a collector, on a separate thread.
 //!
 //! Constraint: a collector may be absent, slow or hostile. The thread sends one request at a time,
-//! reads no body, follows no redirect, and retries nothing, because a late trace is worth less than
+//! reads no body and follows no redirect. It retries nothing, because late traces are not worth the
 //! memory.
 //!
-//! [`SpanExporter`] encodes the spans. It does not use the queue of the SDK, which does not report
-//! how many spans it dropped. It uses an HTTP client with the same TLS as webhooks.
+//! [`SpanExporter`] encodes the spans, and sends them through an HTTP client with the TLS of
+//! webhooks. The queue of the SDK is not used, because it does not report how many spans it
+//! dropped.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -45,7 +46,7 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// The time limit of the last request, when the daemon stops.
 const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The reason why traces cannot be sent.
+/// Why traces cannot be sent.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExportError {
     #[error("the certificates for otlp.endpoint cannot be used")]
@@ -58,13 +59,14 @@ pub(crate) enum ExportError {
     Thread(#[source] io::Error),
 }
 
-/// Counts spans by outcome: sent, failed (the collector did not take them) or dropped (the channel
-/// was full).
+/// Counts spans by outcome: `sent`, `failed` or `dropped`.
+///
+/// The collector did not accept failed spans. The channel had no room for dropped spans.
 #[derive(Clone, Debug)]
 pub(crate) struct Counter(IntCounterVec);
 
 impl Counter {
-    /// Sets the count of each outcome to 0, so that metrics list all of them from the start.
+    /// Sets the count of each outcome to 0, so that metrics always list all outcomes.
     pub(crate) fn new(spans: IntCounterVec) -> Self {
         for outcome in ["sent", "failed", "dropped"] {
             spans.with_label_values(&[outcome]);
@@ -121,7 +123,7 @@ impl Exporter {
         Ok((traces, Self { stop, ended }))
     }
 
-    /// Waits for `stop`, then until the thread has sent the last spans: at most 2 seconds.
+    /// Waits for `stop`, then at most 2 seconds for the thread to send the last spans.
     ///
     /// If the thread panics, logs an error and returns. Callbacks do not depend on traces, so the
     /// process continues.
@@ -145,7 +147,9 @@ impl Exporter {
     }
 }
 
-/// Makes the exporter. It also sends the headers of the variable `OTEL_EXPORTER_OTLP_HEADERS`.
+/// Makes the exporter.
+///
+/// The exporter also sends the headers in the environment variable `OTEL_EXPORTER_OTLP_HEADERS`.
 fn exporter(otlp: &Otlp, failure: Failure) -> Result<SpanExporter, ExportError> {
     let client = Client {
         http: http_client(otlp)?,
@@ -192,7 +196,7 @@ fn traces_url(endpoint: &Url) -> String {
     format!("{}/v1/traces", endpoint.as_str().trim_end_matches('/'))
 }
 
-/// The reason why the last request failed. The error of the exporter omits it.
+/// Why the last request failed. The error of the exporter omits this reason.
 #[derive(Clone, Debug, Default)]
 struct Failure(Arc<Mutex<Option<String>>>);
 
@@ -210,7 +214,7 @@ impl Failure {
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
-    /// The headers of `otlp.headers`. They replace headers of the exporter's environment variables.
+    /// The headers of `otlp.headers`. They replace headers in the environment variable.
     headers: HeaderMap,
     failure: Failure,
 }
@@ -293,7 +297,7 @@ impl Collector {
     }
 }
 
-/// Adds the spans of the next [`GATHERING`], so that the spans of one event are sent together.
+/// Adds the spans of the next [`GATHERING`], so that an event's spans go together.
 async fn gather(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     let more = async {
         while batch.len() < BATCH_MAX

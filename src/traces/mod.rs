@@ -4,9 +4,9 @@
 //! Constraint: tracing never delays an event. Spans go into a bounded channel. If the channel is
 //! full, they are dropped and counted. Only the thread of [`export`] waits for the collector.
 //!
-//! The id of a trace is derived from the id of its event, and so are the ids of its spans. So the
-//! attempts of all webhooks belong to one trace, also after a restart or on another machine, and
-//! nothing is stored.
+//! The ids of a trace and of its spans are derived from the id of the event. So all attempts to
+//! deliver an event belong to one trace, even after a restart or on another machine. No id has to
+//! be stored.
 
 mod export;
 #[cfg(test)]
@@ -31,7 +31,7 @@ use crate::domain::event::{Event, EventId};
 /// The capacity of the channel to the thread of [`export`], in spans.
 const WAITING_MAX: usize = 1_024;
 
-/// The maximum number of remembered steps. A span `queue` begins at the time of such a step.
+/// The maximum number of remembered steps. A span `queue` begins at a [`Step`].
 const STEPS_MAX: usize = 4_096;
 
 /// The name and the version of the program in traces.
@@ -57,7 +57,6 @@ pub(crate) struct AttemptSpan {
 }
 
 impl AttemptSpan {
-    /// Identifies the span of attempt `number` of a delivery.
     pub(crate) fn of(event: &EventId, delivery: i64, number: u32) -> Self {
         Self {
             event: event.clone(),
@@ -66,7 +65,7 @@ impl AttemptSpan {
         }
     }
 
-    /// The value of the header `traceparent`. A receiver can continue the trace with it.
+    /// Returns the header `traceparent`, with which a receiver can continue the trace.
     pub(crate) fn traceparent(&self) -> String {
         format!("00-{}-{}-01", trace_of(&self.event), self.id())
     }
@@ -122,7 +121,7 @@ impl Traces {
         self.send(step("record", due, now));
     }
 
-    /// Traces an attempt, and the time that its delivery waited before.
+    /// Traces an attempt, and how long its delivery waited before it.
     pub(crate) fn attempted(&self, of: &AttemptSpan, attempt: &EndedAttempt<'_>) {
         let id = &of.event;
         let key = (id.clone(), Some(of.delivery));
@@ -132,7 +131,7 @@ impl Traces {
             if attempt.has_failed {
                 steps.note(key, attempt.ended);
             }
-            // Another process or an earlier run may have made the step. Then its time is unknown.
+            // The step may be of another process or an earlier run. Then its time is unknown.
             let recorded = || steps.times.get(&(id.clone(), None)).copied();
             last.or_else(|| recorded().filter(|_| of.number == 1))
         };
@@ -170,14 +169,16 @@ impl Traces {
     }
 }
 
-/// The recording of an event, or the last failed attempt of one of its deliveries.
+/// A step of an event, before which a delivery waits.
+///
+/// `None`: the recording of the event. `Some`: the last failed attempt of this delivery.
 type Step = (EventId, Option<i64>);
 
 /// The times of the last [`STEPS_MAX`] steps.
 #[derive(Debug, Default)]
 struct Steps {
     times: HashMap<Step, Timestamp>,
-    /// Also has steps that were taken or repeated since, with their former times.
+    /// The oldest first. Also contains taken steps, and former times of repeated steps.
     order: VecDeque<(Step, Timestamp)>,
 }
 
@@ -201,7 +202,7 @@ impl Steps {
 /// The name of the root span, from the change of a file to the record of its event.
 const CHANGE: &str = "change";
 
-/// Makes a span of an event below the span of its change.
+/// Makes a span of an event. Its parent is the span [`CHANGE`].
 fn span(
     event: &EventId,
     id: SpanId,
@@ -231,12 +232,15 @@ fn span(
     }
 }
 
-/// Converts a time. Each time of the clock can be converted.
+/// Converts a time. This succeeds for every time that the clock returns.
 fn system_time(at: Timestamp) -> SystemTime {
     at.try_into().unwrap_or(SystemTime::UNIX_EPOCH)
 }
 
-/// The id of an event's trace: the 32 hexadecimal digits of the event's id, else a hash of it.
+/// The id of an event's trace.
+///
+/// Equal to the 32 hexadecimal digits of the event's id. If the event's id has another form, a hash
+/// of it.
 fn trace_of(event: &EventId) -> TraceId {
     let digits = event.0.strip_prefix("evt_").unwrap_or_default();
     match TraceId::from_hex(digits) {
@@ -245,7 +249,7 @@ fn trace_of(event: &EventId) -> TraceId {
     }
 }
 
-/// The id of a span of an event's trace.
+/// The id of the span `what` in an event's trace.
 fn span_of(event: &EventId, what: &str) -> SpanId {
     SpanId::from_bytes(hash(&format!("{event} {what}")))
 }

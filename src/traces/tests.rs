@@ -30,7 +30,7 @@ fn remembered_steps_have_a_bound() {
         (steps.times.len(), steps.order.len()),
         (STEPS_MAX, STEPS_MAX)
     );
-    // A repeated step counts once, from its last time.
+    // A repeated step is kept once, with its last time.
     let mut again = Steps::default();
     let repeated = (EventId("again".to_owned()), Some(1));
     again.note(repeated.clone(), Timestamp::UNIX_EPOCH);
