@@ -12,10 +12,12 @@ use super::payload::{compress_bytes, decompress};
 use super::values;
 use crate::domain::delivery::ANSWER_MAX;
 
-/// The maximum stored size of a success's body, in bytes.
+/// The maximum stored size of a successful answer's body, in bytes.
 const OF_SUCCESS_MAX: usize = 1024;
 
-/// The minimum size of a compressed body, in bytes. A smaller one fits into the row's page anyway.
+/// The minimum size of a body to compress, in bytes.
+///
+/// A smaller body fits into the row's page anyway.
 const COMPRESSED_MIN: usize = 512;
 
 /// The stored form of a body.

@@ -22,7 +22,7 @@ pub struct Batch {
     ///
     /// The store skips payloads that it already has.
     pub payloads: Vec<(ContentHash, Bytes)>,
-    /// The invalid files of these projects. Each list replaces the recorded list of its project.
+    /// Lists of invalid files. Each list replaces the recorded list of its project.
     ///
     /// The key `None` stands for files outside any project.
     pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
@@ -58,9 +58,9 @@ impl Batch {
 pub struct Change {
     /// The changed project.
     pub key: ProjectKey,
-    /// The former key of the project, or the key of a removed copy of the project.
+    /// The former key if the project moved, or the key of a removed copy of the project.
     ///
-    /// The pending deliveries of this former key move to `key`.
+    /// Deliveries in the lanes of this former key move to the lanes of `key`.
     pub moved_from: Option<ProjectKey>,
     /// The record that the change was inferred from, as the store returned it.
     pub before: Recorded,
@@ -79,7 +79,7 @@ impl Change {
         hash(&self.before).filter(|before| hash(&self.after) != Some(*before))
     }
 
-    /// Whether the record no longer keeps the definition of a deleted project after this change.
+    /// Whether this change removes the kept definition of a deleted project.
     pub(super) fn forgets_deleted(&self) -> bool {
         self.before.deleted.is_some() && self.after.deleted.is_none()
     }
@@ -92,25 +92,27 @@ pub struct NewEvent {
     pub event: Event,
     /// The id of the project, in lower case.
     ///
-    /// A webhook gets the deletes of this id before a later arrival with the same id.
+    /// If a project with this id appears later, a webhook first gets all earlier deletes with this
+    /// id.
     pub project_id: String,
-    /// Whether the project appeared in the same change.
+    /// Whether the project appeared in the change that this event belongs to.
     ///
-    /// The event then waits for earlier deletes with the same project id.
+    /// If so, the event waits for earlier deletes with the same project id.
     pub is_arrival: bool,
-    /// The version tag from which the id of the event is derived.
+    /// The `{versionTag}` in the file's path, from which the id of the event is derived.
     pub tag: Option<String>,
-    /// The file stamp from which the id of the event is derived.
+    /// The file metadata from which the id of the event is derived.
     pub stamp: Stamp,
-    /// The names of the subscribed webhooks, each with the time of its first attempt.
+    /// The names of the subscribed webhooks, each with the time of the first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
-    /// The webhooks that receive the event only if they received an earlier event of the project,
-    /// each with the time of its first attempt.
+    /// Webhooks that get the event only if they got an earlier event of the project.
+    ///
+    /// Each name has the time of the first attempt.
     pub if_heard: Vec<(String, Timestamp)>,
 }
 
 impl NewEvent {
-    /// Returns the id of the event with this repetition.
+    /// Returns the id of the event for this repetition.
     pub(super) fn id(&self, repetition: u32) -> EventId {
         let event = &self.event;
         if repetition == 0 {
@@ -132,7 +134,9 @@ impl NewEvent {
 pub enum MetaKey {
     /// The time when the first full scan was recorded. A start without this fact is a first start.
     FirstStart,
-    /// The identity of the repository's root. A start compares it with the directory that it finds.
+    /// The identity of the repository's root directory.
+    ///
+    /// Each start compares it with the root directory that exists now.
     RepositoryRoot,
     /// The path templates that were configured when the record was made.
     Layout,
@@ -142,14 +146,16 @@ pub enum MetaKey {
     HeldRemovals,
     /// Why removals are held, and until when.
     Hold,
-    /// The projects whose removals an operator accepted, but the engine has not judged yet.
+    /// The projects whose removals an operator accepted and the engine has not judged yet.
     AcceptedRemovals,
-    /// The names of the repositories, if the store has several. A fact about the store itself.
+    /// The names of the repositories, if the store has several.
+    ///
+    /// Unlike the other facts, this one is about the whole store.
     HasRepositories,
 }
 
 impl MetaKey {
-    /// The stored key of this fact about one of several repositories, or about the only one.
+    /// The stored key of this fact. `None` stands for the only repository.
     pub(crate) fn stored(self, repository: Option<&str>) -> Cow<'static, str> {
         match repository {
             Some(repository) => format!("{} {repository}", self.as_str()).into(),
@@ -157,7 +163,7 @@ impl MetaKey {
         }
     }
 
-    /// The range of this fact's stored keys in a store with several repositories.
+    /// The range of this fact's stored keys if the store has several repositories.
     ///
     /// Returns the inclusive start and the exclusive end.
     pub(super) fn range(self) -> (String, String) {
@@ -196,10 +202,10 @@ pub(crate) fn names_of(value: Option<&str>) -> Result<Vec<String>, Fault> {
 /// The maximum number of ready deliveries that a commit returns.
 ///
 /// This is enough for single events. In a burst, the queues claim deliveries from the store,
-/// because a claim of many costs less per delivery.
+/// because one claim of many deliveries costs less per delivery.
 pub const READY_MAX: usize = 16;
 
-/// The maximum total size of the payloads of the ready deliveries in a commit's result, in bytes.
+/// The maximum total payload size of a commit's ready deliveries, in bytes.
 pub const READY_BYTES: usize = 1024 * 1024;
 
 /// The result of a commit.
@@ -219,7 +225,7 @@ pub struct NewDeliveries {
     /// Due deliveries at the heads of lanes, each with its webhook.
     ///
     /// There are at most [`READY_MAX`], with at most [`READY_BYTES`] bytes of payloads. The queues
-    /// can send these without claiming them.
+    /// can send these deliveries without claiming them.
     pub ready: Vec<(String, Claim)>,
 }
 
@@ -251,7 +257,7 @@ impl NewDeliveries {
 pub struct RecordedEvent {
     /// The final id of the event.
     pub id: EventId,
-    /// The position of the event in the order of recording. Positions increase, with gaps.
+    /// The position in the order of recording. Positions increase, with gaps.
     pub sequence: i64,
 }
 

@@ -3,14 +3,15 @@
 //! Every implementation keeps these promises. `tests/store` tests them.
 //!
 //! - *Atomic*: an operation makes all of its changes or none.
-//! - *Durable*: when an operation returns, its changes survive a power cut. A claim need not.
+//! - *Durable*: when an operation returns, its changes survive a power cut. A claim need not be
+//!   durable.
 //! - *Repeatable*: after an error nothing has changed, and the caller may retry. After
 //!   [`Fault::Stale`](super::Fault::Stale), a retry fails too: the caller must infer again. If the
-//!   connection to a database was lost, the change may have been committed. A retry is safe then,
-//!   too.
+//!   connection to a database was lost, the change may have been committed. A retry is safe in this
+//!   case, too.
 //! - *Consistent*: one call reads one state of the database.
 //!
-//! Time is an argument. Only [`Delivering::shared_now`] and leases read a clock.
+//! The caller passes the time. Only [`Delivering::shared_now`] and leases read a clock.
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::pin::Pin;
@@ -34,12 +35,14 @@ use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 /// The future result of an operation of [`Delivering`].
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The reads of the record that inference and the command line share. They block the thread.
+/// The reads of the record that inference and the command line share.
+///
+/// They block the calling thread.
 pub trait Records {
-    /// Reads the record of a project. It is empty if nothing is recorded.
+    /// Reads the record of a project. The record is empty if nothing is recorded.
     fn recorded(&self, key: &ProjectKey) -> Result<Recorded, StoreError>;
 
-    /// Lists the projects with a record, sorted. `None` selects the projects of all repositories.
+    /// Lists the projects with a record, sorted. `None` selects all repositories.
     fn keys_of(&self, repository: Option<&str>) -> Result<Vec<ProjectKey>, StoreError>;
 
     /// Lists all projects with a record, sorted.
@@ -50,7 +53,7 @@ pub trait Records {
     /// Counts the projects with a recorded definition. `None` selects all repositories.
     fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
 
-    /// Reads a fact about one of several repositories. `None` stands for the only one.
+    /// Reads a fact about a repository. Its name is `None` if there is only one.
     fn meta_of(&self, repository: Option<&str>, key: MetaKey)
     -> Result<Option<String>, StoreError>;
 
@@ -65,34 +68,36 @@ pub trait Recording: Records + Send + Sync {
     /// Pass at most some hundreds of projects.
     fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError>;
 
-    /// Reads the recorded file metadata of these projects, in the same order, sorted by path.
+    /// Reads the recorded file metadata of these projects, in the same order.
     ///
-    /// A full scan reads the metadata of every project. So a [`Mark`] has no document and no hash.
-    /// If a file's owner is unknown, its time of reading is 0. The mark then does not prove that
-    /// the file is unchanged, and the scan reads the file again. Pass at most some hundreds of
-    /// projects.
+    /// The marks of each project are sorted by path. A full scan reads the marks of every project,
+    /// so a [`Mark`] has no document and no hash. If a file's owner is unknown, its mark has the
+    /// reading time 0. Such a mark does not prove that the file is unchanged, so the scan reads the
+    /// file again.
+    ///
+    /// Pass at most some hundreds of projects.
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
 
     /// Lists the projects of an organization with a record, sorted.
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
-    /// Lists, for each of these identities, the projects whose definition has it, sorted.
+    /// Lists the projects of each of these identities, sorted.
     ///
-    /// This and `kept_ids` include deleted projects whose definition is kept.
+    /// Includes deleted projects whose definition is kept.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
     /// Lists the projects whose id is not in their definition, each with its id.
     ///
-    /// This reads all definitions.
+    /// Includes deleted projects whose definition is kept. Reads all definitions.
     fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
     /// Records a batch. Atomic, durable, repeatable.
     ///
     /// The new record, its events, their payloads and their deliveries commit together. The store
-    /// keeps the payload of every recorded definition, even of a deleted project, because the event
-    /// of a delete has it. The store never reuses the id of an event or a position in the order of
-    /// recording. If another event has or had the id, the new event gets the id of a higher
-    /// repetition.
+    /// keeps the payload of every recorded definition, because the event of a delete needs this
+    /// payload. The store also keeps that of a deleted project while the record has its definition.
+    /// The store never reuses the id of an event or a position in the order of recording. If
+    /// another event has or had the id, the new event gets the id of a higher repetition.
     ///
     /// If a project moved, its pending deliveries move to the lanes of its new key. In these lanes,
     /// all deliveries keep the order of recording.
@@ -105,10 +110,10 @@ pub trait Recording: Records + Send + Sync {
 
     /// Records the names of several repositories. Atomic, durable, repeatable.
     ///
-    /// The error [`Fault::WatchedTwice`](super::Fault::WatchedTwice) means that one of these
-    /// repositories also has a record of its own in the database.
-    /// [`Fault::NotYet`](super::Fault::NotYet) means that another process watches one of them as
-    /// its only repository, or that such a record still has pending deliveries.
+    /// The error [`Fault::WatchedTwice`](super::Fault::WatchedTwice) means that the database also
+    /// has a separate record of one of these repositories. [`Fault::NotYet`](super::Fault::NotYet)
+    /// means that another process watches one of them alone, or that a separate record has no
+    /// projects but still pending deliveries.
     fn name_repositories(&self, names: &[String], now: Timestamp) -> Result<(), StoreError> {
         let mut batch = Batch::new(now);
         batch
@@ -123,13 +128,19 @@ pub trait Recording: Records + Send + Sync {
 pub struct Asking {
     /// The time of the claim.
     pub now: Timestamp,
-    /// The maximum number of deliveries to claim. With 0, the claim only returns the next due time.
+    /// The maximum number of deliveries to claim.
+    ///
+    /// With 0, the claim only returns the next due time.
     pub limit: usize,
-    /// The projects with a delivery that this sender is sending. Their lanes are skipped.
+    /// The projects with a delivery that this sender is sending.
+    ///
+    /// The claim skips their lanes.
     pub excluding: HashSet<ProjectKey>,
     /// Whether only this sender may send to the webhook.
     pub alone: Alone,
-    /// The claimed deliveries that this sender keeps. It releases its other claims of the webhook.
+    /// The ids of claimed deliveries that this sender keeps.
+    ///
+    /// The sender releases its other claims of the webhook.
     ///
     /// `None` releases no claims.
     pub keeping: Option<HashSet<i64>>,
@@ -140,7 +151,7 @@ pub struct Asking {
 /// A webhook with a `rate` needs a sole sender, which counts all requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
-    /// Others may send too.
+    /// Other senders may send too.
     No,
     /// Only this sender may send, if it has a delivery to send now.
     IfDue,
@@ -153,29 +164,29 @@ pub enum Alone {
 /// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
 /// of recording: a claim returns only the oldest pending delivery of a lane, its head.
 ///
-/// Deliveries of the change in which a project appeared also wait for earlier deletes with the same
-/// project id in other lanes of the webhook. So if a project moves to another organization, a
-/// receiver gets its delete before its import. Events of copies do not wait.
+/// If a project appears in a change, the deliveries of this change also wait for earlier deletes
+/// with the same project id in other lanes of the webhook. So if a project moves to another
+/// organization, a receiver gets the delete before the import.
 pub trait Delivering: Send + Sync {
     /// Claims due heads of a webhook's lanes, the longest overdue first.
     ///
-    /// If two are due at the same time, the older one is first. A webhook that is off has no due
+    /// Deliveries with the same due time are sorted by id. A webhook that is off has no due
     /// deliveries. The cost does not depend on the number of pending deliveries.
     ///
-    /// In a shared store, a claim excludes other senders from the claimed lanes, and by
+    /// In a shared store, a claim excludes other senders from the claimed lanes, and with
     /// [`Asking::alone`] from the whole webhook. In other stores, a claim changes nothing.
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims>;
 
     /// Whether other processes may send deliveries of the same lanes.
     ///
-    /// If so, a claim excludes them while its [`Hold`](super::Hold) is valid.
+    /// If so, a claim excludes those processes while its [`Hold`](super::Hold) is valid.
     fn is_shared(&self) -> bool {
         false
     }
 
-    /// Returns the time by the database's clock, which decides which deliveries are due.
+    /// Returns the time of the database's clock, which decides what is due.
     ///
-    /// `None` if the store is not shared ([`Delivering::is_shared`]).
+    /// Returns `None` if the store is not shared ([`Delivering::is_shared`]).
     fn shared_now(&self) -> Option<Timestamp> {
         None
     }
@@ -187,14 +198,15 @@ pub trait Delivering: Send + Sync {
     /// attempt delivered it.
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()>;
 
-    /// Makes deliveries due now if they are late because the clock was set back.
+    /// Corrects due times that were computed before the clock was set back.
     ///
-    /// Returns their number.
+    /// Deliveries with such a due time become due now. Returns their number.
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize>;
 
-    /// Returns the state of each webhook that ever had a delivery or a fingerprint, by name.
+    /// Returns the states of webhooks that ever had a delivery or fingerprint, by name.
     ///
-    /// This counts all deliveries, which takes long if there are many. Other callers do not wait.
+    /// Counts all deliveries. This takes up to seconds for a million deliveries, but does not delay
+    /// claims.
     fn webhook_states(&self) -> Answer<'_, Vec<WebhookState>>;
 
     /// Stores the fingerprints of the webhooks' settings.
@@ -203,9 +215,9 @@ pub trait Delivering: Send + Sync {
     /// full disk.
     ///
     /// If a webhook's fingerprint changed, its pause ends and its failed deliveries become due now.
-    /// This includes those that the receiver deferred (`Retry-After`), because the new settings may
-    /// name another receiver. If the receiver had switched the webhook off (410), it is switched on
-    /// again. Returns the webhooks that were switched on.
+    /// These include deliveries that the receiver deferred (`Retry-After`), because the new
+    /// settings may name another receiver. A webhook that the receiver switched off (410) is
+    /// switched on again. Returns the webhooks that were switched on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
@@ -221,10 +233,9 @@ pub trait Delivering: Send + Sync {
 
     /// Removes rows before the end of their retention to free `needed` bytes.
     ///
-    /// It removes at most `limit` rows of each kind, and frees about `needed` bytes at most.
-    /// Delivered deliveries are removed first, then dead and cancelled ones. If none are left, the
-    /// webhook with the most pending deliveries loses its oldest: they become dead, with this
-    /// reason.
+    /// Removes at most `limit` rows of each kind, and frees about `needed` bytes at most. Delivered
+    /// deliveries are removed first, then dead and cancelled ones. If none are left, the oldest
+    /// pending deliveries of the webhook with the most pending ones become dead, with this reason.
     fn make_room<'a>(
         &'a self,
         reason: &'a str,
@@ -233,26 +244,30 @@ pub trait Delivering: Send + Sync {
         limit: usize,
     ) -> Answer<'a, Collected>;
 
-    /// Returns the space that the store takes, and the space that is available to it.
+    /// Returns the space that the store takes, and the space available to it.
     fn space(&self) -> Answer<'_, Space>;
 }
 
-/// Notifies a daemon of changes by other processes. Each counter increases with a change.
+/// Changes by other processes, as counters that only increase.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// Increases when another process may have changed deliveries or webhooks.
     pub n_changes: u64,
     /// Increases when there may be more deliveries to claim.
     pub n_more: u64,
-    /// Increases when this process may no longer send its unsent claims of any webhook.
+    /// Increases when this process may no longer send any of its unsent claims.
     pub n_pauses: u64,
-    /// The same for the unsent claims of one webhook, by the name of the webhook.
+    /// Like `n_pauses`, for the unsent claims of one webhook, by the name of the webhook.
     pub n_pauses_of: BTreeMap<String, u64>,
-    /// Whether another process has taken over the lease. This process can then change nothing.
+    /// Whether another process has taken over the lease.
+    ///
+    /// If so, this process can change nothing.
     pub is_superseded: bool,
 }
 
-/// The store of a daemon. While it is open, no other daemon can open the same state.
+/// The store of a daemon.
+///
+/// While a daemon has a state in SQLite open, no other daemon can open this state.
 pub trait Backend: Recording + Delivering {
     /// The place of the state, for messages: a path, or a database.
     fn location(&self) -> &str;
@@ -263,12 +278,14 @@ pub trait Backend: Recording + Delivering {
     /// find their changes.
     fn is_in_place(&self) -> bool;
 
-    /// Subscribes to changes by other processes. `None` if no other daemon can use the store.
+    /// Subscribes to changes by other processes.
+    ///
+    /// Returns `None` if no other daemon can use the store.
     fn notices(&self) -> Option<watch::Receiver<Notice>>;
 
-    /// Subscribes to the list of the processes that share the state, as it was last read.
+    /// Subscribes to the list of processes that share the state, as last read.
     ///
-    /// `None` if no other daemon can use the store.
+    /// Returns `None` if no other daemon can use the store.
     fn fleet(&self) -> Option<watch::Receiver<LeaseView>>;
 
     /// Commits queued writes and closes the store. Blocks.
@@ -276,18 +293,19 @@ pub trait Backend: Recording + Delivering {
     /// Every later call fails with [`Fault::Closed`](super::Fault::Closed).
     fn close(&self);
 
-    /// Makes running and later calls fail with [`Fault::Closed`](super::Fault::Closed). Does not
-    /// block.
+    /// Makes running and later calls fail, without blocking.
+    ///
+    /// They fail with [`Fault::Closed`](super::Fault::Closed).
     ///
     /// A daemon needs this to stop while a remote database does not answer. A local store does
-    /// nothing, because its running calls end by themselves.
+    /// nothing, because its running calls always end.
     fn abandon(&self) {}
 }
 
-/// The read operations of the command line. They change nothing, and block the thread.
+/// The read operations of the command line. They block the calling thread.
 ///
-/// They work with or without a running daemon, and after a daemon was killed. The size of each
-/// result is limited.
+/// They change nothing, and work with or without a running daemon, and after a daemon was killed.
+/// The size of each result is limited.
 pub trait Listing: Records {
     /// Returns a number that changes whenever something is recorded.
     ///
@@ -308,21 +326,23 @@ pub trait Listing: Records {
         limit: usize,
     ) -> Result<Page<ListedEvent>, StoreError>;
 
-    /// Returns an event with its deliveries, in the order of the webhooks in the configuration.
+    /// Returns an event with its deliveries, sorted by id.
     fn event(&self, id: &EventId)
     -> Result<Option<(ListedEvent, Vec<ListedDelivery>)>, StoreError>;
 
-    /// Lists the first `limit` ids of events that begin with this prefix, sorted.
+    /// Lists the first `limit` event ids with this prefix, sorted.
     fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError>;
 
-    /// Lists the last `limit` selected deliveries, the newest first. An empty selector selects all.
+    /// Lists the last `limit` selected deliveries, the newest first.
+    ///
+    /// An empty selector selects all deliveries.
     fn deliveries(
         &self,
         selector: &Selector,
         limit: usize,
     ) -> Result<Vec<ListedDelivery>, StoreError>;
 
-    /// Returns a page of at most `limit` selected deliveries whose ids are less than `before`.
+    /// Returns a page of at most `limit` selected deliveries with ids below `before`.
     ///
     /// The cost is limited, as for [`Listing::events_page`].
     fn deliveries_page(
@@ -332,17 +352,17 @@ pub trait Listing: Records {
         limit: usize,
     ) -> Result<Page<ListedDelivery>, StoreError>;
 
-    /// Returns a delivery with its event and its newest [`ATTEMPTS_MAX`](super::ATTEMPTS_MAX)
-    /// attempts in order.
+    /// Returns a delivery with its event and its newest attempts, in order.
+    ///
+    /// Returns at most [`ATTEMPTS_MAX`](super::ATTEMPTS_MAX) attempts.
     fn delivery(
         &self,
         id: i64,
     ) -> Result<Option<(ListedDelivery, Event, Vec<AttemptLog>)>, StoreError>;
 
-    /// Returns at most `limit` bytes of a payload from a position, and the size of the whole
-    /// payload.
+    /// Returns at most `limit` bytes of a payload from a position.
     ///
-    /// A read at position 0 checks the whole payload against the hash.
+    /// If the position is 0, checks the whole payload against the hash.
     fn payload_part(
         &self,
         hash: &ContentHash,
@@ -362,35 +382,41 @@ pub trait Listing: Records {
     /// Counts the pending deliveries of one of several repositories, up to `most`.
     fn n_pending_of(&self, repository: &str, most: u64) -> Result<u64, StoreError>;
 
-    /// Lists those of several repositories that have a record or once completed a full scan,
-    /// sorted.
+    /// Lists the repositories that have a record or completed a full scan, sorted.
+    ///
+    /// The list is empty if the store has only one repository.
     fn repositories(&self) -> Result<Vec<String>, StoreError>;
 
-    /// Returns the webhooks that events of a project were routed to, by name.
+    /// Returns the names of the webhooks that events of a project were routed to.
     fn listeners(&self, key: &ProjectKey) -> Result<BTreeSet<String>, StoreError>;
 
-    /// Reads the lease, and the processes that wait for it or deliver. `None` without a lease.
+    /// Reads the lease, and the processes that wait for the lease or deliver.
+    ///
+    /// Returns `None` for a store without a lease.
     fn fleet(&self) -> Result<Option<Fleet>, StoreError>;
 }
 
-/// A callback for progress. It gets the number of deliveries that were handled since the last call.
+/// A callback for progress.
+///
+/// It gets the number of deliveries that were handled since the last call.
 pub type Progress = Box<dyn FnMut(u64)>;
 
 /// The maximum number of deliveries that one batch of a command changes.
 ///
-/// A command may select a million deliveries, and the daemon must be able to record in between.
+/// A command may select a million deliveries, and the daemon must be able to record between
+/// batches.
 pub(super) const CHANGED_MAX: usize = 1_000;
 
-/// The operator's changes of deliveries and webhooks. They block the thread.
+/// The operator's changes of deliveries and webhooks. They block the calling thread.
 ///
 /// They also work without a running daemon. A command for many deliveries works in batches of at
 /// most [`CHANGED_MAX`]. Each batch is atomic and durable. If a batch fails, the changes of the
-/// earlier batches stay, and repeating the command changes the rest. An empty selector is the error
-/// [`Fault::EmptySelector`](super::Fault::EmptySelector).
+/// earlier batches stay, and repeating the command changes the rest. With an empty selector, a
+/// change fails with [`Fault::EmptySelector`](super::Fault::EmptySelector).
 ///
-/// If `expected` is set, the first batch selects all deliveries or events. If their number is
-/// another one, the error is [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing
-/// changes. Later batches change only what the first batch selected.
+/// If `expected` is set, the first batch selects all deliveries or events. If their number differs,
+/// the change fails with [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing changes.
+/// Later batches change only deliveries or events that the first batch selected.
 pub trait Operating {
     /// Sets the callback for progress.
     fn on_progress(&mut self, progress: Progress);
@@ -400,35 +426,44 @@ pub trait Operating {
 
     /// Makes deliveries pending and due now, with a new schedule. Returns their number.
     ///
-    /// They keep their order. If a delivery is pending already, it is retried now.
+    /// The deliveries of a lane keep their order. A delivery that is already pending is retried
+    /// now.
     fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Counts the recorded events that [`Operating::replay`] would queue.
     fn count_replay(&self, replay: &Replay) -> Result<u64, StoreError>;
 
-    /// Queues recorded events for a webhook, again or for the first time. Returns their number.
+    /// Queues recorded events for a webhook, again or for the first time.
     ///
-    /// It selects the events that the webhook subscribes to or already has a delivery of. Their
-    /// deliveries are due now, with a new schedule and the origin `redelivery`. A lane sends
-    /// replayed and pending events together, in the order of recording. A webhook has only one
-    /// delivery of an event, so a pending delivery is kept.
+    /// Selects the events that the webhook subscribes to, and those with a delivery to the webhook.
+    /// Their deliveries become due now, with a new schedule and the origin `redelivery`. In a lane,
+    /// replayed and pending events are sent together, in the order of recording. A webhook has only
+    /// one delivery of an event, so a pending delivery is not duplicated.
+    ///
+    /// Returns the number of queued events.
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Cancels pending deliveries. Returns their number.
     fn cancel(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
 
-    /// Removes deliveries that are not pending, with their attempts. Returns their number.
+    /// Removes deliveries that are not pending, with their attempts.
+    ///
+    /// Returns the number of removed deliveries.
     ///
     /// The next [`Delivering::collect`] removes their events.
     fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError>;
 
-    /// Switches a webhook on, even if an operator switched it off. Returns whether it was off.
+    /// Switches a webhook on, even if an operator switched it off.
+    ///
+    /// Returns whether the webhook was off.
     fn switch_on(&mut self, webhook: &str) -> Result<bool, StoreError>;
 
-    /// Switches a webhook off until an operator switches it on. Returns whether it was on.
+    /// Switches a webhook off until an operator switches it on.
     ///
-    /// If the webhook is off already, the operator's reason replaces that of a 410. A 410 never
-    /// replaces an operator's reason.
+    /// Returns whether the webhook was on.
+    ///
+    /// The operator's reason replaces the reason of an earlier 410. A 410 never replaces an
+    /// operator's reason.
     fn switch_off(
         &mut self,
         webhook: &str,

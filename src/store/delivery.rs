@@ -17,7 +17,7 @@ use crate::domain::project::ProjectKey;
 pub struct Claim {
     /// The id of the delivery.
     pub delivery: i64,
-    /// The number of this attempt in the delivery, from 1, as in the header `webhook-attempt`.
+    /// The number of this attempt, from 1, as in the header `webhook-attempt`.
     pub attempt: u32,
     /// The number of this attempt in its schedule, from 1.
     ///
@@ -28,11 +28,13 @@ pub struct Claim {
     ///
     /// If the stored number changes during the attempt, an operator has redelivered the delivery.
     pub n_redeliveries: u32,
-    /// The current key of the project, which determines the lane. The event has the original key.
+    /// The current key of the project, which determines the lane.
+    ///
+    /// The event has the key at the time of recording.
     pub key: ProjectKey,
     /// The event to send.
     pub event: Event,
-    /// The bytes of the project.xml, as they were observed.
+    /// The observed bytes of the project.xml.
     pub payload: Bytes,
     /// The cause of this attempt: a live change, a catch-up, or a redelivery.
     pub origin: Origin,
@@ -78,17 +80,18 @@ pub struct Claims {
     pub ready: Vec<Claim>,
     /// The due deliveries that cannot be read.
     pub unreadable: Vec<Unreadable>,
-    /// The earliest due time of the lanes without a claim. Excluded projects are ignored.
+    /// The earliest due time of unclaimed lanes, without those of excluded projects.
     ///
-    /// It is not in the future if more deliveries may be due than the limit allows.
+    /// This time is not in the future if more deliveries may be due than the limit allows.
     pub next_due: Option<Timestamp>,
     /// Whether the claims still exclude other processes.
     pub hold: Hold,
 }
 
 impl Claims {
-    /// Adds a claim. Adds an unreadable delivery to `unreadable`, so that it does not delay the
-    /// others.
+    /// Adds a claim, or an unreadable delivery to [`Claims::unreadable`].
+    ///
+    /// So an unreadable delivery does not delay the others. Returns any other error.
     pub(super) fn add(
         &mut self,
         claim: Result<Claim, Fault>,
@@ -116,10 +119,10 @@ impl Claims {
     }
 }
 
-/// An attempt to store. The caller must have hidden secret header values.
+/// An attempt to store. The caller must already have masked secret header values.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttemptLog {
-    /// The number of the attempt in the delivery, from 1.
+    /// The number of the attempt, from 1.
     pub number: u32,
     /// When the attempt began.
     pub at: Timestamp,
@@ -129,8 +132,9 @@ pub struct AttemptLog {
     pub status: Option<u16>,
     /// The error message. `None` if the attempt succeeded.
     pub error: Option<String>,
-    /// The first bytes of the answer's body, at most
-    /// [`ANSWER_MAX`](crate::domain::delivery::ANSWER_MAX).
+    /// The beginning of the answer's body.
+    ///
+    /// It has at most [`ANSWER_MAX`](crate::domain::delivery::ANSWER_MAX) bytes.
     pub answer: Bytes,
     /// The headers of the request.
     pub request_headers: Vec<(String, String)>,
@@ -147,13 +151,15 @@ pub struct Finish {
     pub verdict: Verdict,
     /// The number of redeliveries at the time of the claim.
     pub n_redeliveries: u32,
-    /// The fingerprint of the settings of the request. `None` if no request was sent.
+    /// The fingerprint of the settings that the request was made with.
+    ///
+    /// `None` if no request was sent.
     pub fingerprint: Option<[u8; 32]>,
     /// The end of the wait that the receiver requested for all deliveries, if any.
     pub rests_until: Option<Timestamp>,
     /// The time of the next attempt if the answer is 410 but the webhook stays on.
     ///
-    /// It stays on if another process has newer settings.
+    /// The webhook stays on if another process has newer settings.
     pub retry_at: Option<Timestamp>,
 }
 
@@ -192,7 +198,7 @@ impl Finish {
     ) -> Effect {
         let ended = self.ended();
         let verdict = match self.verdict {
-            // The request had the old settings. The new ones may work.
+            // The request had the old settings. The new settings may work.
             verdict if is_outdated && has_newest => verdict.with_changed_settings(ended),
             // This process still has the old settings. It would send the same request again at
             // once, so it waits.
@@ -235,9 +241,11 @@ pub(super) struct Effect {
     pub(super) due: Option<Timestamp>,
     /// Whether the receiver asked for the new due time.
     pub(super) is_due_as_asked: bool,
-    /// Whether the schedule begins again after this attempt, because of a redelivery during it.
+    /// Whether the schedule begins again after this attempt.
+    ///
+    /// It does if an operator redelivered the delivery during the attempt.
     pub(super) starts_again: bool,
-    /// The number of attempts that use up no step of the schedule.
+    /// 1 if the attempt uses up no step of the schedule, otherwise 0.
     pub(super) n_uncounted: u32,
     /// Whether the webhook is switched off.
     pub(super) switches_off: bool,
@@ -252,7 +260,7 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Adds a failure of the webhook. The latest one stays, with the longest of the waits.
+    /// Keeps the latest failure of a webhook, with the longest of the requested waits.
     pub(super) fn replace(self, failures: &mut BTreeMap<String, Failure>, webhook: &str) {
         let rests_until = self.rests_until;
         let latest = match failures.remove(webhook) {

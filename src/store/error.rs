@@ -41,7 +41,7 @@ pub enum OpenError {
         /// The latest schema version that this program supports.
         known: i64,
     },
-    /// An earlier version of this program wrote the state, and only the daemon migrates it.
+    /// An earlier version of this program wrote the state. Only the daemon migrates it.
     #[error(
         "{path} has schema {found}, but this program needs {known}: start the daemon once to migrate the state"
     )]
@@ -76,7 +76,7 @@ pub enum OpenError {
         /// A description of the missing feature.
         what: String,
     },
-    /// The database cannot be used now, but may be later.
+    /// The database cannot be used now, but may be usable later.
     #[error("cannot reach {location}")]
     Unreachable {
         /// The database.
@@ -105,16 +105,16 @@ pub enum OpenError {
     Leased {
         /// The database.
         location: Arc<str>,
-        /// The repository, or several.
+        /// The repository or repositories.
         repository: String,
         /// The process that has the lease.
         holder: String,
-        /// How the list of repositories of this process differs from that of the holder.
+        /// How this process's list of repositories differs from the holder's list.
         difference: Option<String>,
         /// Why this process could not take over the lease.
         refusal: Option<String>,
     },
-    /// The lease is free, but this process lets a process with a complete list take it first.
+    /// The lease is free, but a process with the complete list may take it first.
     #[error(
         "nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so it takes over only if no other process does within `store.lease`"
     )]
@@ -123,7 +123,7 @@ pub enum OpenError {
         location: Arc<str>,
         /// The repositories of the last holder.
         repository: String,
-        /// How the list of repositories of this process differs from that of the last holder.
+        /// How this process's list of repositories differs from the last holder's list.
         difference: String,
     },
     /// A repository would be watched twice: in a list of repositories, and alone.
@@ -134,7 +134,7 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
-    /// The former record of a repository, in a list or alone, is still in use.
+    /// The former record of a repository, watched alone or in a list, is still in use.
     #[error("{location}: {reason}")]
     NotYet {
         /// The database.
@@ -142,12 +142,12 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
-    /// A process delivers from the state that is to be moved.
+    /// A process still delivers from the state to move.
     #[error("{holder} delivers for {repository} in {location}: stop it before the move")]
     Delivering {
         /// The database.
         location: Arc<str>,
-        /// The repository, or several.
+        /// The repository or repositories.
         repository: String,
         /// The process that delivers.
         holder: String,
@@ -202,7 +202,7 @@ impl OpenError {
         holder: String,
         recorded: &[String],
     ) -> Self {
-        // A holder gets the lease before it records its names.
+        // The list may be missing: a holder gets the lease before it records its names.
         let is_known = !recorded.is_empty() && !settings.repositories.is_empty();
         Self::Leased {
             location: Arc::clone(location),
@@ -218,7 +218,7 @@ impl OpenError {
         }
     }
 
-    /// Returns an error if the list of repositories in the settings lacks a recorded name.
+    /// Returns an error if the configured list of repositories lacks a recorded name.
     pub(super) fn unless_lacking(
         location: &Arc<str>,
         settings: &Postgres,
@@ -256,7 +256,7 @@ impl OpenError {
     }
 }
 
-/// Describes how the list of this process differs from that of the holder.
+/// Describes how the list of this process differs from the holder's list.
 fn other_list(difference: Option<&String>) -> String {
     difference.map_or_else(String::new, |difference| {
         format!("; the list `repositories` of this process {difference}: give all processes the same list")
@@ -270,7 +270,9 @@ fn cannot_take_over(refusal: Option<&String>) -> String {
     })
 }
 
-/// Describes how a list of names differs from the recorded list. `None` if it does not.
+/// Describes how a list of names differs from the recorded list.
+///
+/// `None` if both have the same names.
 fn difference(recorded: &[String], own: &[String]) -> Option<String> {
     let without = |some: &[String], others: &[String], verb: &str| {
         let missing = some.iter().filter(|name| !others.contains(name));
@@ -303,9 +305,10 @@ fn process(pid: Option<u32>) -> String {
     pid.map_or_else(String::new, |pid| format!(" (process {pid})"))
 }
 
-/// An error of an open store. The operation changed nothing, unless a connection was lost.
+/// An error of an open store.
 ///
-/// In both cases, the caller may retry the operation.
+/// The operation changed nothing, unless the connection to a database was lost. A retry is safe in
+/// both cases.
 #[derive(Clone, Debug)]
 pub struct StoreError {
     location: Arc<str>,
@@ -321,7 +324,7 @@ impl Fault {
         )
     }
 
-    /// Returns an error if a change selects another number than expected.
+    /// Returns an error if the number of selected rows is not the expected one.
     pub(super) fn unless_expected(expected: Option<u64>, selected: usize) -> Result<(), Self> {
         let selected = selected as u64;
         match expected {
@@ -365,7 +368,7 @@ impl Error for StoreError {
 /// The kinds of [`StoreError`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
-    /// The disk is full. The store works again as soon as there is space. It need not be reopened.
+    /// The disk is full. The store works again as soon as there is space.
     #[error(
         "the disk of state_dir is full: free some space, and the store works again by itself; nothing is lost"
     )]
@@ -384,7 +387,9 @@ pub enum Fault {
     /// The operating system failed to read or write.
     #[error("the operating system cannot read or write the database")]
     Io(#[source] Cause),
-    /// The server does not answer, or lacks a resource. The store works again as soon as it can.
+    /// The server does not answer, or lacks a resource.
+    ///
+    /// The store works again as soon as the server does.
     #[error(
         "the database does not answer, or lacks space, memory or connections: the store works again by itself, and nothing is lost"
     )]
@@ -432,15 +437,15 @@ pub enum Fault {
         /// The reason why it is invalid.
         reason: String,
     },
-    /// A changing operation got an empty selector, which would select all deliveries.
+    /// A change got an empty selector, which would select all deliveries.
     #[error("no deliveries are selected: select them by id, webhook, state or time")]
     EmptySelector,
-    /// A changing operation selects another number than expected.
+    /// The number of selected deliveries or events is not the expected one.
     #[error("{selected} are selected now, not {expected}, so nothing was changed")]
     OtherNumber {
         /// The expected number.
         expected: u64,
-        /// The present number.
+        /// The current number.
         selected: u64,
     },
     /// The state was moved to another place, or is an incomplete copy of another one.
@@ -449,7 +454,7 @@ pub enum Fault {
     /// A repository would be watched twice: in a list of repositories, and alone.
     #[error("{0}")]
     WatchedTwice(String),
-    /// The former record of a repository, in a list or alone, is still in use.
+    /// The former record of a repository, watched alone or in a list, is still in use.
     #[error("{0}")]
     NotYet(String),
     /// The store was closed, or its thread ended.

@@ -7,22 +7,24 @@ use jiff::Timestamp;
 pub struct Fleet {
     /// The name of the repository in the database.
     pub repository: String,
-    /// The names of several repositories, as the last holder recorded them. Empty for a single one.
-    pub repositories: Vec<String>,
-    /// Whether this single repository is now in the list of several repositories in this database.
+    /// The names of several repositories, as the last holder recorded them.
     ///
-    /// If so, no process records anything for it alone.
+    /// Empty for a single repository.
+    pub repositories: Vec<String>,
+    /// Whether this single repository is now in the database's list of repositories.
+    ///
+    /// If so, no process may watch it alone.
     pub is_listed: bool,
     /// The last holder of the lease. `None` if nobody ever had it.
     pub lease: Option<Holder>,
-    /// The processes that wait for the lease or waited in the last hour, the last seen first.
+    /// The processes that waited for the lease in the last hour, the last seen first.
     pub standbys: Vec<Standby>,
     /// The processes that deliver, the longest running first.
     pub senders: Vec<Sender>,
 }
 
 impl Fleet {
-    /// Returns the names of several repositories if a process watches them now.
+    /// Returns the names of the list of repositories, if a process watches them now.
     pub(crate) fn watched_by_another(&self) -> Option<&[String]> {
         let is_watched = self.lease.as_ref().is_some_and(|lease| lease.is_valid);
         (is_watched && !self.repositories.is_empty()).then_some(&self.repositories)
@@ -43,7 +45,7 @@ pub struct LeaseView {
 pub struct Holder {
     /// The process.
     pub process: Process,
-    /// The number of this grant of the lease. Each grant has a higher number than the one before.
+    /// The number of this grant of the lease. Each grant has a higher number than the last.
     pub epoch: i64,
     /// When the process got the lease.
     pub since: Timestamp,
@@ -73,7 +75,7 @@ pub struct Sender {
     pub since: Timestamp,
     /// When the process last renewed its lease as a sender.
     pub last_seen: Timestamp,
-    /// The number of lanes that the process has claimed, to send from now or next.
+    /// The number of lanes that the process has claimed.
     pub n_lanes: u64,
     /// Whether the sender's lease is valid. If not, other senders take over its lanes.
     pub is_alive: bool,

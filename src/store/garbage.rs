@@ -1,7 +1,8 @@
-//! Keeps track of payloads that may be removed, because they may no longer be needed.
+//! Keeps track of payloads that may no longer be needed.
 //!
-//! A payload becomes a candidate when an event with it is removed, or a definition with it is
-//! replaced. The candidates are only in memory, so each start checks all payloads once.
+//! A payload becomes a candidate for removal when one of its events is removed, or a definition
+//! with this content is replaced. The candidates are only in memory, so each start checks all
+//! payloads once.
 
 use std::collections::BTreeSet;
 
@@ -14,7 +15,9 @@ const CANDIDATES_MAX: usize = 16 * 1024;
 #[derive(Clone, Debug)]
 pub(super) struct Garbage {
     pub(super) candidates: BTreeSet<ContentHash>,
-    /// The last checked payload of a check of all payloads. `None` if no such check is needed.
+    /// The progress of a check of all payloads: the last checked hash.
+    ///
+    /// `None` if no such check is needed.
     pub(super) all_after: Option<ContentHash>,
 }
 
@@ -28,7 +31,6 @@ impl Default for Garbage {
 }
 
 impl Garbage {
-    /// Adds payloads that may no longer be needed.
     pub(super) fn add(&mut self, hashes: impl IntoIterator<Item = ContentHash>) {
         self.candidates.extend(hashes);
         if self.candidates.len() > CANDIDATES_MAX {

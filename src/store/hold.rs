@@ -1,8 +1,8 @@
 //! The period in which the claims of a process are certain to exclude other processes.
 //!
-//! Constraint: a sender checks the hold immediately before the first byte of each request. A wait
-//! for a token or for a host name may take longer than a lease. And a process that was stopped does
-//! not notice that time has passed.
+//! Constraint: a sender checks the hold immediately before the first byte of each request. Waiting
+//! for the webhook's `rate` or resolving a host name may take longer than a lease. And a stopped
+//! process does not notice that time passes.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,20 +11,21 @@ use tokio::time::Instant;
 
 /// The period in which the claims of a process are certain to exclude other processes.
 ///
-/// All clones belong to one lease. The default is for a store without other processes and is always
-/// valid.
+/// All clones belong to one lease. The default is always valid, for a store without other
+/// processes.
 #[derive(Clone, Debug, Default)]
 pub struct Hold(Option<Arc<Mutex<Option<Instant>>>>);
 
 impl Hold {
     /// Makes the hold of a lease that was requested at this time and has this length.
     ///
-    /// The lease began later, when the request arrived at the database. So the hold ends first.
+    /// The lease begins later, when the request arrives at the database. So the hold ends before
+    /// the lease.
     pub(super) fn of_lease(requested: Instant, length: Duration) -> Self {
         Self(Some(Arc::new(Mutex::new(requested.checked_add(length)))))
     }
 
-    /// Extends the hold, because the database confirmed a renewal that was requested at this time.
+    /// Extends the hold after the database confirmed a renewal requested at this time.
     pub(super) fn renewed(&self, requested: Instant, length: Duration) {
         if let Some(mut until) = self.lock()
             && let Some(before) = *until
@@ -66,7 +67,7 @@ mod tests {
         let now = Instant::now();
         let long_ago = now.checked_sub(2 * LENGTH).unwrap_or(now);
         let hold = Hold::of_lease(now, LENGTH);
-        // The answer of an earlier request comes late.
+        // The answer to an earlier request arrives late.
         hold.renewed(long_ago, LENGTH);
         assert!(hold.is_valid());
         let other = hold.clone();

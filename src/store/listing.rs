@@ -41,13 +41,13 @@ pub struct EventFilter {
 /// The organizations that a filter selects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Organizations<'a> {
-    /// The organization with this stored form.
+    /// The organization with this stored name.
     One(&'a str),
     /// All organizations of the repository with this name. The filter is `NAME//`.
     OfRepository(&'a str),
-    /// The organizations, in any of several repositories, whose stored form ends with this text.
+    /// The organizations with the same name in any repository.
     ///
-    /// The filter is this text, `//ORGANIZATION`.
+    /// The text is `//ORGANIZATION`, the end of their stored names.
     InAnyRepository(&'a str),
 }
 
@@ -67,13 +67,13 @@ impl<'a> Organizations<'a> {
 /// The maximum number of rows that one page reads.
 ///
 /// With this limit, a page costs no more with a million deliveries than with ten thousand. If the
-/// filter selects few of the rows, the page is short, and the next page continues.
+/// filter selects few of these rows, the page is short, and the next page continues.
 pub(super) const PAGE_READ_MAX: usize = 20_000;
 
 /// One page of a listing, the newest first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Page<T> {
-    /// The items. There may be fewer than the limit, or none, even if more pages follow.
+    /// The items. There may be few or none, even if more pages follow.
     pub items: Vec<T>,
     /// The position to pass as `before` for the next page. `None` if no page follows.
     pub next: Option<i64>,
@@ -107,15 +107,17 @@ pub struct ListedDelivery {
     pub origin: Origin,
     /// The number of attempts so far.
     pub n_attempts: u32,
-    /// The due time of the next attempt. If the delivery is not pending, its last due time.
+    /// The due time of the next attempt.
+    ///
+    /// The last due time if the delivery is not pending.
     pub due: Timestamp,
     /// When the delivery was recorded.
     pub created_at: Timestamp,
     /// When the delivery became delivered, dead or cancelled.
     pub finished_at: Option<Timestamp>,
-    /// The HTTP status of the last answer.
+    /// The HTTP status of the answer to the last attempt. `None` without an answer.
     pub last_status: Option<u16>,
-    /// The error message of the last attempt.
+    /// The error message of the last attempt. `None` if the attempt succeeded.
     pub last_error: Option<String>,
 }
 
@@ -179,9 +181,11 @@ pub struct Replay {
 /// Who switched a webhook off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffCause {
-    /// The receiver, by answering 410. A changed configuration switches the webhook on again.
+    /// The receiver, by answering 410.
+    ///
+    /// Changed settings switch the webhook on again.
     Gone,
-    /// An operator. Only an operator can switch the webhook on again.
+    /// An operator, who must also switch the webhook on again.
     Operator,
 }
 
@@ -239,13 +243,13 @@ pub struct WebhookState {
 }
 
 impl WebhookState {
-    /// The latest time that is recorded for the webhook. `None` if it never had a delivery.
+    /// The latest time that is recorded for the webhook. `None` without any delivery.
     pub(crate) fn last_change(&self) -> Option<Timestamp> {
         let failed = self.last_error.as_ref().map(|(at, _)| *at);
         self.oldest_pending.max(failed).max(self.last_delivered)
     }
 
-    /// Sets the number of deliveries that ended in this state, the last one at this time.
+    /// Sets the number of deliveries that ended in a state. The last one ended at `last`.
     pub(super) fn set_finished(&mut self, state: State, count: u64, last: Option<Timestamp>) {
         match state {
             State::Delivered => {
@@ -297,8 +301,9 @@ pub struct Space {
     pub used: u64,
     /// The size of the write-ahead log.
     pub log: u64,
-    /// The file system of the state. `None` if its size is unknown, or if the state is in a
-    /// database server.
+    /// The file system of the state.
+    ///
+    /// `None` if its size is unknown, or if the state is in a database server.
     pub disk: Option<Disk>,
 }
 

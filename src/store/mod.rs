@@ -7,17 +7,17 @@
 //!   from the disk, so the next observation infers the same events.
 //! - A change is durable when its call returns: from then on, it survives a power cut.
 //! - Delivery is at least once: a delivery stays pending until an attempt has an outcome.
-//! - Only the store has all pending deliveries. Neither the memory nor the cost of finding the next
-//!   one depends on their number.
-//! - Opening a state that is damaged or of a newer version returns an error and changes nothing.
+//! - All pending deliveries are only in the store, not in memory. The cost of finding the next
+//!   delivery does not depend on their number.
+//! - Opening a damaged state, or one of a newer version, returns an error and changes nothing.
 //!
 //! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
 //! `listing`, `fleet`, `hold` and `error` have their types. `sqlite` and `postgres` implement the
-//! operations, and only they use SQL. They share `values`, `payload`, `answer`, `garbage`, `replay`
-//! and `retention`. `tests/store` tests both. `transfer` moves a state from one implementation to
-//! the other. `scoped` limits a store to one repository. [`Store::open`] opens a state in SQLite,
-//! and [`Store::connect`] one in PostgreSQL. [`Listings`] and [`Operations`] have functions with
-//! the same names.
+//! operations, and only they use SQL. Both share `values`, `payload`, `answer`, `garbage`, `replay`
+//! and `retention`. `tests/store` tests both implementations. `transfer` moves a state from one
+//! implementation to the other. `scoped` limits a store to one repository. [`Store::open`] opens a
+//! state in SQLite, and [`Store::connect`] a state in PostgreSQL. [`Listings`] and [`Operations`]
+//! also have `open` and `connect`.
 
 mod answer;
 mod batch;
@@ -87,37 +87,42 @@ impl Store {
         }
     }
 
-    /// Opens the state for a process that only sends. `None` for a state that cannot be shared.
+    /// Opens the state for a process that only sends.
+    ///
+    /// Returns `None` for SQLite, because only PostgreSQL can be shared.
     pub(crate) fn of_sender(config: &Config) -> Result<Option<Self>, OpenError> {
         let postgres = config.store.as_ref();
         postgres.map(Self::connect_sender).transpose()
     }
 
-    /// Connects to PostgreSQL for a process that only sends. Does not get the repository's lease.
+    /// Connects to PostgreSQL for a process that only sends.
+    ///
+    /// Such a process does not take the lease on the repository.
     pub fn connect_sender(settings: &Postgres) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(postgres::PostgresStore::connect_sender(
             settings,
         )?)))
     }
 
-    /// Connects to PostgreSQL, creates or migrates the tables, and gets the lease on the
-    /// repository.
+    /// Connects to PostgreSQL and takes the lease on the repository.
+    ///
+    /// Creates or migrates the tables if necessary.
     pub fn connect(settings: &Postgres) -> Result<Self, OpenError> {
         Ok(Self(Arc::new(postgres::PostgresStore::connect(settings)?)))
     }
 }
 
-/// The handle of a process that waits for the lease on the repository, which another one has.
+/// The handle of a process that waits until another one gives up the repository's lease.
 pub(crate) struct Waiting(postgres::PostgresStandby);
 
 impl Waiting {
-    /// Prepares to wait. `None` for a store without a lease.
+    /// Prepares to wait for the lease. Returns `None` for SQLite, which has no lease.
     pub(crate) fn of(config: &Config) -> Result<Option<Self>, OpenError> {
         let standby = config.store.as_ref().map(postgres::PostgresStandby::new);
         Ok(standby.transpose()?.map(Self))
     }
 
-    /// Returns an error while another process has the lease, or this one must not take it.
+    /// Returns an error if this process cannot or must not take the lease now.
     ///
     /// This is cheap.
     pub(crate) async fn ask(&self, config: &Config) -> Result<(), OpenError> {
@@ -170,7 +175,7 @@ impl Deref for Listings {
 
 /// The command line's handle for changing deliveries and webhooks.
 ///
-/// After a change, [`crate::admin::control::wake`] informs a running daemon.
+/// After a change, a command informs a running daemon by [`crate::admin::control::wake`].
 pub struct Operations(Box<dyn Operating>);
 
 impl Operations {
@@ -208,7 +213,9 @@ impl DerefMut for Operations {
     }
 }
 
-/// Moves the state of a state directory to PostgreSQL. No daemon may use either of them.
+/// Moves the state of a state directory to PostgreSQL.
+///
+/// No daemon may use either state meanwhile.
 pub fn move_to_postgres(
     state_dir: &Path,
     settings: &Postgres,
@@ -222,7 +229,9 @@ pub fn move_to_postgres(
     transfer::transfer(&mut source, &mut target, new_id(), names, copied)
 }
 
-/// Moves a repository's state in PostgreSQL to a state directory. No daemon may use either of them.
+/// Moves a repository's state in PostgreSQL to a state directory.
+///
+/// No daemon may use either state meanwhile.
 pub fn move_to_sqlite(
     settings: &Postgres,
     state_dir: &Path,

@@ -13,14 +13,14 @@ use super::error::{Fault, StoreError};
 use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
-/// The maximum total size of payloads that are compressed without a check for stored ones, in
-/// bytes.
+/// Payloads up to this total size in bytes are compressed without asking the store.
 ///
-/// Up to this size, the check takes longer than compressing.
+/// Up to this size, checking which payloads are stored takes longer than compressing all of them.
 const UNASKED_MAX: usize = 64 * 1024;
 
-/// Moves the payloads out of a batch, checks their hashes, and compresses those that are not
-/// stored.
+/// Takes the payloads out of a batch and compresses those that are not stored.
+///
+/// Checks each payload against its hash.
 ///
 /// `stored` returns which of the given payloads are stored.
 pub(super) fn prepare(
@@ -42,21 +42,22 @@ pub(super) fn prepare(
         .map_err(|fault| StoreError::new(location, fault))
 }
 
-/// The compression level of zstd. Every level makes a project.xml about ten times smaller, but
-/// higher levels take longer.
+/// The compression level of zstd.
+///
+/// Every level makes a project.xml about ten times smaller, but higher levels take longer.
 const LEVEL: i32 = 2;
 
-/// A payload of a batch. Its clones share the bytes.
+/// A payload of a batch. Clones share the bytes.
 #[derive(Clone, Debug)]
 pub(super) struct Given {
     hash: ContentHash,
     bytes: Bytes,
-    /// The compressed bytes. `None` if the payload was already stored when the batch was prepared.
+    /// `None` if the payload was already stored when the batch was prepared.
     compressed: Option<Bytes>,
 }
 
 impl Given {
-    /// Checks the payload against its hash, and compresses the payload unless it is already stored.
+    /// Checks the payload against its hash. Compresses the payload unless `stored`.
     fn prepare(hash: ContentHash, bytes: Bytes, stored: bool) -> Result<Self, Fault> {
         if ContentHash::of(&bytes) != hash {
             return Err(Fault::WrongPayload { hash });
@@ -81,7 +82,9 @@ impl Given {
         self.bytes.clone()
     }
 
-    /// The compressed bytes. `None` if the payload was stored when the batch was prepared.
+    /// Returns the compressed bytes.
+    ///
+    /// `None` if the payload was already stored when the batch was prepared.
     pub(super) fn compressed(&self) -> Option<&Bytes> {
         self.compressed.as_ref()
     }
@@ -148,9 +151,9 @@ pub(super) fn restore(hash: &ContentHash, size: i64, compressed: &[u8]) -> Resul
     Ok(Bytes::from(bytes))
 }
 
-/// Decompresses a part of a stored payload. Keeps no other part in memory.
+/// Decompresses a part of a stored payload, without keeping the rest in memory.
 ///
-/// A read at position 0 checks the whole payload against the hash.
+/// If the position is 0, checks the whole payload against the hash.
 pub(super) fn restore_part(
     hash: &ContentHash,
     size: i64,

@@ -1,7 +1,7 @@
 //! Selects the recorded events of a replay.
 //!
 //! If the webhook already has a delivery of an event, that delivery is redelivered. Any other event
-//! gets a new delivery. Both go to the present lane of the project.
+//! gets a new delivery. Both kinds of deliveries go to the current lane of the project.
 
 use std::collections::BTreeSet;
 
@@ -19,7 +19,7 @@ pub(super) struct Range {
     /// The sequence number before the first event. 0 for the range of all events.
     pub(super) after: i64,
     pub(super) last: i64,
-    /// The lanes of projects with an earlier event that the webhook receives.
+    /// The current keys of projects with an earlier event that the webhook receives.
     ///
     /// The webhook also gets the deletes and moves of these projects, even if its filters do not
     /// select them. Empty if the webhook has no filters.
@@ -37,7 +37,7 @@ impl Range {
     }
 }
 
-/// A recorded event, as it is stored.
+/// A recorded event that the replay may select.
 pub(super) struct Candidate {
     pub(super) sequence: i64,
     /// The delivery of the event to the webhook, if there is one.
@@ -53,7 +53,7 @@ pub(super) struct Candidate {
 /// Selected events in the order of recording.
 #[derive(Default)]
 pub(super) struct Found {
-    /// The sequence number of each event, and its delivery to the webhook if there is one.
+    /// The sequence number of each event, with its delivery to the webhook if any.
     pub(super) events: Vec<(i64, Option<i64>)>,
     /// The last event that was read. `None` if there are no more.
     pub(super) last: Option<i64>,
@@ -66,7 +66,9 @@ impl Found {
             .retain(|(sequence, _)| counted.binary_search(sequence).is_ok());
     }
 
-    /// Adds an event if the replay selects it. `lane_of` returns the present key of its project.
+    /// Adds an event if the replay selects it.
+    ///
+    /// `lane_of` returns the current key of the event's project.
     pub(super) fn add(
         &mut self,
         range: &mut Range,
@@ -105,8 +107,8 @@ impl Found {
                 Interest::No(_) => false,
             };
         match lane {
-            // A delete may be two events. So the lane stays after the first, for the second. A
-            // later import begins another project, so it removes the lane.
+            // A project's delete may be two events, so a delete does not remove the lane. A later
+            // import is of another project, so it removes the lane unless the import is selected.
             Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
             Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
             _ => {}

@@ -1,12 +1,12 @@
 //! The rules for the removal of old rows in both implementations.
 //!
 //! Constraint: the removal must not delay other work. So it works in small batches, and a batch
-//! that finds nothing is cheap.
+//! that finds no old rows is cheap.
 //!
 //! An index on the finish time finds old deliveries. Events are checked in the order of recording
-//! once they are old enough. An event is checked again when its last delivery is removed. If it is
-//! not old enough then, the check in order begins again at that event. A payload is checked when an
-//! event with it is removed, or a definition with it is replaced
+//! once they are old enough. An event is checked again when one of its deliveries is removed. If
+//! that event is not old enough yet, the check in order goes back to it. A payload is checked when
+//! one of its events is removed, or a definition with this content is replaced
 //! ([`Garbage`](super::garbage::Garbage)).
 
 use std::time::Duration;
@@ -14,7 +14,9 @@ use std::time::Duration;
 use crate::config::Retention;
 use crate::domain::delivery::State;
 
-/// Retentions that free space, in this order: first delivered deliveries go, then the others.
+/// Retentions that free space, to try in this order.
+///
+/// The first removes only delivered deliveries, the second also dead and cancelled ones.
 pub(super) const FOR_ROOM: [Retention; 2] = [for_room(Duration::MAX), for_room(Duration::ZERO)];
 
 const fn for_room(dead: Duration) -> Retention {
@@ -36,18 +38,20 @@ pub(super) fn ages(retention: &Retention) -> [(State, Duration); 3] {
     ]
 }
 
-/// Returns the reason for a delivery that becomes dead after being pending for longer than `age`.
+/// Returns the error text for deliveries that were pending for longer than `age`.
 pub(super) fn too_old(age: Duration) -> String {
     let age = humantime::format_duration(age);
     format!("pending for longer than retention.pending ({age})")
 }
 
-/// Corrects events whose recording time is after `now`, because the clock was ahead.
+/// Corrects recording times after `now`, from when the clock was ahead.
 ///
-/// Otherwise these and all later events would stay until the clock reaches that time. Each of them
-/// gets the time of the next event, the latest possible time. The last event gets `latest`. An
-/// event is a pair of its sequence number and its time in milliseconds. Returns the corrected
-/// events.
+/// Otherwise such an event and all later ones would stay until the clock reaches that time. A
+/// corrected event gets the time of the next event, because it was not recorded later. The last
+/// event gets `latest`.
+///
+/// Each event is a pair: its sequence number, and its recording time in milliseconds. Returns the
+/// corrected events.
 pub(super) fn correct_times(
     events: &mut [(i64, i64)],
     now: i64,

@@ -3,8 +3,8 @@
 //! Constraint: several repositories may share one store. The keys of their projects differ. But an
 //! engine must list only the keys of its own repository, and read only the facts about it. If the
 //! repository has no name, it is the only one, and every call passes unchanged. `on_call` shows
-//! other threads that a call has not returned. So they report a database that does not answer as
-//! such, not as a file system that does not answer.
+//! other threads whether a call is running. So if the database does not answer, they report the
+//! database, not the file system.
 
 use std::sync::Arc;
 
@@ -16,15 +16,15 @@ use super::listing::RecordedProblem;
 use super::{Backend, Store};
 use crate::domain::project::{Identity, Mark, ProjectKey, Recorded, stored_organization};
 
-/// The store, as the engine of one repository uses it. All clones use the same store.
+/// The store for the engine of one repository. All clones use the same store.
 ///
-/// Operations on given projects are those of [`Store`], because their keys name the repository.
+/// Operations on given projects pass unchanged, because the keys name the repository.
 #[derive(Clone)]
 pub(crate) struct RepositoryStore {
     store: Store,
     /// The name of the repository, if there are several.
     name: Option<Arc<str>>,
-    /// Called with true before each call, and with false after it.
+    /// Called with true before each call of the store, and with false after it.
     on_call: Arc<dyn Fn(bool) + Send + Sync>,
 }
 
@@ -37,7 +37,7 @@ impl RepositoryStore {
         }
     }
 
-    /// Sets a function that is called with true before each call, and with false after it.
+    /// Sets the function `on_call`.
     pub(crate) fn on_call(mut self, on_call: impl Fn(bool) + Send + Sync + 'static) -> Self {
         self.on_call = Arc::new(on_call);
         self
@@ -69,7 +69,7 @@ impl RepositoryStore {
         self.call(|store| store.n_defined_of(self.name.as_deref()))
     }
 
-    /// Lists, for each identity, the projects with that identity, sorted.
+    /// Lists the projects of each identity, sorted.
     pub(crate) fn with_identities(
         &self,
         wanted: &[Identity],
@@ -108,7 +108,6 @@ impl RepositoryStore {
         Ok(problems)
     }
 
-    /// Records a batch.
     pub(crate) fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
         if let Some(name) = &self.name {
             for (key, _) in &mut batch.problems {
@@ -120,14 +119,12 @@ impl RepositoryStore {
         self.call(|store| store.record(batch))
     }
 
-    /// Reads the records of these projects
-    /// ([`Recording::recorded_many`](super::Recording::recorded_many)).
+    /// See [`Recording::recorded_many`](super::Recording::recorded_many).
     pub(crate) fn recorded_many(&self, keys: &[ProjectKey]) -> Result<Vec<Recorded>, StoreError> {
         self.call(|store| store.recorded_many(keys))
     }
 
-    /// Reads the recorded metadata of these projects
-    /// ([`Recording::marks`](super::Recording::marks)).
+    /// See [`Recording::marks`](super::Recording::marks).
     pub(crate) fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError> {
         self.call(|store| store.marks(keys))
     }

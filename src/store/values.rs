@@ -119,8 +119,8 @@ pub(super) fn indexed(text: &str) -> Vec<u8> {
 
 /// Returns the hash of a project's id together with the name of its repository.
 ///
-/// Copies of a repository have the same project ids. A delete in one copy must not hold back events
-/// of another.
+/// Copies of a repository have the same project ids. A delete in one copy must not delay events of
+/// another copy.
 pub(super) fn project_id(key: &ProjectKey, id: &str) -> Vec<u8> {
     let id = id.to_lowercase();
     match key.repository() {
@@ -129,10 +129,10 @@ pub(super) fn project_id(key: &ProjectKey, id: &str) -> Vec<u8> {
     }
 }
 
-/// Returns the hash of the project id among the parameters of an event, in JSON.
+/// Returns the hash of the project id in the JSON parameters of an event.
 ///
-/// `key` is the project of the event. `None` if there is no id or the JSON is damaged. Then the
-/// delivery waits for no delete in another lane.
+/// `key` is the project of the event. Returns `None` if there is no id or the JSON is damaged. The
+/// delivery then waits for no delete in another lane.
 pub(super) fn project_id_in(key: &ProjectKey, parameters: &str) -> Option<Vec<u8>> {
     let parameters: Vec<(Parameter, String)> = serde_json::from_str(parameters).ok()?;
     let (_, id) = parameters

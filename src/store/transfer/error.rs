@@ -1,4 +1,4 @@
-//! Errors of a move, and of the use of a state that is being moved or was moved away.
+//! Errors of a move, and of using a state during or after its move.
 
 use super::Mark;
 use crate::store::error::{Fault, OpenError, StoreError};
@@ -6,7 +6,7 @@ use crate::store::error::{Fault, OpenError, StoreError};
 /// Why a state cannot be moved.
 #[derive(Debug, thiserror::Error)]
 pub enum TransferError {
-    /// The target has another state, which is not the one that the source came from.
+    /// The target already has another state, and the source was not moved from there.
     #[error(
         "{target} already has another state: use an empty one, or remove it there if nobody needs it. Nothing was changed"
     )]
@@ -42,7 +42,7 @@ pub enum TransferError {
         /// The present place of the state.
         to: String,
     },
-    /// The source has several repositories and the configuration has one, or the other way round.
+    /// Only one of source and configuration has several repositories.
     #[error(
         "the state in {origin} was recorded with {}, and the configuration has {}: their records differ. Nothing was changed",
         if *.has_several { "repositories" } else { "repository" },

@@ -2,16 +2,17 @@
 //!
 //! # Constraints
 //!
-//! - Daemons can never use both states. So each state has a [`Mark`]: a daemon does not start with
-//!   an incomplete copy, or with a state that was moved away.
+//! - Daemons must never use both states. So both get a [`Mark`]: no daemon starts with an
+//!   incomplete copy, or with a state that was moved away.
 //! - The process may be killed at any time, and nothing is lost. The same command then continues
-//!   where the killed one ended, because each page of rows is committed with the position after it.
-//! - Before the source is marked as left, both states are compared row by row. If the source has
-//!   changed since an interrupted run, the copy starts again.
+//!   where the killed one ended, because each page of rows commits together with the position of
+//!   its last row.
+//! - Before the source is marked as left, checksums of all rows of both states are compared. If the
+//!   source has changed since an interrupted run, the copy starts again.
 //!
-//! The last two steps are in different databases: the source is marked as left, then the target as
-//! arrived. If the process is killed between these steps, no daemon starts with either state. The
-//! same command then completes the move.
+//! The last two steps are in different databases: the source is marked as left, and then the target
+//! is marked as arrived. If the process is killed between these steps, no daemon starts with either
+//! state. The same command then completes the move.
 
 mod error;
 mod table;
@@ -32,7 +33,9 @@ use crate::domain::project::{FileState, Role, Stamp};
 /// The key of the mark in the table `meta`.
 pub(super) const MARK: &str = "transfer";
 
-/// The maximum number of copies in one run. A copy starts again if the source has changed.
+/// The maximum number of copies in one run.
+///
+/// A copy starts again if the source has changed.
 const COPIES_MAX: usize = 3;
 
 /// The role of a state in a transfer. A state without a mark was never moved.
@@ -44,8 +47,9 @@ pub(super) enum Mark {
         id: String,
         from: String,
         position: Position,
-        /// The names of several repositories. No process may watch one of them alone until the move
-        /// is complete.
+        /// The names of several repositories.
+        ///
+        /// No process may watch one of them alone until the move is complete.
         #[serde(default)]
         names: Vec<String>,
     },
@@ -64,7 +68,7 @@ pub(super) struct Position {
     after: Option<Vec<Cell>>,
 }
 
-/// Numbers that must survive the removal of the rows that they came from.
+/// Numbers that stay valid after the removal of the rows that they came from.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Numbers {
     pub(super) next_event: i64,
@@ -76,7 +80,7 @@ pub(super) struct Numbers {
 /// A page of rows, each with its key, in the order of reading.
 pub(super) type Rows = Vec<(Vec<Cell>, Row)>;
 
-/// A side of a move: a state that no daemon uses.
+/// The source or the target of a move: a state that no daemon uses.
 ///
 /// A command for deliveries may still change the state; see [`Side::version`].
 pub(super) trait Side {
@@ -90,10 +94,12 @@ pub(super) trait Side {
 
     /// Sets the mark, which has no position yet, and then removes all rows.
     ///
-    /// If the process is killed between the two, the copy begins again.
+    /// If the process is killed between these two steps, the copy begins again.
     fn clear(&mut self, mark: &Mark) -> Result<(), StoreError>;
 
-    /// Reads a page of rows after a key, in the order of the keys. Returns no rows at the end.
+    /// Reads a page of rows after a key, in the order of the keys.
+    ///
+    /// Returns no rows at the end.
     fn page(&mut self, table: &Table, after: Option<&[Cell]>) -> Result<Rows, StoreError>;
 
     /// Inserts rows and sets the mark, in one durable transaction.
@@ -112,7 +118,9 @@ pub(super) trait Side {
     /// Returns a number that changes whenever another process changes the state.
     fn version(&mut self) -> Result<i64, StoreError>;
 
-    /// Sets the mark if the state still has this version. Returns whether it has. Atomic, durable.
+    /// Sets the mark if the state still has this version. Atomic, durable.
+    ///
+    /// Returns whether the state has this version.
     fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError>;
 }
 
@@ -129,7 +137,9 @@ pub struct Transferred {
     pub tables: Vec<(&'static str, u64, String)>,
 }
 
-/// A callback for progress. It gets the name of a copied table and the number of copied rows.
+/// A callback for progress.
+///
+/// It gets the name of a copied table and the number of copied rows.
 pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
 
 /// Moves the state of the source to the target. A new move gets this `id`.
@@ -193,10 +203,10 @@ pub(super) fn transfer(
     }
 }
 
-/// Returns an error unless source and configuration both have one repository, or both have several.
+/// Checks that source and configuration both have one repository, or both several.
 ///
-/// Otherwise the keys of their records differ. Returns the names of several repositories that have
-/// a record, sorted.
+/// Otherwise the keys of the records would differ. Returns the names of the source's repositories.
+/// If there is only one repository, it has no name.
 pub(super) fn check_form(
     source: &mut dyn Side,
     is_for_several: bool,
@@ -397,7 +407,9 @@ fn transferred(
     }
 }
 
-/// Returns the identity of the definition in a row of the table `files`, if it has one.
+/// Returns the identity of the definition in a row of the table `files`.
+///
+/// `None` if the file is not a definition.
 pub(super) fn identity(row: &Row) -> Result<Option<String>, Fault> {
     let columns = TABLES.iter().find(|table| table.name == "files");
     let cell = |name: &str| {

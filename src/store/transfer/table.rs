@@ -2,7 +2,7 @@
 //!
 //! Constraint: a move must copy everything that a daemon needs. So the unit tests of each
 //! implementation compare these columns with the columns of its database. Columns that an
-//! implementation computes from others are not here, because the target computes them.
+//! implementation computes from other columns are not listed, because the target computes them.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,7 +13,7 @@ pub(in crate::store) struct Table {
     pub(in crate::store) columns: &'static [(&'static str, Kind)],
     /// The columns that identify a row.
     pub(in crate::store) key: &'static [&'static str],
-    /// The column with most of the bytes. `None` for a table with small rows.
+    /// The column with most of a row's bytes. `None` for a table with small rows.
     pub(in crate::store) large: Option<&'static str>,
 }
 
@@ -45,7 +45,7 @@ use Kind::{Boolean, Bytes, Integer, Small, Text};
 
 /// All tables, in the order of copying. The large payloads come first.
 ///
-/// The mark of an interrupted move has an index of this list.
+/// The mark of an interrupted move has an index into this list.
 pub(in crate::store) const TABLES: &[Table] = &[
     Table {
         name: "payloads",

@@ -1,4 +1,4 @@
-//! Kills a move before and after each write, and checks that it always completes later.
+//! Kills a move before and after each write, and checks that a later run completes it.
 
 use std::cell::Cell as Shared;
 use std::collections::BTreeMap;
@@ -64,8 +64,9 @@ type Content = (Vec<(&'static str, Vec<Row>)>, Numbers, [u8; 32]);
 struct Life(Rc<Shared<Option<usize>>>);
 
 impl Life {
-    /// Writes, unless the process is killed before. Also returns an error if it is killed
-    /// afterwards.
+    /// Writes, unless the process is killed before the write.
+    ///
+    /// Also returns an error if the process is killed after the write.
     fn write(&self, work: impl FnOnce()) -> Result<(), StoreError> {
         let killed = || StoreError::new(&Arc::from("memory"), Fault::Closed);
         match self.0.get() {
@@ -196,7 +197,7 @@ fn a_move_that_is_killed_at_any_write_completes_later() {
         if to.is_usable() && to.mark.is_some() {
             assert_eq!(to.content(), original.content());
         }
-        // First with another kill at the next write, and then without.
+        // Run the move again: first with a kill after its first write, and then without a kill.
         let _ = run(&mut from, &mut to, Some(1));
         let moved = run(&mut from, &mut to, None).unwrap();
         assert_eq!(moved.tables.iter().map(|(_, n, _)| n).sum::<u64>(), 14);
