@@ -13,7 +13,7 @@ pub enum Account {
 }
 
 impl Account {
-    /// The name of this account in listings.
+    /// The name of this kind of account in listings.
     pub const fn as_str(self) -> &'static str {
         match self {
             Account::Login => "login",

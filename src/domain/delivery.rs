@@ -17,7 +17,8 @@ pub enum State {
     Pending,
     /// The receiver answered 2xx.
     Delivered,
-    /// The last attempt of the schedule failed. An operator can redeliver it.
+    /// The last attempt of the schedule failed, or the request is too long to be sent. An operator
+    /// can redeliver the delivery.
     Dead,
     /// An operator cancelled the delivery.
     Cancelled,
@@ -87,8 +88,8 @@ impl RetryAfter {
 /// Whether the endpoint or only one delivery failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// There was no answer, or a gateway answered. Other deliveries would fail as well, but maybe
-    /// only those that this process sends.
+    /// There was no answer, or a gateway answered. Other deliveries of this process would fail as
+    /// well, but another process may reach the endpoint.
     Unreachable,
     /// The endpoint failed, so other deliveries to it would fail as well.
     Endpoint,
@@ -120,7 +121,7 @@ impl Outcome {
         )
     }
 
-    /// Whether the attempt failed because the endpoint failed or may be out of reach.
+    /// Whether the endpoint failed or was not reached.
     pub const fn is_endpoint_failure(self) -> bool {
         matches!(
             self,
@@ -131,9 +132,9 @@ impl Outcome {
         )
     }
 
-    /// Whether another process may reach the endpoint although this one may not.
+    /// Whether the attempt did not reach the endpoint. Another process may reach it.
     ///
-    /// A receiver that requested a wait for all deliveries is in reach.
+    /// A receiver that requested a wait for all deliveries was reached.
     pub const fn is_unreachable(self) -> bool {
         matches!(
             self,
@@ -147,20 +148,20 @@ impl Outcome {
 
 /// The decision about a delivery after an attempt.
 ///
-/// If the settings of the webhook change, a retry is due immediately.
+/// If the webhook's settings change, a pending retry becomes due immediately.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The delivery is delivered.
+    /// The receiver accepted the callback.
     Delivered,
-    /// Retry at this time or later, by the schedule.
+    /// Retry at this time or later, as the schedule requires.
     Retry(Timestamp),
     /// Retry at this time or later, as the receiver requested. Enabling the webhook ends this wait.
     RetryAsAsked(Timestamp),
     /// Retry at this time or later without using up an attempt, because the endpoint is down.
     Repeat(Timestamp),
-    /// Like `Repeat`, but as the receiver requested. Enabling the webhook ends this wait.
+    /// Like `RetryAsAsked`, but without using up an attempt.
     RepeatAsAsked(Timestamp),
-    /// The last attempt of the schedule failed.
+    /// The last attempt of the schedule failed, or the request is too long to be sent.
     Dead,
     /// Switch the webhook off. The delivery stays pending until the webhook is switched on again.
     SwitchOff,
@@ -183,14 +184,14 @@ impl Verdict {
         matches!(self, Verdict::RetryAsAsked(_) | Verdict::RepeatAsAsked(_))
     }
 
-    /// Whether there is a next attempt although this one uses up no attempt of the schedule.
+    /// Whether the delivery is retried without using up an attempt of its schedule.
     pub const fn is_repeat(self) -> bool {
         matches!(self, Verdict::Repeat(_) | Verdict::RepeatAsAsked(_))
     }
 
-    /// Returns the verdict if the settings of the webhook changed during the attempt.
+    /// Returns the verdict for an attempt during which the webhook's settings changed.
     ///
-    /// A failure is about the old settings, so the next attempt is due when this one ended.
+    /// The attempt failed with the old settings, so the retry is due immediately, at `ended`.
     pub const fn with_changed_settings(self, ended: Timestamp) -> Self {
         match self {
             Verdict::Delivered | Verdict::Dead => self,

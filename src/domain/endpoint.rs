@@ -1,26 +1,28 @@
 //! Decides whether an endpoint is down, and which deliveries it receives while it is down.
 //!
 //! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries.
-//! Nor may a few projects whose deliveries always fail stop the other projects. A single failure
-//! does not show which of the two it is. Three rules handle both:
+//! A few projects whose deliveries always fail must not stop the other projects. A single failure
+//! does not show whether the endpoint or the project is the cause. So there are three rules:
 //!
 //! - An endpoint is down after [`DOWN_AFTER`] projects in a row had an endpoint failure
 //!   ([`Outcome::is_endpoint_failure`]). One success makes it up again.
-//! - While an endpoint is down, a project that has failed sends only probes: one delivery at a
-//!   time, by the retry schedule. The other projects send in rounds. A round ends after [`ROUND`]
-//!   failures, and the next round starts by the retry schedule. So a project whose deliveries
-//!   succeed does not wait for those that fail, and the endpoint gets few requests.
-//! - The first failure of a project while the endpoint is down uses up no attempt of its schedule.
+//! - While an endpoint is down, the projects that have failed send only probes: together one
+//!   delivery at a time, after the delays of the retry schedule. The other projects send in rounds.
+//!   A round ends after [`ROUND`] failures, and the next round starts after a delay of the retry
+//!   schedule. So a project whose deliveries succeed does not wait for those that fail, and the
+//!   endpoint gets few requests.
+//! - While an endpoint is down, the first failure of each project uses up no attempt of the
+//!   delivery's schedule.
 //!
 //! A project is a *suspect* if it failed while the endpoint worked for another project. Failures
-//! of a suspect do not count towards [`DOWN_AFTER`]. A success of a suspect shows that the
-//! endpoint caused its failure. So the other suspects are cleared too, except those that failed
+//! of a suspect do not count towards [`DOWN_AFTER`]. If a suspect succeeds, the endpoint probably
+//! caused the earlier failure. So the other suspects are cleared too, except those that failed
 //! again while the endpoint was up.
 //!
 //! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). That is no failure.
-//! The store enforces the wait, and [`super::pace`] limits the rate of requests. It uses up no
-//! attempt if [`DOWN_AFTER`] projects were asked to wait since the last success. With fewer
-//! projects, the deliveries may be the cause.
+//! The store enforces the wait, and [`super::pace`] limits the rate of requests. The wait uses up
+//! no attempt if [`DOWN_AFTER`] projects were asked to wait since the last success. If fewer
+//! projects were asked, their deliveries may be the cause.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!
@@ -34,19 +36,19 @@ use jiff::Timestamp;
 use super::delivery::{self, Outcome};
 use super::project::ProjectKey;
 
-/// The number of projects with consecutive failures after which an endpoint is down.
+/// The number of projects that must fail in a row before an endpoint is down.
 pub const DOWN_AFTER: usize = 3;
 
 /// The number of projects that may fail in one round while the endpoint is down.
 ///
-/// Usually far fewer projects fail for reasons of their own. An endpoint that is down gets at most
-/// this many requests in each delay of the retry schedule.
+/// Far fewer projects usually fail while the endpoint works. In addition to probes, an endpoint
+/// that is down gets at most this many requests per delay of the retry schedule.
 pub const ROUND: usize = 256;
 
-/// The maximum number of suspects, and of projects that failed since the endpoint went down.
+/// The maximum number of suspects, and of failed projects while the endpoint is down.
 ///
-/// A claim skips these projects one by one, so the limit keeps claims fast. A project beyond the
-/// limit sends as usual, and its failures use up attempts.
+/// A claim skips failed projects one by one, so the limit keeps claims fast. Projects beyond the
+/// limit are not skipped, and their failures use up attempts.
 const FAILED_MAX: usize = 4096;
 
 /// The health of an endpoint.
@@ -58,12 +60,12 @@ pub struct Endpoint {
     suspects: BTreeMap<ProjectKey, Suspicion>,
     /// The projects that were asked to wait since the last success. At most [`DOWN_AFTER`].
     asked: BTreeSet<ProjectKey>,
-    /// Whether the last attempt got no answer from the receiver. Attempts of suspects count too.
+    /// Whether the last attempt, including those of suspects, did not reach the receiver.
     is_unreachable: bool,
     down: Option<Down>,
 }
 
-/// How certain it is that a suspect's failures are its own.
+/// How certain it is that the endpoint did not cause the failures of a suspect.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Suspicion {
     /// The suspect failed before another project succeeded. The endpoint may have been down.
@@ -75,17 +77,18 @@ enum Suspicion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Down {
     since: Timestamp,
-    /// The projects that failed since the endpoint went down, and the suspects at that time.
+    /// The projects that failed since the last success, and the suspects when the endpoint went
+    /// down.
     failed: BTreeSet<ProjectKey>,
     /// The number of failures after which this round ends.
     n_left: usize,
     /// The rounds that have ended, and the time of the next round.
     rounds: Probes,
-    /// The failed probes by failed projects, and the time of the next probe.
+    /// The failed probes of failed projects, and the time of the next probe.
     probes: Probes,
 }
 
-/// A number of failed probes or rounds, and the time of the next one.
+/// The number of failed probes or ended rounds, and the time of the next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probes {
     n_failed: u32,
@@ -168,10 +171,10 @@ impl Endpoint {
         self.down.is_some()
     }
 
-    /// Whether another sender may reach the endpoint although this one may not.
+    /// Whether this process may be unable to reach the endpoint. Another process may reach it.
     ///
-    /// One attempt without an answer from the receiver is enough. If there are fewer than
-    /// [`DOWN_AFTER`] projects that are not suspects, an endpoint never counts as down.
+    /// One attempt that did not reach the receiver is enough. [`Endpoint::is_down`] alone is not
+    /// enough: with fewer than [`DOWN_AFTER`] projects that are not suspects, it is never true.
     pub fn may_be_out_of_reach(&self) -> bool {
         self.is_down() || self.is_unreachable
     }
@@ -181,10 +184,10 @@ impl Endpoint {
         self.down.iter().flat_map(|down| &down.failed)
     }
 
-    /// Makes the next probe of a down endpoint due now.
+    /// Makes the next probe and the next round due now, if the endpoint is down.
     ///
     /// The queue calls this after an operator's command, because the operator may have fixed the
-    /// cause of the failures. Otherwise the next probe may be a day away.
+    /// cause of the failures. Otherwise the next probe may be due a day later.
     pub fn probe_soon(&mut self, now: Timestamp) {
         if let Some(down) = &mut self.down {
             for probes in [&mut down.rounds, &mut down.probes] {
@@ -302,7 +305,7 @@ impl Endpoint {
 }
 
 impl Down {
-    /// Returns the number of failures after which the round at this time ends.
+    /// Returns the number of failures that the round at this time still allows.
     fn n_left_at(&self, now: Timestamp) -> usize {
         if self.n_left == 0 && self.rounds.next <= now {
             ROUND

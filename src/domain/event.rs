@@ -147,7 +147,7 @@ impl InferredEvent {
     ) -> Event {
         let subject = &self.subject;
         let is_removal = self.kind.is_removal();
-        // No time of the file tells when it was removed or its project renamed.
+        // The times of a file do not show when it was removed, or when its project was renamed.
         let has_no_time = is_removal || self.kind == EventKind::ProjectMove;
         Event {
             id: EventId::of(

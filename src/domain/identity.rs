@@ -2,7 +2,7 @@
 //!
 //! Constraint: the `projectId` in callbacks identifies a project. It is the engineId, the root
 //! attribute `id`, or a generated id. A project keeps its `projectId` when it is renamed, and when
-//! its definition is saved without an id. The `projectId` shows moves, copies and replacements.
+//! its definition is saved without an id. Moves, copies and replacements are detected by this id.
 //! Within an organization, a project whose definition has no id is also recognised by its content.
 
 use std::fmt;
@@ -105,10 +105,10 @@ impl Document {
 }
 
 impl FileState {
-    /// Returns the identity by the content alone, ignoring kept ids.
+    /// Returns the identity from the content alone, ignoring kept ids.
     ///
-    /// A moved file has no kept ids, unlike its recorded state. Without them, both have the same
-    /// identity.
+    /// A file observed at a new path has no kept ids, but its recorded state may have some.
+    /// Ignoring them makes both identities equal.
     pub fn identity(&self) -> Identity {
         let document = &self.document;
         match document.own_engine_id().or(document.own_root_id()) {
@@ -197,9 +197,10 @@ impl FileState {
         file
     }
 
-    /// Gives a new definition another generated id if a renamed project keeps the usual one.
+    /// Avoids the generated id of this directory if a renamed project still has it.
     ///
-    /// The id depends on the file, so inferring the same import again gives the same id.
+    /// Then a new definition gets a different generated id. It depends on the file, so inferring
+    /// the same import again gives the same id.
     pub(crate) fn avoid_kept_ids(&mut self, key: &ProjectKey, is_kept: impl Fn(&str) -> bool) {
         let is_new = self.role == Role::Definition && self.document.kept.is_none();
         if is_new && self.document.needs_made_up_id() && is_kept(&made_up_project_id(key)) {

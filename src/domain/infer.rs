@@ -8,28 +8,29 @@
 //! - If another project's definition replaces the recorded one, all events wait until the removal
 //!   of the old project is confirmed. So the old project is deleted before its successor is
 //!   imported.
-//! - While the definition is missing, a published copy with another id waits as well, because it
-//!   may belong to a successor.
+//! - While the definition is missing, a published copy with another id waits until the removal of
+//!   the definition is confirmed. The copy may belong to a successor.
 //! - If neither the record nor the disk has a definition, a copy waits for the settle time. A
 //!   checkout handles one file at a time. So the copy may be the last file of a project that is
-//!   being removed, or the first file of a new one. A project that appeared and disappeared causes
-//!   no event. If a definition is being written, the copy waits for it.
+//!   being removed, or the first file of a new project. So a project that appears and disappears in
+//!   this time causes no event. If a definition is being written, the copy waits until it is
+//!   complete.
 //!
 //! A definition without an id keeps the id that its project had; see [`super::identity`]. A
 //! definition with another id belongs to another project, even if a snapshot in the directory has
-//! the same content. The snapshot then belongs to that project too.
+//! the same content. Then the snapshot belongs to the other project too.
 //!
 //! Four more events exist: a save, a move ([`super::moves`]), and the removal of a published copy
-//! or a snapshot while the project stays. Only webhooks that name them receive them.
+//! or a snapshot while the project stays. Only webhooks that name these events receive them.
 //!
 //! A deleted project counts as unpublished only if no published copy remains. A copy also
 //! remains if it has new content or another tag. A new copy with another id is ignored, because it
 //! belongs to another project.
 //!
-//! If a published copy cannot be read, it may remain. The delete does not wait for it. The record
-//! keeps the last definition ([`Recorded::deleted`]) until the copies can be read. If they are gone
-//! then, the project is unpublished. A new definition in the directory ends this, because the
-//! copies belong to it from then on.
+//! If a published copy of a deleted project cannot be read, the delete does not wait for it. The
+//! record keeps the last definition ([`Recorded::deleted`]) until the copies can be read. If they
+//! are gone then, the project is unpublished. If a new definition appears in the directory before,
+//! the copies belong to it, and the record drops the old definition.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +40,7 @@ use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
 /// Whether missing files count as removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removals {
-    /// Missing files do not count as removed yet: the project was not idle for the settle time.
+    /// Missing files do not count as removed yet, for example because the settle time is not over.
     Unconfirmed,
     /// Missing files count as removed.
     Confirmed,
@@ -52,7 +53,7 @@ pub struct Inference {
     pub record: Recorded,
     /// The events, in the order of recording and delivery.
     pub events: Vec<InferredEvent>,
-    /// Paths whose removal is not confirmed yet; see [`missing`].
+    /// The paths that wait for a confirmed removal; see [`missing`].
     pub missing: BTreeSet<String>,
 }
 
@@ -60,7 +61,7 @@ pub struct Inference {
 ///
 /// A definition is also missing if another project's definition replaced it. The definition of a
 /// deleted project is missing if its published copies turn out to be gone. The result also has the
-/// path of each new copy without a definition.
+/// path of each new copy without a definition, because the copy waits for the settle time too.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let (is_gone, is_orphan) = (observed.is_gone(), is_orphan(recorded, observed));
     let copies = recorded
@@ -100,7 +101,7 @@ fn is_orphan(recorded: &Recorded, observed: &Observed) -> impl Fn(&FileState) ->
 pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> Inference {
     let replaced = is_replaced(recorded, observed);
     if replaced && removals == Removals::Unconfirmed {
-        // The delete of the old project must come first, so all events of the new one wait.
+        // The delete of the old project must come first, so all events of its successor wait.
         return Inference {
             record: recorded.clone(),
             events: Vec::new(),
@@ -129,7 +130,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
         (Some(before), Some(seen)) => {
             if seen.hash != before.hash {
                 let event = saved_or_restored(recorded, observed, before, seen);
-                // A save comes before the snapshots that were taken of it.
+                // A save comes before the snapshots of the saved content.
                 if event.kind == EventKind::ProjectSave {
                     events.push(event);
                 } else {
@@ -169,7 +170,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
             (is_unconfirmed && may_be_the_successors(seen)) || (may_wait && is_orphan(seen))
         },
     );
-    // The copies of a replaced project were removed with it.
+    // The copies of a replaced project were removed with it and cause no further events.
     if !definition_is_missing && removals == Removals::Confirmed && !replaced {
         removed_copies(&mut events, recorded, &record);
     }
@@ -197,19 +198,17 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
 /// The state of the published copies of a deleted project.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Copies {
-    /// No published copy was recorded.
     Unrecorded,
-    /// At least one published copy exists.
     Remain,
     /// No readable published copy exists, but an unreadable one may exist.
     Unclear,
-    /// No published copy exists.
     Gone,
 }
 
-/// Judges the published copies of the project with this definition.
+/// Returns the state of the published copies of the project with this definition.
 fn published_copies(definition: &FileState, recorded: &Recorded, observed: &Observed) -> Copies {
-    // After the delete, all recorded copies of another project are new ones; see `deletes`.
+    // At its delete, the project had no recorded copy with another id; see `deletes`. So such a
+    // copy is new.
     let was_deleted = definition.role == Role::Deleted;
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);
@@ -320,14 +319,14 @@ fn deletes(
         let kind = EventKind::ProjectDeleteAndUnpublish;
         events.push(delete(kind, definition, &because));
     }
-    // A recorded copy with another id counts as one of this project. Afterwards it would look like
-    // a new copy of another project.
+    // A recorded copy with another id belongs to this project. After the delete, it would look like
+    // a new copy of another project. So the copies of such a project are not judged again.
     let mut published = recorded.published.values();
     let is_judged_later =
         copies == Copies::Unclear && published.all(|copy| !definition.is_of_another_project(copy));
     is_judged_later.then(|| FileState {
         role: Role::Deleted,
-        // A definition at this path is a new one, even with the same metadata.
+        // Forces the next definition at this path to be read, even if it has the same metadata.
         read_ns: 0,
         ..definition.clone()
     })
@@ -335,7 +334,7 @@ fn deletes(
 
 /// Adds the event of a project that was deleted before, if its published copies are gone.
 ///
-/// Returns its definition if they cannot be judged yet.
+/// Returns its definition if the copies cannot be judged yet.
 fn unpublishes(
     events: &mut Vec<InferredEvent>,
     recorded: &Recorded,
@@ -387,7 +386,7 @@ fn removed_copies(events: &mut Vec<InferredEvent>, recorded: &Recorded, record: 
     }
 }
 
-/// Compares the snapshots or the published copies, and returns their new record.
+/// Adds the events of new snapshots or published copies. Returns their new record.
 ///
 /// A new copy is not recorded yet if `has_to_wait` returns true for it.
 fn copies(

@@ -9,7 +9,7 @@
 //! |---|---|
 //! | [`LeaseState::Waiting`] | asks for the lease. It observes and commits nothing. |
 //! | [`LeaseState::Held`] | observes and commits. It renews the lease at a third of its length. |
-//! | [`LeaseState::Over`] | commits nothing more. It may wait again with a new lease. |
+//! | [`LeaseState::Over`] | commits nothing more. To observe again, it needs a new lease. |
 //!
 //! The database measures the length of the lease with its own clock, from each grant and renewal.
 //! An expired lease can still be renewed if no other process acquired it meanwhile.
@@ -24,7 +24,7 @@ pub const ASK_AGAIN: Duration = Duration::from_millis(400);
 pub enum LeaseState {
     /// The process does not have the lease.
     Waiting,
-    /// The database granted the lease, and the process does not know of a later grant.
+    /// The database granted the lease, and has not reported a later grant.
     Held {
         /// The number of the grant.
         epoch: i64,
@@ -45,7 +45,7 @@ pub enum Input {
     Refused,
     /// The lease is renewed.
     Renewed,
-    /// There was a later grant, to another process.
+    /// The database has granted the lease to another process since.
     Stale,
     /// The database did not answer. It may have handled the request.
     Unanswered,
@@ -89,12 +89,14 @@ impl LeaseState {
                 Self::Held { epoch },
                 next(Request::Renew { epoch }, length / 3),
             ),
-            // The lease may expire before another third has passed.
+            // The next renewal is sooner, because the lease may expire before another third of its
+            // length has passed.
             (Self::Held { epoch }, Input::Unanswered) => {
                 (self, next(Request::Renew { epoch }, length / 10))
             }
             (Self::Held { .. }, Input::Stale) | (Self::Waiting, Input::Stop) => (Self::Over, None),
-            // A grant that arrives after the stop would block other processes until it expires.
+            // A grant may arrive after the stop. Without a release, it would block other processes
+            // until it expires.
             (Self::Held { epoch }, Input::Stop) | (Self::Over, Input::Granted { epoch }) => (
                 Self::Over,
                 next(Request::GiveBack { epoch }, Duration::ZERO),
@@ -102,7 +104,7 @@ impl LeaseState {
             (Self::Waiting, Input::Refused | Input::Unanswered) => {
                 (self, next(Request::Acquire, ASK_AGAIN))
             }
-            // This state does not send the requests that these inputs answer.
+            // These inputs are late answers or a repeated stop. They change nothing.
             (Self::Waiting, Input::Renewed | Input::Stale)
             | (Self::Held { .. }, Input::Granted { .. } | Input::Refused)
             | (Self::Over, _) => (self, None),

@@ -2,7 +2,7 @@
 //!
 //! Constraint: this layer is pure. It uses no clock, disk, network, environment or random source,
 //! and it is not async. Callers pass all input as arguments, so that tests can try any order of
-//! changes, any time and any answer.
+//! changes, any time and any answer of a receiver.
 //!
 //! In reading order:
 //!
@@ -14,7 +14,7 @@
 //! - [`wave`]: when projects that vanish together are judged.
 //! - [`vanished`]: the projects that vanished and are not judged yet.
 //! - [`infer`]: the events of one project.
-//! - [`short_lived`]: the events of files that existed between two observations.
+//! - [`short_lived`]: the events of files that existed only between two observations.
 //! - [`moves`]: projects that moved.
 //! - `pairs`: pairs arrivals with departures, for `moves`.
 //! - [`portions`]: how a large change is recorded in several parts.
@@ -29,7 +29,7 @@
 //! - [`lease`]: which of several processes observes a repository.
 //! - [`rescan`]: the reasons for a full scan.
 //! - [`state_size`]: the limit of the state's size.
-//! - `work`: counts visited files for tests.
+//! - `work`: counts visited files and projects for tests.
 //! - [`log_limit`]: a limit on similar log lines.
 
 pub mod actor;

@@ -2,15 +2,15 @@
 //!
 //! Constraint: renaming a project directory, or moving it inside its organization, causes no
 //! import or delete. The project id identifies the project; see [`super::identity`]. Without an
-//! id, the content does. So a project that is renamed and then saved is a move and a save. An
-//! observation of the new location alone does not distinguish a move from a copy. So the old
-//! location is observed as well. This module takes several projects together and pairs arrivals
+//! id, the content does. So if a project is renamed and then saved, the events are a move and a
+//! save. An observation of the new location alone does not distinguish a move from a copy. So the
+//! old location is observed as well. This module takes several projects together and pairs arrivals
 //! with departures. Then [`infer`] compares each project with the record that belongs to it.
 //!
 //! - If no definition was recorded at the new location, the project moves immediately, without
 //!   waiting for the settle time.
-//! - If another project was recorded there, the move waits until that project is certainly removed
-//!   or has moved away. Until then the removal at the old location waits too
+//! - If another project was recorded there, the move waits until the removal of that project is
+//!   confirmed, or until it has moved away. Until then the removal at the old location waits too
 //!   ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted at the old location
 //!   and imported at the new one.
 //! - The record of a file that is gone from the old location moves with the project, even if the
@@ -62,12 +62,12 @@ pub struct Conclusion {
     pub hold: Option<Hold>,
     /// Another directory of the organization that has or had the same project.
     ///
-    /// If it is set, no delete is inferred for this directory. The project still exists in the
-    /// other directory, or is deleted from it.
+    /// If set, no delete is inferred for this directory. The project still exists in the other
+    /// directory, or is deleted from that directory.
     pub lives_on_in: Option<ProjectKey>,
-    /// Another directory with the same project that is gone too, but whose removal is unconfirmed.
+    /// Another missing directory of the same project, whose removal is not confirmed yet.
     ///
-    /// This removal waits for that one; see [`super::settle::Agenda::confirm_with`].
+    /// The removal of this directory waits for it; see [`super::settle::Agenda::confirm_with`].
     pub removed_with: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,
@@ -87,8 +87,8 @@ impl Comparison {
 
     /// Returns the observed definition if it may belong to a project that moved here.
     ///
-    /// Unlike [`Comparison::arrival`], this includes definitions without an id that have new
-    /// content. Those may also be ordinary saves.
+    /// Unlike [`Comparison::arrival`], this includes a changed definition if it or the recorded one
+    /// has no id. Such a definition may also be an ordinary save.
     pub fn newcomer(&self) -> Option<&FileState> {
         let seen = self.observed.definition()?;
         let is_newcomer = match &self.recorded.definition {
@@ -117,7 +117,7 @@ impl Comparison {
 
 /// Returns the observed definition if it may have moved here.
 ///
-/// It may have if no definition is recorded here, or only that of another project.
+/// That is possible if no definition is recorded here, or if another project's is recorded.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)
@@ -130,8 +130,8 @@ pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a Fi
 /// - For every arrival, they include the recorded projects with the same identity, except those
 ///   whose definition is known to be in place.
 /// - For every confirmed departure, and for every departure of a project that arrived elsewhere,
-///   they include the recorded projects of its organization with the same identity. One of them is
-///   enough if its definition still exists.
+///   they include the recorded projects of its organization with the same identity. If the
+///   definition of one such project still exists, that project is enough.
 pub fn infer_all<C: Borrow<Comparison>>(
     comparisons: &[C],
     relocate: &Relocate<'_>,
@@ -192,7 +192,7 @@ pub fn infer_all<C: Borrow<Comparison>>(
 ///
 /// `origin` is the old location of the project that arrived here. `departed` is true if the
 /// project recorded here is now at another location. `is_back` is true if the project deleted here
-/// is in its organization again.
+/// has come back to its organization.
 fn judge(
     here: &Comparison,
     origin: Option<&Comparison>,
@@ -225,7 +225,7 @@ fn judge(
     inference
 }
 
-/// Returns the move event of a project. `recorded` is the record it brought along.
+/// Returns the move event of a project. `recorded` is its record at the new location.
 fn moved(origin: &Comparison, recorded: &Recorded) -> Option<InferredEvent> {
     let definition = recorded.definition.clone()?;
     let because = format!("the project was in {} before", origin.key);
@@ -268,7 +268,7 @@ fn left_behind(from: &Comparison) -> Recorded {
         .files()
         .filter(|file| match observed.files.get(&file.path) {
             Some(ObservedFile::Complete(seen)) => seen.role == file.role && seen.hash == file.hash,
-            // The definition has certainly left, so the invalid file is another one.
+            // The definition has certainly left, so the invalid file is a new definition.
             Some(ObservedFile::Invalid { .. }) => file.role != Role::Definition,
             None => file.role != Role::Definition && !is_gone(file),
         })

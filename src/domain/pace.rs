@@ -1,11 +1,11 @@
 //! Decides when the next request to a webhook may start.
 //!
 //! Constraint: a receiver that limits requests must not get many requests that it refuses, and
-//! must not be idle either. There are two limits, and both space requests evenly. One is the
-//! setting `rate`: the most requests in a time. The other is learned from answers that request a
-//! wait ([`RetryAfter::Webhook`]). After the first such answer, the rate of requests doubles every
-//! second. After the next such answer, the rate is reduced and then grows in small steps. The
-//! steps become rarer.
+//! must not stay idle either. There are two limits, and both space requests evenly. One is the
+//! setting `rate`: the maximum number of requests in a period. The other is learned from answers
+//! that request a wait ([`RetryAfter::Webhook`]). After the first such answer, the rate of requests
+//! doubles every second. After the next such answer, the rate is reduced and then grows in small
+//! steps. Further such answers make the steps rarer.
 //!
 //! The store enforces the requested wait. Time is monotonic. The state is only in memory.
 //!
@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::delivery::{Outcome, RetryAfter};
 
-/// The longest first value of the learned time between two requests.
+/// The longest interval between requests after the first requested wait.
 ///
 /// Some receivers request a long wait but accept many requests after it, for instance if they
 /// count requests per minute. So the requested wait is not used as the interval.
@@ -36,13 +36,13 @@ const FIRST_RUN: u32 = 16;
 /// The largest number of accepted requests before a small increase of the rate.
 const RUN_MAX: u32 = 256;
 
-/// With fewer accepted requests since the last requested wait, the rate is halved.
+/// If fewer requests were accepted since the last requested wait, the next halves the rate.
 const FEW: u32 = 4;
 
 /// After this time without a requested wait, the rate doubles again.
 ///
-/// Each time, a receiver that limits requests refuses one or two of them. A receiver that was only
-/// busy soon gets requests at the full rate.
+/// Then a receiver that limits requests refuses one or two of them. A receiver that was only busy
+/// soon gets requests at the full rate.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// How late a request may start without delaying the requests after it, at high rates.
@@ -56,7 +56,7 @@ const LATE_MAX: Duration = Duration::from_millis(10);
 pub struct Rate {
     /// The number of requests.
     pub n: u32,
-    /// The time in which they may start.
+    /// The length of the period in which these requests may start.
     pub per: Duration,
 }
 
@@ -93,15 +93,17 @@ struct Learned {
 }
 
 impl Pace {
-    /// Whether a limit is known: the receiver requested a wait, and the rate of requests has not
-    /// grown enough since to drop the limit.
+    /// Whether a limit is known, because the receiver requested a wait.
+    ///
+    /// The limit is dropped when the rate of requests has grown to more than 1,000/s.
     pub fn is_learned(&self) -> bool {
         self.learned.is_some()
     }
 
-    /// Forgets what was learned, because the settings changed at `now`.
+    /// Forgets the learned limit, because the settings changed at `now`.
     ///
-    /// The next request keeps its time, but starts at most one interval of the new rate from `now`.
+    /// The next request keeps its time, but starts at most one interval of the new rate after
+    /// `now`.
     pub fn reset(&mut self, rate: Option<Rate>, now: Duration) {
         self.learned = None;
         self.next = self.next.min(now.saturating_add(self.interval(rate)));
@@ -174,7 +176,7 @@ impl Pace {
             learned.interval.saturating_mul(10) / 9
         }
         // The interval is at most the requested wait, because the receiver accepts a request after
-        // it.
+        // that wait.
         .min(wait.max(INTERVAL_MIN))
         .min(INTERVAL_MAX);
         learned.doubles = false;

@@ -1,4 +1,4 @@
-//! Pairs projects that arrived in a directory with projects that left one.
+//! Pairs projects that arrived in one directory with projects that left another.
 //!
 //! Constraint: for n projects the work is at most n log n, also for long chains of moves.
 //! [`super::moves`] has the rules.
@@ -12,7 +12,8 @@ use super::work;
 
 /// Departed projects that are not paired with an arrival yet, in the order of their names.
 ///
-/// Both maps have the organization and the identity in their keys. One also has the content.
+/// The keys have the organization and the identity. Those of `by_content` also have the hash of the
+/// content.
 #[derive(Default)]
 struct Departures<'a> {
     by_identity: BTreeMap<(&'a str, Identity), BTreeMap<&'a ProjectKey, usize>>,
@@ -20,7 +21,7 @@ struct Departures<'a> {
 }
 
 impl<'a> Departures<'a> {
-    /// Collects the departures. Definitions at the indexes in `replaced` count as replaced.
+    /// Collects the departures, including the definitions at the indexes in `replaced`.
     fn of(comparisons: &[&'a Comparison], replaced: &BTreeSet<usize>) -> Self {
         let mut all = Self::default();
         for (index, comparison) in comparisons.iter().copied().enumerate() {
@@ -43,9 +44,9 @@ impl<'a> Departures<'a> {
         all
     }
 
-    /// Removes and returns the departure that belongs to the project that arrived here.
+    /// Removes and returns the departure of the project that arrived in `arrived_in`.
     ///
-    /// That is the departure with the same content, else the first by name.
+    /// That is the first by name with the same content, else the first with the same identity.
     fn take(&mut self, comparisons: &[&'a Comparison], arrived_in: usize) -> Option<usize> {
         let here = comparisons.get(arrived_in).copied()?;
         let arrived = here.newcomer()?;
@@ -79,9 +80,9 @@ impl<'a> Departures<'a> {
 
 /// Pairs of arrivals and departures, as indexes into the comparisons.
 pub(super) struct Pairs {
-    /// The old location of each new location.
+    /// The old location of each move, by the new location.
     pub moves: BTreeMap<usize, usize>,
-    /// The new location of each old location whose move has to wait. There are no rings.
+    /// The new location of each move that has to wait, by the old location. There are no rings.
     pub waiting: BTreeMap<usize, usize>,
 }
 
@@ -90,9 +91,9 @@ const PAIRED_AT_MOST: usize = 8;
 
 /// Pairs arrivals with departures.
 ///
-/// A changed definition without an id may be a save or a replacement. So may the first definition
-/// with an id. Such a definition counts as replaced if its content came from another location, and
-/// the project recorded here went to another one. So projects that exchange their locations are
+/// A changed definition without an id may be a save or a replacement. The same is true of the first
+/// definition with an id. It is a replacement if its content came from another location, and the
+/// project recorded here went to another location. So an exchange of locations is recognised as
 /// moves, with or without ids. Each round drops the definitions that turned out to be saves, and
 /// pairs again.
 pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {
@@ -121,8 +122,8 @@ fn moves_between<'a>(
     let mut departures = Departures::of(comparisons, replaced);
     let mut moves = BTreeMap::new();
     // The project that is recorded at the new location is judged together with the arrival. So the
-    // arrival waits until that project's removal is confirmed, or that project is paired
-    // elsewhere.
+    // arrival waits until that project's removal is confirmed, or until that project is paired with
+    // another location.
     let is_settled = |comparison: &Comparison| {
         let is_free = comparison.recorded.definition.is_none();
         comparison.arrival().is_some() && (is_free || comparison.removals == Removals::Confirmed)
@@ -158,7 +159,7 @@ fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
         }
     }
     // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for
-    // the next one forever. Each observation of one such project also includes all others.
+    // the next one forever. Whenever one of them is observed, so are all others.
     let ring = rings(&waiting);
     waiting.retain(|origin, _| !ring.contains(origin));
     Pairs { moves, waiting }
@@ -166,7 +167,7 @@ fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
 
 /// Returns the locations that wait for each other in a ring.
 ///
-/// Each location waits for at most one other. Each is visited once, so the work is linear.
+/// Each location waits for at most one other and is visited once, so the work is linear.
 fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
     let mut ring = BTreeSet::new();
     let mut visited = BTreeSet::new();
@@ -178,7 +179,7 @@ fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
             way.push(*here);
             at = waiting.get(here);
         }
-        // The path ends at one of its own locations only if a ring begins there.
+        // The followed way ends at one of its own locations only if a ring begins there.
         let begin = at.and_then(|end| way.iter().position(|here| here == end));
         if let Some(begin) = begin {
             ring.extend(way.drain(begin..));

@@ -45,7 +45,7 @@ impl UsernameSource {
     }
 }
 
-/// The settings that decide names in callbacks.
+/// The settings for the names in callbacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Naming {
     /// The organizations by directory name, in the composed form.
@@ -127,7 +127,7 @@ fn version_tag(subject: &FileState) -> String {
         .clone()
         .or_else(|| subject.document.version().map(str::to_owned))
         .unwrap_or_else(|| {
-            // The tag has whole seconds. The event has the exact time.
+            // This generated tag has whole seconds. The event has the exact time.
             let seconds = subject.stamp.modified_ns.div_euclid(1_000_000_000);
             format!(
                 "Published {}",

@@ -1,23 +1,23 @@
 //! Splits the change of one project into portions, which are recorded one after another.
 //!
-//! Constraint: after each portion, the record must be one that an earlier observation could have
-//! made. If the daemon ends between two portions, the next observation infers exactly the missing
-//! events.
+//! Constraint: after each portion, the record must be a state that an earlier observation could
+//! have recorded. If the daemon ends between two portions, the next observation infers exactly the
+//! missing events.
 //!
 //! So the record after a portion has the files of its events and of earlier events only. There are
 //! three special cases:
 //!
-//! - Changes without an event are recorded with the first portion, because a move also changes the
-//!   record at the old location.
+//! - Changes without an event are recorded after the events of short-lived files and before all
+//!   other events, because a move also changes the record at the old location.
 //! - A snapshot that was taken after a save is recorded after the save. Otherwise the save would
 //!   look like a restore.
 //! - Missing files stay recorded until the last portion, because deletes and restores are inferred
 //!   from them.
 //!
-//! Two kinds of events would change the record so that another event could not be inferred any
-//! more. They come after that event:
+//! Once an event of these two kinds is recorded, another event could no longer be inferred. So it
+//! comes after that event:
 //!
-//! - a new content of a snapshot whose old content was restored: after the restore
+//! - new content of a snapshot whose old content was restored: after the restore
 //! - a published copy with another id than the deleted definition: after the delete
 
 use std::collections::HashSet;
@@ -45,12 +45,12 @@ pub struct Change<'a> {
     pub after: &'a Recorded,
     /// The events, in the order of [`order`].
     pub events: &'a [InferredEvent],
-    /// The number of events of short-lived files, which are the first ones in `events`. The changes
-    /// without an event are recorded after them.
+    /// The number of events of short-lived files. They come first in `events`. The changes without
+    /// an event are recorded after them.
     pub n_short_lived: usize,
 }
 
-/// Moves each event behind the event that could not be inferred after it.
+/// Moves events that would hide a restore or a delete behind that restore or delete.
 ///
 /// Only a change that is split needs this order.
 pub fn order(events: Vec<InferredEvent>) -> Vec<InferredEvent> {
@@ -87,7 +87,8 @@ fn hides(event: &InferredEvent, closing: &InferredEvent) -> bool {
 /// Splits a change so that each portion has at most `bytes_max` bytes of payloads to read.
 ///
 /// `weigh` returns the number of bytes to read for a payload. The first portion has the events
-/// before the first payload to read. Every later portion has at least one event.
+/// before the first payload to read. Every later portion has at least one event, even if its
+/// payload is larger.
 pub fn split(
     change: &Change<'_>,
     bytes_max: usize,
@@ -147,7 +148,7 @@ impl<'a> Recording<'a> {
         std::mem::take(&mut self.portion)
     }
 
-    /// Records the changed files that have no event at this index or later.
+    /// Records the changed files without an event at `index` or later.
     fn record_silent(&mut self, index: usize) {
         let mut of_copies: HashSet<&str> = HashSet::new();
         let mut has_definition = false;
@@ -164,7 +165,7 @@ impl<'a> Recording<'a> {
         for file in self.change.after.files() {
             let has_event = match file.role {
                 Role::Definition => has_definition,
-                // It is recorded with the delete.
+                // The deleted definition is recorded with the delete.
                 Role::Deleted => true,
                 Role::Published | Role::Snapshot => of_copies.contains(file.path.as_str()),
             };
@@ -183,7 +184,7 @@ impl<'a> Recording<'a> {
             self.keep_deleted();
             return;
         }
-        // The removed copy stays recorded until the last portion.
+        // This event removes a copy, which stays recorded until the last portion.
         if event.definition.is_some() {
             return;
         }

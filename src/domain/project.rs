@@ -21,7 +21,7 @@ pub struct ProjectKey {
     /// The directory name of the organization. `default` if the layout has no `{organization}`.
     ///
     /// With several repositories, it starts with `REPOSITORY//`. So equal paths in two repositories
-    /// are two projects everywhere: in the record, in lanes, and in the ids of events.
+    /// are two projects everywhere: in the record, in the queues, and in the ids of events.
     pub organization: String,
     /// The directory name of the project.
     pub project: String,
@@ -56,7 +56,7 @@ impl ProjectKey {
     }
 }
 
-/// Returns the range of the stored organizations of a repository. The end is exclusive.
+/// Returns the bounds of the stored names of a repository's organizations. The end is exclusive.
 pub(crate) fn organizations_of(repository: &str) -> (String, String) {
     // In ASCII, `0` follows the slash.
     (format!("{repository}//"), format!("{repository}/0"))
@@ -159,14 +159,14 @@ pub struct Document {
     pub annotations: BTreeMap<String, String>,
     /// Ids that the project keeps although this content lacks them.
     ///
-    /// Only recorded definitions have these, and new ones after [`FileState::avoid_kept_ids`].
+    /// Only recorded definitions have kept ids, and new ones after [`FileState::avoid_kept_ids`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Box<KeptIds>>,
 }
 
 /// The placeholder in the annotation `version` that means "no version yet".
 ///
-/// The modeler writes it into every project, and the server replaces it when it deploys.
+/// The modeler writes it into every project. The server replaces it during a deployment.
 const VERSION_PLACEHOLDER: &str = "version-to-be-generated-on-deploy";
 
 impl Document {
@@ -183,7 +183,7 @@ impl Document {
     }
 }
 
-/// A complete file, as it was when it was read.
+/// The state of a complete file at the time of reading.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileState {
     /// The path below the repository's root.
@@ -229,13 +229,12 @@ impl Recorded {
         self.last_definition().is_none() && self.published.is_empty() && self.snapshots.is_empty()
     }
 
-    /// The definition, or the last one of a deleted project.
+    /// The definition, or the last definition of a deleted project.
     pub fn last_definition(&self) -> Option<&FileState> {
         self.definition.as_ref().or(self.deleted.as_ref())
     }
 
-    /// All recorded files: the definition, the last definition of a deleted project, the published
-    /// copies, the snapshots.
+    /// All recorded files, including the last definition of a deleted project.
     pub fn files(&self) -> impl Iterator<Item = &FileState> {
         self.definition
             .iter()
@@ -309,16 +308,16 @@ pub struct Problem {
     /// The column of the first error in characters, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
-    /// Whether the file may become valid without another hint, for instance because a program is
-    /// still writing it.
+    /// Whether the file may become valid without another hint.
     ///
-    /// Such a file is observed again without a hint.
+    /// For instance, a program may still be writing it. Such a file is observed again without a
+    /// hint.
     #[serde(default)]
     pub may_resolve: bool,
 }
 
 impl Problem {
-    /// Whether the file is not well-formed because a program is probably still writing it.
+    /// Whether the file is malformed, probably because a program is still writing it.
     pub(crate) fn is_incomplete(&self) -> bool {
         self.may_resolve && self.line.is_some()
     }

@@ -17,7 +17,8 @@ pub enum RescanReason {
     Root,
     /// A reload changed the configuration of the repository.
     Reload,
-    /// Ten or more projects vanished together. The scan checks them before they count as removed.
+    /// Many projects vanished together. The scan must confirm that no more vanish; see
+    /// [`super::wave`].
     Removals,
     /// The user database answers again, and some recorded files have no known owner.
     Owners,

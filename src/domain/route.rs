@@ -69,9 +69,9 @@ pub enum Interest {
     Yes,
     /// The webhook receives the event only if it received an earlier event of the project.
     ///
-    /// The filters do not select the event, but it is a delete. Or it is a move to a name that the
-    /// filters do not select. Without this event, the receiver would keep a project that no longer
-    /// exists there. Like other changes, moves are filtered by `when`.
+    /// The event is a delete that the filters do not select, or a move to a path that `projects` or
+    /// `repositories` does not select. Without it, the receiver would keep a project that no longer
+    /// exists at its old path. The filter `when` applies to moves as usual.
     IfHeard(Mismatch),
     /// The webhook does not receive the event.
     No(Mismatch),

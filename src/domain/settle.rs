@@ -8,7 +8,7 @@
 //! be late or lost, so a project without hints may still be changing. Therefore two observations
 //! must find the file missing: one after the last hint, and one at least a settle time later. If
 //! the second one finds more files missing, the settle time starts again. Continuous activity
-//! postpones a removal by at most 20 settle times, or by ten after its hold ended.
+//! postpones a removal by at most 20 settle times, or by ten after the end of a hold.
 //!
 //! A project with an invalid file is observed again without a hint, because the end of a write is
 //! not always reported. The delay doubles each time.
@@ -22,16 +22,15 @@
 //! 2. Take due projects from [`Agenda::due`] and observe them.
 //! 3. Also observe the recorded projects that [`super::moves::infer_all`] needs for arrivals and
 //!    departures. For each project that is gone, also observe the location that it waits to move
-//!    to ([`Agenda::moves_to`]). Repeat this for the projects observed here.
+//!    to ([`Agenda::moves_to`]). Repeat this step for the projects that it adds.
 //! 4. For each comparison, pass the missing files ([`super::infer::missing`]) to
 //!    [`Agenda::removals`].
 //! 5. Infer ([`super::moves::infer_all`]) and record.
-//! 6. Pass the outcome of each observation, also those of step 3, to [`Agenda::observed`]. Then
-//!    call [`Agenda::confirm_after`] for each project whose move waits
-//!    ([`super::moves::Conclusion::moves_to`]), [`Agenda::confirm_with`] for each removal that
-//!    waits for another one ([`super::moves::Conclusion::removed_with`]), and
-//!    [`Agenda::observe_after`] for each arrival that waits for a removal
-//!    ([`super::moves::Conclusion::hold`]).
+//! 6. Pass the outcome of each observation, including those of step 3, to [`Agenda::observed`].
+//! 7. Call these for each [`Conclusion`](super::moves::Conclusion) that waits:
+//!    - [`Agenda::confirm_after`] for a move ([`super::moves::Conclusion::moves_to`])
+//!    - [`Agenda::confirm_with`] for a removal ([`super::moves::Conclusion::removed_with`])
+//!    - [`Agenda::observe_after`] for an arrival ([`super::moves::Conclusion::hold`])
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -75,7 +74,7 @@ pub struct Unresolved {
     pub origin: Origin,
     /// The observed definition, compared with the recorded one.
     pub presence: Presence,
-    /// Whether the removal waits for another one; see [`Agenda::confirm_with`].
+    /// Whether the removal waits for another removal; see [`Agenda::confirm_with`].
     pub is_postponed: bool,
 }
 
@@ -120,8 +119,8 @@ struct Missing {
     since: Option<Moment>,
     /// The origin of the first observation that found a file missing.
     ///
-    /// Later hints do not change it. So if a file was removed while the daemon was down, its
-    /// delete is a catch-up.
+    /// Later hints do not change it. So the delete of a file that was removed while the daemon was
+    /// down has the origin catch-up.
     origin: Origin,
 }
 
@@ -140,15 +139,15 @@ impl Entry {
         }
     }
 
-    /// Returns the time since which the project has been idle, if files are missing.
+    /// Returns the time since which the project has been idle with the same files missing.
     fn idle_since(&self) -> Option<Moment> {
         Some(self.active_at.max(self.missing.as_ref()?.since?))
     }
 
     /// Returns the time when missing files count as removed, if files are missing.
     ///
-    /// This is one settle time after the last activity. Continuous activity, such as a log file in
-    /// the same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
+    /// This is one settle time after the last activity. Continuous activity, such as writes to a
+    /// log file in the same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
     fn settled_at(&self, settle_time: Duration) -> Option<Moment> {
         let first_at = self.missing.as_ref()?.first_at;
         let latest = first_at.saturating_add(settle_time.saturating_mul(SETTLE_TIMES_MAX));
@@ -261,15 +260,15 @@ impl Agenda {
         entry.active_at = entry.active_at.max(behind);
     }
 
-    /// Returns the location that a project waits to move to since its last observation.
+    /// Returns the location that a project waits to move to, as of its last observation.
     pub fn moves_to(&self, key: &ProjectKey) -> Option<&ProjectKey> {
         self.entries.get(key)?.moves_to.as_ref()
     }
 
-    /// Schedules the removals of a project together with those of a directory with the same id.
+    /// Schedules a project together with another directory of the same project id.
     ///
-    /// So both are judged in the same step. If the other project waits for further projects, this
-    /// project is observed again after the settle time.
+    /// So the removals in both are judged in the same step. If the other directory waits for
+    /// further projects, this one is observed again after the settle time.
     pub fn confirm_with(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let other = self.entries.get(other);
         let since = other.and_then(Entry::idle_since);
@@ -282,13 +281,12 @@ impl Agenda {
 
     /// Schedules a project right after another one, or now if the other one is already judged.
     ///
-    /// So a project is imported as soon as it was deleted from its old directory.
+    /// So a project is imported as soon as it is deleted from its old directory.
     pub fn observe_after(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let at = match self.entries.get(other).map(|other| other.observe_at) {
             None => now,
             Some(Some(next)) => next.saturating_add(Duration::from_nanos(1)),
-            // The other project waits for further ones. Meanwhile this project keeps its own
-            // schedule.
+            // The other project waits for further projects. Meanwhile this one keeps its schedule.
             Some(None) => return,
         };
         self.schedule(key, at);
@@ -299,8 +297,8 @@ impl Agenda {
             .entries
             .entry(key.clone())
             .or_insert_with(|| Entry::new(now, origin, hint));
-        // An observation that is still due may find changes from before this hint. Then the old
-        // origin stays.
+        // The observation that is already due may find changes from before this hint. So it keeps
+        // its origin.
         if entry.origin_served {
             entry.origin = origin;
             entry.origin_served = false;
@@ -358,7 +356,9 @@ impl Agenda {
         due
     }
 
-    /// Decides whether files count as removed that an observation at `now` found missing.
+    /// Decides whether the files in `missing` count as removed.
+    ///
+    /// An observation at `now` found these files missing.
     pub fn removals(&self, key: &ProjectKey, now: Moment, missing: &BTreeSet<String>) -> Removals {
         let is_confirmed = !self.vanished.holds(key)
             && self.entries.get(key).is_some_and(|entry| {
@@ -394,7 +394,7 @@ impl Agenda {
         };
         let taken = entry.taken.take();
         entry.moves_to = None;
-        // A hint that came during the observation has scheduled another observation.
+        // A hint that arrived during the observation has scheduled another observation.
         let was_hinted_meanwhile = taken.is_some() && entry.observe_at.is_some();
         // If a removal was due for confirmation but was not confirmed, its settle time starts
         // again.
@@ -430,7 +430,7 @@ impl Agenda {
         }
         match (again, entry.observe_at) {
             (Some(at), _) => self.schedule(key, at),
-            // A hint came in the meantime, or the project was observed before it was due.
+            // A hint arrived in the meantime, or the project was observed before it was due.
             (None, Some(_)) => {}
             (None, None) if is_held || is_postponed => {}
             (None, None) => {
@@ -468,16 +468,16 @@ impl Agenda {
 
     /// Records the number of recorded projects before the first project of a chain vanishes.
     ///
-    /// The share of vanished projects is computed from it. So projects that are imported later do
-    /// not change that share.
+    /// The share of vanished projects is computed from this number. So projects that are imported
+    /// later do not change the share.
     pub fn begins_with(&mut self, n_recorded: usize) {
         self.vanished.begins_with(n_recorded);
     }
 
     /// Records the number of recorded projects when a full scan begins.
     ///
-    /// If projects vanished, their share is computed from it, until [`Agenda::scanned`]. So a scan
-    /// that finds new projects first does not change that share.
+    /// Until [`Agenda::scanned`], the share of vanished projects is computed from this number. So
+    /// new projects that the scan finds first do not change the share.
     pub fn scan_begins(&mut self, n_recorded: usize) {
         self.vanished.scan_begins(n_recorded);
     }
@@ -538,9 +538,8 @@ impl Agenda {
 
     /// Schedules the observations that confirm these removals, in the order of their settle times.
     ///
-    /// While the removals waited for others or were held, [`SETTLE_TIMES_MAX`] settle times may
-    /// have passed. A hint since the last observation still postpones them, because a file may be
-    /// back.
+    /// The removals may have waited or been held for more than [`SETTLE_TIMES_MAX`] settle times.
+    /// Even then, a hint since the last observation postpones them, because a file may be back.
     fn confirm(&mut self, released: Vec<ProjectKey>, now: Moment) {
         let settle_time = self.settle_time;
         let waited = settle_time.saturating_mul(CHAIN_LASTS);
@@ -562,7 +561,7 @@ impl Agenda {
         self.by_time.first().map(|(at, _)| *at)
     }
 
-    /// Whether a file is missing without a confirmed removal, or an observation is due.
+    /// Whether an observation is due, or a missing file is not confirmed as removed.
     pub(crate) fn has_pending(&self, now: Moment) -> bool {
         let is_due = self.next().is_some_and(|next| next <= now);
         is_due || self.entries.values().any(|entry| entry.missing.is_some())
@@ -570,8 +569,8 @@ impl Agenda {
 
     /// Sets whether projects may have vanished or moved before they could be observed.
     ///
-    /// They may after a start, and if only scans find changes. Then even a few vanished projects
-    /// are judged like a wave, because they may be part of one.
+    /// That is possible after a start, and if only scans find changes. Then even a few vanished
+    /// projects are judged like a wave, because they may be part of a slow checkout.
     pub fn see_late(&mut self, sees_late: bool) {
         self.vanished.see_late(sees_late);
     }

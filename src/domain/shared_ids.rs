@@ -6,8 +6,8 @@
 //! - A project is deleted from its organization once: when the last directory with its id is gone.
 //!   So replacing a directory by a copy of itself causes no event. Missing directories wait for
 //!   each other and are judged together, even if their removals were noticed at different times.
-//!   The project is deleted from the last directory by name that had published copies. If none had,
-//!   it is deleted from the last directory by name.
+//!   Of the directories that had published copies, the project is deleted from the last by name. If
+//!   no directory had any, the project is deleted from the last directory by name.
 //! - A project that moved to another organization is deleted from the old one first, and then
 //!   imported into the new one. The arrived project waits until the old directory is judged. While
 //!   the old directory still has the project, the arrived project is a copy and does not wait.
@@ -15,11 +15,11 @@
 //! If the old directory cannot be read, the project may have moved or may be a copy. The arrived
 //! project is then imported after the settle time.
 //!
-//! For n directories the work is at most n log n, also if many organizations have copies of one
+//! For n directories the work is at most n log n, even if many organizations have copies of one
 //! project.
 //!
 //! The identity is the project id; see [`super::identity`]. An arrived project whose content has
-//! no id does not come from another organization.
+//! no id is not recognised as coming from another organization.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -44,7 +44,8 @@ pub enum Hold {
 pub(super) enum Removal<'a> {
     /// The project is deleted.
     Deletes,
-    /// No delete here: another directory still has the project, or the project is deleted from it.
+    /// The project is not deleted here, because another directory still has it, or because it is
+    /// deleted from that directory.
     MergesInto(&'a ProjectKey),
     /// Another directory with the project is gone too, but its removal is not confirmed.
     WaitsFor(&'a ProjectKey),
@@ -79,15 +80,15 @@ impl<'a> Places<'a> {
 /// A directory that arrivals in other organizations wait for.
 #[derive(Clone, Copy)]
 enum Holder<'a> {
-    /// The project is gone from it.
+    /// The project is gone from this directory.
     Left(&'a ProjectKey),
-    /// It cannot be read.
+    /// This directory cannot be read.
     Unclear(&'a ProjectKey),
 }
 
 /// The first holders of an identity, by the names of their organizations.
 ///
-/// Two of each kind are enough, because an arrival ignores only those of its own organization.
+/// Two of each kind are enough, because an arrival ignores only the one of its own organization.
 #[derive(Default)]
 struct Holders<'a>(Vec<Holder<'a>>);
 
@@ -112,7 +113,7 @@ impl<'a> Holders<'a> {
 pub(super) struct SharedIds<'a> {
     /// The directories by identity and organization.
     places: BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>,
-    /// The holders of each identity that has some.
+    /// The holders of each identity, if it has any.
     holders: BTreeMap<Identity, Holders<'a>>,
 }
 
@@ -206,7 +207,7 @@ impl<'a> SharedIds<'a> {
 
     /// Whether the project that was deleted here is in its organization again.
     ///
-    /// Then no unpublish is inferred here, because a receiver would take it for the end of the
+    /// Then no unpublish is inferred here, because a receiver would treat it as the end of the
     /// project.
     pub(super) fn is_back(&self, here: &Comparison) -> bool {
         let deleted = here.recorded.deleted.as_ref();

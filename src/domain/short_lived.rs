@@ -11,8 +11,8 @@
 //! - A file that is still in its project is not short-lived. For instance, it was written under a
 //!   temporary name and then renamed. A file that was moved out of a project is short-lived in
 //!   that project.
-//! - A file that was in another directory than the project's causes no event. It may belong to
-//!   another project that was at this path for a short time.
+//! - A file causes no event if its directory was not the one that the project has now. It may
+//!   belong to another project that was at this path for a short time.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::project::FileState;
 
-/// The metadata of a file. A difference means that the file has to be read.
+/// The metadata of a file. If it differs from the recorded metadata, the file is read again.
 ///
 /// The device number is not included, because it may change when a disk is mounted again. Then
 /// unchanged files would look changed after a restart.
@@ -23,23 +23,23 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// The minimum time from the last change of a file to a reading that may prove it unchanged.
+/// The minimum age of the last change at a reading that can prove the file unchanged.
 ///
-/// Two writes within one tick of the file system's clock leave the same times. A tick of Linux is
-/// up to 10 ms, and that of some network and FAT file systems 2 s. So a file that changed shortly
+/// Two writes within one tick of the file system's clock leave the same times. A tick is up to
+/// 10 ms on Linux, and 2 s on some network and FAT file systems. So a file that changed shortly
 /// before its reading is read again.
 const TICK_NS: i64 = 2_000_000_000;
 
-/// The value of `read_ns` for a file that two readings far enough apart found the same.
+/// The value of `read_ns` after two readings far apart found the same file.
 ///
-/// A later change would change the times, even if they are in the future, as those of files from
-/// archives may be.
+/// A later change would change the times of the file, even if they are in the future. Files from
+/// archives may have such times.
 pub(crate) const SETTLED_NS: i64 = i64::MAX;
 
 /// The minimum time between two readings for [`SETTLED_NS`].
 ///
-/// It is more than a tick plus the duration of a step, because a reading is dated by the start of
-/// its step.
+/// It is more than a tick plus the duration of an engine step, because the recorded time of a
+/// reading is the start of its step.
 const APART_NS: i64 = 10_000_000_000;
 
 /// Whether inode numbers identify files.
@@ -65,9 +65,9 @@ impl FileState {
     /// Returns the state to record after a second reading with the same content.
     ///
     /// Usually the state is `self`, so that reading an unchanged file writes nothing to the store.
-    /// It is `again` if the metadata, the role or the tag differ, if the owner was unknown, or if
-    /// only `again` can prove the file unchanged. If the readings are more than [`APART_NS`] apart,
-    /// `self` gets [`SETTLED_NS`].
+    /// It is `again` if the metadata, the role or the tag differ, if the owner was unknown, if the
+    /// clock was set back, or if only `again` can prove the file unchanged. If the readings are
+    /// more than [`APART_NS`] apart, `self` gets [`SETTLED_NS`].
     pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
         let is_same = self.stamp.is_same(&again.stamp, inodes)
             && (self.role, &self.tag) == (again.role, &again.tag);

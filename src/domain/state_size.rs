@@ -1,17 +1,17 @@
 //! The size of the state: its limit, and when to warn.
 //!
 //! Constraint: a receiver that is down must not fill the disk, because then no webhook would get
-//! new events. At the limit, old rows are removed although their retention has not ended. If files
+//! new events. At the limit, old rows are removed even before their retention ends. If files
 //! of other programs fill the disk, no rows are removed.
 
-/// The size in bytes from which a reader is assumed to hold the write-ahead log.
+/// The size of the log, in bytes, at which a reader probably prevents its reuse.
 ///
-/// Without readers the log is truncated to 16 MiB. A large commit may need some more.
+/// Without readers, the write-ahead log is truncated to 16 MiB. A large commit may need some more.
 pub const LOG_HELD: u64 = 256 << 20;
 
-/// The lowest limit without a setting, in bytes.
+/// The lowest limit if none is configured, in bytes.
 ///
-/// A smaller state fills only a small disk. On any other disk, other files are the cause.
+/// A smaller state can fill only a small disk. If a larger disk is full, other files are the cause.
 pub const LIMIT_MIN: u64 = 256 << 20;
 
 /// The space that is kept free on a large file system, in bytes.
@@ -69,7 +69,7 @@ impl StateSize {
         }
     }
 
-    /// The bytes to remove after the state exceeded its limit: down to 95 % of the limit.
+    /// The number of bytes to remove to bring the state down to 95 % of its limit.
     pub fn excess(&self) -> u64 {
         let kept = self.limit.map(|limit| limit.saturating_sub(limit / 20));
         kept.map_or(0, |kept| self.used.saturating_sub(kept))
@@ -84,7 +84,7 @@ impl StateSize {
 /// Returns the space to keep free for removing rows.
 ///
 /// It is 16 MiB, because the log may grow by that much before it is copied into the database. On a
-/// small file system it is an eighth.
+/// small file system it is an eighth of the file system.
 pub const fn reserve(total: u64) -> u64 {
     let eighth = total / 8;
     if eighth < RESERVE { eighth } else { RESERVE }

@@ -64,7 +64,7 @@ pub enum HeldBecause {
 pub struct Held {
     /// The number of projects whose removals are held.
     pub n: usize,
-    /// The number of recorded projects when the removals were first held.
+    /// The number of recorded projects before these projects vanished.
     pub n_recorded: usize,
     /// Why the removals are held.
     pub because: HeldBecause,
@@ -75,7 +75,7 @@ pub struct Held {
 pub struct HeldBefore {
     /// The projects that were held. Some may be back, and some may no longer be recorded.
     pub projects: Vec<ProjectKey>,
-    /// The number of recorded projects when the removals were first held.
+    /// The number of recorded projects before these projects vanished.
     pub n_recorded: usize,
     /// Why the removals are held.
     pub because: HeldBecause,
@@ -88,7 +88,7 @@ struct Group {
     projects: BTreeMap<ProjectKey, Presence>,
     /// The projects that appeared during the wave. Each one extends the wave only once.
     appeared: BTreeSet<ProjectKey>,
-    /// The number of recorded projects before the first one vanished, if known.
+    /// The number of recorded projects before the first project vanished, if known.
     n_recorded: Option<usize>,
     /// The number of projects that vanished, including those that are back.
     n_vanished: usize,
@@ -207,14 +207,15 @@ impl Vanished {
         self.current.state == State::Calm
     }
 
-    /// Records the number of recorded projects before the first one vanishes.
+    /// Records the number of recorded projects before the first project vanishes.
     pub(super) fn begins_with(&mut self, n_recorded: usize) {
         let n_before_scan = self.n_before_scan.unwrap_or(n_recorded);
         self.current.n_recorded = Some(n_recorded.min(n_before_scan));
     }
 
-    /// Records the number of recorded projects when a full scan begins. If the scan begins again
-    /// before its end, the smaller number counts.
+    /// Records the number of recorded projects when a full scan begins.
+    ///
+    /// If the scan begins again before its end, the smaller number is kept.
     pub(super) fn scan_begins(&mut self, n_recorded: usize) {
         if n_recorded > 0 {
             let before = self.n_before_scan.unwrap_or(n_recorded);
@@ -249,7 +250,7 @@ impl Vanished {
     /// Records an observation of a project.
     pub(super) fn observed(&mut self, key: &ProjectKey, presence: Presence, now: Moment) {
         if matches!(presence, Presence::Absent | Presence::Appears) {
-            // A crash may come between the record of an accepted removal and that of its judgement.
+            // A crash may have left an accepted removal that is already judged.
             self.released.remove(key);
             self.accepted.remove(key);
         }

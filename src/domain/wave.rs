@@ -3,13 +3,13 @@
 //! Constraint: this module reads no clock and no store. The caller passes times and the number of
 //! recorded projects.
 //!
-//! A project *vanishes* when its definition is gone or is replaced by another project's. It may
-//! appear in another directory later, as in a slow checkout or synchronisation. Then it moved, and
-//! must not be deleted. So projects that vanish in short succession, each within the settle time
-//! of the one before, are judged together at the end:
+//! A project *vanishes* when its definition is gone or is replaced by another project's. The
+//! project may appear in another directory later, as in a slow checkout or synchronisation. Then it
+//! moved, and must not be deleted. So projects that vanish in short succession, each within the
+//! settle time after the previous one, are judged together at the end:
 //!
-//! - Fewer than ten projects are a *chain*. It ends a settle time after the last one vanished, but
-//!   after ten settle times at the latest.
+//! - Fewer than ten projects are a *chain*. It ends a settle time after its last project vanished,
+//!   but after ten settle times at the latest.
 //! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
 //!   time, but after five minutes at the latest.
 //!
@@ -109,7 +109,7 @@ pub struct Census {
     pub n_vanished: usize,
     /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,
-    /// The same number for this group and the held projects together.
+    /// The value of `n_gone` for this group and the held projects together.
     pub n_gone_in_all: usize,
     /// The number of projects with a recorded definition, including the vanished ones.
     pub n_recorded: usize,
@@ -164,7 +164,7 @@ impl State {
         }
     }
 
-    /// Returns the state of a wave if this is a chain, so that appearing projects extend it.
+    /// Turns a chain into a wave, so that appearing projects extend it.
     pub(super) fn as_wave(self) -> Self {
         match self {
             State::Chain { began, vanished_at } => State::Wave {

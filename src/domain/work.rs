@@ -1,18 +1,18 @@
-//! Counts visited files, so that tests can compare the work for n and 4n files.
+//! Counts visited files and projects, so that tests can compare the work for n and 4n of them.
 
 #[cfg(test)]
 thread_local! {
     static VISITED: std::cell::Cell<usize> = const { std::cell::Cell::new(0) };
 }
 
-/// Counts one visited file. Does nothing outside tests.
+/// Counts one visited file or project. Does nothing outside tests.
 #[inline]
 pub(crate) fn visit() {
     #[cfg(test)]
     VISITED.with(|visited| visited.set(visited.get() + 1));
 }
 
-/// Returns the number of files that the function visits.
+/// Returns the number of files and projects that `work` visits.
 #[cfg(test)]
 pub(crate) fn visited_by<T>(work: impl FnOnce() -> T) -> usize {
     let before = VISITED.with(std::cell::Cell::get);
@@ -72,7 +72,7 @@ mod tests {
         }
     }
 
-    /// Asserts that four times as many files take at most about four times as many visits.
+    /// Asserts that four times as many items take at most about four times as many visits.
     fn assert_linear(work: impl Fn(usize) -> usize) {
         let (few, many) = (work(100), work(400));
         assert!(few > 0, "visits are counted");

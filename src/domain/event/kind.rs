@@ -4,7 +4,9 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// A kind of event: one of the seven of `"*"`, or one of the four that a webhook has to name.
+/// A kind of event.
+///
+/// `"*"` selects seven of them. A webhook must name the other four to receive them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
@@ -48,7 +50,7 @@ pub enum Parameter {
     VersionTag,
     /// The id of the project.
     ProjectId,
-    /// The name of the directory that a moved project had before.
+    /// The directory name of a moved project before the move.
     PreviousProject,
 }
 
@@ -139,7 +141,7 @@ impl EventKind {
         }
     }
 
-    /// Parses a name of [`EventKind::as_str`].
+    /// Parses a name returned by [`EventKind::as_str`].
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|kind| kind.as_str() == name)
     }
