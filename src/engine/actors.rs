@@ -33,8 +33,9 @@ const PATIENCE: Duration = Duration::from_millis(50);
 /// The maximum length of a program's path in an event, so that it fits into a header.
 const PROGRAM_MAX: usize = 256;
 
-/// The number of steps in a row without a record after which steps no longer wait. They wait again
-/// once a record comes.
+/// After this many steps in a row without a record, steps no longer wait.
+///
+/// They wait again once a record arrives.
 const FRUITLESS_MAX: u32 = 3;
 
 /// The audit source of usernames. It is off if the configuration does not name it.
@@ -44,7 +45,7 @@ pub(super) struct Actors {
     mounts: MountList,
 }
 
-/// The configured source. It has no reader if that could not start or has failed.
+/// The configured source. `reader` is `None` if it could not start or has failed.
 struct Source {
     report: ActorReport,
     reader: Option<Reader>,
@@ -62,7 +63,7 @@ impl Actors {
     pub(super) fn configure(&mut self, config: &Config, clock: Clock, status: &Status) {
         let wanted = config.naming.audit_key();
         let is_same = match (&self.source, wanted) {
-            // A reload retries a reader that could not start.
+            // A reload retries a reader that could not start or has failed.
             (Some(source), Some(key)) => source.reader.is_some() && source.report.key == key,
             (None, None) => true,
             _ => false,
@@ -123,7 +124,7 @@ impl Actors {
     }
 }
 
-/// Adds the actor to an event, and takes the username from the actor if the settings say so.
+/// Adds the actor to an event, and sets its username by the settings.
 fn set(new: &mut NewEvent, actor: Actor, subject: &FileState, config: &Config) {
     let event = &mut new.event;
     let (source, name) = username(subject, &config.naming.username, Some(&actor.user));
@@ -300,7 +301,9 @@ impl<'a> Nodes<'a> {
         Ok(stamp(&rustix::fs::fstat(&directory)?).inode)
     }
 
-    /// Returns a file's device and inode number. On btrfs, `stat` returns another device.
+    /// Returns a file's device and inode number.
+    ///
+    /// The device is that of the mount. On btrfs, `stat` returns another device.
     fn node(&self, path: &str, inode: u64) -> Option<Node> {
         Some((self.mounts.of(path)?.device()?, inode))
     }
@@ -360,7 +363,7 @@ impl<'a> Nodes<'a> {
     }
 }
 
-/// Whether the event is about a file that is gone: then its subject is the recorded state.
+/// Whether the file of the event is gone. Then its subject is the recorded state.
 fn is_gone(event: &Unnamed) -> bool {
     event.before.as_ref() == Some(&event.subject)
 }

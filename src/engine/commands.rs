@@ -1,7 +1,8 @@
 //! Sends commands to the engine, in addition to hints.
 //!
-//! Constraint: giving a command never waits. An engine takes no commands while its file system
-//! hangs. Its full channel of inputs must block neither the supervisor nor another repository.
+//! Constraint: sending a command never waits. An engine takes no commands while its file system
+//! hangs. Its input channel then fills up, which must block neither the supervisor nor another
+//! repository.
 
 use std::sync::mpsc::{SyncSender, TrySendError};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -13,7 +14,7 @@ use super::held_removals::{Accepted, HeldProjects};
 use crate::config::Config;
 use crate::domain::rescan::RescanReason;
 
-/// The maximum number of requests that wait for an answer. Further ones are refused.
+/// The maximum number of requests that wait for an answer. Further requests are refused.
 const REQUESTS: usize = 64;
 
 /// A command to the engine, which executes it between two steps.
@@ -38,7 +39,7 @@ impl Command {
         )
     }
 
-    /// Whether nobody waits for the answer, so that the request counts as withdrawn.
+    /// Whether this is a request whose sender no longer waits for the answer.
     fn is_withdrawn(&self) -> bool {
         match self {
             Self::ListHeld(answer) => answer.is_closed(),
@@ -88,7 +89,7 @@ impl Commands {
         Arc::clone(&self.pending)
     }
 
-    /// Gives a command. Returns false if the engine has ended or too many requests wait.
+    /// Sends a command. Returns false if the engine has ended or too many requests wait.
     pub(crate) fn give(&self, command: Command) -> bool {
         let mut pending = self.pending.lock();
         pending.retain(|other| !other.is_withdrawn() && !other.is_replaced_by(&command));
@@ -101,9 +102,9 @@ impl Commands {
         self.wake()
     }
 
-    /// Wakes the engine. Returns whether it runs.
+    /// Wakes the engine. Returns false if the engine has ended.
     ///
-    /// A full channel is no failure: the engine takes its inputs without being woken.
+    /// A full channel is not a failure: its inputs already wake the engine.
     pub(super) fn wake(&self) -> bool {
         !matches!(
             self.inputs.try_send(Input::Wake),

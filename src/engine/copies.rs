@@ -1,11 +1,11 @@
-//! Remembers which copies of a project are in place, so that a step need not observe all.
+//! Remembers which copies of a project are in place, so that a step need not observe all of them.
 //!
-//! Constraint: the first scan of an organization with n copies of a template observes each of them
+//! Constraint: the first scan of an organization with n copies of a template observes each copy
 //! once. Each arrival may be a move of any recorded project with the same id. So without this
-//! module each step would observe all of them: 53 seconds for 4,000 copies.
+//! module, each step would observe all copies: 53 seconds for 4,000 copies.
 //!
 //! Only identities with more than [`FEW`] recorded projects are remembered after a step. A copy is
-//! in place once an observation has found its recorded definition, until the next hint or full
+//! considered in place from an observation of its recorded definition until the next hint or full
 //! scan. A hint may be late, so a copy is also observed if its inode arrived elsewhere.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -14,7 +14,7 @@ use crate::domain::moves::Comparison;
 use crate::domain::project::{Identity, ProjectKey};
 use crate::store::Batch;
 
-/// A step observes all projects with one identity, up to this number of them.
+/// Up to this number, a step observes all projects with the same identity.
 pub(super) const FEW: usize = 8;
 
 /// The recorded projects with one identity.
@@ -119,14 +119,14 @@ impl Copies {
         }
     }
 
-    /// Records the changes of a committed batch.
+    /// Applies the changes of a batch.
     pub(super) fn committed(&mut self, batch: &Batch) {
         if self.groups.is_empty() {
             return;
         }
         for change in &batch.changes {
             let after = change.after.last_definition();
-            // A merge, or a portion of a change, has only the files that differ.
+            // Skip changes without a definition: merges, and portions that have only other files.
             if change.before.last_definition().is_none() && after.is_none() {
                 continue;
             }
@@ -173,7 +173,7 @@ impl Copies {
         group.doubtful.iter().chain(with_inode).cloned().collect()
     }
 
-    /// Returns the copies in an organization, those that are in place first.
+    /// Returns the copies in an organization. Copies in place come first.
     pub(super) fn in_organization<'a>(
         &'a self,
         identity: &Identity,

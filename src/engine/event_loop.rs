@@ -1,8 +1,8 @@
 //! The engine's loop: handles inputs and runs one step after another.
 //!
-//! Constraint: no change is lost. A project leaves the agenda only when its observation is
-//! committed. While the store cannot commit, inference waits. The changes remain visible, because
-//! the record still differs from the disk.
+//! Constraint: no change is lost. A project stays due until its observation is committed. While the
+//! store cannot commit, inference waits. The changes remain visible, because the record still
+//! differs from the disk.
 
 use std::collections::BTreeSet;
 use std::io;
@@ -30,10 +30,9 @@ use crate::domain::settle::Moment;
 use crate::hint::{Hint, HintSender};
 use crate::watch::{Watch, WatchSettings};
 
-/// How long an observation waits after a file was created.
+/// How long an observation waits after an empty file was created.
 ///
-/// The writer usually closes the file within this time. The kernel reports that too, and the
-/// observation then reads the complete file.
+/// The writer usually completes the file within this time.
 const WRITER_DELAY: Duration = Duration::from_millis(25);
 
 /// The receiving end of the input channel.
@@ -47,7 +46,7 @@ pub(super) struct Inbox {
 
 /// The inbox and the watch thread that fills it.
 pub(super) struct Watched {
-    // Dropped first, because the watch thread may wait for room in it.
+    // Dropped before `watch`, because the watch thread may wait for room in the channel.
     pub inbox: Inbox,
     pub watch: Watch,
 }
@@ -64,16 +63,16 @@ pub(super) struct EventLoop {
     new_layout: Option<NewLayout>,
 }
 
-/// A reload with another layout. It waits until changes under the old layout are recorded.
+/// A configuration with a new layout. It waits until changes under the old layout are recorded.
 struct NewLayout {
     config: Arc<Config>,
-    /// The layout changes at this time at the latest.
+    /// The latest time when the new layout takes effect.
     until: Moment,
-    /// Whether the log has the reason why the wait started again.
+    /// Whether the log says that the repository or the store is unavailable.
     is_reported: bool,
 }
 
-/// The longest wait of a new layout, in addition to two settle times.
+/// The longest wait of a new layout, in addition to twice `repository.settle`.
 const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Starts the watch thread. Logs a failure.
@@ -85,7 +84,7 @@ pub(super) fn start_watch(parts: &Parts, hints: HintSender) -> io::Result<Watch>
 }
 
 impl EventLoop {
-    /// Reads the recorded state. Waits while a database is unavailable.
+    /// Reads the recorded state. Waits while the database is unavailable.
     ///
     /// Logs any other error and returns `None`. Also returns `None` if the engine is stopped.
     pub(super) fn new(parts: Parts, watched: Watched) -> Option<Self> {
@@ -96,7 +95,7 @@ impl EventLoop {
                 Err(_) if parts.status.is_stopping() => return None,
                 Err(error) if error.fault().is_passing() => {
                     report(&parts.status, &error);
-                    // Inputs wait in the inbox.
+                    // Meanwhile, inputs wait in the inbox.
                     std::thread::sleep(READ_AGAIN);
                 }
                 Err(error) => {
@@ -105,7 +104,8 @@ impl EventLoop {
                 }
             }
         };
-        // Not earlier: a return above would drop `watch` before `inbox`.
+        // Not earlier: local variables are dropped in reverse order, so a return above would drop
+        // `watch` before `inbox`.
         let Watched { inbox, watch } = watched;
         Some(Self {
             inbox,
@@ -148,7 +148,9 @@ impl EventLoop {
         }
     }
 
-    /// Returns the time of the next observation, piece of a scan, or scan on a timer.
+    /// Returns the time of the next work, if any is scheduled.
+    ///
+    /// Work is an observation, a scan or its next piece, or a decision about vanished projects.
     fn next_work(&self) -> Option<Moment> {
         if !self.worker.may_infer() {
             return None;
@@ -164,9 +166,9 @@ impl EventLoop {
 
     /// Returns the time of the next decision about vanished projects.
     ///
-    /// `None` during a scan that may change the decision. The scan may find more vanished
-    /// projects, or find that held projects are back. It also confirms the end of a wave, even of
-    /// one that has shrunk below ten projects.
+    /// `None` during a scan that may change the decision. The scan may find more vanished projects,
+    /// or find that held projects are back. A wave ends only after such a scan, even if some of its
+    /// projects are back.
     fn wave_ends_at(&self) -> Option<Moment> {
         let worker = &self.worker;
         let agenda = &worker.agenda;
@@ -179,7 +181,7 @@ impl EventLoop {
 
     /// Decides about vanished projects, if a decision is due.
     ///
-    /// Hints may be late or lost, so a full scan must confirm that a wave is over.
+    /// Hints may be late or lost, so a full scan must confirm the end of a wave.
     fn end_wave(&mut self, now: Moment) {
         if self.wave_ends_at().is_none_or(|at| now < at) {
             return;
@@ -187,7 +189,7 @@ impl EventLoop {
         let scanned = self.scanner.last_began();
         match self.worker.agenda.wave_is_over_since(now) {
             Some(since) if scanned.is_none_or(|began| began < since) => {
-                // If scans replace reports, this scan uses at most a quarter of a core too.
+                // If scans replace reports, limit this scan to a quarter of a core as well.
                 let reason = match self.worker.timers.polls() {
                     true => RescanReason::Poll,
                     false => RescanReason::Removals,
@@ -280,12 +282,12 @@ impl EventLoop {
         }
     }
 
-    /// Makes all recorded projects due that may be below a directory.
+    /// Schedules an observation of each recorded project that may be below a directory.
     ///
-    /// These are all projects of its organization, or all projects if the path names no
-    /// organization.
+    /// These are all projects of the organization in the path, or all projects if it has none.
     fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
-        // The store may not answer, and there may be thousands of hints. A scan replaces them.
+        // After a failure of the store, do not query it for each of thousands of hints. Request one
+        // scan instead.
         if self.worker.timers.is_paused() {
             return self.scanner.request(RescanReason::Overflow);
         }
@@ -295,7 +297,7 @@ impl EventLoop {
             Some(organization) => self.worker.recorder.store().keys_in(organization),
             None => self.worker.recorder.store().keys(),
         };
-        // Projects that have only invalid files are not on record.
+        // Projects that have only invalid files are not in the record.
         let invalid = self.worker.invalid_files.keys_in(organization.as_deref());
         match recorded {
             Ok(keys) => {
@@ -336,7 +338,7 @@ impl EventLoop {
         if !due.is_empty() {
             self.worker.step(due);
         }
-        // Hinted projects come first. They wait for one piece of the scan at most.
+        // Observe hinted projects first, so that they wait for at most one piece of the scan.
         if !self.worker.timers.is_paused() {
             let is_poll_due = self
                 .worker
@@ -355,7 +357,7 @@ impl EventLoop {
         }
     }
 
-    /// Checks the store, the root and the timers, once a second.
+    /// Checks the store, the root, the mounts and the timers. Runs once a second.
     fn pulse(&mut self, now: Moment) {
         if self.worker.recorder.check_in_place() {
             self.worker.check_unusable();
@@ -364,7 +366,7 @@ impl EventLoop {
             self.worker.timers.pause(now);
         }
         self.worker.invalid_files.log_lasting(now);
-        // Files with unknown owners are read again when the user database answers.
+        // Once the user database answers, a scan reads files with unknown owners again.
         if !self.scanner.is_scanning() && self.worker.retry_owners() {
             self.scanner.request(RescanReason::Owners);
         }
@@ -414,7 +416,7 @@ impl EventLoop {
         }
     }
 
-    /// Reports a watch thread that waits for a file system below the root.
+    /// Reports when the watch thread waits for a file system that does not answer.
     fn check_watch(&self) {
         let status = &self.worker.status;
         let Some(path) = self.watch.stuck_at(STANDSTILL) else {
@@ -444,10 +446,10 @@ impl EventLoop {
 
     /// Applies a new configuration. Only a new layout may have to wait.
     ///
-    /// The first scan with a new layout records projects without events. So changes that are not
-    /// recorded yet are first recorded under the old layout, with their events.
+    /// The first scan with a new layout records projects without events. So pending changes are
+    /// first recorded under the old layout, with their events.
     fn reload(&mut self, config: Arc<Config>) {
-        // This reload replaces one that is still waiting.
+        // This reload replaces an earlier reload that still waits.
         self.new_layout = None;
         let old = &self.worker.config.repository;
         if old.layout == config.repository.layout || self.worker.phase.is_adopting() {
@@ -471,15 +473,15 @@ impl EventLoop {
         });
     }
 
-    /// Changes the layout once everything is recorded under the old one, or the wait is over.
+    /// Applies the new layout once the old changes are recorded or the wait is over.
     ///
-    /// While removals are held, or nothing can be recorded, the wait starts again.
+    /// The wait is extended while removals are held, or while nothing can be recorded.
     fn change_layout(&mut self, now: Moment) {
         let Some(new) = &mut self.new_layout else {
             return;
         };
         let worker = &self.worker;
-        // A former root may never come back if the path changes too.
+        // If the path changes too, do not wait for a missing root. It may never come back.
         let is_blind = match worker.may_infer() {
             true => self.scanner.is_requested() || worker.timers.is_paused(),
             false => new.config.repository.path == worker.config.repository.path,

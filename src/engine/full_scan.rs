@@ -30,7 +30,7 @@ pub(super) struct FullScan {
     /// Whether the watch thread walks the tree for this scan and sets missing watches. Otherwise
     /// the engine lists the projects.
     pub has_walked: bool,
-    /// The projects known so far. The first `n_compared` of them were compared.
+    /// The projects known so far. The scan has compared the first `n_compared` of them.
     keys: Vec<ProjectKey>,
     n_compared: usize,
     /// Whether all projects are known.
@@ -39,7 +39,7 @@ pub(super) struct FullScan {
 }
 
 impl FullScan {
-    /// Starts a scan of the found projects. `None` if a walk will find them.
+    /// Starts a scan of the found projects. `found` is `None` if a walk will find them.
     pub(super) fn new(
         reason: RescanReason,
         origin: Origin,
@@ -64,7 +64,6 @@ impl FullScan {
         has_work.then_some(self.next_piece)
     }
 
-    /// Whether all projects are known.
     pub(super) fn is_complete(&self) -> bool {
         self.is_complete
     }

@@ -1,6 +1,6 @@
 //! Observes due projects, and the old directories of projects that may have moved.
 //!
-//! Constraint: a project that moves during a step is observed in exactly one of the two
+//! Constraint: if a project moves during a step, the step sees it in exactly one of the two
 //! directories.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,7 +39,9 @@ impl SameProject {
         Self(organization, identity)
     }
 
-    /// Returns each identity of the project whose definition was observed here.
+    /// Returns the identities of the project whose definition is in this directory.
+    ///
+    /// These are the observed identity and, unless another project arrived, the recorded identity.
     fn shown_by(comparison: &Comparison) -> impl Iterator<Item = Self> {
         let key = &comparison.key;
         let seen = comparison.observed.definition();
@@ -61,13 +63,13 @@ pub(super) struct Gatherer<'a> {
     pub observer: &'a mut Observer,
     pub agenda: &'a Agenda,
     pub reported: &'a mut ReportedFiles,
-    /// The recorded projects whose id is not in their definition. `None` before they are read.
+    /// The recorded projects whose id is not in their definition. `None` until they are needed.
     pub kept: &'a mut Option<KeptIds>,
     pub copies: &'a mut Copies,
     pub clock: Clock,
     /// Whether missing files count as removed immediately.
     ///
-    /// True if nothing is recorded, or if the record was made with another layout.
+    /// True while projects are recorded without events.
     pub is_adopting: bool,
     pub now: Timestamp,
 }
@@ -97,9 +99,9 @@ impl Gatherer<'_> {
                 break;
             }
             first = n_observed;
-            // This has no limit of bytes: without the old directory of a moved project, the move
-            // would be an import. Only a few bytes are read. A removed project has no files to
-            // read, and an unchanged one is not read.
+            // No limit of bytes here: without the old directory of a moved project, the move would
+            // be an import. Few bytes are read, because removed projects have no files, and
+            // unchanged files are not read.
             self.observe_each(more, usize::MAX, gathered)?;
         }
         self.observe_arrivals_again(gathered);
@@ -162,7 +164,7 @@ impl Gatherer<'_> {
         observation.home = seen.home;
     }
 
-    /// Reads the kept ids when a new or removed project is observed for the first time.
+    /// Reads the kept ids ([`KeptIds`]) once a new or removed project is observed.
     fn read_kept(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
         let mut observations = gathered.observations.iter();
         let needs_them = observations.any(|one| {
@@ -175,7 +177,7 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Gives new projects generated ids that no other project keeps.
+    /// Gives each new project a generated id that no recorded project keeps.
     fn avoid_kept_ids(&self, gathered: &mut Gathered) {
         let Some(kept) = self.kept.as_ref() else {
             return;
@@ -200,8 +202,8 @@ impl Gatherer<'_> {
 
     /// Returns recorded projects that may have moved to an arrived project's directory.
     ///
-    /// They have the identity of the arrived project and are not observed yet. If there are many,
-    /// those that are known to be in place are left out.
+    /// They have the identity of the arrived project and are not observed yet. Projects that
+    /// [`Copies`] knows to be in place are left out.
     fn recorded_origins(
         &mut self,
         arrived: &[Arrived],
@@ -236,9 +238,10 @@ impl Gatherer<'_> {
         Ok(origins.into_values().collect())
     }
 
-    /// Returns the directories, not observed yet, that departed projects wait to move to.
+    /// Returns unobserved directories to which departed projects wait to move.
     ///
-    /// Without them, a departed project would seem to be in no directory of its organization.
+    /// Unless they are observed, a departed project seems to be in no directory of its
+    /// organization.
     fn destinations(&self, first: usize, gathered: &Gathered, more: &[Due]) -> Vec<Due> {
         let new = gathered.observations.iter().skip(first);
         let departed = new.filter(|one| one.comparison.departure().is_some());
@@ -279,10 +282,10 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Returns recorded projects that share the id of a removed project and are not observed yet.
+    /// Returns unobserved recorded projects that share the id of a removed project.
     ///
-    /// One project that still exists is enough, so only a few are returned at a time. Unconfirmed
-    /// removals are included if a project with their id arrived.
+    /// Only a few are returned at a time, because one project that still exists is enough. A
+    /// removed project matters if its removal is confirmed, or if a project with its id arrived.
     fn recorded_elsewhere(&mut self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
         let observations = gathered.observations.iter();
         let arrived: BTreeSet<Identity> = observations
@@ -315,7 +318,7 @@ impl Gatherer<'_> {
         self.learn(removed.keys().map(|(_, identity)| identity))?;
         let mut others = Vec::new();
         for (place, observation) in removed {
-            // The number doubles each time, so many missing copies take only a few rounds.
+            // The limit doubles in each round, so even many missing copies take only a few rounds.
             let limit = n_observed.get(&place).map_or(FEW, |n| FEW.max(*n));
             let (organization, identity) = place;
             let keys = self.copies.in_organization(&identity, organization);
@@ -331,8 +334,8 @@ impl Gatherer<'_> {
 
     /// Observes the old directories of arrived projects again.
     ///
-    /// The first observation of an old directory may have been before the move. Then the project
-    /// would seem to be in both directories.
+    /// The first observation of an old directory may be older than the move. Then the project would
+    /// seem to be in both directories.
     fn observe_origins_again(&mut self, arrived: &[Arrived], gathered: &mut Gathered) {
         let mut arrived_as: BTreeMap<SameProject, Vec<&ProjectKey>> = BTreeMap::new();
         for one in arrived {
@@ -358,9 +361,8 @@ impl Gatherer<'_> {
 
     /// Observes an arrived project again if another directory has the same project.
     ///
-    /// The project may have moved back in between, for instance if somebody checked out another
-    /// branch and then the first one again. Then it is no longer here. If it is still here, it is a
-    /// copy.
+    /// The project may have moved back in the meantime, for instance because somebody checked out
+    /// another branch and then the first branch again. If it is still here, it is a copy.
     fn observe_arrivals_again(&mut self, gathered: &mut Gathered) {
         let mut shown: BTreeMap<SameProject, usize> = BTreeMap::new();
         for observation in &gathered.observations {

@@ -1,7 +1,7 @@
 //! Judges held files: files that were opened when a report named them.
 //!
-//! Constraint: a held file causes an event here only if it is no longer in its project. If it is,
-//! the observation of the project infers its event.
+//! Constraint: a held file causes an event here only if it is no longer in its project. Otherwise,
+//! the observation of the project infers the event.
 
 use std::os::fd::AsFd;
 
@@ -24,7 +24,7 @@ impl Gatherer<'_> {
         let inodes = self.observer.inodes();
         for observation in observations {
             let elsewhere = take_those_elsewhere(observation, inodes);
-            // Judging one file may record all observed ones.
+            // Before the loop, because judging one held file may record all observed files.
             if observation.comparison.newcomer().is_none() {
                 observation.postpone_later_files();
             }
@@ -53,7 +53,9 @@ impl Gatherer<'_> {
     }
 }
 
-/// Takes the held files that are not in their project. Keeps the others in the observation.
+/// Takes the held files that have left their project. Keeps the others.
+///
+/// Drops files that may belong to another project.
 fn take_those_elsewhere(observation: &mut Observation, inodes: Inodes) -> Vec<Held> {
     let mut elsewhere = Vec::new();
     for mut held in observation.reported.take_held() {
@@ -72,9 +74,9 @@ fn take_those_elsewhere(observation: &mut Observation, inodes: Inodes) -> Vec<He
     elsewhere
 }
 
-/// Whether a held file was opened in another directory than the project's.
+/// Whether a held file was opened in a directory that is not the project's.
 ///
-/// Then it may belong to another project. For instance, two projects may have exchanged their
+/// Then the file may belong to another project. For instance, two projects may have exchanged their
 /// directories for a short time. Returns false while the project is not in place, because its own
 /// directory may have been moved away.
 fn was_in_another_directory(held: &Held, observation: &Observation) -> bool {
@@ -100,9 +102,9 @@ enum Whereabouts {
 
 /// Finds a held file by its inode.
 ///
-/// A link that was recorded in the project before is ignored. If a file has links only outside the
+/// A link that was already recorded in the project is ignored. If a file has links only outside the
 /// project, it was moved away, or was linked into the project for a short time. If the number of
-/// links cannot be read, the file may have some.
+/// links cannot be read, the function assumes that there are some.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
     let is_linked = !rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
     let was_there = |path: &str| {

@@ -3,8 +3,8 @@
 //! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has
 //! the held projects and the end of the hold. So a restart neither releases them early nor starts
 //! the hold again. The store also has the projects that an operator accepted, so that a restart
-//! does not hold them again. All of this is stored whenever it differs from the stored version, so
-//! a failed commit is repeated.
+//! does not hold their removals again. All of this is stored whenever it differs from the stored
+//! version, so a failed commit is repeated.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ impl HeldProjects {
 pub(crate) enum Accepted {
     /// The removals of this many projects were released.
     Released(usize),
-    /// Some repositories did not release theirs, for these reasons.
+    /// Some repositories did not release their removals, for these reasons.
     Partly {
         released: usize,
         reasons: Vec<String>,
@@ -80,7 +80,7 @@ struct StoredHold {
     n_recorded: usize,
 }
 
-/// Identifies a version of the stored data.
+/// The part of the agenda's state whose changes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stored {
     /// The number of recorded projects when the removals were first held, and why they are held.
@@ -136,9 +136,10 @@ impl HeldRemovals {
 
     /// Returns the data to store, if it differs from the stored data.
     ///
-    /// The list is not stored again if projects only came back, because a large backup may restore
-    /// thousands one by one. A restart finds them by itself. For the same reason, the accepted
-    /// projects are stored again only when none of them is due.
+    /// The list of held projects is not stored again if projects only came back: a large backup may
+    /// restore thousands of them one by one. After a restart, the first scan finds them. For the
+    /// same reason, the list of accepted projects is stored only if it is empty, no project is due,
+    /// or other data is stored too.
     pub(super) fn to_record(
         &self,
         agenda: &Agenda,
@@ -154,7 +155,8 @@ impl HeldRemovals {
             let held: Vec<ProjectKey> = agenda.held_projects().cloned().collect();
             facts.push((MetaKey::HeldRemovals, text_of(&held)));
         }
-        // A project that is imported there later must not count as accepted.
+        // Keep this list current: a project that is imported later under the same key is not
+        // accepted.
         let accepted = agenda.accepted();
         let is_idle = agenda.next().is_none_or(|next| next > now.0);
         let is_worth_it = accepted.is_empty() || is_idle || !facts.is_empty();
@@ -188,7 +190,7 @@ impl HeldRemovals {
         if held == self.reported {
             return;
         }
-        // The end of a hold changes whenever a project comes back. That is not logged.
+        // The end of a hold changes whenever a project comes back. Log only changes of the cause.
         let cause = |held: Option<Held>| held.map(|held| held.because == HeldBecause::All);
         let is_news = cause(held) != cause(self.reported);
         self.reported = held;
@@ -196,13 +198,13 @@ impl HeldRemovals {
         let reason = report.as_ref().map(|report| report.reason.clone());
         let until = report.as_ref().and_then(|report| report.until);
         let until = until.map(|until| format!("{until:.0}"));
-        // Set the reason first, so that a status with held removals always has it.
+        // Set the reason first, so that a status with held removals always has a reason.
         status.set_trouble(Trouble::Removals, reason.clone());
         status.set_held(report);
         match reason {
             Some(reason) if is_news => warn!(until, "{reason}"),
             None if is_news => info!("no removals are held any longer"),
-            // Some of the projects are back, or no removals are held.
+            // Only the number of removals or the end of the hold changed.
             _ => {}
         }
     }
@@ -300,7 +302,7 @@ fn text_of(keys: &[ProjectKey]) -> String {
     serde_json::to_string(keys).unwrap_or_default()
 }
 impl Worker {
-    /// Counts the recorded projects when a full scan begins.
+    /// Passes the number of recorded projects to the agenda when a full scan begins.
     pub(super) fn count_before_scan(&mut self) {
         match self.recorder.store().n_defined() {
             Ok(n_recorded) => self.agenda.scan_begins(n_recorded),
@@ -308,7 +310,7 @@ impl Worker {
         }
     }
 
-    /// Decides about vanished projects if their chain, wave or hold has ended.
+    /// Decides about vanished projects if their wave or hold has ended.
     pub(super) fn end_wave(&mut self, now: Moment) {
         match self.recorder.store().n_defined() {
             Ok(n_recorded) => self.agenda.end_wave(now, n_recorded),

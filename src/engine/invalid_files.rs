@@ -117,7 +117,9 @@ impl InvalidFiles {
         }
     }
 
-    /// Removes and returns the files first seen at least a minute ago, even if they are valid now.
+    /// Takes the files that were first seen invalid at least a minute ago.
+    ///
+    /// Some of them may be valid now.
     fn take_lasting(&mut self, now: Moment) -> HashSet<String> {
         self.not_logged
             .extract_if(|_, since| now.saturating_sub(*since) >= LOG_AFTER)

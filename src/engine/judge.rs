@@ -51,7 +51,7 @@ impl Routes {
         }
     }
 
-    /// Whether a webhook may receive the event. Otherwise an opt-in event is not recorded.
+    /// Whether any webhook may receive the event. If not, an opt-in event is not recorded.
     fn may_receive(&self, event: &InferredEvent, key: &ProjectKey) -> bool {
         let mut subscriptions = self.0.iter();
         subscriptions.any(|(subscription, _)| subscription.may_receive(event.kind, key))
@@ -76,15 +76,15 @@ pub(super) struct Judgement {
     pub portions: Vec<Portion>,
     /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
-    /// Projects whose move has to wait, with the key that they move to.
+    /// Projects whose move has to wait, each with the key of its new directory.
     ///
-    /// The removal of the project that is recorded at that key has to be confirmed first.
+    /// The removal of the project that is recorded under that key must be confirmed first.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,
     /// Removals that wait for the removal of another directory with the same project.
     pub removed_with: Vec<(ProjectKey, ProjectKey)>,
-    /// Arrived projects that wait, with the key of the directory that they left.
+    /// Arrived projects that wait, each with the key of the directory that it left.
     ///
-    /// The project has to be deleted there first, because it is in another organization.
+    /// That directory is in another organization, where the delete must be recorded first.
     pub held: Vec<(ProjectKey, ProjectKey)>,
     /// The new and the former key of each moved project.
     pub moved: Vec<(ProjectKey, ProjectKey)>,
@@ -102,7 +102,7 @@ pub(super) struct Unnamed {
     pub id: EventId,
     pub subject: FileState,
     pub before: Option<FileState>,
-    /// Whether the project moved, and `before` is its definition at the former path.
+    /// Whether the project moved. Then `before` is the definition at the former path.
     pub is_move: bool,
     /// The number of directories on the path of `subject` that existed before, including the root.
     pub depth: usize,
@@ -173,7 +173,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
 
 /// Returns the projects that are gone here and arrived in another organization.
 ///
-/// They moved, so they do not count as vanished.
+/// They moved, so they are not treated as vanished.
 fn left_organization(
     comparisons: &[&Comparison],
     conclusions: &[Conclusion],
@@ -238,11 +238,11 @@ impl Judgement {
         let before = std::mem::take(&mut observation.before);
         let mut short_lived = std::mem::take(&mut observation.events);
         let mut events = std::mem::take(&mut inference.events);
-        // While adopting, existing projects cannot be told from new ones.
+        // While adopting, existing projects cannot be distinguished from new ones.
         if rules.is_adopting {
             short_lived.clear();
             events.clear();
-            // A project without a delete event gets no unpublish event later either.
+            // Without a delete event, the project must get no later unpublish event either.
             inference
                 .record
                 .deleted
@@ -285,7 +285,7 @@ impl Judgement {
         self.add(judged, observation, rules, contents);
     }
 
-    /// Adds the change of a project to the first batch. Splits a large one into portions.
+    /// Adds the change of a project to the first batch. Splits a large change into portions.
     fn add(
         &mut self,
         judged: Judged,
@@ -422,9 +422,9 @@ struct Judged {
     events: Vec<InferredEvent>,
 }
 
-/// Lists the events whose actors are to be found.
+/// Lists the events whose actors must be found.
 ///
-/// `definition` is the definition of the project, unless it is new.
+/// `definition` is the definition of the project. `None` if the project is new.
 fn unnamed(
     inferred: &[InferredEvent],
     events: &[NewEvent],
@@ -443,9 +443,9 @@ fn unnamed(
     .collect()
 }
 
-/// Keeps holding a file whose event waits for the removal of another file.
+/// Keeps unrecorded files open while the removal of another file is unconfirmed.
 ///
-/// The file still has a path now, but may have lost it when the removal is confirmed.
+/// These files still have a path, but may be gone when the removal is confirmed.
 fn keep_linked(observation: &mut Observation, inference: &Inference) {
     if inference.missing.is_empty() {
         return;
@@ -462,7 +462,7 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
 /// Makes the change that merges a removed copy of a project into another directory.
 ///
 /// The other directory takes over the pending deliveries, and the list of webhooks that received
-/// events of the project. So these webhooks receive the delete of the project.
+/// events of the project. So these webhooks receive the delete event of the project.
 fn merge(removed: &ProjectKey, other: ProjectKey) -> Change {
     Change {
         key: other,

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::project::{Identity, ProjectKey, Recorded};
 use crate::store::Batch;
 
-/// The projects with a kept id, by that id in lower case. Few projects have one.
+/// The projects with a kept id, by that id in lower case. Few projects have a kept id.
 #[derive(Debug, Default)]
 pub(super) struct KeptIds(BTreeMap<String, BTreeSet<ProjectKey>>);
 

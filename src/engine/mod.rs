@@ -1,31 +1,35 @@
 //! The engine: turns hints into recorded events.
 //!
-//! Constraint: one thread owns all observed state and loses no change. A missing file counts as
-//! removed only if the root is the recorded one.
+//! Constraint: one thread owns all observed state and loses no change. The engine treats a missing
+//! file as removed only if the root is the recorded directory.
 //!
 //! A step observes due projects, judges the observations, and records the result. Each part owns
 //! its state:
 //!
-//! - `event_loop`: takes inputs, and runs the other parts when they are due.
-//! - [`commands`]: takes commands of the supervisor. Giving one never waits.
+//! - `event_loop`: receives inputs, and runs the other parts when they are due.
+//! - [`commands`]: passes commands to the engine. The supervisor never waits to send a command.
 //! - `worker`: runs a step.
 //! - `gather`: observes due projects, and the old directories of projects that may have moved.
-//! - `observation`: the observations of a step. `held_files` judges their held files.
-//! - `copies`: remembers which copies of a project are in place.
+//! - `observation`: the observations of a step.
+//! - `held_files`: infers the events of reported files that are no longer in their project.
+//! - `copies`: remembers which projects with the same id are still in their directories.
 //! - `kept_ids`: finds recorded projects whose id is not in their definition.
-//! - `judge`: turns observations into a batch. Pure; the rules are in [`crate::domain`].
+//! - `judge`: turns observations into a batch for the store. Pure; the rules are in
+//!   [`crate::domain`].
 //! - `portions`: records a large change in several commits.
 //! - `actors`: finds the users who made the changes of a step.
 //! - `recorder`: commits batches, and reports failures of the store.
 //! - `scanner`, `full_scan`: run full scans.
-//! - `reported_files`: keeps the files that hints named. Some of them are open.
-//! - [`held_removals`]: keeps and reports held removals.
-//! - `invalid_files`: keeps and logs invalid files. `unusable` has those outside any project.
+//! - `reported_files`: keeps the files that hints named until their projects are observed.
+//! - [`held_removals`]: stores held removals for a restart, and reports them.
+//! - `invalid_files`: keeps and logs invalid files.
+//! - `unusable`: checks entries outside any project that the daemon cannot use, such as links.
 //! - `timers`: the times of recurring tasks.
-//! - `phase`: the phase of the start, such as the first full scan.
-//! - [`root`]: checks whether the root is the recorded one.
+//! - `phase`: whether the engine is starting, adopting (recording without events) or running.
+//! - [`root`]: checks whether the root is the recorded directory.
 //! - `mounts`: checks whether recorded file systems below the root are still mounted.
-//! - [`status`]: the state that other threads may read. [`statuses`] has those of several engines.
+//! - [`status`]: the state that other threads may read. [`statuses`] merges the states of all
+//!   engines.
 
 mod actors;
 pub(crate) mod commands;
@@ -75,17 +79,17 @@ use status::Status;
 
 /// The capacity of the input channel. A hint that does not fit causes a full scan.
 ///
-/// It is the default size of the kernel's inotify queue. The channel allocates all of it at the
-/// start.
+/// This is the default size of the kernel's inotify queue. The channel allocates memory for all
+/// inputs at the start.
 const INPUTS: usize = 16_384;
 
 /// The time between two checks whether the former engine of the repository has ended.
 const FORMER_AGAIN: Duration = Duration::from_millis(100);
 
-/// The time without progress after which the engine, or the watch thread, counts as stuck.
+/// After this time without progress, a thread is considered stuck.
 ///
-/// The engine reports progress before each file that it reads. Reading the largest file from a
-/// slow disk takes less time than this.
+/// This applies to the engine and the watch thread. The engine reports progress before each file
+/// that it reads. Even a slow disk needs less time for the largest file.
 pub(crate) const STANDSTILL: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]
@@ -101,8 +105,9 @@ impl From<Hint> for Input {
     }
 }
 
-/// The engine's thread. If this value is dropped before [`Engine::begin`], the thread ends without
-/// doing anything.
+/// The handle of an engine's thread.
+///
+/// If this value is dropped before [`Engine::begin`], the thread ends without recording anything.
 #[derive(Debug)]
 pub(crate) struct Engine {
     commands: Commands,
@@ -110,7 +115,7 @@ pub(crate) struct Engine {
     thread: JoinHandle<()>,
     /// The result of starting the watch thread.
     started: Option<oneshot::Receiver<io::Result<()>>>,
-    /// Lets the engine begin.
+    /// Signals [`Engine::begin`] to the thread.
     go: SyncSender<()>,
 }
 
@@ -128,8 +133,8 @@ pub(crate) struct Parts {
 impl Engine {
     /// Starts the thread. It calls `on_exit` when it ends, even by a panic.
     ///
-    /// The thread does not touch the repository before `former` is cancelled. That is when the
-    /// former engine of the repository has ended.
+    /// `former` is cancelled when the former engine of the repository has ended. The thread does
+    /// not touch the repository earlier.
     pub(crate) fn start(
         parts: Parts,
         former: Option<CancellationToken>,
@@ -142,7 +147,7 @@ impl Engine {
         let (starting, started) = oneshot::channel();
         let (go, may_begin) = sync_channel(1);
         let status = Arc::clone(&parts.status);
-        // With several repositories, each log line names its own.
+        // With several repositories, each log line names its repository.
         let span = match parts.config.repository.name_in_keys() {
             Some(repository) => tracing::error_span!("engine", %repository),
             None => tracing::Span::none(),
@@ -195,21 +200,20 @@ impl Engine {
         }
     }
 
-    /// Lets the engine infer and record.
+    /// Lets the engine infer and record events.
     pub(crate) fn begin(&self) {
         let _ = self.go.try_send(());
     }
 
-    /// Returns the sender of commands to this engine.
     pub(crate) fn commands(&self) -> &Commands {
         &self.commands
     }
 
-    /// Makes the engine end soon: after the current portion of a step in progress.
+    /// Makes the engine stop. A step in progress ends after its current portion.
     pub(crate) fn begin_stop(&self) {
         self.status.begin_stop();
         self.commands.wake();
-        // An engine that has not begun ends without doing anything.
+        // If the engine has not begun, this wakes its thread, which then sees the stop.
         self.begin();
     }
 

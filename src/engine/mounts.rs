@@ -1,10 +1,11 @@
 //! Guards the file systems that are mounted below the root, as `root` guards the root.
 //!
-//! Constraint: unmounting a file system must not look like a removal. If a recorded file system is
-//! missing, or another one is mounted over recorded projects, its path is hidden: no event is
-//! inferred below it. It stays hidden until at least half of the recorded projects below it have
-//! files. Some programs remove the mount point after unmounting. So if the mount point is missing,
-//! its projects count as removed only after `repository.mass_delete_after`.
+//! Constraint: unmounting a file system must not look like a removal of its projects. The path of a
+//! recorded file system is hidden while it is missing. The path of an unknown file system is hidden
+//! if it covers recorded projects. No event is inferred below a hidden path. The path stays hidden
+//! until the recorded file system is back, or at least half of the recorded projects below the path
+//! have files. Some programs remove the mount point after unmounting. So if the mount point is
+//! missing, its projects are treated as removed only after `repository.mass_delete_after`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -37,7 +38,7 @@ pub(crate) struct MountGuard {
     known: BTreeMap<String, String>,
     /// The stored text of `known`.
     recorded: String,
-    /// The paths below which no events are inferred, with the reason.
+    /// The paths below which no events are inferred, each with the reason.
     hidden: BTreeMap<String, String>,
     /// The paths of removed mount points, with the time when each was first found missing.
     removed: BTreeMap<String, Moment>,
@@ -49,7 +50,7 @@ pub(super) struct Checking<'a> {
     pub repository: &'a Repository,
     pub store: &'a RepositoryStore,
     pub now: Moment,
-    /// Called before the check looks for a project.
+    /// Called before each project that the check counts.
     pub on_progress: &'a dyn Fn(),
 }
 
@@ -80,12 +81,12 @@ impl MountGuard {
         self.recorded = recorded;
     }
 
-    /// Returns the paths below which no events are inferred, with the reason.
+    /// Returns the paths below which no events are inferred, each with the reason.
     pub(super) fn hidden(&self) -> &BTreeMap<String, String> {
         &self.hidden
     }
 
-    /// Returns the recorded mounts that are missing or replaced, with the reason.
+    /// Returns recorded mounts that are missing or replaced, each with the reason.
     pub(crate) fn missing(&self, root: &Path) -> BTreeMap<String, String> {
         let missing = self
             .known
@@ -114,7 +115,7 @@ impl MountGuard {
         !self.is_current
     }
 
-    /// Requests a check of all mounts, because it may trust hidden ones now.
+    /// Requests a check of all mounts. It may end the hiding of some.
     pub(super) fn doubt(&mut self) {
         self.is_current = false;
     }
@@ -122,7 +123,8 @@ impl MountGuard {
     /// Decides below which paths no events are inferred. Returns whether these paths changed.
     pub(super) fn check(&mut self, checking: &Checking<'_>) -> Result<bool, StoreError> {
         let Some(mounts) = self.list.read(&checking.repository.path) else {
-            // If the list of mounts cannot be read, only file systems in place are trusted.
+            // If the list of mounts cannot be read, trust only recorded file systems that are in
+            // place.
             let none = Mounts::default();
             return self.judge(checking, &none);
         };
@@ -255,7 +257,9 @@ fn is_below(path: &str, above: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Counts the recorded projects at or below a path, and those that still have a file there.
+/// Counts the recorded projects that have files below a path.
+///
+/// Returns the number of projects that still have such a file, and the number of all.
 fn survey(checking: &Checking<'_>, path: &str) -> Result<(usize, usize), StoreError> {
     let Checking { root, store, .. } = checking;
     let layout = &checking.repository.layout;

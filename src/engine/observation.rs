@@ -22,9 +22,9 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Postpones the later files of all projects that did not just move here.
+    /// Postpones later files, except in projects that may have moved here.
     ///
-    /// A move needs all files of the project as they are.
+    /// See [`Observation::postpone_later_files`]. A move must be judged with all files as they are.
     pub(super) fn postpone_later_files(&mut self) {
         let comparisons = self.observations.iter().map(|one| &one.comparison);
         let departed: BTreeSet<Identity> = comparisons
@@ -59,15 +59,15 @@ pub(super) struct Observation {
     pub hint: String,
     /// The record before this step.
     pub before: Recorded,
-    /// The observation, and the record including the events of short-lived files.
+    /// The observed state, and the record after the events of short-lived files.
     pub comparison: Comparison,
     /// The inode of the project's directory; see [`crate::observe::ObservedProject`].
     pub home: Option<u64>,
     /// The events of short-lived files.
     pub events: Vec<InferredEvent>,
-    /// The reported files. Judging moves the held ones to the next three fields.
+    /// The reported files. `judge_held` moves the held files to the next three fields.
     pub reported: Reported,
-    /// Held files that caused `events`, each with the number of events up to its last one.
+    /// Held files that caused `events`, each with the number of events up to its own.
     pub counted: Vec<(Held, usize)>,
     /// Held files that the next observation judges again.
     pub waiting: Vec<Held>,
@@ -75,7 +75,7 @@ pub(super) struct Observation {
     pub linked: Vec<Held>,
 }
 
-/// A project that arrived in a directory, or may have.
+/// A project that arrived, or may have arrived, in a directory.
 pub(super) struct Arrived {
     pub key: ProjectKey,
     pub identity: Identity,
@@ -84,7 +84,7 @@ pub(super) struct Arrived {
 }
 
 impl Observation {
-    /// Returns the project that arrived in this directory, or may have.
+    /// Returns the project that arrived, or may have arrived, in this directory.
     pub(super) fn arrival(&self) -> Option<Arrived> {
         let definition = self.comparison.newcomer()?;
         Some(Arrived {
@@ -95,10 +95,10 @@ impl Observation {
         })
     }
 
-    /// Makes files look unchanged if an earlier file at their path waits to be judged.
+    /// Hides the change of a file if an earlier file at its path waits to be judged.
     ///
-    /// Otherwise the later file would be recorded first, and the event of the earlier one would be
-    /// lost. The next observation has both.
+    /// Otherwise the later file would be recorded first, and the event of the earlier file would be
+    /// lost. The next observation judges both files.
     pub(super) fn postpone_later_files(&mut self) {
         let Comparison {
             recorded, observed, ..
@@ -133,7 +133,9 @@ impl Observation {
         (self.comparison.key, reported)
     }
 
-    /// Makes held files wait again whose events are not all among the first `n_recorded`.
+    /// Keeps held files with unrecorded events for the next observation.
+    ///
+    /// Only the first `n_recorded` events were recorded.
     pub(super) fn keep_unrecorded(&mut self, n_recorded: usize) {
         let counted = std::mem::take(&mut self.counted).into_iter();
         let unrecorded = counted.filter(|(_, n_events)| *n_events > n_recorded);

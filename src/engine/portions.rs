@@ -1,7 +1,7 @@
 //! Records a large change in portions, so that a step holds few contents in memory.
 //!
-//! Constraint: each portion commits its record, events, payloads and deliveries together. If the
-//! content of a portion changed in the meantime, neither it nor later portions of its project are
+//! Constraint: each portion commits its record, events, payloads and deliveries together. If a
+//! content changed after it was read, neither its portion nor later portions of the project are
 //! recorded.
 
 use std::collections::{HashMap, HashSet};
@@ -18,11 +18,11 @@ use crate::store::{Batch, Change};
 /// The maximum number of bytes to read for a portion. A single content may be larger.
 pub(super) const PORTION_BYTES: usize = 4 * 1024 * 1024;
 
-/// A portion, which one commit records.
+/// A part of a change. One commit records it.
 #[derive(Debug)]
 pub(super) struct Portion {
     pub change: Change,
-    /// The number of events of its project in earlier portions and the first batch.
+    /// The number of the project's events in the first batch and in earlier portions.
     pub n_events_before: usize,
     /// Whether this portion adds its project to the record.
     pub adds_project: bool,
@@ -30,7 +30,7 @@ pub(super) struct Portion {
     pub removes_project: bool,
 }
 
-/// The projects with unrecorded portions, with the number of their recorded events.
+/// The number of recorded events of each project with unrecorded portions.
 pub(super) type Unrecorded = HashMap<ProjectKey, usize>;
 
 /// Loads the payloads of these changes.
@@ -76,6 +76,8 @@ impl Worker {
     }
 
     /// Commits the portions after the first batch, each in its own commit.
+    ///
+    /// Returns the projects with portions that were not recorded.
     pub(super) fn commit_portions(
         &mut self,
         portions: Vec<Portion>,
@@ -92,7 +94,7 @@ impl Worker {
             let mut batch = Batch::new(self.clock.now());
             batch.changes.push(portion.change);
             // After a failure of the store or a stop, no more portions are recorded. The next
-            // observation infers their events.
+            // observation infers their events again.
             let goes_on = !self.timers.is_paused() && !self.status.is_stopping();
             let is_recorded = goes_on && self.commit_with_payloads(batch, contents, root);
             if is_recorded {

@@ -1,7 +1,7 @@
 //! Commits batches, and reports failures of the store.
 //!
-//! Constraint: the engine's view of the record changes only after a commit. If the store starts to
-//! fail, the log has one line with the consequence, and one line when the store works again.
+//! Constraint: the engine's view of the record changes only after a commit. The log has one line
+//! when the store starts to fail, with the consequence, and one line when it works again.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ pub(super) struct Recorder {
     store: RepositoryStore,
     queues: Arc<QueueHandles>,
     status: Arc<Status>,
-    /// The traces of events, if they are on.
+    /// `None` if traces are off.
     traces: Option<Arc<Traces>>,
     /// Whether the state directory no longer contains the open database.
     is_displaced: bool,
@@ -47,7 +47,7 @@ impl Recorder {
         &self.store
     }
 
-    /// Whether the store is closed: by a stop of the daemon, or by a panic of its threads.
+    /// Whether the daemon closed the store to stop, or a thread of the store panicked.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
@@ -55,7 +55,7 @@ impl Recorder {
     /// Commits a batch and passes its deliveries to their queues.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         if batch.is_empty() {
-            // The step read the store without an error.
+            // Nothing to commit. The store works, because the step has read it.
             self.works();
             return Ok(());
         }
@@ -83,7 +83,8 @@ impl Recorder {
         let (due, traced) = (batch.now, self.traced(&batch));
         let epoch = self.queues.epoch();
         let committed = self.store.record(batch)?;
-        // The queues may send at once, and their spans begin where those of the event end.
+        // Trace the events first. The queues may send at once, and the spans of attempts begin
+        // where those of their event end.
         for (recorded, event) in committed.events.iter().zip(&traced) {
             if let Some(traces) = &self.traces {
                 traces.recorded(&recorded.id, event, due);
@@ -107,7 +108,7 @@ impl Recorder {
         Ok(())
     }
 
-    /// Returns the events of a batch, if they are traced.
+    /// Returns the events of a batch if traces are on, and none otherwise.
     fn traced(&self, batch: &Batch) -> Vec<Event> {
         let events = || batch.changes.iter().flat_map(|change| &change.events);
         match &self.traces {
@@ -118,14 +119,13 @@ impl Recorder {
 
     pub(super) fn failed(&mut self, error: &StoreError) {
         self.is_closed |= matches!(error.fault(), Fault::Closed);
-        // A stop may close the store while the engine still works. The next start repeats that
-        // step.
+        // A stop may close the store during a step. The next start repeats the step.
         if !(self.is_closed && self.status.is_stopping()) {
             report(&self.status, error);
         }
     }
 
-    /// Checks whether the state directory still has the open database. Reports a problem.
+    /// Checks whether the state directory still has the open database. If not, reports it.
     pub(super) fn check_in_place(&mut self) -> bool {
         let is_in_place = self.store.is_in_place();
         if !is_in_place {

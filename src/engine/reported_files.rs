@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use crate::domain::project::ProjectKey;
 use crate::observe::{Held, Reported};
 
-/// The reported files of each project.
 #[derive(Debug, Default)]
 pub(super) struct ReportedFiles(HashMap<ProjectKey, Reported>);
 

@@ -1,14 +1,13 @@
-//! Guards the root: only the directory that was recorded is compared with the record.
+//! Guards the root: only the recorded directory is compared with the record.
 //!
-//! Constraint: no event is inferred if the root is missing or another directory is in its place. A
-//! root with another identity than the recorded one is trusted only after a survey: at least half
-//! of the recorded projects must have files in it. So a deployment that swaps directories while
-//! the daemon runs is trusted. An empty mount point is not, even if somebody wrote a project into
-//! it.
+//! Constraint: no event is inferred while the root is missing or an unknown directory is in its
+//! place. A directory with another identity is trusted only after a survey: at least half of the
+//! recorded projects must have files there. So a deployment may swap directories while the daemon
+//! runs. An empty mount point is not trusted, even if somebody wrote a project into it.
 //!
-//! If an earlier survey found fewer projects, the root is being restored, and the removals of its
-//! missing projects are held. They are also held at a start, because nobody knows whether the root
-//! is still being restored.
+//! If an earlier survey found fewer projects, somebody is restoring the root. Then the removals of
+//! projects that are still missing are held. This also applies at a start, because earlier surveys
+//! are unknown.
 
 use std::io;
 use std::path::PathBuf;
@@ -49,7 +48,7 @@ pub(crate) struct RootGuard {
     was_incomplete: bool,
     /// The number of recorded projects in the last survey.
     ///
-    /// `n_found` is the number of those that have files.
+    /// `n_found` is the number of projects among them that have files.
     n_recorded: usize,
     n_found: usize,
 }
@@ -160,9 +159,9 @@ impl RootGuard {
         self.is_watched() && !self.is_trusted
     }
 
-    /// Counts the recorded projects that have a file below this root, up to half of all.
+    /// Counts the recorded projects that have a file below this root. Stops at half of all.
     ///
-    /// Calls `on_progress` before it looks for a project. Returns whether the root is trusted.
+    /// Calls `on_progress` before each project. Returns whether the root is trusted.
     pub(super) fn survey(
         &mut self,
         store: &RepositoryStore,
@@ -195,9 +194,9 @@ impl RootGuard {
         self.is_trusted
     }
 
-    /// Returns whether an earlier survey found too few projects, and forgets it.
+    /// Returns whether an earlier survey found too few projects, and resets this flag.
     ///
-    /// If so, the root is being restored, and the missing projects may still come.
+    /// If so, somebody is restoring the root, and the missing projects may come back.
     pub(super) fn take_incomplete(&mut self) -> bool {
         std::mem::take(&mut self.was_incomplete)
     }

@@ -1,8 +1,8 @@
-//! Runs full scans: finds the projects, compares them piece by piece, and records the end.
+//! Runs full scans: finds the projects, compares them piece by piece, and records their end.
 //!
 //! Usually the watch thread walks the tree and sends the projects that it finds
-//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the scanner lists them
-//! itself.
+//! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the scanner lists the
+//! projects itself.
 
 use tracing::{debug, info};
 
@@ -35,17 +35,16 @@ impl Scanner {
         self.scan.as_ref().is_some_and(|scan| scan.has_walked)
     }
 
-    /// The time when the last finished scan began.
     pub(super) fn last_began(&self) -> Option<Moment> {
         self.last_began
     }
 
-    /// The time of the next piece.
+    /// The time of the next piece of the current scan.
     pub(super) fn next(&self) -> Option<Moment> {
         self.scan.as_ref()?.next()
     }
 
-    /// Stops the current scan. A walk begins, and a new scan follows it.
+    /// Stops the current scan, because a new walk starts another scan.
     pub(super) fn stop(&mut self) {
         self.scan = None;
         self.retry = None;
@@ -56,7 +55,6 @@ impl Scanner {
         self.retry = Some(reason);
     }
 
-    /// Whether a requested scan has not begun yet.
     pub(super) fn is_requested(&self) -> bool {
         self.retry.is_some()
     }
@@ -110,7 +108,7 @@ impl Scanner {
         }
     }
 
-    /// Handles the end of a walk, when all projects on disk are known.
+    /// Handles the end of a walk, which has found all projects on disk.
     pub(super) fn end_walk(
         &mut self,
         worker: &mut Worker,
@@ -146,7 +144,7 @@ impl Scanner {
             return;
         }
         worker.record_unusable(problems);
-        // A removed project that had only invalid files is not on record.
+        // The record lacks projects with only invalid files. They may be removed now.
         recorded.extend(worker.invalid_files.keys_in(None));
         recorded.sort_unstable();
         recorded.dedup();
@@ -160,7 +158,7 @@ impl Scanner {
         self.scan = Some(scan);
     }
 
-    /// Compares the metadata of the next projects with the record. Makes changed ones due.
+    /// Compares the metadata of the next projects with the record. Makes changed projects due.
     pub(super) fn compare_piece(&mut self, worker: &mut Worker) {
         let began = worker.clock.moment();
         let Some(scan) = &mut self.scan else { return };
@@ -179,11 +177,11 @@ impl Scanner {
         let layout = &worker.config.repository.layout;
         let hint = format!("full scan ({})", scan.reason.as_str());
         for (key, marks) in keys.iter().zip(marks) {
-            // Report progress, because a slow file system must not look like a hung one.
+            // Report progress, so that a slow file system does not look like a hang.
             worker.status.beat(worker.clock.moment());
             let is_same = !marks.is_empty()
                 && is_unchanged(layout, &root, key, &marks, worker.observer.inodes())
-                // A held project has to be observed, because it may be back.
+                // Observe a project whose removal is held, because it may be back.
                 && !worker.agenda.holds(key)
                 // A recorded invalid file may be valid now.
                 && worker.invalid_files.of(&Some(key.clone())).is_empty();

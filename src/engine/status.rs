@@ -42,7 +42,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    /// Whether all other events are inferred as usual.
+    /// Whether events of other projects are inferred as usual.
     const fn is_partial(self) -> bool {
         matches!(self, Self::Removals | Self::Repositories)
     }
@@ -127,9 +127,9 @@ impl Snapshot {
 
     /// Whether the engine notices changes.
     ///
-    /// This is so once the first full scan is recorded, and while there is no problem. Two problems
-    /// are ignored, because all other events are inferred: held removals, and repositories that are
-    /// not in the configuration.
+    /// It does once the first full scan is recorded, while there is no problem. Two problems are
+    /// ignored, because events of other projects are inferred: held removals, and repositories that
+    /// are not in the configuration.
     pub(crate) fn is_watching(&self) -> bool {
         let mut troubles = self.troubles.keys();
         self.ready && troubles.all(|trouble| trouble.is_partial())
@@ -144,7 +144,6 @@ pub(super) struct Beat {
     pub(super) waits_for_store: bool,
 }
 
-/// The engine's state that other threads read.
 #[derive(Debug, Default)]
 pub(crate) struct Status {
     known: watch::Sender<Snapshot>,
@@ -153,7 +152,6 @@ pub(crate) struct Status {
 }
 
 impl Status {
-    /// Records that the engine must stop.
     pub(super) fn begin_stop(&self) {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
@@ -190,7 +188,7 @@ impl Status {
         self.beat_at_store(false, now);
     }
 
-    /// Records that the engine's loop begins to wait for the store, or no longer does.
+    /// Records that the engine's loop begins or ends a wait for the store.
     pub(crate) fn beat_at_store(&self, waits_for_store: bool, now: Moment) {
         *self.lock_beat() = Beat {
             at: now,
@@ -198,7 +196,6 @@ impl Status {
         };
     }
 
-    /// The last sign of progress of the engine's loop.
     pub(super) fn last_beat(&self) -> Beat {
         *self.lock_beat()
     }

@@ -1,8 +1,7 @@
 //! The shared states of all engines: one for each repository.
 //!
-//! Constraint: with one repository, the merged state is that of its engine. With several, the
-//! merged state counts as watching only while every engine watches, and its texts name the
-//! repository.
+//! Constraint: with one repository, the merged state equals the state of its engine. With several,
+//! the merged state is watching only while every engine watches, and its texts name the repository.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,7 +14,7 @@ use crate::config::Repository;
 use crate::domain::settle::Moment;
 use crate::watch::Coverage;
 
-/// The trouble of an engine whose loop does not run.
+/// The text for an engine whose loop does not run.
 const STUCK: &str =
     "the engine does not respond; is the repository's disk or network file system stuck?";
 
@@ -28,12 +27,12 @@ pub(crate) struct OfRepository {
     pub(crate) status: Arc<Status>,
 }
 
-/// The trouble of an engine that waits for the store.
+/// The text for an engine that waits for the store.
 const STORE_STUCK: &str = "the database of the state does not answer; inference waits until it does, and no change is lost";
 
-/// How long a call of the store may take. After that, the engine counts as stuck.
+/// How long a call of the store may take before its engine is considered stuck.
 ///
-/// The time limits for a database's answers and for connections to it are shorter.
+/// The time limits of the database's answers and connections are shorter.
 const STORE_MAX: Duration = Duration::from_secs(600);
 
 impl OfRepository {
@@ -72,7 +71,7 @@ impl OfRepository {
         })
     }
 
-    /// The state, with the trouble of an engine that does not respond.
+    /// The state, including a trouble if the engine does not respond.
     fn seen(&self, now: Moment, standstill: Duration) -> Snapshot {
         let mut state = self.status.snapshot();
         if let Some((trouble, text)) = self.standstill(now, standstill) {
@@ -106,7 +105,7 @@ pub(crate) struct EndingReport {
     pub(crate) since: Timestamp,
 }
 
-/// The states of all engines. A reload adds and removes some.
+/// The states of all engines. A reload may add and remove engines.
 #[derive(Debug, Default)]
 pub(crate) struct Statuses {
     all: Mutex<Vec<OfRepository>>,
@@ -114,7 +113,7 @@ pub(crate) struct Statuses {
     ending: Mutex<Vec<EndingReport>>,
     /// The number of applied reloads, and the number of rejected ones.
     reloads: Mutex<(u64, u64)>,
-    /// The repositories that nobody watches since this process took over.
+    /// The repositories that are no longer watched after this process took over.
     left_out: Mutex<Vec<String>>,
 }
 
@@ -123,7 +122,6 @@ impl Statuses {
         self.all.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Replaces the engines.
     pub(crate) fn replace(&self, all: Vec<OfRepository>) {
         *self.lock() = all;
     }
@@ -145,18 +143,16 @@ impl Statuses {
         *self.ending.lock().unwrap_or_else(PoisonError::into_inner) = ending;
     }
 
-    /// The engines that are stopping and have not ended.
     pub(crate) fn ending(&self) -> Vec<EndingReport> {
         let ending = self.ending.lock();
         ending.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Sets the repositories that nobody watches since this process took over.
+    /// Sets the repositories that are no longer watched after this process took over.
     pub(crate) fn leave_out(&self, names: Vec<String>) {
         *self.left_out.lock().unwrap_or_else(PoisonError::into_inner) = names;
     }
 
-    /// The repositories that nobody watches since this process took over.
     pub(crate) fn left_out(&self) -> Vec<String> {
         let left_out = self.left_out.lock();
         left_out.unwrap_or_else(PoisonError::into_inner).clone()
@@ -260,7 +256,6 @@ fn named(mut state: Snapshot, name: &str) -> Snapshot {
     state
 }
 
-/// Merges the states of two engines.
 fn merged(one: Snapshot, other: Snapshot) -> Snapshot {
     let mut troubles = one.troubles;
     for (trouble, text) in other.troubles {

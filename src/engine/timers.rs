@@ -18,6 +18,7 @@ pub(super) struct Timers {
     rescan: Moment,
     /// The time of the next full scan if only scans find changes.
     poll: Moment,
+    /// Whether only full scans find changes.
     polls: bool,
     /// The time of the next survey of a root or mount that is not trusted.
     survey: Moment,
@@ -26,7 +27,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Makes the timers for a clock that starts now.
+    /// Makes the timers for a clock that has just started.
     pub(super) fn new(repository: &Repository) -> Self {
         Self {
             pulse: Duration::ZERO,
@@ -55,7 +56,7 @@ impl Timers {
         self.paused_until = Some(now.saturating_add(PAUSE));
     }
 
-    /// Whether inference was paused when [`Timers::resume`] was last called.
+    /// Whether inference is paused. Only [`Timers::resume`] ends a pause.
     pub(super) fn is_paused(&self) -> bool {
         self.paused_until.is_some()
     }
@@ -73,12 +74,10 @@ impl Timers {
             .saturating_sub(now)
     }
 
-    /// Sets whether only scans find changes.
     pub(super) fn set_polls(&mut self, polls: bool) {
         self.polls = polls;
     }
 
-    /// Whether only scans find changes.
     pub(super) fn polls(&self) -> bool {
         self.polls
     }
@@ -97,9 +96,9 @@ impl Timers {
         is_due
     }
 
-    /// Schedules the next full scans after one has ended.
+    /// Schedules the next full scans after a scan has ended.
     ///
-    /// The next scan that sets missing watches is postponed only if this scan set them.
+    /// The next scan that sets missing watches is postponed only if the ended scan did so.
     pub(super) fn scanned(&mut self, now: Moment, repository: &Repository, has_walked: bool) {
         self.poll = now.saturating_add(repository.poll_interval);
         if has_walked {

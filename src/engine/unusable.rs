@@ -1,7 +1,7 @@
 //! Checks and records the unusable entries outside any project.
 //!
-//! Constraint: each record writes the whole list. So the check of an entry waits for the next
-//! pulse, and one record has the changes of all entries.
+//! Constraint: each commit writes the whole list. So the checks wait for the next pulse (once a
+//! second), and one commit has the changes of all entries.
 
 use std::collections::BTreeMap;
 
@@ -10,13 +10,12 @@ use crate::domain::project::{Problem, ProjectKey};
 use crate::store::Batch;
 
 impl Worker {
-    /// Has the next pulse check whether this entry outside any project is unusable.
+    /// Makes the next pulse check whether this entry outside any project is unusable.
     pub(super) fn doubt_unusable(&mut self, path: String) {
         self.doubted_unusable.insert(path);
     }
 
-    /// Has the next pulse check the entry in the place of a project's directory, if it is listed as
-    /// unusable.
+    /// Makes the next pulse check the listed unusable entries at a project's directory.
     pub(super) fn doubt_unusable_of(&mut self, key: &ProjectKey) {
         if self.invalid_files.of(&None).is_empty() {
             return;
@@ -26,7 +25,7 @@ impl Worker {
         }
     }
 
-    /// Has the next pulse check the entries that are listed as unusable at a path and below it.
+    /// Makes the next pulse check the listed unusable entries at a path and below it.
     pub(super) fn doubt_unusable_below(&mut self, path: &str) {
         let listed = self.invalid_files.outside_projects_below(path);
         let listed: Vec<String> = listed.map(|problem| problem.path.clone()).collect();
@@ -53,12 +52,12 @@ impl Worker {
         }
     }
 
-    /// Checks the doubted entries outside any project, and records which of them are unusable.
+    /// Checks the doubted entries, and records which of them are unusable.
     pub(super) fn check_unusable(&mut self) {
         if self.doubted_unusable.is_empty() {
             return;
         }
-        // The check of the root reports why it cannot be opened.
+        // The check of the root reports the reason.
         let Ok(Some(root)) = self.root.open() else {
             return;
         };

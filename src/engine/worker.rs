@@ -1,9 +1,9 @@
 //! Runs a step: observes due projects, judges the observations, and commits the result.
 //!
-//! Constraint: a step is all or nothing, except for the portions of large changes. After a failure
-//! of the root or of the store, all projects of the step are due again, and their reported files
-//! are kept. While the store cannot commit, inference waits. No change is lost, because the record
-//! still differs from the disk.
+//! Constraint: a step is all or nothing, except for the portions of large changes. If the root or
+//! the store fails, all projects of the step become due again, and their reported files are kept.
+//! While the store cannot commit, inference waits. No change is lost, because the record still
+//! differs from the disk.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -37,7 +37,7 @@ use crate::observe::Observer;
 use crate::repository::Root;
 use crate::store::{Batch, MetaKey, StoreError};
 
-/// How long to wait before observing a project whose content changed while it was recorded.
+/// The delay before a project with unrecorded portions is observed again.
 const CHANGED_DELAY: Duration = Duration::from_millis(50);
 
 /// The parts of the engine that infer and record events.
@@ -50,7 +50,7 @@ pub(super) struct Worker {
     pub held_removals: HeldRemovals,
     pub reported: ReportedFiles,
     pub invalid_files: InvalidFiles,
-    /// The paths of entries outside any project that may have become unusable, or usable again.
+    /// Paths outside any project whose entries may have become unusable or usable.
     pub doubted_unusable: BTreeSet<String>,
     pub root: RootGuard,
     pub mounts: MountGuard,
@@ -58,11 +58,11 @@ pub(super) struct Worker {
     pub timers: Timers,
     pub routes: Routes,
     pub recorder: Recorder,
-    /// The recorded projects whose id is not in their definition. `None` before they are read.
+    /// The recorded projects whose id is not in their definition. `None` until they are needed.
     kept: Option<KeptIds>,
     pub actors: Actors,
     pub copies: Copies,
-    /// Whether mounts below the root changed, so that a full scan is needed.
+    /// Whether a full scan is needed because mounts below the root changed.
     pub compares_again: bool,
 }
 
@@ -128,15 +128,16 @@ impl Worker {
         self.root.is_trusted() && !self.lacks_mounts_to_adopt()
     }
 
-    /// Whether projects are to be recorded without events, but a file system of some is missing.
+    /// Whether the engine has to record projects without events, but some are hidden.
     ///
-    /// Their removals would be recorded without events, and their return would be an import.
+    /// Their file system is missing. Their removals would be recorded without events, and their
+    /// return would be an import.
     fn lacks_mounts_to_adopt(&self) -> bool {
         self.phase.is_adopting() && !self.mounts.hidden().is_empty()
     }
 
-    /// Observes and judges due projects, and commits the result. After a failure they are due
-    /// again.
+    /// Observes and judges due projects, and commits the result. If that fails, the projects become
+    /// due again.
     pub(super) fn step(&mut self, due: Vec<Due>) {
         let taken: Vec<(ProjectKey, Origin)> = due
             .iter()
@@ -240,7 +241,7 @@ impl Worker {
         }
     }
 
-    /// Checks hidden mounts again at intervals, because their projects may be restored.
+    /// Checks hidden mounts again at intervals. Their projects may have come back.
     pub(super) fn survey_mounts(&mut self, now: Moment) {
         if self.mounts.hidden().is_empty() || !self.timers.is_survey_due(now) {
             return;
@@ -360,7 +361,7 @@ impl Worker {
         self.observer.retry_owners(self.clock.now())
     }
 
-    /// Whether a full scan may compare the root with the record. Reports if it may not.
+    /// Whether a full scan may compare the root with the record. If not, reports the reason.
     ///
     /// `n_found` is the number of recorded projects that have a directory or a file.
     pub(super) fn may_compare(&mut self, recorded: &[ProjectKey], n_found: usize) -> bool {
@@ -385,10 +386,11 @@ impl Worker {
         false
     }
 
-    /// Surveys the root. Returns whether it is trusted, and reports if it is not.
+    /// Surveys the root. Returns whether the root is trusted. If not, reports the reason.
     ///
-    /// A new layout and a new `repository.path` may give the same files other paths. So under a new
-    /// layout, a root with the directories of half of the recorded projects is trusted too.
+    /// If `repository.layout` and `repository.path` both change, the same files may have new paths
+    /// below the root. So while adopting, it is enough if half of the recorded projects have a
+    /// directory or a file.
     fn survey_root(&mut self, recorded: &[ProjectKey], n_found: usize) -> bool {
         let on_progress = || self.status.beat(self.clock.moment());
         let store = self.recorder.store();
@@ -400,7 +402,7 @@ impl Worker {
         };
         match surveyed {
             Ok(true) => {
-                // Before this start, an earlier survey may have found fewer projects.
+                // At a start, nobody knows whether the root is still being restored.
                 let is_restored = self.root.take_incomplete() || self.phase.is_starting();
                 if is_restored && !is_adopting {
                     self.agenda.expect_returns(self.clock.moment());
@@ -423,7 +425,7 @@ impl Worker {
 
     /// Records the end of a full scan. Returns whether that succeeded.
     pub(super) fn record_scan(&mut self) -> bool {
-        // Mounts may have appeared although no project changed. They are recorded here.
+        // Mounts may have appeared although no project changed. This commit records them.
         let is_checked = match self.root.open() {
             Ok(Some(root)) => self.check_mounts(&root),
             Ok(None) | Err(_) => false,
@@ -458,7 +460,7 @@ impl Worker {
     }
 }
 
-/// Makes the observer. Each read reports progress of the engine.
+/// Makes an observer whose reads report progress of the engine.
 fn observer(config: &Config, clock: Clock, status: &Arc<Status>) -> Observer {
     let repository = &config.repository;
     let status = Arc::clone(status);
