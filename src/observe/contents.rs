@@ -1,9 +1,8 @@
 //! Keeps the contents that one step read, up to a limit.
 //!
-//! Constraint: a step keeps at most [`KEPT_MAX`] bytes of contents, even for large projects. Other
-//! contents are dropped after they were hashed and parsed, and are read again when they are
-//! recorded. If a content changed in the meantime, it is not recorded, and its project is observed
-//! again.
+//! Constraint: a step keeps at most [`KEPT_MAX`] bytes of contents, even for large projects. It
+//! hashes and parses other contents, drops them, and reads them again to record them. If a content
+//! changed in the meantime, it is not recorded, and its project is observed again.
 
 use std::collections::HashMap;
 use std::io;
@@ -84,12 +83,11 @@ impl Contents {
         self.put(hash, bytes, may_exceed, || Source::Path(path.to_owned()));
     }
 
-    /// Adds the content of a held file.
     pub(crate) fn add_held(&mut self, hash: ContentHash, bytes: Bytes, held: &Held) {
         self.put(hash, bytes, false, || match held.file.try_clone() {
             Ok(file) => Source::Held(file),
-            // No descriptor is free, so the content has to be read by the path of the file, if the
-            // file still has one.
+            // No file descriptor is free. Read the content again by path, if the file still has a
+            // path.
             Err(_) => Source::Path(held.path.clone()),
         });
     }

@@ -1,7 +1,8 @@
 //! Finds the projects of a repository.
 //!
-//! Constraint: an unreadable directory is a problem, and never counts as empty. The walk stops at
-//! paths that belong to only one project. An observation reads the rest.
+//! Constraint: an unreadable directory is reported as a problem, and is never treated as empty. The
+//! search stops at directories that belong to only one project. An observation of the project reads
+//! the rest.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};
@@ -71,7 +72,7 @@ fn discover_in(
     }
 }
 
-/// Finds the problems of these entries. Lists each parent directory once.
+/// Returns the problems of the entries at these paths. Lists each parent directory once.
 pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>) -> Vec<Problem> {
     let mut by_parent: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for path in paths {
@@ -82,7 +83,7 @@ pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>
     for (parent, wanted) in by_parent {
         let cursor = layout.at(parent);
         let cursor = cursor.filter(|cursor| cursor.project().is_none());
-        // An unreadable parent is a problem with a path of its own.
+        // The problem of an unreadable parent has the path of the parent.
         let (Some(cursor), Ok(directory)) = (cursor, root.open_directory(parent)) else {
             continue;
         };

@@ -22,7 +22,6 @@ pub(crate) struct Held {
     pub path: String,
     /// The meaning of this path in the layout.
     pub place: ProjectFile,
-    /// The open file.
     pub file: OwnedFd,
     /// The metadata of the file when it was opened.
     pub stamp: Stamp,
@@ -30,11 +29,11 @@ pub(crate) struct Held {
     ///
     /// `None` if the layout has no such directory.
     pub home: Option<u64>,
-    /// Whether the file still has a link that the last observation did not find in its project.
+    /// Whether the file has a link, but the last observation found none in its project.
     ///
-    /// The next observation then decides about the file.
+    /// If the next observation finds none either, the file has left the project.
     pub has_left: bool,
-    /// Counts this file in [`Holder::held`].
+    /// A reference that counts this file in [`Holder::held`].
     _held: Arc<()>,
 }
 
@@ -83,7 +82,7 @@ impl Holder {
             return (None, is_empty);
         }
         if stat.st_nlink == 0 {
-            // Removing the file after it was opened has changed its change time.
+            // The file was removed after it was opened, which set its change time.
             stamp.changed_ns = stamp.modified_ns;
         }
         if Arc::strong_count(&self.held) > HELD_MAX {

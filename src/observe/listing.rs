@@ -56,7 +56,7 @@ pub(crate) fn entries(
                     Err(error) => return Err(error),
                 }
             }
-            // Without its key, an encrypted directory has none of these names.
+            // In an encrypted directory whose key is missing, no name can be found.
             if is_found {
                 Ok(())
             } else {
@@ -136,7 +136,7 @@ pub(super) fn lacks_key(error: &io::Error) -> bool {
 
 /// Whether an error means that nothing exists at a path.
 ///
-/// This includes the error for a path with a file in place of a directory.
+/// This includes the error for a path that contains a file in place of a directory.
 pub(crate) fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.kind(),

@@ -1,8 +1,8 @@
 //! Observes projects: reads the repository's files for inference.
 //!
 //! Constraint: a file is valid only if two readings are equal and the content is well-formed to its
-//! end. An unreadable file counts neither as changed nor as deleted. The observer never follows a
-//! symbolic link, never waits for a pipe, and never reads more than `max_file_size`. It does not
+//! end. An unreadable file is treated neither as changed nor as deleted. The observer never follows
+//! a symbolic link, never waits for a pipe, and never reads more than `max_file_size`. It does not
 //! read a file whose metadata proves that it is unchanged.
 //!
 //! Modules: this file reads a file. `held` opens reported files, and `reported` keeps them until
@@ -41,7 +41,7 @@ pub(crate) use listing::{Entry, entries, is_absent, join, unreadable};
 pub(crate) use reported::Reported;
 pub(crate) use unchanged::is_unchanged;
 
-/// How long after its last change an invalid file is observed again without a hint.
+/// For this time after its last change, an invalid file is observed without a hint.
 ///
 /// Later, only a report or a full scan causes another observation.
 const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
@@ -63,9 +63,10 @@ pub(crate) struct Observer {
     max_file_size: u64,
     owners: OwnerNames,
     inodes: Inodes,
-    /// Hidden paths, with the reason. Their file systems are not mounted, so they may seem empty.
+    /// Hidden paths, each with the reason. Their file systems are not mounted, so they may seem
+    /// empty.
     hidden: BTreeMap<String, String>,
-    /// Called before each file is read, and for each directory and entry of a search for projects.
+    /// Called before a file is read, and at each step of a search for projects.
     ///
     /// So a large project, or a large repository, does not look like a hang.
     on_progress: Option<Box<dyn Fn() + Send>>,
@@ -84,7 +85,7 @@ impl Observer {
         }
     }
 
-    /// Sets a function that is called before each file is read, and often in a search for projects.
+    /// Sets a function to call before a file is read, and during searches for projects.
     pub(crate) fn with_progress(mut self, on_progress: impl Fn() + Send + 'static) -> Self {
         self.on_progress = Some(Box::new(on_progress));
         self
@@ -123,14 +124,14 @@ impl Observer {
         found.map(|(above, reason)| (above.as_str(), reason.as_str()))
     }
 
-    /// Whether inode numbers identify files, by the readings so far.
+    /// Whether inode numbers identify files. Observations may show that they do not.
     pub(crate) fn inodes(&self) -> Inodes {
         self.inodes
     }
 
-    /// Detects unstable inode numbers from two stamps of a file with the same content.
+    /// Detects unstable inode numbers from two stamps of an unchanged file.
     ///
-    /// A replaced file would have another change time.
+    /// If somebody had replaced the file, it would have another change time.
     fn learn_inodes(&mut self, before: &Stamp, after: &Stamp, path: &str) {
         let has_new_number = before != after && before.is_same(after, Inodes::Unstable);
         if has_new_number && self.inodes == Inodes::Stable {
@@ -142,19 +143,18 @@ impl Observer {
         }
     }
 
-    /// Finds all projects.
     pub(crate) fn discover(&self, root: &Root) -> Discovery {
         discover::discover(&self.layout, root, &|| self.progress())
     }
 
-    /// Finds the problems of these entries outside any project, as [`Self::discover`] does.
+    /// Returns the problems that [`Self::discover`] would find at these paths.
     pub(crate) fn problems_at(&self, root: &Root, paths: &BTreeSet<String>) -> Vec<Problem> {
         discover::problems_at(&self.layout, root, paths)
     }
 
     /// Reads a held file. Returns `None` if it is invalid.
     ///
-    /// Removing the file changed its change time. The returned stamp has the earlier change time,
+    /// Removing a file changes its change time. So the returned stamp has the earlier change time,
     /// because change times order the files.
     pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self

@@ -34,9 +34,9 @@ impl Observer {
     /// the same times, and some file systems have no change time.
     ///
     /// The copies, that is published copies and snapshots, are read before the definition. In
-    /// between, a snapshot may be taken and then restored. The event of the snapshot would then
-    /// come after that of the restore. So if the definition was restored, the copies must be the
-    /// same before and after reading it.
+    /// between, somebody may take a snapshot and restore it. The event of the snapshot would then
+    /// come after the event of the restore. So if the definition was restored, the copies must be
+    /// the same before and after the definition is read.
     pub(crate) fn observe(
         &mut self,
         root: &Root,
@@ -175,7 +175,7 @@ impl ProjectWalk<'_> {
     /// Reads the copies, then the definition.
     ///
     /// A snapshot is a copy of an earlier definition. If the definition were read first, it could
-    /// be saved and copied before the copies are read. The next observation would then take the
+    /// be saved and copied before the copies are read. The next observation would then mistake the
     /// save for a restore of this snapshot.
     fn copies_then_definition(&mut self, directory: &OwnedFd, path: &str, cursor: &Cursor) {
         let copies = cursor.clone().with_roles(|role| role != Role::Definition);
@@ -207,10 +207,9 @@ impl ProjectWalk<'_> {
 
     /// Lists the needed names of a directory, in order.
     ///
-    /// If files are created during a listing, it may contain a later file and miss an earlier one.
-    /// Then their events would be recorded in the wrong order. If two listings are equal, they
-    /// miss only files that are newer than all listed ones. If no name is new, one listing is
-    /// enough.
+    /// If files are created during a listing, it may contain a later file and miss an earlier file.
+    /// Then their events would be recorded in the wrong order. If two listings are equal, they miss
+    /// only files that are newer than all listed files. If no name is new, one listing is enough.
     fn names_at_one_moment(
         &mut self,
         directory: BorrowedFd<'_>,
@@ -269,7 +268,7 @@ impl ProjectWalk<'_> {
         Ok(names)
     }
 
-    /// Observes an entry. `expected` is true if the layout names it, without a capture.
+    /// Observes an entry. `expected` is true if the layout determines its exact name.
     fn entry(
         &mut self,
         parent: BorrowedFd<'_>,
@@ -284,7 +283,7 @@ impl ProjectWalk<'_> {
         let stat = match self.look_up(parent, path, name, expected) {
             Ok(Some(stat)) => stat,
             Ok(None) => return self.note_directory(path, None),
-            // Without the key, no name in the directory can be found.
+            // The key of the encrypted directory is missing, so no name in it can be found.
             Err(error) if lacks_key(&error) => {
                 let above = path.rsplit_once('/').map_or("", |(above, _)| above);
                 return self.blind(above, cursor, &error);
@@ -302,7 +301,7 @@ impl ProjectWalk<'_> {
             },
             _ => match cursor.file() {
                 Some(place) => self.file(parent, path, name, &place, &stat),
-                // A directory with recorded files was replaced by something else.
+                // Something else is in place of a directory that the layout or the record expects.
                 None if expected || self.is_recorded_below(path) => {
                     if let Err(kind) = kind_of(&stat)
                         && cursor.leads_on()
@@ -363,7 +362,7 @@ impl ProjectWalk<'_> {
         };
         let files = &mut self.seen.observed.files;
         if place.role == Role::Definition {
-            // If there are two definitions, the one of the earlier template is used.
+            // If there are two definitions, use the definition of the earlier template.
             self.definition_rank = place.rank;
             files.retain(|_, file| file.role() != Role::Definition);
         }

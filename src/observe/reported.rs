@@ -16,9 +16,8 @@ const MAX: usize = 128;
 pub(crate) struct Reported {
     /// The reported files that could be opened.
     held: Vec<Held>,
-    /// The reported paths.
     paths: BTreeSet<String>,
-    /// Whether more than [`MAX`] paths were reported. Then all files count as reported.
+    /// Whether more than [`MAX`] paths were reported. Then all files are treated as reported.
     is_full: bool,
 }
 
@@ -31,7 +30,6 @@ impl Reported {
         self.hold(held);
     }
 
-    /// Adds held files.
     pub(crate) fn hold(&mut self, files: impl IntoIterator<Item = Held>) {
         for held in files {
             let is_held = self.held.iter().any(|other| {
@@ -73,7 +71,6 @@ impl Reported {
         self.paths.retain(|path| keep(path));
     }
 
-    /// Takes all held files.
     pub(crate) fn take_held(&mut self) -> Vec<Held> {
         std::mem::take(&mut self.held)
     }

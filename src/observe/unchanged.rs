@@ -17,7 +17,7 @@ use crate::repository::{Root, list, open_directory_at, stamp, stat_at};
 
 /// Whether a project has exactly the recorded files, all of them unchanged.
 ///
-/// `marks` is their recorded metadata, sorted by path.
+/// `marks` is the recorded metadata of its files, sorted by path.
 pub(crate) fn is_unchanged(
     layout: &Layout,
     root: &Root,

@@ -1,7 +1,7 @@
-//! Records what an observation cannot read: entries, directories and hidden file systems.
+//! Records the entries, directories and file systems that an observation cannot read.
 //!
-//! Constraint: a file that may exist does not count as gone. So each entry here has the roles of
-//! the files that it may hide.
+//! Constraint: a file that may exist is not treated as gone. So each record has the roles of the
+//! files that may be hidden.
 
 use std::io;
 
@@ -26,7 +26,7 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// Whether a path is on a file system that is not mounted. If so, adds it as unreadable.
+    /// Whether a path is on a file system that is not mounted. If so, records it as unreadable.
     pub(super) fn is_hidden(&mut self, path: &str, cursor: &Cursor) -> bool {
         let hidden = self.observer.hidden_at(path);
         let hidden = hidden.map(|(above, reason)| problem(above, reason, true));
