@@ -29,12 +29,12 @@ pub(super) trait Backend: Send {
     /// Begins a walk of everything below this root.
     ///
     /// The walk passes every directory to [`Backend::watch`], even one that is already watched. If
-    /// `is_doubtful`, the known paths may be wrong, because reports were lost or the root is new.
+    /// `is_doubtful`, the known paths may be wrong: reports were lost, or the root is new.
     fn begin_walk(&mut self, root: &Path, is_doubtful: bool) -> io::Result<()>;
 
     /// Ends the walk. Releases the watches of directories that the walk did not pass.
     ///
-    /// Returns the directories that the walk passed, but whose watches were lost again.
+    /// Returns directories that the walk passed but whose watches were lost again.
     fn end_walk(&mut self) -> Vec<String>;
 
     /// Returns the watched directory at a path below the root, or [`NOWHERE`].
@@ -48,7 +48,7 @@ pub(super) trait Backend: Send {
 
     /// Drops the watched subdirectories of a directory, except those with these names.
     ///
-    /// If a directory moved to another depth, the layout may no longer need its subdirectories.
+    /// If a directory moved to another depth, the layout may not need its subdirectories any more.
     fn retain(&mut self, directory: Directory<'_>, node: Node, names: &BTreeSet<&str>);
 
     /// Returns the next report, if any. Does not wait.
@@ -66,11 +66,9 @@ pub(super) trait Backend: Send {
     /// root.
     fn release_moved_away(&mut self) {}
 
-    /// The number of watched directories.
     fn n_watches(&self) -> usize;
 }
 
-/// A directory to watch.
 #[derive(Clone, Copy)]
 pub(super) struct Directory<'a> {
     pub(super) opened: &'a OwnedFd,
@@ -88,7 +86,6 @@ pub(super) enum WatchError {
     Limit,
     /// The same directory is already watched at this other path, for instance by a bind mount.
     SameAs(String),
-    /// Another error.
     Other(io::Error),
 }
 
@@ -149,7 +146,7 @@ impl ChangeKind {
 ///
 /// # Errors
 ///
-/// The metadata of one of the two cannot be read. So the directory may be at the path.
+/// The metadata of the directory or the path cannot be read. So the directory may be there.
 pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> io::Result<bool> {
     let found = match rustix::fs::lstat(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),

@@ -40,7 +40,7 @@ pub(crate) struct Uncovered {
     pub reason: String,
 }
 
-/// The coverage. The watch thread writes it, and other threads read it.
+/// The coverage, which the watch thread writes and other threads read.
 #[derive(Clone, Debug, Default)]
 pub(super) struct SharedCoverage(Arc<Mutex<Coverage>>);
 
@@ -49,7 +49,7 @@ impl SharedCoverage {
         self.lock().clone()
     }
 
-    /// Publishes the coverage, and logs its note if more than the numbers in it changed.
+    /// Publishes the coverage. Logs its note if the words changed, not only numbers.
     ///
     /// At the limit of watches, each directory that is made or removed changes the numbers.
     pub(super) fn set(&self, coverage: Coverage) {
@@ -83,7 +83,7 @@ pub(super) enum Gap {
 }
 
 impl Gap {
-    /// Whether a report will show the end of the gap, such as a report of changed permissions.
+    /// Whether the kernel reports the end of the gap. It reports changed permissions.
     fn ends_by_report(&self) -> bool {
         matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied)
     }
@@ -108,7 +108,7 @@ impl fmt::Display for Gap {
 pub(super) struct Gaps {
     /// Why the configured backend is not available. `None` if it is available.
     pub(super) no_backend: Option<String>,
-    /// Why scans on a timer are needed although the backend works.
+    /// Why full scans on a timer are needed although the backend works.
     pub(super) note: Option<String>,
     /// The value of the limit of watches when it was reached. 0 if unknown, `None` if not reached.
     pub(super) limit: Option<usize>,
@@ -177,7 +177,7 @@ impl Gaps {
         self.unwatchable.get(path)
     }
 
-    /// Returns the directories to retry, because no report will show when they can be watched.
+    /// Returns the directories to retry. No report shows when they can be watched.
     pub(super) fn to_retry(&self) -> Vec<String> {
         let retried = self.unwatchable.iter();
         retried

@@ -21,7 +21,9 @@ pub(super) fn max_watches() -> Option<(&'static str, usize)> {
     lowest(&WATCH_LIMITS)
 }
 
-/// Returns the setting with the lowest value, and the value. Of equal values, the first counts.
+/// Returns the setting with the lowest value, and the value.
+///
+/// If values are equal, returns the first setting.
 fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     let values = settings.iter().filter_map(|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
@@ -31,7 +33,9 @@ fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     values.min_by_key(|(_, value)| *value)
 }
 
-/// Returns the lowest setting, with its value as text and as a number. 0 if unknown.
+/// Returns the setting with the lowest value, with the value as text and number.
+///
+/// The number is 0 if the value is unknown.
 fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
     match lowest(settings) {
         Some((name, limit)) => (name, limit.to_string(), limit),
@@ -43,7 +47,7 @@ fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
 pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     let directories = watches.saturating_add(uncovered);
     let (name, shown, limit) = describe(&WATCH_LIMITS);
-    // The other watches belong to other programs of this user. The tree may grow by half.
+    // Other programs of this user have the other watches. Allow the tree to grow by half.
     let others = limit.saturating_sub(watches);
     let needed = directories
         .saturating_add(directories / 2)
@@ -78,7 +82,7 @@ pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
 /// error.
 pub(super) fn no_events(error: &dyn Display) -> String {
     let (name, shown, limit) = describe(&INSTANCE_LIMITS);
-    // The existing instances belong to other programs of this user.
+    // Other programs of this user have the existing instances.
     let needed = limit.saturating_mul(2).max(1_024);
     format!(
         "no file events are available ({error}); if the limit of instances is reached ({name} = \

@@ -3,9 +3,9 @@
 //! Constraint: a report proves nothing, and the thread always notices lost reports. Each directory
 //! has its own watch, which is set before the directory is read. Recursive watches miss files that
 //! are written while the watches are being set. Of 1,000 files written right after
-//! `mkdir -p a/b/c`, 10 to 627 were never reported, in every version of notify that was tried.
-//! Directories that cannot be watched are counted. Full scans on a timer then find changes, unless
-//! only permissions are missing.
+//! `mkdir -p a/b/c`, 10 to 627 were never reported, in every version of notify that was tried. The
+//! thread counts the directories that it cannot watch. Full scans on a timer then find changes.
+//! They are not needed if only permissions are missing, because the kernel reports new permissions.
 //!
 //! One thread owns the watches. It opens a file as soon as a report names it, so that the content
 //! can be read even if the file is removed.
@@ -56,14 +56,12 @@ use thread::{Shared, Thread};
 
 pub(crate) use coverage::Coverage;
 
-/// The settings of the watch thread.
 #[derive(Clone, Debug)]
 pub(crate) struct WatchSettings {
     /// The absolute path of the repository's root.
     pub root: PathBuf,
     /// The layout, which determines the directories to watch.
     pub layout: Layout,
-    /// The configured way to notice changes.
     pub mode: WatchMode,
 }
 
@@ -110,26 +108,26 @@ impl Watch {
         Ok(watch)
     }
 
-    /// Makes the thread walk the whole tree with these settings. Keeps the watches that are still
-    /// right.
+    /// Makes the thread walk the whole tree with these settings.
     ///
+    /// The thread keeps the watches that are still right.
     /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of the walk.
     pub(crate) fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
         self.commands
             .give(|pending| pending.walk = Some((settings, reason)));
     }
 
-    /// Returns the current coverage.
     pub(crate) fn coverage(&self) -> Coverage {
         self.coverage.get()
     }
 
-    /// Returns the path below the root whose file system has not answered for `standstill`, if any.
+    /// Returns the path whose file system has not answered for `standstill`, if any.
+    ///
+    /// The path is relative to the root.
     pub(crate) fn stuck_at(&self, standstill: Duration) -> Option<String> {
         self.progress.stuck_at(standstill)
     }
 
-    /// Whether the thread still runs.
     pub(crate) fn is_alive(&self) -> bool {
         self.thread
             .as_ref()

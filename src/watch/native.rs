@@ -43,7 +43,7 @@ pub(super) struct Native {
     queue: VecDeque<RawReport>,
 }
 
-/// A report of the kernel. Earlier reports, such as renames, decide its path.
+/// A report of the kernel. Its path depends on earlier reports, such as renames.
 struct RawReport {
     node: Node,
     flags: ReadFlags,
@@ -86,7 +86,7 @@ impl Native {
         }
     }
 
-    /// Applies a report to the tree. Returns the change if the report is about a directory's entry.
+    /// Applies a report to the tree. Returns the change that it reports, if any.
     fn change(&mut self, report: RawReport) -> Option<Change> {
         let RawReport { node, flags, name } = report;
         if flags.contains(ReadFlags::IGNORED) {
@@ -145,7 +145,8 @@ impl Native {
 
     fn release(&self, nodes: Vec<Node>) {
         for node in nodes {
-            // This fails if the directory is gone. The kernel has already removed its watch.
+            // This fails if the directory is gone, because the kernel has already removed its
+            // watch.
             let _ = inotify::remove_watch(&self.inotify, node);
         }
     }
@@ -181,7 +182,8 @@ impl Backend for Native {
     }
 
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError> {
-        // This path leads to exactly the opened directory, even if it was renamed in the meantime.
+        // This path leads to the opened directory, even if the directory was renamed in the
+        // meantime.
         let by_descriptor = format!("/proc/self/fd/{}", directory.opened.as_raw_fd());
         let added = match inotify::add_watch(&self.inotify, by_descriptor, WANTED) {
             // /proc is not mounted or not accessible.

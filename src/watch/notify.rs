@@ -93,8 +93,8 @@ impl Notify {
         if event.info() == Some("unmount") {
             self.queue.push_back(Report::Unmounted);
         }
-        // A moved directory reports this for itself, too. Another directory may be at that path by
-        // now, so ignore this report. The report of the parent directory comes in order.
+        // The watch of a moved directory also reports its move. Ignore this report, because another
+        // directory may be at the path by now. The report of the parent's watch comes in order.
         let is_rename_away = event.kind == EventKind::Modify(ModifyKind::Name(RenameMode::From));
         if cfg!(target_os = "linux") && is_rename_away && event.tracker().is_none() {
             return;
@@ -188,7 +188,7 @@ impl Notify {
             return;
         };
         for path in paths {
-            // This fails if the directory is gone. notify has already removed its watch.
+            // This fails if the directory is gone, because notify has already removed its watch.
             let _ = watcher.unwatch(&absolute(&self.root, path));
         }
     }
@@ -205,7 +205,9 @@ fn absolute(root: &Path, path: &str) -> PathBuf {
     }
 }
 
-/// Translates the kind of an event. Also returns whether the entry is a directory, if known.
+/// Translates the kind of an event.
+///
+/// Also returns whether the entry is a directory, if known.
 fn change_of(kind: &EventKind, path: &Path) -> Option<(ChangeKind, Option<bool>)> {
     Some(match kind {
         EventKind::Create(CreateKind::File) => (ChangeKind::Created, Some(false)),

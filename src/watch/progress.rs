@@ -53,7 +53,7 @@ impl Progress {
         *self.lock() = None;
     }
 
-    /// Returns the path that the thread has worked on for `standstill` without progress, if any.
+    /// Returns the path of the current work if there was no progress for `standstill`.
     pub(super) fn stuck_at(&self, standstill: Duration) -> Option<String> {
         let now = self.clock.moment();
         let work = self.lock();

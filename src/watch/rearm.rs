@@ -35,9 +35,9 @@ pub(super) struct KnownMounts {
     is_unknown: bool,
     /// Whether the list has changed since it was read.
     ///
-    /// The flag keeps this, because the kernel reports each change only once.
+    /// The flag is necessary, because the kernel reports each change only once.
     pub(super) has_changed: bool,
-    /// Whether a file system was unmounted. An entry that looks the same may then be a new mount.
+    /// Whether a file system was unmounted. An equal entry of the list may then be a new mount.
     pub(super) is_stale: bool,
 }
 
@@ -48,7 +48,7 @@ impl KnownMounts {
 }
 
 impl Thread {
-    /// Reads the mounts. Sets a note if one of them does not report all changes.
+    /// Reads the mounts. Sets or clears the note that full scans on a timer are needed.
     pub(super) fn list_mounts(&mut self) {
         self.mounts.has_changed = false;
         let listed = self.mounts.list.read(&self.reporter.settings.root);
@@ -220,7 +220,7 @@ impl Thread {
         }
     }
 
-    /// Whether a retry cannot succeed: the reason for the gap is cheap to check and still holds.
+    /// Whether a retry is certain to fail, if that is cheap to check.
     ///
     /// A retry observes all projects below the directory.
     fn is_useless(&mut self, path: &str) -> bool {

@@ -83,8 +83,7 @@ impl Reporter {
             return;
         };
         let key = place.key.clone();
-        // Open even a file that was only linked into place. It is complete, and no report of its
-        // close will follow.
+        // Open even a file that was only linked into place. No report of its close will follow.
         let _ = self.open_root();
         let (held, is_empty) = match &self.root {
             Some(root) => {

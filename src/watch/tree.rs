@@ -31,7 +31,6 @@ struct Node {
     name: Arc<str>,
 }
 
-/// The watched directories.
 #[derive(Debug, Default)]
 pub(super) struct Tree {
     nodes: HashMap<Wd, Node>,
@@ -42,7 +41,6 @@ pub(super) struct Tree {
 }
 
 impl Tree {
-    /// The number of watched directories.
     pub(super) fn len(&self) -> usize {
         self.nodes.len()
     }

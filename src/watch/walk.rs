@@ -128,7 +128,9 @@ impl Thread {
         });
     }
 
-    /// Sends a hint that must arrive. Does not report the wait for the engine as a stuck file
+    /// Sends a hint that must arrive.
+    ///
+    /// If the engine's channel is full, this waits. The wait is not reported as a stuck file
     /// system.
     fn send_waiting(&self, hint: Hint) {
         self.shared.progress.rest();
@@ -154,7 +156,8 @@ impl Thread {
             files,
             mut problems,
         } = self.list(directory, cursor);
-        // A walk of the whole tree does this at its end, for all directories that it did not pass.
+        // A walk of the whole tree does this at its end, for all directories that it has not
+        // passed.
         if let Some(backend) = &mut self.backend
             && self.walk.is_none()
             && node != NOWHERE
@@ -195,8 +198,8 @@ impl Thread {
                 self.found(next.project());
             }
         }
-        // The walk looks up names in a project instead of listing them. In an encrypted directory
-        // without its key, all of them are missing.
+        // In a project, the walk may look up names instead of listing them. In an encrypted
+        // directory without its key, all names are missing.
         if n_absent > 0
             && n_absent == n_directories
             && let Err(error) = check_key(directory.opened.as_fd())
@@ -316,8 +319,9 @@ impl Thread {
         }
     }
 
-    /// Watches one directory, unless its parent is unwatched. Returns [`NOWHERE`] if it has no
-    /// watch.
+    /// Watches one directory, unless its parent is unwatched.
+    ///
+    /// Returns [`NOWHERE`] if the directory has no watch.
     fn watch_directory(&mut self, directory: Directory<'_>) -> Node {
         let Some(backend) = &mut self.backend else {
             return NOWHERE;
