@@ -1,8 +1,8 @@
 //! Checks the document type declaration (production 28).
 //!
-//! Constraint: nothing in the declaration is ever expanded or fetched. quick-xml finds its end,
-//! but does not check the rest. In an internal subset, only the keyword, the name and the quotes
-//! of each declaration are checked.
+//! Constraint: nothing in the declaration is ever expanded or fetched. quick-xml finds the end of
+//! the declaration, but does not check the rest. In an internal subset, only the keyword, the name
+//! and the quotes of each declaration are checked.
 
 use super::Fault;
 use super::characters::{check_name, is_space, name_of};

@@ -17,7 +17,7 @@ use quick_xml::events::Event;
 use super::tag::{is_encoding_name, offset_in};
 use super::{Fault, shown};
 
-/// The family of encodings to which the first bytes belong.
+/// The family of encodings that the first bytes of a document indicate.
 enum Family {
     /// UTF-16 in this byte order, after a byte order mark of this length.
     Utf16(&'static Encoding, usize),
@@ -173,7 +173,7 @@ fn transcode(encoding: &'static Encoding, bytes: &[u8]) -> (String, Option<Fault
     let mut read = 0;
     loop {
         let rest = bytes.get(read..).unwrap_or_default();
-        // This is enough for ASCII. Other text may need another iteration.
+        // This is enough for ASCII in UTF-16. Other text may need another iteration.
         text.reserve(rest.len() / 2 + 64);
         let (result, used) = decoder.decode_to_string_without_replacement(rest, &mut text, true);
         read += used;

@@ -45,13 +45,12 @@ const ATTRIBUTES_MAX: usize = 10_000;
 /// The maximum length of a value, in bytes.
 ///
 /// A longer root attribute `name` or `id`, or annotation `engineId` or `version`, is a fault,
-/// because a shortened value would identify another project. Other annotations that are longer are
-/// left out.
+/// because a shortened value would identify another project. Other longer annotations are left out.
 const VALUE_MAX: usize = 64 * 1024;
 
 /// The maximum total size of the names and values of annotations, in bytes.
 ///
-/// Further annotations are left out. `engineId` and `version` do not count.
+/// Annotations beyond this size are left out. `engineId` and `version` are always kept.
 const ANNOTATIONS_MAX: usize = 64 * 1024;
 
 /// The first fault of an invalid project.xml, with its position.
@@ -78,8 +77,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let Some(fault) = characters::find_forbidden(legible).or(fault) else {
         return reader::read(&text).map_err(|fault| fault.locate(&text));
     };
-    // A fault before the invalid bytes comes first, except a fault at the end of the decoded text:
-    // the text ends there only because of the invalid bytes.
+    // An earlier fault is reported instead. A fault at the end of `before` is none of the document,
+    // because `before` was only cut there.
     let before = text.get(..fault.at).unwrap_or(&text);
     let first = match reader::read(before) {
         Err(earlier) if earlier.at < before.len() => earlier,
@@ -92,8 +91,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
 ///
 /// UTF-8 keeps its byte order mark, so encoding the text again gives the same bytes. Other
 /// encodings lose the mark and keep the XML declaration. A document that [`parse`] accepts has no
-/// invalid bytes. In other documents, invalid UTF-8 becomes U+FFFD, and other encodings end before
-/// the first invalid byte.
+/// invalid bytes. In other documents, invalid UTF-8 becomes U+FFFD, and text in other encodings
+/// ends before the first invalid byte.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     match encoding::decode(bytes) {

@@ -80,7 +80,7 @@ struct State<'a> {
     has_root: bool,
     in_annotations: bool,
     annotation: Option<Annotation>,
-    /// The total number of bytes of the annotations so far.
+    /// The total size of the kept annotations, in bytes; see [`ANNOTATIONS_MAX`].
     n_kept: usize,
     document: Document,
 }
@@ -242,7 +242,7 @@ impl<'a> State<'a> {
         }
     }
 
-    /// Appends to the value of the open annotation, except inside an element of it.
+    /// Appends to the value of the open annotation, except inside a nested element.
     fn keep(&mut self, append: impl FnOnce(&mut String)) {
         const ANNOTATION_DEPTH: usize = 3;
         if let Some(annotation) = &mut self.annotation

@@ -18,9 +18,9 @@ pub(super) struct Attribute<'a> {
 
 /// Reads the attributes of a tag.
 ///
-/// `content` begins with the name of the tag, and `at` is its offset. quick-xml splits the
-/// attributes and finds repeated ones. This function checks names, values and the white space in
-/// between.
+/// `content` begins with the name of the tag, and `at` is the offset of `content`. quick-xml splits
+/// the attributes and finds repeated ones. This function checks names, values and the white space
+/// between attributes.
 pub(super) fn read_attributes(
     content: &str,
     name_length: usize,
@@ -61,7 +61,7 @@ pub(super) fn read_attributes(
     Ok(())
 }
 
-/// Converts an error to a fault. The wrong attribute follows the offset `end` of `content`.
+/// Converts an error to a fault. The wrong attribute begins at or after the offset `end`.
 fn fault_of(error: &AttrError, content: &str, end: usize, at: usize) -> Fault {
     let name_from = |start: usize| {
         let rest = content.get(start..).unwrap_or_default();

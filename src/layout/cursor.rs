@@ -87,7 +87,7 @@ impl Cursor {
         templates.map(|template| template.role).collect()
     }
 
-    /// Returns the cursor after one more name. `None` if no template matches.
+    /// Returns the cursor after one more name of the path. `None` if no template matches.
     pub(crate) fn enter(&self, name: &str) -> Option<Cursor> {
         let is_ignored = self.layout.ignored().matches(name);
         let live: Vec<Live> = self
@@ -155,7 +155,7 @@ impl Cursor {
         Entries::Only(names)
     }
 
-    /// Returns the project of all paths at and below this one, if there is only one.
+    /// Returns the project of all paths at and below this one, if they can belong to only one.
     pub(crate) fn project(&self) -> Option<ProjectKey> {
         let (first, others) = self.live.split_first()?;
         let is_same = |live: &Live| {
@@ -166,7 +166,7 @@ impl Cursor {
         others.iter().all(is_same).then_some(key)
     }
 
-    /// The organization of all paths at and below this one, if they can belong to only one.
+    /// Returns the organization of all paths at and below this one, if they can belong to only one.
     ///
     /// It has the form of [`ProjectKey::organization`].
     pub(crate) fn organization(&self) -> Option<String> {
@@ -195,7 +195,7 @@ impl Cursor {
 
 /// Matches a name with a component of a template. Returns the captured values.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
-    // Some programs create hidden entries for their own use, such as editors and synchronisers.
+    // Programs such as editors and synchronisers create hidden entries for internal use.
     if has_capture(parts) && name.starts_with('.') {
         return None;
     }

@@ -273,7 +273,7 @@ impl Layout {
             .then_some(depth)
     }
 
-    /// Returns the directory that contains all files of a project, with the cursor there.
+    /// Returns the path of the directory that contains all files of a project, and its cursor.
     ///
     /// See [`Layout::project_directory`].
     pub fn directory_of(&self, key: &ProjectKey) -> Option<(String, Cursor)> {

@@ -1,9 +1,9 @@
 //! Recognises the layout of a directory tree from the paths of its XML files.
 //!
 //! Constraint: this module does no I/O, and its work is proportional to the number of paths. It
-//! compares candidates: each is a directory with one of the known shapes. The candidate that
-//! explains the most files wins. A published copy or a snapshot is explained only if its project
-//! has a definition.
+//! compares candidates. A candidate is a directory and a known layout ([`Shape`]) that starts
+//! there. The candidate that explains the most files wins. A published copy or a snapshot is
+//! explained only if its project has a definition.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
