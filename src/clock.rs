@@ -1,4 +1,4 @@
-//! The only module that reads the time of day. Others take the time as an argument.
+//! The only module that reads the time of day. Other modules take the time as an argument.
 //!
 //! For deadlines and leases, some modules also read tokio's monotonic clock.
 
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
 
-/// The largest normal difference between the progress of the time of day and the monotonic time.
+/// The largest normal drift between the time of day and the monotonic time.
 ///
-/// The difference comes from slewing, and from the time between the readings of the two clocks.
+/// The drift has two causes: slewing, and the time between reading one clock and the other.
 const SLEWED: Duration = Duration::from_secs(1);
 
 /// The time of day and the monotonic time.
@@ -52,10 +52,12 @@ impl Reading {
     }
 }
 
-/// Notices that the time of day was set back, also in several steps that are small by themselves.
+/// Detects that the time of day was set back, even in several small steps.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct SetBack {
-    /// Of the readings in [`SetBack::WINDOW`], the one that is furthest ahead of its monotonic time.
+    /// The reading whose time of day is furthest ahead of its monotonic time.
+    ///
+    /// A reading older than [`SetBack::WINDOW`] is replaced.
     furthest: Reading,
 }
 
@@ -63,7 +65,8 @@ impl SetBack {
     /// The time within which small steps add up.
     ///
     /// The time of day may be that of a database server, which drifts from the monotonic time of
-    /// this host. A quartz drifts by less than half a second an hour.
+    /// this host. A quartz drifts by less than half a second an hour, so an hour of drift is within
+    /// the tolerance of one second.
     const WINDOW: Duration = Duration::from_secs(60 * 60);
 
     pub(crate) fn new(reading: Reading) -> Self {
@@ -99,7 +102,7 @@ impl Clock {
         }
     }
 
-    /// Returns the time since the clock was made. Setting the time of day does not affect it.
+    /// Returns the monotonic time since the clock was made.
     #[allow(clippy::disallowed_methods, reason = "this is the one place")]
     pub(crate) fn moment(&self) -> Duration {
         Instant::now().saturating_duration_since(self.start)

@@ -1,7 +1,9 @@
 //! Hints: paths to observe. A hint does not say what happened at its path.
 //!
-//! Constraint: a lost hint is always noticed. The channel is bounded. If the channel is full, the
-//! sender drops the hint and sets a flag, and the engine then runs a full scan.
+//! Constraint: the engine never misses a change because of a lost hint. The channel is bounded. If
+//! the channel is full, the sender drops the hint and sets a flag, and the engine then runs a full
+//! scan. Only [`Hint::Activity`] may be lost without the flag, because it reports no change of a
+//! project.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,15 +22,19 @@ pub(crate) enum Hint {
         key: ProjectKey,
         /// The reported change in words, for the explanation of events.
         cause: String,
-        /// The path and the held file, if the report names a file. The inner `None` means that the
-        /// file is not held: it is empty, cannot be opened, or too many files are held.
+        /// The reported path and the open file, if the report names a file.
+        ///
+        /// The inner `None` means that the file is not open. The reason is that it is empty or
+        /// cannot be opened, or that too many files are open.
         file: Option<Box<(String, Option<Held>)>>,
-        /// Whether the file is probably still being written. If so, a report of its close follows.
+        /// Whether the file is probably still being written.
+        ///
+        /// If so, the system reports later that the file was closed.
         unfinished: bool,
     },
-    /// An unrelated file next to the files of a project changed, so the project is not idle.
+    /// An unrelated file next to the files of a project changed.
     ///
-    /// Editors and synchronisers create such files.
+    /// So the project is not idle. Editors and synchronisers create such files.
     Activity { key: ProjectKey },
     /// A directory that contains projects changed.
     Subtree {
@@ -49,7 +55,9 @@ pub(crate) enum Hint {
         /// The found projects. A project may be found twice.
         keys: Vec<ProjectKey>,
     },
-    /// The walk ended. Every directory that can be watched is watched. A full scan follows.
+    /// The walk ended. It watches every directory that can be watched.
+    ///
+    /// The engine then begins a full scan.
     WalkFinished {
         /// The watched root. `None` if the root could not be opened.
         root: Option<RootIdentity>,
@@ -97,7 +105,7 @@ impl HintSender {
     }
 }
 
-/// The sending end of a bounded channel. If the receiver is gone, hints are dropped.
+/// The sending end of a bounded channel. Drops hints if the receiver is gone.
 trait Channel: Send {
     /// Sends a hint without waiting. Returns whether the channel is full.
     fn offer(&self, hint: Hint) -> bool;

@@ -11,19 +11,18 @@ use std::path::Path;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// The list of mounts of this process's namespace; see proc_pid_mountinfo(5).
+/// The file with the mounts of this process's namespace; see proc_pid_mountinfo(5).
 const MOUNTS: &str = "/proc/self/mountinfo";
 
-/// The event that poll(2) reports for the open list after a change.
+/// The event that poll(2) reports for the open file after a mount changed.
 pub(crate) const CHANGED: PollFlags = PollFlags::PRI;
 
-/// The kernel's list of mounts. The open file signals changes.
+/// The kernel's list of mounts. The open file also reports changes of the list.
 #[derive(Debug, Default)]
 pub(crate) struct MountList {
     file: Option<File>,
 }
 
-/// A mounted file system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Mount {
     id: u64,
@@ -37,7 +36,7 @@ pub(crate) struct Mount {
 /// The mounts at and below a directory.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Mounts {
-    /// The mount that contains the directory, or is mounted at it.
+    /// The mount at the directory, or else the closest mount above the directory.
     pub above: Option<Mount>,
     /// The mounts below the directory, by path relative to the directory.
     pub below: BTreeMap<String, Mount>,
@@ -57,7 +56,9 @@ impl MountList {
         poll(&mut descriptors, Some(&now)).is_ok_and(|n| n > 0)
     }
 
-    /// Reads the mounts at and below a directory. Returns `None` if the list cannot be read.
+    /// Reads the mounts at and below a directory.
+    ///
+    /// Returns `None` if the directory or the list cannot be read.
     pub(crate) fn read(&mut self, directory: &Path) -> Option<Mounts> {
         if self.file.is_none() {
             self.file = File::open(MOUNTS).ok();
@@ -81,13 +82,13 @@ impl Mount {
 }
 
 impl Mounts {
-    /// Returns the mount that contains this path below the directory.
+    /// Returns the mount that contains a path, which is relative to the directory.
     pub(crate) fn of(&self, path: &str) -> Option<&Mount> {
         let contains = |point: &str| {
             let rest = path.strip_prefix(point);
             rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
-        // A mount point precedes those below it, so the last match is the closest one.
+        // A mount point sorts before the mount points below it, so the last match is the closest.
         let mut below = self.below.iter().filter(|(point, _)| contains(point));
         below
             .next_back()
@@ -95,7 +96,7 @@ impl Mounts {
             .or(self.above.as_ref())
     }
 
-    /// Parses the list. In all paths, bytes that are not UTF-8 are replaced.
+    /// Parses the list. Replaces bytes that are not UTF-8 in all paths.
     fn parse(text: &[u8], directory: &Path) -> Self {
         let text = String::from_utf8_lossy(text);
         let directory = directory.to_string_lossy();
@@ -108,7 +109,8 @@ impl Mounts {
             let point = point.trim_end_matches('/');
             let Some(mount) = top(stacked) else { continue };
             match directory.strip_prefix(point) {
-                // A mount point precedes those below it, so the last match is the closest one.
+                // A mount point sorts before the mount points below it, so the last match is the
+                // closest.
                 Some(rest) if rest.is_empty() || rest.starts_with('/') => {
                     mounts.above = Some(mount);
                 }
@@ -123,13 +125,13 @@ impl Mounts {
         mounts
     }
 
-    /// Whether this list lacks a mount of an earlier list, at whatever path.
+    /// Whether a mount of an earlier list is missing here. Ignores the paths.
     pub(crate) fn lacks_one_of(&self, earlier: &Self) -> bool {
         let mut earlier = earlier.below.values();
         earlier.any(|mount| !self.below.values().any(|now| now == mount))
     }
 
-    /// Returns the paths whose mount differs from the one in an earlier list.
+    /// Returns the paths whose mount differs from that of an earlier list.
     pub(crate) fn changed_since(&self, earlier: &Self) -> Vec<String> {
         let mut paths: Vec<&String> = self.below.keys().chain(earlier.below.keys()).collect();
         paths.sort_unstable();
@@ -142,7 +144,7 @@ impl Mounts {
     }
 }
 
-/// Returns the top mount of those at the same path: it covers the others.
+/// Returns the mount that covers all other mounts at the same path.
 fn top(stacked: Vec<Mount>) -> Option<Mount> {
     let covered: Vec<u64> = stacked.iter().map(|mount| mount.parent).collect();
     let mut open = stacked
@@ -169,7 +171,9 @@ fn line(line: &str) -> Option<(String, Mount)> {
     Some((unescape(point), mount))
 }
 
-/// Decodes octal escapes such as `\040`, which the kernel writes for spaces and other characters.
+/// Decodes octal escapes.
+///
+/// The kernel writes `\040` for a space, and similar escapes for a few other characters.
 fn unescape(text: &str) -> String {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

@@ -1,6 +1,6 @@
 //! Notifies systemd, handles signals and raises the limits of the process.
 //!
-//! Constraint: if systemd cannot be notified, the daemon continues and logs that at level debug.
+//! Constraint: if the daemon cannot notify systemd, it logs the error at level debug and continues.
 //! Without systemd, the notifications do nothing. If systemd does not read, the daemon does not
 //! wait: `notifications` keeps the messages and sends them later.
 
@@ -17,13 +17,13 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
 use signal_hook_tokio::Signals;
 use tracing::debug;
 
-/// Blocks SIGHUP and SIGUSR1 until handlers are set, because they end a process without handlers.
+/// Blocks SIGHUP and SIGUSR1 until their handlers are set.
 ///
-/// Threads that start in the meantime keep the signals blocked. Other threads handle them.
+/// Without handlers, these signals would end the process. A thread that starts while they are
+/// blocked never receives them, so other threads handle them.
 pub(crate) struct HeldSignals(SigSet);
 
 impl HeldSignals {
-    /// Blocks the signals.
     pub(crate) fn hold() -> Self {
         let held = SigSet::from_iter([Signal::SIGHUP, Signal::SIGUSR1]);
         // This fails only with an invalid argument.
@@ -31,7 +31,9 @@ impl HeldSignals {
         Self(held)
     }
 
-    /// Unblocks the signals. A process that ends before this call keeps its own exit status.
+    /// Unblocks the signals.
+    ///
+    /// If the process ends before this call, a blocked signal does not change the exit status.
     pub(crate) fn release(&self) {
         let _ = self.0.thread_unblock();
     }
@@ -67,7 +69,6 @@ pub(crate) fn notify_reloading() {
     }
 }
 
-/// Notifies systemd that the daemon is stopping.
 pub(crate) fn notify_stopping() {
     notify(&[
         NotifyState::Stopping,
@@ -80,7 +81,7 @@ pub(crate) fn notify_status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
 
-/// Feeds systemd's watchdog.
+/// Notifies systemd's watchdog that the daemon responds.
 pub(crate) fn notify_watchdog() {
     notify(&[NotifyState::Watchdog]);
 }

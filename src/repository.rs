@@ -1,10 +1,10 @@
 //! Opens the repository's root and the files below it.
 //!
-//! Constraint: a path below the root never follows a symbolic link and never leaves the root, and
-//! opening a FIFO or a device never blocks. Linux resolves a whole path in one call (openat2 with
-//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). Other systems, and kernels before 5.6, open each
-//! component relative to its parent, with O_NOFOLLOW. The effect is the same, but each directory of
-//! the path must be readable, not only searchable.
+//! Constraint: opening a path below the root never follows a symbolic link, never leaves the root,
+//! and never blocks on a FIFO or a device. On Linux, one call opens the whole path (openat2 with
+//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). On other systems, and on kernels before 5.6, each
+//! component is opened relative to its parent, with O_NOFOLLOW. The effect is the same, but each
+//! directory of the path must be readable, not only searchable.
 
 mod encrypted;
 mod names;
@@ -25,7 +25,7 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-/// The flags for opening a file. Without NONBLOCK, opening a FIFO would wait for a writer.
+/// The flags for opening a file. With NONBLOCK, a FIFO does not wait for a writer.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
@@ -47,9 +47,10 @@ pub(crate) struct RootIdentity {
 }
 
 impl RootIdentity {
-    /// Returns the text that is recorded. It stays the same after a restart or a new mount.
+    /// Returns the text of the identity in the store.
     ///
-    /// The text contains the device only if there is no birth time.
+    /// A new mount or a restart may change the device, so the text contains the device only if
+    /// there is no birth time.
     pub(crate) fn to_record(self) -> String {
         match self.born_ns {
             0 => format!("{:x}:{}", self.device, self.inode),
@@ -71,7 +72,9 @@ pub(crate) struct Root {
 }
 
 impl Root {
-    /// Opens the root. Follows symbolic links in its path, because the operator chose the path.
+    /// Opens the root.
+    ///
+    /// Follows symbolic links in the path of the root, because the operator chose the path.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
         let directory = rustix::fs::openat(
             CWD,
@@ -214,7 +217,7 @@ fn identity(stat: &Stat, born_ns: i64) -> RootIdentity {
     }
 }
 
-/// Returns the birth time in nanoseconds since the Unix epoch, or 0 if it is unknown.
+/// Returns the birth time in nanoseconds since the Unix epoch. 0 if it is unknown.
 #[cfg(target_os = "linux")]
 fn born_ns(at: BorrowedFd<'_>, path: &Path, flags: AtFlags) -> i64 {
     use rustix::fs::{StatxFlags, statx};
@@ -239,8 +242,8 @@ fn open_beneath(root: BorrowedFd<'_>, path: &str, flags: OFlags) -> io::Result<O
     use rustix::io::Errno;
     let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     match rustix::fs::openat2(root, path, flags, Mode::empty(), resolve) {
-        // NOSYS: the kernel lacks openat2. PERM: a sandbox forbids it. AGAIN: somebody renamed a
-        // directory in the meantime, which does not disturb opening by component.
+        // NOSYS: the kernel lacks openat2. PERM: a sandbox forbids openat2. AGAIN: a directory was
+        // renamed during the call, which does not disturb opening by component.
         Err(Errno::NOSYS | Errno::PERM | Errno::AGAIN) => open_by_component(root, path, flags),
         result => Ok(result?),
     }
@@ -319,7 +322,7 @@ mod tests {
         assert_eq!(kind("a", unknown), Some(Some(FileType::Directory)));
         assert_eq!(kind("a", FileType::Fifo), Some(Some(FileType::Fifo)));
         assert_eq!(kind("gone", unknown), Some(None));
-        // No file system has such a long name, so nothing tells what is there.
+        // The name is too long for the file system, so its type cannot be read.
         assert_eq!(kind(&"a".repeat(300), unknown), None);
     }
 

@@ -21,15 +21,16 @@ use crate::domain::event::{EventKind, Parameter};
 /// The name of the only template in its environment.
 const NAME: &str = "template";
 
-/// The maximum number of steps of a template. Each 8 bytes of allowed output add a further step.
+/// The basic number of steps that a template may take.
 ///
-/// Every 64 bytes of memory also count as a step, so this also limits the memory.
+/// Each 8 bytes of allowed output add one step. The engine also takes a step for each 64 bytes of
+/// memory, so this limits the memory too.
 const STEPS: u64 = 500_000;
 
 /// The maximum length of a body for an empty payload, in bytes.
 const OUTPUT_BASE: u64 = 1024 * 1024;
 
-/// The number of bytes by which each byte of the payload raises the maximum length of a body.
+/// The number of additional bytes of the body for each byte of the payload.
 const OUTPUT_FACTOR: u64 = 4;
 
 /// The characters to escape in a URL: all except the unreserved ones of RFC 3986.
@@ -77,7 +78,7 @@ pub struct Variables<'a> {
     pub id: &'a str,
     /// The time of the event.
     pub occurred_at: Timestamp,
-    /// The origin when the event was recorded.
+    /// The origin of the event. A redelivery does not change it.
     pub origin: &'a str,
     /// The parameters of the event.
     pub parameters: &'a [(Parameter, String)],
@@ -287,7 +288,7 @@ fn limit(error: &Error, source: &str, message: &str) -> TemplateError {
     }
 }
 
-/// Rejects an undefined value, which a filter would otherwise treat as an empty text.
+/// Rejects an undefined value. A filter would treat it as an empty text.
 fn defined(value: &Value) -> Result<&Value, Error> {
     if value.is_undefined() {
         return Err(Error::from(ErrorKind::UndefinedError));

@@ -21,13 +21,13 @@ use crate::clock::Clock;
 /// The time after which a cached name expires.
 const AGE_MAX: Duration = Duration::from_secs(60);
 
-/// The maximum number of cached names, and of unknown users whose look-up is retried.
+/// The maximum number of cached names, and of unknown users to retry.
 const NAMES_MAX: usize = 1024;
 
 /// The maximum number of threads for look-ups. A look-up cannot be cancelled.
 const THREADS_MAX: usize = 8;
 
-/// The pauses before each try of one look-up.
+/// The pause before each attempt of one look-up.
 const PAUSES: [Duration; 3] = [
     Duration::ZERO,
     Duration::from_millis(100),
@@ -37,8 +37,9 @@ const PAUSES: [Duration; 3] = [
 /// The longest time that one step of the engine may wait for look-ups.
 const STEP_MAX: Duration = Duration::from_secs(2);
 
-/// Replaces [`STEP_MAX`] while names are unknown, because the database probably still does not
-/// answer.
+/// Replaces [`STEP_MAX`] while names are unknown.
+///
+/// The database then probably still does not answer.
 const STEP_MAX_FAILING: Duration = Duration::from_millis(100);
 
 /// The time between two rounds of retries for unknown names.
@@ -67,7 +68,7 @@ struct State {
     cached: HashMap<u32, Cached>,
     /// The users that threads are looking up.
     in_flight: BTreeSet<u32>,
-    /// The users whose look-up failed or took too long. Each round of retries looks them up again.
+    /// The users whose look-up failed or took too long. These look-ups are retried.
     unknown: BTreeSet<u32>,
     /// Whether an unknown name became known since the last [`OwnerNames::retry`].
     has_news: bool,
@@ -83,13 +84,15 @@ struct Cached {
 }
 
 impl Cached {
-    /// Whether the name has not expired. It also expires if the clock was set back before `since`.
+    /// Whether the name has not expired.
+    ///
+    /// A name also expires if the clock was set back before `since`.
     fn is_current(&self, now: Timestamp) -> bool {
         age(self.since, now).is_some_and(|age| age < AGE_MAX)
     }
 }
 
-/// Returns the time since `since`. `None` if the clock was set back before it.
+/// Returns the time since `since`. `None` if the clock was set back before `since`.
 fn age(since: Timestamp, now: Timestamp) -> Option<Duration> {
     Duration::try_from(now.duration_since(since)).ok()
 }
@@ -164,7 +167,7 @@ impl OwnerNames {
         state
     }
 
-    /// Looks up unknown names again, without waiting.
+    /// Starts to look up unknown names again, once in [`RETRY`]. Does not wait.
     ///
     /// Returns whether names became known since the last call.
     pub(crate) fn retry(&self, now: Timestamp) -> bool {
@@ -173,8 +176,8 @@ impl OwnerNames {
             .retried
             .is_none_or(|(_, at)| age(at, now).is_none_or(|age| age >= RETRY));
         if is_due && !state.unknown.is_empty() {
-            // Begin after the last user, so that users whose look-ups fail do not block the
-            // others.
+            // Begin after the last user of the previous round, so that users whose look-ups fail do
+            // not block the others.
             let last = state.retried.map_or(0, |(uid, _)| uid);
             let later = state
                 .unknown
@@ -198,7 +201,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts a look-up on a new thread, unless one is in progress for this user.
+    /// Starts a look-up on a new thread, unless a look-up of this user is in progress.
     ///
     /// Returns false if the maximum number of threads is reached, or no thread can be started.
     fn start(shared: &Arc<Self>, state: &mut State, uid: u32, now: Timestamp) -> bool {
@@ -298,7 +301,9 @@ mod tests {
         Some(name.to_owned())
     }
 
-    /// Makes names that contain the number of the look-up. Users from uid 1,000 on have no name.
+    /// Makes names that contain the number of the look-up.
+    ///
+    /// Users from uid 1,000 on have no name.
     fn counting() -> (OwnerNames, Arc<AtomicUsize>) {
         let count = Arc::new(AtomicUsize::new(0));
         let counted = Arc::clone(&count);

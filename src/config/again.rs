@@ -1,7 +1,7 @@
 //! Reads values from files again, such as a token that was replaced.
 //!
-//! Constraint: while a file is missing or invalid, its previous value stays. Only values that
-//! authenticate requests are read again. All other settings need a reload.
+//! Constraint: while a file is missing or invalid, its previous value stays. Only the values of
+//! headers, `secret` and `auth` are read again. All other settings need a reload.
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
@@ -10,9 +10,9 @@ use super::headers::signing_key;
 use super::types::{Auth, FileSetting, Webhook};
 use super::{auth, source};
 
-/// Returns the webhook with the current values of its files. `None` if no file has a valid new one.
+/// Returns the webhook with new values from its files.
 ///
-/// Reading files blocks the calling thread.
+/// `None` if no file has a new valid value. Blocks the calling thread while it reads the files.
 pub(crate) fn read_again(webhook: &Webhook) -> Option<Webhook> {
     let mut new = webhook.clone();
     let mut has_changed = false;

@@ -16,7 +16,7 @@ use super::webhook::{is_open, url};
 /// The keys below `auth`, one for each kind of authentication.
 const KINDS: [&str; 3] = ["bearer", "basic", "oauth2"];
 
-/// Reads the setting. Adds the values that were read from files to `files`.
+/// Reads the setting. If a value is in a file, adds the value to `files`.
 pub(super) fn auth(
     value: &Value<'_>,
     files: &mut Vec<FileValue>,
@@ -40,7 +40,7 @@ pub(super) fn auth(
         ["basic"] => basic(&mapping.mapping(context, "basic")?, files, context),
         ["oauth2"] => oauth2(&mapping.mapping(context, "oauth2")?, files, context),
         [] => {
-            // An unknown key has been reported already.
+            // `mapping` has already reported an unknown key.
             if context.errors.len() == n_errors {
                 let fault = Fault::new("has no kind of authentication");
                 context.error(&value.location, fault.allowed(KINDS.join(", ")));
@@ -126,7 +126,9 @@ fn oauth2(
     }))
 }
 
-/// Reads a value. Warns about a secret in a configuration file that every user can read.
+/// Reads a value of `auth`. If the value is in a file, adds it to `files`.
+///
+/// Warns about a secret in a configuration file that every user of the machine can read.
 fn secret(
     value: &Value<'_>,
     setting: FileSetting,
@@ -149,6 +151,8 @@ fn secret(
 }
 
 /// Makes the value of the header `Authorization` from a token.
+///
+/// `None` if the token has a character that is not visible ASCII.
 pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     let token = token.expose_secret();
     if !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -159,12 +163,12 @@ pub(crate) fn bearer(token: &SecretString) -> Option<HeaderValue> {
     Some(value)
 }
 
-/// Whether a text is allowed as a user name of Basic authentication (RFC 7617, section 2).
+/// Whether Basic authentication allows this user name (RFC 7617, section 2).
 pub(super) fn is_username(name: &SecretString) -> bool {
     is_password(name) && !name.expose_secret().contains(':')
 }
 
-/// Whether a text is allowed as a password of Basic authentication.
+/// Whether Basic authentication allows this password.
 pub(super) fn is_password(password: &SecretString) -> bool {
     !password.expose_secret().contains(char::is_control)
 }

@@ -1,7 +1,7 @@
 //! The settings `format` and `template` of a webhook.
 //!
-//! Constraint: a valid template renders every event that the webhook receives. So a wrong template
-//! is an error of the configuration, not of a delivery.
+//! Constraint: a template must render a sample of each event that the webhook receives. So a wrong
+//! template is an error of the configuration, not of a delivery.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,9 @@ use super::yaml::Kind;
 use crate::domain::event::EventKind;
 use crate::template::{Template, TemplateError};
 
-/// Reads `format`, and `template`, which `format: template` needs and all others exclude.
+/// Reads `format` and `template`.
+///
+/// `format: template` needs `template`. With all other formats, `template` is an error.
 pub(super) fn format(
     mapping: &Mapping<'_>,
     events: Option<&BTreeSet<EventKind>>,
@@ -81,7 +83,9 @@ fn template(
     Some(BodyFormat::Template(template))
 }
 
-/// Reports an error of a template at its position in the template's file or in config.yaml.
+/// Reports an error of a template with its position.
+///
+/// The position is in the template's file, or in config.yaml if that contains the template.
 fn fail(
     error: TemplateError,
     about: &str,

@@ -1,7 +1,7 @@
 //! Environment variables.
 //!
-//! Constraint: only [`SystemEnvironment`] reads the environment of the process. So tests pass
-//! their own variables and need no global state.
+//! Constraint: the configuration reads variables only through [`Environment`]. So tests pass their
+//! own variables and need no global state.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,14 +13,14 @@ pub trait Environment {
 
     /// Whether values are read from credentials, variables and files.
     ///
-    /// If not, such values are placeholders, and the configuration cannot be used to send.
+    /// If not, such values are placeholders, and the configuration cannot be used to send requests.
     fn reads_secrets(&self) -> bool {
         true
     }
 
     /// Whether the paths of repositories are checked on disk.
     ///
-    /// If not, a repository that hangs delays nothing.
+    /// If not, a repository on a hung file system does not delay the command.
     fn looks_at_repositories(&self) -> bool {
         true
     }
@@ -29,7 +29,7 @@ pub trait Environment {
 /// The environment of the process, for commands that neither send nor watch.
 ///
 /// An operator's shell lacks the service's credentials and variables, but `status` must work
-/// there. It must also work while a repository hangs.
+/// there. It must also work while the file system of a repository hangs.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct WithoutSecrets;
 

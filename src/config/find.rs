@@ -1,11 +1,11 @@
 //! Finds the configuration file if the user does not name one.
 //!
-//! Constraint: the current directory may belong to somebody else, whose configuration could send
-//! the caller's secrets to any URL. So `./config.yaml` is read only if it belongs to root or to
-//! the caller, and if nobody else may write it or its directory.
+//! Constraint: the current directory may belong to another user, whose configuration could send
+//! the caller's secrets to any URL. So `./config.yaml` and its directory must belong to root or the
+//! caller, and no other user may write them. Otherwise the file is ignored.
 //!
-//! The directories above need no check. The file is opened relative to the current directory,
-//! which stays the same if a directory above it is renamed.
+//! The directories above the current directory need no check: the file is opened relative to the
+//! current directory, which stays the same if a directory above it is renamed.
 
 use std::fs::{self, Metadata};
 use std::io;
@@ -15,26 +15,27 @@ use std::path::{Path, PathBuf};
 use super::looks::{Looks, is_silent};
 use super::problem::{Problem, Problems};
 
-/// The first default, below the current directory.
+/// The first default path, relative to the current directory.
 pub(crate) const HERE: &str = "./config.yaml";
-/// The second default.
+/// The second default path.
 pub(super) const SYSTEM: &str = "/etc/project-webhooks/config.yaml";
 
 /// The configuration file to read.
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) file: PathBuf,
-    /// The reason why the first default was ignored, if it was.
+    /// The warning that the file at the first default path was ignored, if it was.
     pub(crate) ignored: Option<Problem>,
 }
 
-/// Returns the file to read: the named one, else the first default that exists and is trusted.
+/// Returns the file to read: the named file, or a default.
 ///
-/// If no default exists, returns the first one, so that the error names it.
+/// The default is `HERE` if that file is trusted, else `SYSTEM`. If neither file exists, the result
+/// is `HERE`, so that the error names it.
 ///
 /// # Errors
 ///
-/// The first default is not trusted, and the second does not exist.
+/// The file `HERE` is not trusted, and `SYSTEM` does not exist.
 pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
     let found = |file: &Path, ignored| Found {
         file: file.to_owned(),
@@ -53,7 +54,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
             let file = if system.exists() { system } else { here };
             return Ok(found(file, None));
         }
-        // Others may cause the error. They could send the caller's secrets to any URL.
+        // Another user may have caused the error, so the file is not trusted.
         Err(error) => {
             is_passing = is_silent(&error);
             Some(format!("it cannot be checked: {error}"))
@@ -78,10 +79,10 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
 const ADVICE: &str =
     "Correct its owner or permissions, or, if you trust it, name it with --config FILE";
 
-/// Returns the reason why a found file is not trusted, if there is one.
+/// Returns why a file is not trusted. `None` if it is trusted.
 fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     let named = fs::symlink_metadata(file)?;
-    // Only a link needs its path resolved. That fails if a directory above cannot be read.
+    // Resolve only links, because `canonicalize` fails if a directory above cannot be read.
     let target = match named.is_symlink() {
         true => fs::canonicalize(file)?,
         false => file.to_owned(),
@@ -105,7 +106,9 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     Ok(reasons.next())
 }
 
-/// Returns the reason why a configuration in this directory would not be trusted, if any.
+/// Returns why a configuration in this directory would not be trusted.
+///
+/// `None` if it would be trusted.
 ///
 /// # Errors
 ///

@@ -9,14 +9,13 @@ use super::{Auth, BodyFormat, Webhook};
 
 /// Hashes all settings of a webhook, including the values of its secrets.
 ///
-/// The store keeps the hash. A restarted daemon compares it to find webhooks whose configuration
-/// has changed. Secrets cannot be computed from a BLAKE3 hash, only guessed. The context string
-/// separates this hash from all other hashes of this program. Change the string when the list of
-/// settings changes.
+/// The store keeps the hash, so that a restarted daemon finds webhooks whose settings changed.
+/// Secrets cannot be computed from a BLAKE3 hash, only guessed. The context string separates this
+/// hash from all other hashes of this program. Change the string when the list of settings changes.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 5");
-    // A length precedes each part, and a count each list, so that different webhooks never hash
-    // the same bytes.
+    // Each part begins with its length and each list with its count, so that different webhooks
+    // never hash the same bytes.
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());
         hasher.update(bytes);
@@ -94,7 +93,9 @@ pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// Returns the values of the setting `auth`. Their number depends only on its kind.
+/// Returns the values of the setting `auth`.
+///
+/// Each kind of authentication has a fixed number of values, so the number is not hashed.
 fn auth_values(auth: Option<&Auth>) -> Vec<&str> {
     match auth {
         None => Vec::new(),

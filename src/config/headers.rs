@@ -1,7 +1,7 @@
 //! The headers and secrets of a webhook.
 //!
 //! Constraint: the values of headers and secrets are never printed. All header values are marked
-//! sensitive, because only their owner knows which of them are secrets.
+//! sensitive, because any of them may be a secret.
 
 use std::collections::HashMap;
 
@@ -72,7 +72,7 @@ pub(super) fn is_secret(name: &HeaderName) -> bool {
     SECRET_HEADERS.contains(&name.as_str())
 }
 
-/// Reads the headers. Adds the values that were read from files to `files`.
+/// Reads the headers. If a value is in a file, adds the value to `files`.
 pub(super) fn headers(
     mapping: &Mapping<'_>,
     files: &mut Vec<FileValue>,
@@ -147,7 +147,7 @@ pub(super) fn warn_of_plain_secret(location: &Location, context: &mut Context<'_
     }
 }
 
-/// Reads the secrets. Adds the values that were read from files to `files`.
+/// Reads the secrets. If a secret is in a file, adds the secret to `files`.
 pub(super) fn secrets(
     value: &Value<'_>,
     files: &mut Vec<FileValue>,
@@ -179,7 +179,9 @@ pub(super) fn secrets(
     }))
 }
 
-/// Decodes a secret like [`signing_key`], but as strictly as receivers do.
+/// Decodes a secret as [`signing_key`] does, but more strictly.
+///
+/// Rejects base64 without padding or with spaces around it, because receivers may reject these.
 fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
     let text = secret.expose_secret();

@@ -1,8 +1,7 @@
 //! Makes a [`Config`] from a tree of values.
 //!
-//! Constraint: a reader reads its whole mapping before it returns an error, so that all errors are
-//! listed together. Only this layer checks the repository, secrets and PEM files that a
-//! configuration names.
+//! Constraint: a function reads its whole mapping before it returns an error, so that one run lists
+//! all errors.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -31,7 +30,7 @@ use crate::domain::parameters::{Naming, Organization, UsernameSource};
 /// `sun_path` has 108 bytes on Linux and 104 on macOS. The last byte is a zero.
 const SOCKET_PATH_MAX: usize = 103;
 
-/// The minimum number of characters of `admin.token`. A shorter one could be guessed.
+/// The minimum number of characters of `admin.token`, so that nobody guesses it.
 pub(super) const TOKEN_MIN: usize = 16;
 
 /// The default key of the audit rule, as in packaging/audit/project-webhooks.rules.
@@ -131,7 +130,7 @@ fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Confi
         && let Some(given) = state_size
     {
         context.warning(&given.location, NO_SIZE);
-        // The database may also contain data of other programs.
+        // Ignore the limit, because the database may also contain data of other programs.
         retention.max_state_size = None;
     }
     Some(Config {
@@ -160,7 +159,7 @@ fn otlp(value: &Value<'_>, context: &mut Context<'_>) -> Option<Otlp> {
         value.parsed(context, webhook::endpoint)
     });
     let headers = mapping.mapping(context, "headers").and_then(|mapping| {
-        // A change needs a restart, so the paths of the files are not kept.
+        // These headers change only by a restart, so no file is read again.
         headers::headers(&mapping, &mut Vec::new(), context)
     });
     let (endpoint, headers) = (endpoint?, headers?);
@@ -250,9 +249,9 @@ fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<Userna
     })
 }
 
-/// Whether a text is a single key that auditctl(8) accepts: up to 31 visible ASCII characters.
+/// Whether a text is a single key of an audit rule.
 ///
-/// A control character separates several keys.
+/// auditctl(8) accepts up to 31 characters here. A control character would separate several keys.
 fn is_audit_key(key: &str) -> bool {
     key.len() <= 31 && !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -311,7 +310,7 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
     })
 }
 
-/// Reads the token of the admin server. Clients must be able to send it in a header.
+/// Reads the token of the admin server. Clients send the token in a header.
 fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToken> {
     let sourced = source::read(value, context)?;
     if sourced.is_plain {
@@ -352,7 +351,7 @@ fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
     context.accept(&value.location, listen)
 }
 
-/// Reads a name that the header `Host` may have. Its port is not compared.
+/// Reads a name that the header `Host` of requests may have, without its port.
 fn host_name(text: &str) -> Result<String, Fault> {
     if !text.contains([':', '/']) && !text.contains(char::is_whitespace) {
         return Ok(text.to_owned());

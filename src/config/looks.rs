@@ -1,9 +1,9 @@
 //! Checks paths and reads files on file systems that may not answer.
 //!
-//! Constraint: a hung file system delays a configuration for a limited time: [`FIRST`] for the
-//! first paths, then [`FURTHER`] for each file. Each check and each read has its own thread,
-//! because a hung system call cannot be cancelled. While such a thread hangs, no other thread uses
-//! its path. So threads do not accumulate over reloads.
+//! Constraint: a hung file system delays loading a configuration for a limited time: [`FIRST`] for
+//! the checked paths and for the first hung file, then [`FURTHER`] for each file. Each check and
+//! each read has its own thread, because a hung system call cannot be cancelled. While such a
+//! thread hangs, no other thread uses its path. So threads do not accumulate over reloads.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,19 +13,23 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// How long to wait for the first paths that do not answer. They may be mounted in this time.
+/// The time limit of a check, and of each read until one exceeds the limit.
+///
+/// An automounter may mount the path in this time.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// How long to wait for each further file, because several files may be on the same server.
+/// The time limit of each further read. The files may be on the same hung server.
 const FURTHER: Duration = Duration::from_millis(250);
 
 /// The maximum number of symbolic links in a path, as in the Linux kernel.
 const LINKS_MAX: usize = 40;
 
-/// The paths that a thread still waits for after its caller gave up, with the resolved paths.
+/// The paths whose threads still hang, with the resolved paths.
+///
+/// The callers of these threads have stopped waiting.
 static UNANSWERED: Mutex<BTreeMap<PathBuf, Resolved>> = Mutex::new(BTreeMap::new());
 
-/// A path with symbolic links and dots resolved, up to a file system that does not answer.
+/// A path with resolved links and dots, up to a file system that does not answer.
 type Resolved = Arc<Mutex<PathBuf>>;
 
 /// The kind of file at the path of a repository.
@@ -40,18 +44,17 @@ pub(super) enum Found {
     Unknown,
 }
 
-/// The result of checking a path.
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     pub(super) found: Found,
-    /// The path with symbolic links and dots resolved, up to a file system that does not answer.
+    /// The path with resolved links and dots, up to a file system that does not answer.
     pub(super) canonical: PathBuf,
 }
 
-/// Checks paths and reads files for one configuration. Checks each repository once.
+/// Checks paths and reads files for one configuration. Checks each path once.
 #[derive(Debug)]
 pub(super) struct Looks {
-    /// Whether the paths of repositories are checked.
+    /// Whether `at` checks paths. If not, it returns [`Found::Unknown`].
     is_on: bool,
     seen: BTreeMap<PathBuf, Look>,
     /// How long to wait for the next file.
@@ -77,7 +80,9 @@ impl Looks {
         self.seen.get(path).cloned().unwrap_or_else(unknown)
     }
 
-    /// Checks several paths in parallel. Many paths that do not answer take no longer than one.
+    /// Checks several paths in parallel.
+    ///
+    /// Many hung paths take no longer than one hung path.
     pub(super) fn at_all(&mut self, paths: &[PathBuf]) {
         let is_new = |path: &&PathBuf| self.is_on && !self.seen.contains_key(*path);
         let asked: Vec<_> = paths
@@ -100,7 +105,7 @@ impl Looks {
         }
     }
 
-    /// Reads a file, its metadata, or something else at its path.
+    /// Runs `read` for a path on a thread, with a time limit.
     ///
     /// # Errors
     ///
@@ -131,7 +136,7 @@ struct Asked<T> {
 }
 
 impl<T: Send + 'static> Asked<T> {
-    /// Starts the thread, unless an earlier thread is still waiting for the path.
+    /// Starts the thread, unless an earlier thread still hangs at the path.
     fn begin(
         path: &Path,
         work: impl FnOnce(&Path, &Mutex<PathBuf>) -> io::Result<T> + Send + 'static,
@@ -167,8 +172,8 @@ impl<T: Send + 'static> Asked<T> {
             return answered;
         }
         let mut unanswered = lock(&UNANSWERED);
-        // If the thread answered before this lock, its removal may be over. A new entry would then
-        // stay forever.
+        // The thread may have answered and removed the path before this lock. A path that is
+        // inserted now would then stay forever.
         answer.try_recv().unwrap_or_else(|_| {
             unanswered.insert(self.path, self.resolved);
             Err(silent())
@@ -216,7 +221,7 @@ fn reversed(path: &Path) -> Vec<OsString> {
     components.map(|one| one.as_os_str().to_owned()).collect()
 }
 
-/// Appends components to a path and resolves dots. The last component in `reversed` comes first.
+/// Appends components to a path and resolves dots. Begins with the last component.
 fn joined(path: &Path, reversed: &[OsString]) -> PathBuf {
     let mut whole = path.to_owned();
     for component in reversed.iter().rev() {

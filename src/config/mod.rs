@@ -1,22 +1,22 @@
 //! Reads config.yaml and returns a valid configuration.
 //!
-//! Constraint: no other layer checks a setting again. [`Config`] has only valid values: its
-//! secrets are read and its paths are absolute. All errors are listed together, as [`Problem`]s
-//! with file, line, key path and the allowed values.
+//! Constraint: a [`Config`] has only valid values and absolute paths, so no other module checks a
+//! setting again. One run lists all errors as [`Problem`]s, each with file, line, key path and the
+//! allowed values.
 //!
 //! Modules, in reading order:
 //!
 //! - `find` chooses the file if the user does not name one.
-//! - [`settings`] is the table of settings. `types` has the types of the result.
+//! - [`settings`] is the table of settings. `types` has [`Config`] and the types of its fields.
 //! - `yaml` parses bytes into a tree of values with their positions.
-//! - `reader` reads a mapping by the table, and `value` a single value.
+//! - `reader` reads a mapping as the table describes it. `value` reads a single value.
 //! - `units` reads durations, sizes and rates.
-//! - `environment` has the environment variables.
-//! - `source` reads values from credentials, the environment and files.
+//! - `environment` reads environment variables.
+//! - `source` reads values from credentials, environment variables and files.
 //! - `load` makes a [`Config`] from the tree. `repository`, `store`, `webhook`, `subscription`,
-//!   `headers`, `auth`, `body_format`, `tls` and `network` read its parts.
+//!   `headers`, `auth`, `body_format`, `tls` and `network` read parts of the tree.
 //! - `looks` checks paths and reads files on file systems that may hang.
-//! - `again` reads changed values from files while the daemon runs.
+//! - `again` reads files with secrets again while the daemon runs.
 //! - `problem` has the type of errors and warnings.
 //! - `schema` makes the JSON Schema of config.yaml.
 //! - `fingerprint` hashes the settings of a webhook.
@@ -117,7 +117,7 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
 
 /// Reads a configuration from bytes instead of a file.
 ///
-/// Messages and relative paths use the path `file`, which need not exist.
+/// The path `file` is for messages, and its directory for relative paths. It need not exist.
 ///
 /// # Errors
 ///
@@ -130,10 +130,12 @@ pub fn load_str(
     load::load(bytes, file, false, environment)
 }
 
-/// Reads the content and the mode of the file, up to one byte above the size limit.
+/// Returns the content and the mode of a file.
 ///
-/// A pipe with a writer is read to its end, as for `--config <(command)`. A pipe without a writer
-/// reads as empty, because the daemon must not wait for a writer.
+/// Reads at most one byte above the size limit, so that the parser notices a too large file.
+///
+/// A pipe is read until its writer closes it, as for `--config <(command)`. A pipe without a writer
+/// reads as empty, because `NONBLOCK` does not wait for a writer.
 fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     let mut looks = Looks::new(false);
     let (file, metadata) = looks.read(path, |path| {
@@ -150,7 +152,7 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
         limited.read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    // The writer of a pipe may take longer than a file system.
+    // Reading a pipe has no time limit, because its writer may be slow.
     let bytes = match metadata.is_file() {
         true => looks.read(path, content)?,
         false => content(path)?,
@@ -158,9 +160,9 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     Ok((bytes, metadata.mode()))
 }
 
-/// Resolves the symbolic links of a path, up to a file system that does not answer.
+/// Resolves the symbolic links of a path.
 ///
-/// Waits for at most five seconds.
+/// Stops at a file system that does not answer, after at most five seconds.
 pub(crate) fn resolved(path: &Path) -> PathBuf {
     Looks::new(true).at(path).canonical
 }

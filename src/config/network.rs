@@ -59,7 +59,9 @@ pub enum Denied {
 }
 
 impl Denied {
-    /// Returns the reason without the address and its range, which may be part of a secret URL.
+    /// Returns the reason without the address and its range.
+    ///
+    /// The address may be part of a URL that is a secret.
     pub(crate) fn without_address(&self) -> String {
         let by = match self {
             Denied::BySetting { .. } => "network.deny".to_owned(),
@@ -116,7 +118,7 @@ impl NetworkPolicy {
     ///
     /// # Errors
     ///
-    /// The address is denied. The error has the reason and the setting that allows it.
+    /// The address is denied. The error has the reason and the setting to change.
     pub fn judge(&self, address: IpAddr) -> Result<(), Denied> {
         reached(address)
             .into_iter()
@@ -193,7 +195,7 @@ pub(super) fn network(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Optio
     Some(policy)
 }
 
-/// Warns of an entry that has no effect, or that allows more than probably intended.
+/// Warns of an entry that has no effect or allows more than probably intended.
 fn warn_of_allowed(
     range: IpNet,
     policy: &NetworkPolicy,
@@ -217,7 +219,7 @@ fn warn_of_allowed(
     }
 }
 
-/// Warns if all addresses of one family are denied, and none of the other.
+/// Warns if one address family is denied completely, and the other family is not.
 fn warn_of_one_family(policy: &NetworkPolicy, location: &Location, context: &mut Context<'_>) {
     let is_all = |range: &&IpNet| range.prefix_len() == 0;
     let all: Vec<&IpNet> = policy.deny.iter().filter(is_all).collect();

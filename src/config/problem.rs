@@ -1,7 +1,7 @@
 //! Errors and warnings of a configuration.
 //!
 //! Constraint: a problem never shows a secret. Its message quotes only names, keys, paths and
-//! public settings. The values of headers and secrets never reach this module.
+//! settings that are not secret. The values of headers and secrets never reach this module.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -28,10 +28,10 @@ pub struct Position {
 pub struct Problem {
     /// The path of the configuration file, as the user gave it.
     pub file: PathBuf,
-    /// The position in the file. `None` if the problem is about the whole file.
+    /// The position in the file. `None` for a problem of the whole file.
     #[serde(flatten)]
     pub position: Option<Position>,
-    /// The key path, such as `webhooks[2].url`. Empty if the problem is about the whole file.
+    /// The key path, such as `webhooks[2].url`. Empty for a problem of the whole file.
     pub key: String,
     /// The fault, in words.
     pub message: String,
@@ -47,7 +47,6 @@ pub struct Problem {
 }
 
 impl Problem {
-    /// Makes a problem about the whole file.
     pub(crate) fn of_file(file: &Path, message: impl Into<String>) -> Self {
         Self {
             file: file.to_owned(),
@@ -82,17 +81,19 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems of a configuration, sorted by position in the file.
+/// The problems of an invalid configuration, sorted by position in the file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problems {
-    /// At least one error. After 100 errors, one more entry has the number of the others.
+    /// The errors, at least one.
+    ///
+    /// If there are more than 100, the first 100 and an entry with the number of further errors.
     pub errors: Vec<Problem>,
     /// Settings that are valid but probably not intended.
     pub warnings: Vec<Problem>,
 }
 
 impl Problems {
-    /// Whether the same configuration may be valid later, without a change by an operator.
+    /// Whether the same configuration may be valid later, once file systems answer.
     #[must_use]
     pub fn are_passing(&self) -> bool {
         self.errors.iter().all(|error| error.is_passing)
@@ -113,7 +114,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Sorts problems by position and cuts the list after [`LISTED_MAX`].
+/// Sorts problems by position. Replaces all after [`LISTED_MAX`] with their number.
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {
@@ -144,7 +145,9 @@ pub(super) fn shortened(text: &str) -> String {
     short
 }
 
-/// Escapes control characters, so that a message is one line and cannot control a terminal.
+/// Escapes control characters.
+///
+/// So a message is one line and cannot control a terminal.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
@@ -158,7 +161,7 @@ pub(super) fn one_line(text: &str) -> String {
 /// Returns the candidate that the user probably meant by `word`.
 ///
 /// Case, spaces, hyphens and underscores are ignored. One edit is allowed for every three
-/// characters.
+/// characters, and one in a shorter word.
 pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,

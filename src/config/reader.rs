@@ -1,8 +1,8 @@
-//! Reads a tree of values by the table of settings.
+//! Reads the mappings of a tree of values as the table of settings describes them.
 //!
-//! Constraint: reading continues after an error, so that one run lists all errors. A reader that
-//! finds an error reports it to the [`Context`] and returns `None`. A reader of several values
-//! reads all of them before it returns `None`.
+//! Constraint: reading continues after an error, so that one run lists all errors. A function that
+//! finds an error reports it to the [`Context`] and returns `None`. A function that reads several
+//! values reads all of them before it returns `None`.
 //!
 //! Known keys, defaults and bounds come from the table, so that messages always agree with it.
 
@@ -21,7 +21,7 @@ use super::yaml::{Entry, Kind, key_text};
 pub(super) struct Context<'a> {
     /// The path of the configuration file as the user gave it, for messages.
     pub file: &'a Path,
-    /// The absolute path of the directory for relative paths.
+    /// The absolute path of the directory that relative paths start from.
     pub base: PathBuf,
     pub environment: &'a dyn Environment,
     /// Checks the paths of repositories and reads files.
@@ -45,7 +45,6 @@ pub(super) struct Location {
 }
 
 impl Location {
-    /// Makes the location of the whole file.
     pub(super) fn root(position: Position) -> Self {
         Self {
             position,
@@ -54,7 +53,7 @@ impl Location {
         }
     }
 
-    /// Returns the location of a setting below this one.
+    /// Returns the location of a key below this one. The position stays the same.
     pub(super) fn below(&self, name: &str) -> Self {
         Self {
             position: self.position,
@@ -63,7 +62,7 @@ impl Location {
         }
     }
 
-    /// Returns the location of a key that is in the file.
+    /// Returns the location of a key in the file. If `is_free`, the user chose the key.
     fn below_key(&self, entry: &Entry, is_free: bool) -> Self {
         let name = key_text(&entry.key);
         Self {
@@ -105,7 +104,7 @@ fn joined(path: &str, name: &str) -> String {
     }
 }
 
-/// A fault of a value, and the values that are allowed.
+/// A fault of a value, with the allowed values for the message.
 #[derive(Debug)]
 pub(super) struct Fault {
     message: String,
@@ -126,7 +125,9 @@ enum Allowed {
 }
 
 impl Fault {
-    /// Makes an error without a list of allowed values. The message must say what to do.
+    /// Makes an error without a list of allowed values.
+    ///
+    /// The message itself must say how to fix the error.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -230,13 +231,14 @@ impl Context<'_> {
     }
 }
 
-/// Reads all values. Returns them if all of them are valid.
+/// Collects values. Returns `None` if any value is invalid.
+///
+/// Visits all values even then, so that all errors are reported.
 pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.into_iter().collect();
     values.into_iter().collect()
 }
 
-/// A mapping of keys to values.
 pub(super) struct Mapping<'n> {
     pub location: Location,
     /// The entries in the order of the file, each with the location of its key.
@@ -282,7 +284,7 @@ impl<'n> Mapping<'n> {
             }
             lines.insert(name, key_location.position.line);
             if !is_free && !known.contains(&name.as_str()) {
-                // Finding a suggestion takes time, and later errors are cut from the list anyway.
+                // Finding a suggestion takes time, and errors beyond the limit are not listed.
                 let suggestion = (context.errors.len() < LISTED_MAX)
                     .then(|| nearest(name, known.iter().copied()))
                     .flatten();
@@ -329,7 +331,7 @@ impl<'n> Mapping<'n> {
 
     /// Reads a setting that may be absent.
     ///
-    /// Returns `Some(None)` if it is absent, and `None` after an error.
+    /// Returns `Some(None)` if the setting is absent, and `None` after an error.
     pub(super) fn read_optional<T>(
         &self,
         context: &mut Context<'_>,
@@ -354,7 +356,7 @@ impl<'n> Mapping<'n> {
         }
     }
 
-    /// Returns the mapping below a key. It is empty if the key is absent.
+    /// Returns the mapping below a key, or an empty mapping if the key is absent.
     pub(super) fn mapping(&self, context: &mut Context<'_>, name: &str) -> Option<Mapping<'n>> {
         match self.given(name) {
             Some(value) => value.mapping(context),
@@ -362,7 +364,6 @@ impl<'n> Mapping<'n> {
         }
     }
 
-    /// Returns all entries in the order of the file, each with the location of its key.
     pub(super) fn entries(&self) -> &[(&'n str, Location, Value<'n>)] {
         &self.entries
     }

@@ -69,7 +69,10 @@ fn repository(
     })
 }
 
-/// Parses the name of a repository. In keys, two slashes separate it from the organization.
+/// Parses the name of a repository.
+///
+/// It contains no two slashes, because project keys separate the name from the organization by two
+/// slashes.
 fn name(text: &str) -> Result<String, Fault> {
     let is_harmless = text.trim() == text
         && !text.chars().any(char::is_control)
@@ -147,7 +150,7 @@ pub(super) fn repositories(
     Some(Repositories { several, first })
 }
 
-/// Returns the path of a repository. Does not check its other settings.
+/// Returns the path of a repository if it is valid. Reports no errors.
 fn path_of(item: &Value<'_>, context: &Context<'_>) -> Option<PathBuf> {
     let Kind::Map(entries) = &item.node.kind else {
         return None;
@@ -159,7 +162,7 @@ fn path_of(item: &Value<'_>, context: &Context<'_>) -> Option<PathBuf> {
     }
 }
 
-/// Reports an error if two repositories have the same name, or if one contains the other.
+/// Reports an error if two repositories have the same name or overlap.
 fn check_different(
     one: &Repository,
     other: &Repository,
@@ -238,7 +241,7 @@ fn repository_path(value: &Value<'_>, context: &mut Context<'_>) -> Option<PathB
     Some(path)
 }
 
-/// The templates of one role, each with its location in the configuration file.
+/// The templates of one [`Role`], each with its location in the configuration file.
 type Located = Vec<(String, Location)>;
 
 fn layout(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<(Layout, Templates)> {
@@ -311,7 +314,7 @@ pub(super) fn state_dir(root: &Mapping<'_>, context: &mut Context<'_>) -> Option
     Some(StateDir { path, location })
 }
 
-/// Returns the state directory that systemd assigned: the first path in `$STATE_DIRECTORY`.
+/// Returns the state directory from systemd: the first path in `$STATE_DIRECTORY`.
 pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> {
     // systemd separates several paths with colons.
     let list = environment.variable("STATE_DIRECTORY")?;
@@ -321,7 +324,7 @@ pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> 
 
 /// Reports an error if the state directory and the repository overlap.
 ///
-/// Otherwise the daemon would see its own writes as changes in the repository.
+/// If they overlapped, the daemon would see its own writes as changes in the repository.
 fn check_apart(repository: &Path, state: &StateDir, context: &mut Context<'_>) {
     let (repository, location) = (context.looks.at(repository).canonical, &state.location);
     let state = context.looks.at(&state.path).canonical;

@@ -1,7 +1,7 @@
 //! Makes the JSON Schema of config.yaml, for editors.
 //!
-//! Constraint: keys, types, bounds and lists of words come from the table of settings. [`rules`]
-//! has the rest: settings that need or exclude each other, and the form of some strings. A test
+//! Constraint: keys, types, bounds and allowed words come from the table of settings. [`rules`] has
+//! the rest: settings that need or exclude each other, and the form of some strings. A test
 //! compares the schema with the reader for every sample configuration.
 
 mod rules;
@@ -18,7 +18,7 @@ use super::settings::{DefaultValue, NAME, SETTINGS, Setting};
 use super::units;
 use crate::domain::event::EventKind;
 
-/// A string that is not blank.
+/// The pattern of a string that is not blank.
 const NOT_BLANK: &str = r"\S";
 
 /// The units of durations, as the crate humantime reads them.
@@ -46,7 +46,7 @@ pub fn schema() -> Value {
     Value::Object(whole)
 }
 
-/// A key path, with the keys below it in the order of the table.
+/// A key of the configuration, with the keys below it in the order of the table.
 #[derive(Default)]
 struct Branch {
     order: Vec<&'static str>,
@@ -69,9 +69,10 @@ impl Branch {
         }
     }
 
-    /// Whether the key must be present. A mapping is required if it has a required setting.
+    /// Whether the key must be present.
     ///
-    /// A list may be absent, even if its items have required settings.
+    /// A mapping is required if it has a required setting. A list may be absent, even if its items
+    /// have required settings.
     fn is_required(&self) -> bool {
         let is_required = |setting: &Setting| matches!(setting.default, DefaultValue::Required);
         self.setting.is_some_and(is_required)
@@ -123,7 +124,7 @@ impl Branch {
             put(&mut schema, "additionalProperties", false);
         }
         if !required.is_empty() {
-            // A key without a value counts as an empty mapping, which lacks required keys.
+            // A key without a value is read as an empty mapping, which lacks the required keys.
             put(&mut schema, "type", "object");
             put(&mut schema, "required", json!(required));
         }
@@ -181,7 +182,9 @@ fn of_type(setting: &Setting) -> Value {
     }
 }
 
-/// Makes the schema of a duration. Its pattern excludes zero, but cannot check other bounds.
+/// Makes the schema of a duration.
+///
+/// It allows zero only if `min` is zero. A pattern cannot check other bounds.
 fn duration(min: &str) -> Value {
     let whole = r"\d+(\.\d+)?";
     if units::duration(min).is_ok_and(|min| min.is_zero()) {

@@ -1,7 +1,6 @@
 //! Reads values from credentials, environment variables and files.
 //!
-//! Constraint: a value is never printed. Problems name its source instead, and the types of values
-//! cannot be formatted.
+//! Constraint: a value is never printed. Problems name the source instead.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -26,7 +25,7 @@ pub(super) struct Sourced {
     pub text: SecretString,
     /// Whether the configuration file itself contains the value.
     pub is_plain: bool,
-    /// The file that contains the value. For `credential`, it is in `$CREDENTIALS_DIRECTORY`.
+    /// The file that contains the value, if any. A credential is also a file.
     pub file: Option<PathBuf>,
 }
 
@@ -37,10 +36,10 @@ impl Sourced {
     }
 }
 
-/// The placeholder for a value that is not read. It is a valid secret and header value.
+/// The placeholder for a value that is not read. A valid secret and header value.
 const NOT_READ: &str = "not-read-not-read-not-read-not-read";
 
-/// Reads a string from the configuration, or from the source that the configuration names.
+/// Reads a string from the configuration, or from the source that it names.
 pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourced> {
     let fault = match &value.node.kind {
         Kind::Text(_) => {
@@ -182,7 +181,7 @@ fn variable(name: &str, environment: &dyn Environment) -> Result<String, String>
     }
 }
 
-/// Removes the line end that editors and `echo` add.
+/// Removes the line end that editors and `echo` add. An empty value is an error.
 fn without_line_end(mut text: String) -> Result<String, String> {
     if text.ends_with('\n') {
         text.pop();
@@ -222,7 +221,8 @@ pub(super) fn read_bytes(path: &Path, max: u64, looks: &mut Looks) -> Result<Vec
 }
 
 fn read_file(path: &Path, max: u64) -> io::Result<Vec<u8>> {
-    // Without `NONBLOCK`, opening a pipe waits for a writer. A pipe may replace the file any time.
+    // Without `NONBLOCK`, opening a pipe waits for a writer. A pipe may replace the file at any
+    // time.
     let nonblocking = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = File::from(rustix::fs::open(path, nonblocking, Mode::empty())?);
     if !file.metadata()?.is_file() {

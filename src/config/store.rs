@@ -9,7 +9,7 @@ use super::value::Value;
 use super::yaml::Kind;
 use super::{Postgres, Roles};
 
-/// The word for the default.
+/// The value of `store` for SQLite, which is the default.
 const SQLITE: &str = "sqlite";
 
 /// Reads `store`. Returns `Some(None)` for SQLite.
@@ -76,7 +76,7 @@ pub(super) fn roles(
     Some(roles)
 }
 
-/// Reads a connection string. Also returns whether all of its hosts are on this machine.
+/// Reads a connection string. Also returns whether all its hosts are this machine.
 fn connection(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, bool)> {
     value.parsed(context, |text| {
         let config: tokio_postgres::Config = text

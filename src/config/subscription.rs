@@ -66,7 +66,7 @@ pub(super) fn events(
     Some(found)
 }
 
-/// Reads one event. `*` stands for the seven events.
+/// Reads one event, or the events that `*` stands for.
 fn event(
     value: &Value<'_>,
     is_filtered: bool,
@@ -109,7 +109,9 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
     }
 }
 
-/// Reads the names in `repositories`. `known` is `None` if the repositories have errors.
+/// Reads the setting `repositories` of a webhook.
+///
+/// `known` has all repositories. It is `None` if they have errors.
 pub(super) fn repositories(
     value: &Value<'_>,
     known: Option<&Repositories>,
@@ -172,7 +174,9 @@ pub(super) type When = (Parameter, Vec<String>, ValueFilter);
 /// The parameters that `when` filters. Their names are the keys below `when`.
 const FILTERED: [Parameter; 2] = [Parameter::Username, Parameter::VersionTag];
 
-/// Reads `when`. Each filtered parameter must occur in one of the subscribed `events`.
+/// Reads `when`. At least one of the `events` must have each filtered parameter.
+///
+/// `events` is `None` if the events of the webhook have errors.
 pub(super) fn when(
     value: &Value<'_>,
     events: Option<&BTreeSet<EventKind>>,
@@ -184,7 +188,7 @@ pub(super) fn when(
         return None;
     }
     let mapping = value.mapping(context)?;
-    // Unknown keys were reported already.
+    // Check the written entries, because `mapping` has already reported and dropped unknown keys.
     if matches!(&value.node.kind, Kind::Map(entries) if entries.is_empty()) {
         context.error(&value.location, Fault::new("is empty").allowed(ALLOWED));
         return None;
@@ -285,8 +289,8 @@ fn project_glob(text: &str) -> Result<Glob, Fault> {
         );
         return Err(Fault::not_allowed(message));
     }
-    // A glob must match `organization/project`. With a leading slash or without a slash it never
-    // does.
+    // A glob never matches `organization/project` if it begins with a slash, or if it contains
+    // neither a slash nor `**`.
     if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
         let trimmed = text.trim_matches('/');
         let suggestion = match trimmed {

@@ -2,7 +2,7 @@
 //!
 //! Constraint: a wrong certificate or key is an error of the configuration, not of the first
 //! delivery. The reader checks that the client's certificate and key belong together, and that the
-//! TLS library supports their keys.
+//! TLS library supports the kind of key.
 
 mod authorities;
 

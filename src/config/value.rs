@@ -1,7 +1,7 @@
 //! Reads one value as the type of its setting.
 //!
 //! Constraint: a function reports its error to the context, and reading continues. A message names
-//! the type of the wrong value. It quotes the value only if the setting is public.
+//! the type of the wrong value. It quotes the value only if the setting cannot contain a secret.
 
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -13,7 +13,6 @@ use super::settings::{Count, DefaultValue, ValueType};
 use super::units;
 use super::yaml::{Kind, Node};
 
-/// A value and its location.
 #[derive(Clone)]
 pub(super) struct Value<'n> {
     pub node: &'n Node,
@@ -32,7 +31,7 @@ impl<'n> Value<'n> {
         }
     }
 
-    /// Whether the key has no value, `null` or `~`.
+    /// Whether the value is absent, `null` or `~`.
     pub(super) fn is_null(&self) -> bool {
         matches!(self.node.kind, Kind::Null)
     }
@@ -42,7 +41,9 @@ impl<'n> Value<'n> {
         matches!(&self.node.kind, Kind::Text(text) if text == "*")
     }
 
-    /// Returns the unit of the default, for a suggestion. Settings without a default get seconds.
+    /// Returns the unit of the default, for a suggestion.
+    ///
+    /// If the setting has no default, the unit is seconds.
     fn unit(&self) -> &'static str {
         let default = match self.location.setting().map(|setting| setting.default) {
             Some(DefaultValue::Values([first, ..]) | DefaultValue::AtMost([first, ..], _)) => first,
@@ -51,7 +52,7 @@ impl<'n> Value<'n> {
         default.trim_start_matches(|character: char| character.is_ascii_digit())
     }
 
-    /// Reads a string that is not empty.
+    /// Reads a string that is not blank.
     pub(super) fn text(&self, context: &mut Context<'_>) -> Option<&'n str> {
         let fault = match &self.node.kind {
             Kind::Text(text) if text.trim().is_empty() => Fault::not_allowed("is empty"),
@@ -81,7 +82,6 @@ impl<'n> Value<'n> {
         Some(context.path(text))
     }
 
-    /// Reads `true` or `false`.
     pub(super) fn boolean(&self, context: &mut Context<'_>) -> Option<bool> {
         let fault = match &self.node.kind {
             Kind::Boolean(value) => return Some(*value),
@@ -99,7 +99,7 @@ impl<'n> Value<'n> {
         None
     }
 
-    /// Reads one of these words.
+    /// Reads one of the words in `choices`.
     pub(super) fn word<T: Copy>(
         &self,
         context: &mut Context<'_>,
@@ -180,7 +180,9 @@ impl<'n> Value<'n> {
         self.location.setting().map(|setting| setting.value)
     }
 
-    /// Reads the items of a list, or one value if the setting allows it.
+    /// Reads the items of a list.
+    ///
+    /// A single value is one item if the setting allows that.
     pub(super) fn items(&self, context: &mut Context<'_>) -> Option<Vec<Value<'n>>> {
         let count = self.location.setting().map(|setting| setting.count);
         let Kind::List(nodes) = &self.node.kind else {
@@ -212,7 +214,7 @@ impl<'n> Value<'n> {
 
     /// Reads a mapping of settings.
     ///
-    /// A key without a value is an empty mapping, because all its lines may be commented out.
+    /// A key without a value is an empty mapping: all lines below the key may be commented out.
     pub(super) fn mapping(&self, context: &mut Context<'_>) -> Option<Mapping<'n>> {
         let entries = match &self.node.kind {
             Kind::Map(entries) => entries.as_slice(),
@@ -229,7 +231,7 @@ impl<'n> Value<'n> {
     }
 }
 
-/// Parses the bounds of a setting. A test parses the bounds of all settings.
+/// Parses the bounds of a setting. A test checks the bounds of all settings.
 fn bounds<T>(
     min: &str,
     max: &str,

@@ -74,7 +74,7 @@ fn webhook(
     let repositories = mapping.read_optional(context, "repositories", |value, context| {
         subscription::repositories(value, repositories, context)
     });
-    // If `projects` has an error, the webhook still has a filter.
+    // `Some(None)` means that `projects` is absent. An invalid `projects` is still a filter.
     let is_filtered = !matches!(projects, Some(None));
     let events = subscription::events(&mapping, is_filtered, context);
     let when = mapping.read_optional(context, "when", |value, context| {
@@ -138,7 +138,7 @@ fn webhook(
     })
 }
 
-/// Separates the compiled filters of `projects` and `when` from their globs as written.
+/// Separates the compiled filters of `projects` and `when` from the written globs.
 fn filters(
     projects: Option<(Vec<String>, GlobSet)>,
     when: Option<Vec<subscription::When>>,
@@ -210,7 +210,9 @@ fn name(text: &str, line: usize, lines: &mut HashMap<String, usize>) -> Result<S
     Ok(text.to_owned())
 }
 
-/// Reads the URL of the receiver. If the URL is from a source outside the file, it is a secret.
+/// Reads the URL of the receiver.
+///
+/// A URL from a credential, variable or file is a secret.
 fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<ReceiverUrl> {
     let sourced = source::read(value, context)?;
     let text = if sourced.is_placeholder() {
@@ -219,7 +221,8 @@ fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<Receiver
         sourced.text.expose_secret()
     };
     let url = match url(text) {
-        // The source may contain another secret by mistake, so the message quotes no scheme.
+        // The source may contain another secret by mistake, so the message does not quote the
+        // scheme.
         Err(_) if !sourced.is_plain && has_other_scheme(text) => Err(Fault::not_allowed(
             "does not begin with http:// or https://",
         )),
@@ -252,7 +255,9 @@ fn authentication(
     Some(Authentication { scheme, files })
 }
 
-/// Parses a URL. Messages do not quote it, because it may contain a password or a token.
+/// Parses a URL.
+///
+/// Messages do not quote the URL, because it may contain a password or a token.
 pub(super) fn url(text: &str) -> Result<Url, Fault> {
     if !text.contains("://") {
         return Err(Fault::not_allowed(

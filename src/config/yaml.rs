@@ -4,8 +4,8 @@
 //! limited, and anchors, aliases, merge keys and tags are errors. A configuration does not need
 //! these, and aliases can expand a small file into a large one.
 //!
-//! `saphyr-parser` reports the structure event by event, with lines and columns. So the limits
-//! apply during parsing. `serde_yaml` decides the type of each unquoted value.
+//! `saphyr-parser` reports the structure event by event, with lines and columns. So the depth limit
+//! applies during parsing. `serde_yaml` decides the type of each unquoted value.
 
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -27,16 +27,15 @@ const DEPTH_MAX: usize = 32;
 pub(super) struct Node {
     pub position: Position,
     pub kind: Kind,
-    /// Whether this is a literal block (`|`). The `position` of such a block is that of its first
-    /// non-empty line.
+    /// Whether this is a literal block (`|`).
+    ///
+    /// The `position` of such a block is the position of its first line that is not empty.
     pub is_literal: bool,
 }
 
-/// The kind of a value.
 pub(super) enum Kind {
     /// No value, `null` or `~`.
     Null,
-    /// `true` or `false`.
     Boolean(bool),
     /// A whole number that is not negative.
     Whole(u64),
@@ -48,7 +47,6 @@ pub(super) enum Kind {
     Map(Vec<Entry>),
 }
 
-/// A key and its value.
 pub(super) struct Entry {
     pub key: Node,
     pub value: Node,
@@ -103,7 +101,7 @@ pub(super) fn key_text(key: &Node) -> String {
 /// # Errors
 ///
 /// The file is too large, not UTF-8, not YAML, or empty. Or it has several documents, anchors,
-/// aliases, merge keys or tags. The list has each anchor, alias, merge key and tag.
+/// aliases, merge keys or tags. There is one error for each anchor, alias, merge key and tag.
 pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
     let whole = |message: String| vec![Problem::of_file(file, message)];
     if bytes.len() > SIZE_MAX {
@@ -159,7 +157,7 @@ fn end_of(text: &[u8]) -> Position {
     Position { line, column }
 }
 
-/// Makes a problem from a syntax error. Frequent errors get advice on how to fix them.
+/// Makes a problem from a syntax error. Adds how to fix a frequent error.
 fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
     let (marker, info) = (error.marker(), error.info());
     let lower = info.to_lowercase();
@@ -192,14 +190,16 @@ fn too_deep() -> String {
 /// A list or a mapping that has not ended yet.
 enum Open {
     List(Vec<Node>),
-    /// The complete entries, and the key whose value comes next.
+    /// The complete entries, and the key of the next value.
     Map(Vec<Entry>, Option<Node>),
 }
 
 /// Builds a tree from the parser's events.
 struct Builder<'a> {
     file: &'a Path,
-    /// The lists and mappings that have not ended, with their positions. The outermost is first.
+    /// The lists and mappings that have not ended, with their positions.
+    ///
+    /// The outermost is first.
     open: Vec<(Position, Open)>,
     root: Option<Node>,
     n_documents: usize,

@@ -1,9 +1,9 @@
 //! Sends notifications to systemd without waiting for it.
 //!
 //! Constraint: a send never blocks, because signals and reloads are handled on the same thread. If
-//! the queue of the socket is full, messages wait here in order. A new status replaces the status
-//! that was queued directly before it. A watchdog message never waits, because the next one comes
-//! soon.
+//! the queue of the socket is full, messages wait here in order. A new status replaces the last
+//! waiting message if that is also a status. A watchdog message never waits, because the next
+//! watchdog message follows soon.
 
 use std::collections::VecDeque;
 use std::env;
@@ -15,7 +15,7 @@ use std::sync::{Mutex, PoisonError};
 
 use sd_notify::NotifyState;
 
-/// The maximum number of waiting messages. If there are more, the oldest is dropped.
+/// The maximum number of waiting messages. Beyond it, the oldest is dropped.
 const WAITING_MAX: usize = 32;
 
 /// The messages that are not sent yet, oldest first.
@@ -36,7 +36,7 @@ pub(super) fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
     sent
 }
 
-/// Connects to the socket. A leading `@` stands for an abstract address (sd_notify(3)).
+/// Connects to the socket. A path that begins with `@` is an abstract address.
 fn connected(path: &OsStr) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
     socket.set_nonblocking(true)?;
@@ -59,7 +59,7 @@ struct Message {
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// A status line alone.
+    /// Only a status line.
     Status,
     Watchdog,
     /// A change of the service's state: the start, a reload or the end.

@@ -2,9 +2,9 @@
 //!
 //! Constraint: if the key of an encrypted directory is missing, the kernel shows other names in it.
 //! So a lookup or a listing does not prove that a name is missing. Only an ioctl without a safe
-//! wrapper returns the state of the key. So this module looks at the names first. If all of them
-//! may be encrypted, it tries the files, because no file can be opened without the key. A directory
-//! without any file hides nothing.
+//! wrapper returns the state of the key. So this module checks the names first. If all names may be
+//! encrypted, it tries to open the files, which fails without the key. A directory without any file
+//! hides nothing.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -17,23 +17,23 @@ use super::{kind_at, open_directory_at, open_file_at, stat_at};
 
 /// The maximum number of files and directories that one search opens.
 const OPENED_MAX: usize = 4_096;
-/// The maximum depth of a search. The directories of all levels are open at the same time.
+/// The maximum depth of a search. One directory of each level is open at a time.
 const DEPTH_MAX: usize = 8;
 
 /// The result of a search in a directory for signs of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    /// There are no files. So nothing is hidden, with the key or without.
+    /// There are no files, so nothing is hidden even if the key is missing.
     Nothing,
-    /// There is a name or a file that only a directory with its key shows.
+    /// There is an unencrypted name or a readable file, so the key is available.
     Readable,
     /// There is a file that cannot be opened because the key is missing.
     Locked,
-    /// There is none of these, but not everything could be searched.
+    /// The search found no sign of the key, but did not see all files.
     Unknown,
 }
 
-/// Whether a name may be the form in which the kernel shows an encrypted name.
+/// Whether a name may be an encrypted name, as the kernel shows it without the key.
 ///
 /// The kernel shows encrypted names in base64. Older kernels use `+` and `,`, newer ones `-` and
 /// `_`. The encoded bytes are a whole number of 32-bit words, or 189 bytes for a long name. For a
@@ -52,13 +52,13 @@ pub(super) fn may_be_encrypted(name: &str) -> bool {
     (is_length || is_digest) && name.bytes().all(is_base64)
 }
 
-/// Whether a directory is encrypted, no matter whether its key is there.
+/// Whether a directory is encrypted, with or without its key.
 #[cfg(target_os = "linux")]
 pub(super) fn is_encrypted(directory: BorrowedFd<'_>) -> io::Result<bool> {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};
     match statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::empty()) {
         Ok(found) => Ok(found.stx_attributes.contains(StatxAttributes::ENCRYPTED)),
-        // The kernel lacks statx, or a sandbox forbids it.
+        // The kernel lacks statx, or a sandbox forbids statx.
         Err(Errno::NOSYS | Errno::PERM) => Ok(false),
         Err(error) => Err(error.into()),
     }
@@ -96,16 +96,15 @@ pub(super) fn check_listed(directory: BorrowedFd<'_>, name: &str) -> io::Result<
         return Ok(());
     }
     check_key(directory)?;
-    // If the key came after the listing, the listed name no longer exists.
+    // If the key was added after the listing, the listed name no longer exists.
     stat_at(directory, name).map_err(|_| Errno::NOKEY)?;
     Ok(())
 }
 
-/// A search for signs that the key is there.
+/// A search for signs that the key is available.
 ///
-/// A directory with its key may have names that look encrypted, for instance hexadecimal numbers.
-/// Only the files below it then show the state of the key: without the key, none of them can be
-/// opened.
+/// Even with the key, names may look encrypted, for instance hexadecimal numbers. The search then
+/// tries to open the files below the directory, because without the key no file can be opened.
 struct Search {
     n_left: usize,
 }
@@ -154,7 +153,9 @@ impl Search {
         open().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
     }
 
-    /// Lists the files and the directories. Returns `None` if a name cannot be an encrypted one.
+    /// Lists the files and the directories.
+    ///
+    /// Returns `None` if a name cannot be encrypted, which proves that the key is available.
     fn names(&self, directory: BorrowedFd<'_>) -> io::Result<Option<(Vec<String>, Vec<String>)>> {
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         let mut is_readable = false;
@@ -175,7 +176,8 @@ impl Search {
                 Some(FileType::Directory) => &mut directories,
                 _ => return Ok(()),
             };
-            // Keep one more than the search may open, so that it notices that some are left.
+            // Keep one name more than the search may open, so that the search reaches its limit and
+            // returns `Unknown`.
             if names.len() <= self.n_left {
                 names.push(name.to_owned());
             }

@@ -2,9 +2,9 @@
 //!
 //! Constraint: looking up a name can give a wrong result. A file system that ignores case finds a
 //! name in any spelling. A file system that caches names may miss an existing entry. In an
-//! encrypted directory without its key, a lookup finds none of the real names. A listing is always
-//! right or fails, but takes time. So a directory is listed only if a lookup is not enough, and
-//! only once for each [`Root`].
+//! encrypted directory without its key, a lookup finds none of the real names. A listing is right
+//! or fails, but takes time. So each [`Root`] lists a directory only if a lookup is not enough, and
+//! only once.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -113,7 +113,8 @@ impl Root {
 /// Whether a lookup in this directory finds every existing name.
 ///
 /// This is certain only for the local file systems in `KNOWN`, except in encrypted directories.
-/// Others may ask another machine or process, and may cache the answer that a name does not exist.
+/// Other file systems may send the lookup to another machine or process. They may also cache that a
+/// name does not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
     // From linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
@@ -131,10 +132,10 @@ fn finds_every_name(_directory: BorrowedFd<'_>) -> bool {
     false
 }
 
-/// Returns the name in upper or lower case, whichever differs. `None` if neither does.
+/// Returns the name in upper case, or in lower case if it is in upper case already.
 ///
-/// File systems map each character to one character. So `ß` keeps its case, although its upper case
-/// is `SS`.
+/// Returns `None` if both are equal to the name. File systems map each character to one character.
+/// So `ß` stays, although its upper case is `SS`.
 fn other_spelling(name: &str) -> Option<String> {
     fn one(of: char, mut mapped: impl Iterator<Item = char>) -> char {
         let first = mapped.next().filter(|_| mapped.next().is_none());
@@ -145,7 +146,7 @@ fn other_spelling(name: &str) -> Option<String> {
     [upper, lower].into_iter().find(|other| other != name)
 }
 
-/// Returns the parent and the name of each component of a path, from the first to the last.
+/// Returns the parent and the name of each component of a path, first to last.
 fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
     let ends = path.match_indices('/').map(|(end, _)| end);
     ends.chain([path.len()]).filter_map(|end| {
@@ -154,10 +155,10 @@ fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
     })
 }
 
-/// Visits the entries of a directory except `.` and `..`, with their type if the listing has it.
+/// Visits the entries of a directory except `.` and `..`, with their types.
 ///
-/// A name that is not UTF-8 is passed as an `Err`, with the invalid bytes replaced. The descriptor
-/// must not have been listed before, unless it was rewound.
+/// A type is `Unknown` if the listing does not have it. A name that is not UTF-8 is passed as an
+/// `Err`, with the invalid bytes replaced. The descriptor must be new or rewound.
 ///
 /// # Errors
 ///
@@ -198,7 +199,7 @@ pub(crate) fn list_until(
         }
         match flow {
             ControlFlow::Continue(()) => Ok(()),
-            // Only an error ends the visits.
+            // `each_entry` stops only after an error.
             ControlFlow::Break(()) => Err(io::ErrorKind::Interrupted.into()),
         }
     });

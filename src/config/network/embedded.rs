@@ -1,7 +1,7 @@
-//! The IPv4 addresses inside IPv6 addresses.
+//! Finds the IPv4 addresses inside IPv6 addresses.
 //!
 //! Constraint: a tunnel or a translator on the way may forward a packet to the IPv4 address inside
-//! an IPv6 address. So the policy must allow both. These rules find the IPv4 addresses.
+//! an IPv6 address. So the policy must allow both addresses.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,7 +10,8 @@ const LOCAL_TRANSLATORS: u128 = 0x0064_ff9b_0001 << 80;
 
 /// Returns the IPv4 addresses inside an IPv6 address.
 ///
-/// There may be several, because the prefix of a local translator has several possible lengths.
+/// An address of Teredo contains two. In the address of a local translator, the length of the
+/// prefix is unknown, so the result has the IPv4 address for each possible length.
 pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {

@@ -14,7 +14,7 @@ pub(super) const URL: &str = r"^\s*[hH][tT][tT][pP][sS]?://[^/?#@\s]+([/?][^#]*)
 const TEMPLATE: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project|versionTag)\})+$";
 const DEFINITION: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project)\})+$";
 
-/// A name without spaces around it.
+/// A name without control characters, and without spaces around it.
 const NAME: &str = r"^(?!\s)[^\u0000-\u001f\u007f-\u009f]+(?<!\s)$";
 
 /// A connection string of PostgreSQL that names a host and has no password.
@@ -22,14 +22,14 @@ const CONNECTION: &str = concat!(
     r"^(?!.*\bpassword\s*=)\s*",
     r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
 );
-/// The name of a repository: no control character, no `//`, and no slash at the end.
+/// The name of a repository, without control characters, `//` and a final slash.
 const NAME_OF_REPOSITORY: &str =
     r"^(?!\s)(?!.*//)[^\u0000-\u001f\u007f-\u009f]*[^\s/\u0000-\u001f\u007f-\u009f]$";
 
 /// An IP address or a range.
 const ADDRESS: &str = r"^\s*[0-9a-fA-F:.]+(/\d{1,3})?\s*$";
 
-/// Returns the schema of a setting's value, if the table describes it only in words.
+/// Returns the schema of a setting's value if the table describes it only in words.
 pub(super) fn of_value(key: &str) -> Option<Value> {
     let pattern = match key {
         "repository.layout.project" => DEFINITION,
@@ -41,7 +41,7 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
                 "maxLength": crate::config::settings::REPOSITORY_NAME_MAX,
             }));
         }
-        // Each item is a mapping like `repository`.
+        // Each item has the same settings as `repository`.
         "repositories" => return Some(json!({ "$ref": "#/properties/repository" })),
         "repository.ignore" => "^[^/]+$",
         "webhooks[].projects" => r"^(?!/).*(/|\*\*)",
@@ -100,7 +100,7 @@ fn sourced(pattern: &str) -> Value {
     json!({ "anyOf": [text(pattern), elsewhere()] })
 }
 
-/// Adds the rules of this key path to its schema.
+/// Adds the rules for a key path to the schema of its value.
 pub(super) fn apply(path: &str, mut schema: Value) -> Value {
     if path == "store" {
         put(&mut schema, "type", "object");
@@ -108,7 +108,7 @@ pub(super) fn apply(path: &str, mut schema: Value) -> Value {
         return json!({ "anyOf": [{ "const": "sqlite" }, { "type": "null" }, schema] });
     }
     if let Some(Value::Object(added)) = added(path) {
-        // For an optional mapping, this also replaces `type`.
+        // The rules of an optional mapping also replace its `type`.
         for (keyword, value) in added {
             put(&mut schema, &keyword, value);
         }
@@ -161,7 +161,7 @@ fn added(path: &str) -> Option<Value> {
     })
 }
 
-/// The rules about settings of a webhook that need or exclude each other.
+/// The rules for settings of a webhook that need or exclude each other.
 fn webhook() -> Value {
     let import = EventKind::ProjectImport;
     let import = json!({ "enum": [import.as_str(), import.label()] });
@@ -219,11 +219,11 @@ fn names_one_of(events: &Value) -> Value {
     ] })
 }
 
-/// An event must not be named twice, whether by name, by label or by `*`.
+/// The rules that no event is given twice: by its name, by its label or by `*`.
 fn events() -> Value {
     let once = EventKind::ALL.map(|kind| {
         let mut words = vec![kind.as_str(), kind.label()];
-        // `*` includes Project Import only with `projects`.
+        // Without `projects`, `*` does not include Project Import.
         if EventKind::SEVEN.contains(&kind) && kind != EventKind::ProjectImport {
             words.push("*");
         }
@@ -246,7 +246,7 @@ fn header_names() -> String {
     )
 }
 
-/// Returns a pattern for a word in any case, because JSON Schema patterns have no flags.
+/// Returns a pattern for a word in any case. Patterns of JSON Schema have no flags.
 fn any_case(word: &str) -> String {
     word.chars()
         .map(|c| match c.is_ascii_alphabetic() {

@@ -1,8 +1,8 @@
 //! The table of settings: one row for each key of config.yaml.
 //!
-//! Constraint: defaults, bounds and lists of words are only here. The reader uses this table. The
-//! manual page and the table in the documentation are generated from it, and a test compares the
-//! sample config.yaml with it. `table` has the rows.
+//! Constraint: defaults and bounds are only here. The reader uses this table. The manual page and
+//! the table in the documentation are generated from it, and a test compares the sample config.yaml
+//! with it. `table` has the rows.
 
 mod table;
 
@@ -19,7 +19,9 @@ pub(super) const NAME: &str = "NAME";
 /// The longest name of a webhook, in characters.
 pub(super) const WEBHOOK_NAME_MAX: usize = 100;
 
-/// The longest name of a repository, in characters. PostgreSQL limits indexed values.
+/// The longest name of a repository, in characters.
+///
+/// PostgreSQL limits the length of indexed values, which begin with the name.
 pub(super) const REPOSITORY_NAME_MAX: usize = 500;
 
 /// The maximum number of repositories. Each has its own threads and watches.
@@ -28,7 +30,9 @@ pub(super) const REPOSITORIES_MAX: usize = 64;
 /// One setting of config.yaml.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
-    /// The key path. `NAME` stands for a name that the user chooses, `[]` for each item of a list.
+    /// The key path.
+    ///
+    /// `NAME` stands for a name that the user chooses, and `[]` for each item of a list.
     pub key: &'static str,
     /// The type of the value, or of each item of a list.
     pub value: ValueType,
@@ -45,7 +49,7 @@ pub struct Setting {
 /// The type of a value, with its bounds.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueType {
-    /// A string: a description of it, and a regular expression that it must match.
+    /// A string: its description, and its pattern in the JSON Schema, if any.
     Text(&'static str, Option<&'static str>),
     /// A string of at most this many characters.
     TextUpTo(usize),
@@ -179,7 +183,7 @@ pub(super) fn keys_below(path: &str) -> Vec<&'static str> {
     keys
 }
 
-/// Returns the default of a setting as a node of the tree, as if it were in the file.
+/// Returns the default of a setting as a node of the tree.
 pub(super) fn default_node(setting: &Setting) -> Option<&'static Node> {
     static NODES: LazyLock<HashMap<&str, Node>> = LazyLock::new(|| {
         let nodes = SETTINGS.iter().filter_map(|setting| match setting.default {
@@ -199,7 +203,7 @@ fn written(setting: &Setting, values: &[&str]) -> Node {
     };
     let kind = |value: &str| match setting.value {
         Boolean | Whole(..) => Kind::of_plain(value),
-        // As if quoted, because YAML would read some strings as other types or as comments.
+        // Not parsed as YAML, which would read some strings as other types or as comments.
         _ => Kind::Text(value.to_owned()),
     };
     let mut items: Vec<Node> = values.iter().map(|value| node(kind(value))).collect();

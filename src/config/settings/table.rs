@@ -34,7 +34,7 @@ const ADDRESSES: ValueType = Text(
     None,
 );
 
-/// All settings, in the order of the file.
+/// All settings, in the order of the documentation.
 pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "repository.path",
@@ -394,7 +394,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "webhooks[].connect_timeout",
         value: Duration("10ms", "1h"),
         // An available receiver accepts a connection within milliseconds. TCP repeats a lost first
-        // packet after one second and after three seconds.
+        // packet after one second and after three seconds, so five seconds allow two losses.
         default: AtMost(&["5s"], "`timeout`"),
         meaning: "the time limit of connecting: name resolution, connection, proxy and TLS; at most `timeout`",
         ..ROW

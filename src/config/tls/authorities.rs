@@ -1,7 +1,7 @@
 //! Reads the certificate authorities of `tls.ca`, which may be a large bundle.
 //!
-//! Constraint: one bad certificate does not make the others useless. The reader leaves it out with
-//! a warning. A file without any usable certificate is an error.
+//! Constraint: a bad certificate does not make the bundle invalid. The reader ignores the
+//! certificate with a warning. A file without any usable certificate is an error.
 
 use rustls::RootCertStore;
 use rustls::crypto::ring;
@@ -12,7 +12,9 @@ use crate::config::reader::{Context, Fault};
 use crate::config::source;
 use crate::config::value::Value;
 
-/// The largest bundle, in bytes. A bundle of all public authorities has 200 to 300 KB.
+/// The largest bundle, in bytes.
+///
+/// A bundle of all public authorities has 200 to 300 KB.
 const BUNDLE_MAX: u64 = 8 * 1024 * 1024;
 
 /// The maximum number of certificates that a message lists.
@@ -22,7 +24,7 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const LABEL: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// Unsupported kinds of keys that messages name: the OID in DER, and the name.
+/// Unsupported kinds of keys: the OID in DER, and the name in messages.
 const UNSUPPORTED: &[(&[u8], &str)] = &[
     (
         &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],
@@ -42,7 +44,7 @@ struct Section<'a> {
     bytes: &'a [u8],
 }
 
-/// Reads the certificates of a bundle. Warns of certificates that it leaves out.
+/// Reads the certificates of a bundle. Warns of certificates that it ignores.
 pub(super) fn authorities(
     value: &Value<'_>,
     context: &mut Context<'_>,
@@ -93,10 +95,11 @@ pub(super) fn authorities(
 
 /// Splits a PEM file into its CERTIFICATE sections.
 ///
-/// The library's own reader would join a section without an end to the next one.
+/// The PEM reader of the TLS library would join a section without an end to the next section.
 fn sections(bytes: &[u8]) -> Vec<Section<'_>> {
     let mut sections = Vec::new();
-    // Of the open section: the first line, the first byte, and whether it is a certificate.
+    // The section that has not ended: its first line, its first byte, and whether it is a
+    // certificate.
     let mut open: Option<(usize, usize, bool)> = None;
     let mut start = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -125,7 +128,9 @@ fn cut(
     is_certificate.then_some(Section { line, bytes })
 }
 
-/// Parses the certificate of an authority. An error completes the sentence "the certificate …".
+/// Parses the certificate of an authority.
+///
+/// An error is a predicate for a message, such as "is damaged".
 fn certificate(section: &[u8]) -> Result<CertificateDer<'static>, String> {
     let is_damaged = |_| "is damaged".to_owned();
     let certificate =
@@ -139,13 +144,13 @@ fn certificate(section: &[u8]) -> Result<CertificateDer<'static>, String> {
     }
 }
 
-/// Returns why the TLS library does not support a certificate's key. `None` if it does.
+/// Returns why the TLS library does not support the key of a certificate, if so.
 pub(super) fn unsupported_key(certificate: &CertificateDer<'_>) -> Option<String> {
     let mut store = RootCertStore::empty();
     // A certificate that the library cannot read is reported elsewhere.
     store.add(certificate.clone()).ok()?;
     let key: &[u8] = store.roots.first()?.subject_public_key_info.as_ref();
-    // The key is a sequence. It begins with the algorithm, a sequence shorter than 128 bytes.
+    // The bytes begin with the algorithm, a DER sequence shorter than 128 bytes.
     let (_, length, rest) = match key {
         [tag, length, rest @ ..] => (tag, usize::from(*length), rest),
         _ => return None,

@@ -6,12 +6,12 @@ use http::HeaderName;
 use secrecy::SecretString;
 use url::Url;
 
-/// How requests are authenticated, apart from headers, signatures and client certificates.
+/// The setting `auth`, and the files with values that authenticate requests.
 #[derive(Clone, Debug, Default)]
 pub struct Authentication {
     /// The setting `auth`.
     pub scheme: Option<Auth>,
-    /// The values that were read from files, for all settings of [`FileSetting`].
+    /// The values from files, including those of headers and signing secrets.
     pub files: Vec<FileValue>,
 }
 

@@ -31,14 +31,15 @@ use crate::layout::Layout;
 pub struct Config {
     /// The absolute path of the configuration file.
     pub file: PathBuf,
-    /// The watched repository. With `repositories`, the first one. In the configuration of an
-    /// engine, the repository of that engine.
+    /// The watched repository, or the first of `repositories`.
+    ///
+    /// In the configuration of an engine, the repository of that engine.
     pub repository: Repository,
     /// The items of `repositories`. Empty if the file has `repository`.
     pub repositories: Vec<Repository>,
     /// The absolute path of the state directory.
     pub state_dir: PathBuf,
-    /// The PostgreSQL database of the state. `None` means SQLite in the state directory.
+    /// The PostgreSQL database of the state. `None` means SQLite in `state_dir`.
     pub store: Option<Postgres>,
     /// The tasks of this process: watching, delivering, or both.
     pub roles: Roles,
@@ -63,7 +64,7 @@ impl Config {
     pub(crate) fn needing_restart(&self, new: &Config) -> Vec<&'static str> {
         let differs = |key| match key {
             "state_dir" => self.state_dir != new.state_dir,
-            // A reload may add and remove the repositories of a list.
+            // A reload may change the repositories of a list.
             "repository.name" => {
                 self.repositories.is_empty() && self.repository.name != new.repository.name
             }
@@ -85,7 +86,7 @@ impl Config {
         let settings = settings::SETTINGS.iter();
         let changed = settings.filter(|setting| setting.needs_restart && differs(setting.key));
         let mut changed: Vec<&str> = changed.map(|setting| setting.key).collect();
-        // The keys of the record begin with the name of the repository only if there is a list.
+        // Stored project keys begin with the name of the repository only if there is a list.
         if self.repositories.is_empty() != new.repositories.is_empty() {
             changed.push("repository and repositories");
         }
@@ -104,7 +105,7 @@ impl Config {
         self.repositories.iter().map(Repository::name).collect()
     }
 
-    /// The configuration of each engine: the same settings, with one of the repositories.
+    /// Returns a configuration for each engine, with one of the repositories.
     pub(crate) fn of_each_repository(self: &Arc<Self>) -> Vec<Arc<Config>> {
         if self.repositories.is_empty() {
             return vec![Arc::clone(self)];
@@ -155,15 +156,17 @@ pub struct Otlp {
 pub struct Repository {
     /// The absolute path of the root.
     pub path: PathBuf,
-    /// The setting `repository.name`. Without it, the path is the name.
+    /// The setting `repository.name`. If it is absent, the path is the name.
     pub name: Option<String>,
     /// The paths of projects below the root.
     pub layout: Layout,
     /// The templates of the layout, as written.
     pub templates: Templates,
-    /// How long a project must be idle before a missing file counts as removed.
+    /// How long a project must be idle before a missing file is treated as removed.
     pub settle: Duration,
-    /// How long removals are held if more than half of the projects vanish together.
+    /// How long the removals of projects are held if many projects vanish together.
+    ///
+    /// Many are ten or more, and more than half of all projects.
     pub mass_delete_after: Duration,
     /// The time between full scans.
     pub rescan: Duration,
@@ -184,7 +187,7 @@ impl Repository {
         self.name.clone().unwrap_or_else(path)
     }
 
-    /// The name at the beginning of keys. `None` if the file has `repository`.
+    /// The name at the beginning of project keys. `None` if the file has `repository`.
     pub(crate) fn name_in_keys(&self) -> Option<Arc<str>> {
         self.layout.repository().cloned()
     }
@@ -204,7 +207,9 @@ pub struct Templates {
 /// How the daemon notices changes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WatchMode {
-    /// `Native` on Linux, `Notify` elsewhere. Network file systems are also scanned on a timer.
+    /// `Native` on Linux, `Notify` elsewhere.
+    ///
+    /// Network file systems are also scanned on a timer.
     Auto,
     /// Reads inotify directly. Linux only.
     Native,
@@ -274,15 +279,16 @@ pub struct Retention {
     pub dead: Duration,
     /// How long a delivery may be pending before it becomes dead. `None` means forever.
     pub pending: Option<Duration>,
-    /// The size of the state, in bytes, from which old rows are removed early. `None` means a part
-    /// of the disk, and no limit with PostgreSQL.
+    /// The size of the state at which old deliveries are removed early, in bytes.
+    ///
+    /// `None` means nine tenths of the available space with SQLite, and no limit with PostgreSQL.
     pub max_state_size: Option<u64>,
 }
 
 /// The admin server: health, metrics, the API and the page.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AdminServer {
-    /// Additional host names that requests may use.
+    /// Additional host names that the header `Host` of requests may have.
     pub hosts: Vec<String>,
     /// The address.
     pub listen: Listen,

@@ -9,13 +9,15 @@ use secrecy::SecretString;
 pub struct Postgres {
     /// The connection string, without a password.
     pub connection: String,
-    /// The password, if the server asks for one.
+    /// The password. `None` if it is not set, or if a command cannot read it.
     pub password: Option<SecretString>,
     /// Whether the connection is encrypted and the server's certificate is verified.
     pub tls: bool,
-    /// How long a process may be unreachable before another one takes over its work.
+    /// How long a process may be disconnected before another process takes over.
     pub lease: Duration,
-    /// The name of the watched repository in the database. [`Postgres::LIST`] for `repositories`.
+    /// The name of the watched repository in the database.
+    ///
+    /// [`Postgres::LIST`] if the file has `repositories`.
     pub repository: String,
     /// The names of `repositories`. Empty if the file has `repository`.
     pub repositories: Vec<String>,
@@ -40,7 +42,7 @@ impl Postgres {
 /// The tasks of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
-    /// Whether the process watches the repository, or is a standby that may take this over.
+    /// Whether the process watches the repository, or waits as a standby to take over.
     pub watch: bool,
     /// Whether the process sends callbacks.
     pub deliver: bool,

@@ -12,7 +12,7 @@ const HIDDEN: &str = "(not shown)";
 #[derive(Clone, PartialEq, Eq)]
 pub struct ReceiverUrl {
     url: Url,
-    /// Whether the URL is a secret, because it comes from a credential, a variable or a file.
+    /// Whether the URL is a secret: it was in a credential, a variable or a file.
     is_hidden: bool,
 }
 
@@ -28,8 +28,8 @@ impl ReceiverUrl {
 
     /// Returns the text of the URL in listings.
     ///
-    /// It omits the parts that may be secrets: user name, password, the values of the query, and
-    /// the path after its first segment.
+    /// The text omits the parts that may be secrets: user name, password, the values of the query,
+    /// and the path after its first segment.
     pub fn shown(&self) -> String {
         if self.is_hidden {
             return HIDDEN.to_owned();

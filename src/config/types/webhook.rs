@@ -29,7 +29,7 @@ pub struct Webhook {
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The signing secrets: none, one, or two during a rotation.
     pub secrets: Vec<SecretString>,
-    /// The setting `auth`, and the values that come from files.
+    /// The setting `auth`, and the values that were read from files.
     pub auth: Authentication,
     /// Whether to add a second signature that also covers the event and the parameters.
     pub signed_headers: bool,
@@ -37,7 +37,9 @@ pub struct Webhook {
     pub timeout: Duration,
     /// The time limit for connecting: name resolution, connection, proxy and TLS.
     pub connect_timeout: Duration,
-    /// The delay before each attempt. The number of delays is the maximum number of attempts.
+    /// The delay before each attempt.
+    ///
+    /// The number of delays is the maximum number of attempts.
     pub schedule: Vec<Duration>,
     /// The maximum number of projects with a request in progress at the same time.
     pub concurrency: usize,
@@ -85,7 +87,7 @@ pub enum BodyFormat {
 }
 
 impl BodyFormat {
-    /// The name of a template in the configuration and in listings.
+    /// The name of the format of templates, in the configuration and in listings.
     pub const TEMPLATE: &'static str = "template";
 
     /// The name of this format in the configuration and in listings.
