@@ -1,10 +1,10 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
 //! Constraint: the number of connections is limited, and an idle client only occupies its
-//! connection. At the limit, the server closes a connection for each new one. It prefers clients
-//! without proven access, in the network that has the most such connections. Among these it prefers
-//! connections without a request, then the oldest. Each connection first gets [`GRACE`] for its
-//! request, so the server answers short requests even if very many clients connect.
+//! connection. At the limit, the server closes an old connection for each new one. Connections
+//! without proven access are closed first, in the network that has the most of them. Among these,
+//! connections without a request are closed first, then the oldest. Each connection has [`GRACE`]
+//! for its request, so the server answers short requests even if very many clients connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -194,7 +194,7 @@ fn to_close(open: &VecDeque<Open>, now: Instant) -> Option<usize> {
 
 /// Adds the extensions to each request.
 ///
-/// Clears `is_asking` once its answer is ready.
+/// Clears `is_asking` once the answer is ready.
 fn with_extensions(
     router: Router,
     peer: Peer,
@@ -376,7 +376,9 @@ mod tests {
         }
     }
 
-    /// A client's address. Whether it has access, sent a request, and used up [`GRACE`].
+    /// A client's address.
+    ///
+    /// Whether it has access, sent a request, and used up [`GRACE`].
     type Client = (&'static str, bool, bool, bool);
 
     fn closed(clients: &[Client]) -> Option<usize> {

@@ -1,8 +1,8 @@
 //! The actions of the API: the changes that commands also make, with the same checks.
 //!
-//! Constraint: a request that changes many deliveries must have the number that its sender expects.
-//! The store compares this number in the transaction of the change. If another number is selected,
-//! nothing is changed. A request with `dryRun` returns the number.
+//! Constraint: a request that changes many deliveries must contain the number of deliveries that
+//! its sender expects to change. The store compares this number in the transaction of the change.
+//! If another number is selected, nothing is changed. A request with `dryRun` returns the number.
 
 use std::sync::Arc;
 
@@ -106,7 +106,7 @@ async fn change_one(server: &Server, change: Change, id: &str) -> Answer<Changed
         }
         match change.apply(&selector, operations, now)? {
             0 if change == Change::Cancel => Err(ApiError::conflict(NOT_PENDING)),
-            // It was removed meanwhile.
+            // The delivery was removed meanwhile.
             0 => Err(no_delivery(id)),
             n => Ok(changed(change, 1, n, false)),
         }
@@ -114,7 +114,7 @@ async fn change_one(server: &Server, change: Change, id: &str) -> Answer<Changed
     apply(server, work).await
 }
 
-/// Runs a change of the store with the present time.
+/// Runs `work`, which changes the store, with the present time.
 async fn apply<T: Send + 'static>(
     server: &Server,
     work: impl FnOnce(&mut Operations, Timestamp) -> Result<T, ApiError> + Send + 'static,

@@ -1,9 +1,9 @@
 //! Checks the token of requests, and logs browsers in.
 //!
-//! Constraint: the right token always works, even while other clients send wrong ones. So every
-//! token is compared, and each comparison takes the same time. After too many wrong tokens, a
-//! client gets 429, and one line is logged. This does not prevent guesses. The minimum length of a
-//! token, 16 characters, does.
+//! Constraint: the right token always works, even while other clients send wrong tokens. So every
+//! given token is compared, and each comparison takes the same time. After too many wrong tokens
+//! from a client, its further wrong tokens get 429, and one line is logged. This limit does not
+//! prevent guessing. The minimum length of a token, 16 characters, prevents it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -28,13 +28,15 @@ use super::{hosts, page};
 use crate::config::AdminToken;
 use crate::http_server::{Known, Peer};
 
-/// The name of the session cookie. Browsers share cookies between all ports of a machine.
+/// The name of the session cookie.
+///
+/// Browsers share cookies between all ports of a machine, so the name includes the program's name.
 const SESSION: &str = "project-webhooks-session";
 
 /// The number of wrong tokens that a client may send in [`WINDOW`].
 const FAILURES_MAX: u32 = 10;
 
-/// The time for which the wrong tokens of a client are counted, from the first one.
+/// How long the wrong tokens of a client are counted together, from the first one.
 const WINDOW: Duration = Duration::from_secs(60);
 
 /// The maximum number of clients whose wrong tokens are counted.
@@ -42,8 +44,8 @@ const CLIENTS_MAX: usize = 1_000;
 
 /// The rule for access to the API.
 ///
-/// With a token configured, a request needs the token or a session. Without one, only requests over
-/// a Unix socket have access.
+/// With a configured token, a request needs the token or a session. Without a configured token,
+/// only requests over a Unix socket have access.
 pub(super) struct Access {
     /// The hash of the token. `None` if no token is configured.
     token: Option<Hash>,
@@ -137,7 +139,7 @@ impl Access {
         }
     }
 
-    /// Decides whether a request may be answered.
+    /// Returns why a request has access, or why it is refused.
     fn check(
         &self,
         method: &Method,
@@ -159,8 +161,8 @@ impl Access {
         let mut sessions = sessions(headers);
         let session = sessions.find_map(|digits| self.sessions.find(digits, token, moment));
         let session = session.ok_or(Refusal::Unauthorized)?;
-        // A browser may also send the cookie with requests of other sites. So a change also needs a
-        // header in which the browser names the site of the page that sent it.
+        // A browser may also send the cookie with requests from other sites. So a change also needs
+        // headers that show that a page of this server sent the request.
         let is_change = !matches!(*method, Method::GET | Method::HEAD);
         if is_change && !hosts::is_from_own_page(headers) {
             return Err(Refusal::Foreign);
@@ -185,7 +187,9 @@ impl Access {
         }
     }
 
-    /// Compares a token. After too many wrong tokens, returns [`Refusal::Limited`] for a wrong one.
+    /// Compares a token with the configured one.
+    ///
+    /// Returns [`Refusal::Limited`] for a wrong token after too many wrong ones.
     fn check_token(&self, given: &[u8], peer: Peer, moment: Duration) -> Result<(), Refusal> {
         let is_right = self
             .token
@@ -225,19 +229,25 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='))
 }
 
-/// For each client, the monotonic time of its first wrong token, and the number of wrong tokens.
+/// For each client, the time of its first wrong token, and the number of wrong tokens.
+///
+/// Times are monotonic. Both values are of the last [`WINDOW`].
 #[derive(Default)]
 struct Failures(HashMap<Option<IpAddr>, (Duration, u32)>);
 
 impl Failures {
-    /// Returns how long a client must wait. `None` if it did not send too many wrong tokens.
+    /// Returns how long a client must wait.
+    ///
+    /// `None` if it did not send too many wrong tokens.
     fn wait(&self, client: Option<IpAddr>, moment: Duration) -> Option<Duration> {
         let (begin, n) = self.0.get(&client)?;
         let wait = WINDOW.saturating_sub(moment.saturating_sub(*begin));
         (*n >= FAILURES_MAX && !wait.is_zero()).then_some(wait)
     }
 
-    /// Counts a wrong token. Returns the number of wrong tokens of the client in its [`WINDOW`].
+    /// Counts a wrong token.
+    ///
+    /// Returns the number of wrong tokens of the client in its [`WINDOW`].
     fn count(&mut self, client: Option<IpAddr>, moment: Duration) -> u32 {
         if self.0.len() >= CLIENTS_MAX && !self.0.contains_key(&client) {
             let is_recent = |begin: &Duration| moment.saturating_sub(*begin) < WINDOW;
@@ -255,7 +265,7 @@ impl Failures {
     }
 }
 
-/// Refuses requests that may not use the API.
+/// Refuses requests without access to the API.
 pub(super) async fn require(
     State(server): State<Arc<Server>>,
     mut request: Request,
@@ -283,7 +293,7 @@ pub(super) async fn require(
     }
 }
 
-/// Whether a browser shows the answer as a page.
+/// Whether a browser will show the answer as a page.
 pub(super) fn is_page(request: &Parts) -> bool {
     let accept = request.headers.get(ACCEPT);
     let accept = accept.and_then(|accept| accept.to_str().ok());
@@ -297,7 +307,9 @@ fn to(path: &'static str) -> Response {
     (StatusCode::SEE_OTHER, [(LOCATION, location)]).into_response()
 }
 
-/// Returns the login form. Without a token over TCP, nobody can log in.
+/// Returns the login form.
+///
+/// Over TCP without a configured token, refuses the request.
 pub(super) async fn form(State(server): State<Arc<Server>>, request: Request) -> Response {
     let access = &server.access;
     if access.token.is_none() && !access.is_socket {
@@ -349,7 +361,7 @@ fn token_of(body: &Bytes) -> String {
         .unwrap_or_default()
 }
 
-/// Ends the session, and removes it from the browser.
+/// Ends the session, and removes its cookie from the browser.
 pub(super) async fn logout(State(server): State<Arc<Server>>, headers: HeaderMap) -> Response {
     for session in sessions(&headers) {
         server.access.sessions.end(session);

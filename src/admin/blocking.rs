@@ -1,4 +1,4 @@
-//! Answers requests to the API, and reads and changes the store for them, on separate threads.
+//! Runs API requests, and their reads and changes of the store, on separate threads.
 //!
 //! Constraint: requests must not delay health, the engine or the queues. So they use their own
 //! connections to the store, and only a few requests run at the same time.
@@ -29,7 +29,9 @@ const TESTS: usize = 4;
 /// The maximum number of downloads at the same time.
 const DOWNLOADS: usize = 16;
 
-/// The maximum number of requests that are answered at the same time. Further requests wait.
+/// The maximum number of requests that are answered at the same time.
+///
+/// Further requests wait.
 const ANSWERS: usize = 16;
 
 /// How long an answer may continue after the server begins to stop.
@@ -70,7 +72,7 @@ impl Admin {
         self.run_read(move || work(&Listings::of(&config)?)).await
     }
 
-    /// Runs work that opens the recorded state itself and reads it.
+    /// Runs `work`, which opens the recorded state itself and reads it.
     pub(super) async fn run_read<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -95,11 +97,10 @@ impl Admin {
         self.run_read(move || work(&Operations::of(&config)?)).await
     }
 
-    /// Changes deliveries or webhooks, and wakes the queues. Finishes even if the client
-    /// disconnects.
+    /// Changes deliveries or webhooks, and wakes the queues.
     ///
-    /// A refused request changed nothing. So it must not wake the queues, because each webhook that
-    /// is down then sends a probe.
+    /// Finishes even if the client disconnects. A refused request changed nothing, so it wakes no
+    /// queue: each woken queue of a webhook that is down sends a probe.
     pub(super) async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Operations) -> Result<T, ApiError> + Send + 'static,
@@ -147,10 +148,10 @@ impl Admin {
     }
 }
 
-/// Answers a request on a separate thread, because making large JSON and pages takes time.
+/// Answers a request on a separate thread, because large JSON and pages take time.
 ///
-/// Meanwhile the server's thread can answer health checks. The work finishes even if the client
-/// disconnects.
+/// Meanwhile the server's thread can answer health checks. The request is completed even if the
+/// client disconnects.
 pub(super) async fn answer_apart(
     State(server): State<Arc<Server>>,
     request: Request,
@@ -161,7 +162,9 @@ pub(super) async fn answer_apart(
     answer.unwrap_or_else(|| ApiError::unavailable("the daemon is stopping").into_response())
 }
 
-/// Runs a future on a separate thread. Returns `None` if the server stops before the future ends.
+/// Runs a future on a separate thread.
+///
+/// Returns `None` if the future takes longer than [`STOP_MAX`] after the server begins to stop.
 async fn apart<T: Send + 'static>(
     places: Arc<Semaphore>,
     stop: CancellationToken,
@@ -185,7 +188,9 @@ async fn apart<T: Send + 'static>(
     tokio::task::spawn_blocking(run).await.ok().flatten()
 }
 
-/// Whether the request was refused. After another error, a part may have changed.
+/// Whether the request was refused.
+///
+/// After other errors, some changes may have been made.
 fn is_refused<T>(done: &Result<T, ApiError>) -> bool {
     done.as_ref()
         .is_err_and(|error| error.status.is_client_error())
@@ -205,7 +210,7 @@ async fn run<T: Send + 'static>(
     task.await.map_err(failed)?
 }
 
-/// The error of a task that did not end. A panic is in the log.
+/// The error of a task that panicked or was cancelled. The log has the panic.
 fn failed(error: JoinError) -> ApiError {
     match error.is_panic() {
         true => ApiError::new(
@@ -229,7 +234,7 @@ mod tests {
         let (places, stop) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
         let (go, wait) = std::sync::mpsc::sync_channel::<()>(1);
         let answered = runtime.block_on(async {
-            // Blocks its thread until the runtime's thread has run the other future.
+            // This future blocks its thread until the runtime's thread has run `other`.
             let blocking = async move { wait.recv() };
             let other = async {
                 tokio::time::sleep(Duration::from_millis(1)).await;

@@ -35,7 +35,7 @@ pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancellat
     // One task for each client, so that a client that waits for a reload does not block the others.
     let mut clients = JoinSet::new();
     let mut check = tokio::time::interval(CHECK_EVERY);
-    // Whether the current failures to bind and to accept were logged already.
+    // Whether the present failures to bind and to accept have been logged.
     let (mut is_bind_warned, mut is_accept_warned) = (false, false);
     loop {
         tokio::select! {
@@ -109,18 +109,20 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
     PathBuf::from(format!("/proc/self/fd/{}/{CONTROL}", directory.as_raw_fd()))
 }
 
-/// The time between two checks whether the socket is still at its path.
+/// How often the server checks whether its socket is still at its path.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
 /// How long a client may take to send its line, and how long to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);
-/// The maximum number of clients that are served at the same time. Further clients wait.
+/// The maximum number of clients that are served at the same time.
+///
+/// Further clients wait.
 const CLIENTS_MAX: usize = 16;
 /// How long a command waits for the answer of a running daemon.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
-/// How long a command waits for the supervisor, for example for a reload while an engine is busy.
+/// How long a command waits for the supervisor, for example to reload.
 ///
-/// If engines of removed repositories are busy too, the reload takes longer. The daemon then
-/// applies it without an answer to the command.
+/// A reload waits for busy engines. It may take longer than this if engines of removed repositories
+/// are busy too. The daemon then applies the reload without an answer to the command.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// The request that makes every queue read the store again.
@@ -137,7 +139,7 @@ const ACCEPT: &str = "accept ";
 async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let mut line = String::new();
     let mut reader = BufReader::new(&mut stream).take(64);
-    // A client without a line, or with an unknown one, gets the report.
+    // A client that sends no line or an unknown one gets the report.
     let _ = tokio::time::timeout(CLIENT_MAX, reader.read_line(&mut line)).await;
     let report = match line.trim_end() {
         RELOAD => supervisor(&admin, &mut stream, Request::Reload).await,
@@ -159,7 +161,9 @@ async fn answer(admin: Arc<Admin>, mut stream: UnixStream) {
     let _ = tokio::time::timeout(CLIENT_MAX, stream.write_all(&report)).await;
 }
 
-/// Passes a request to the supervisor. The answer is empty if the daemon stops or the client left.
+/// Passes a request to the supervisor.
+///
+/// The answer is empty if the daemon stops, the client disconnects or [`RELOAD_MAX`] passes.
 async fn supervisor<T: Serialize>(
     admin: &Admin,
     client: &mut UnixStream,
@@ -170,7 +174,7 @@ async fn supervisor<T: Serialize>(
         admin.requests.send(request(sender)).await.ok()?;
         answer.await.ok()
     };
-    // The command does not wait longer than this. Its place must then be free for another client.
+    // The command does not wait longer, so its place can be used for another client.
     let answered = tokio::time::timeout(RELOAD_MAX, answered);
     let answer = tokio::select! {
         answer = answered => answer.ok().flatten(),
@@ -179,7 +183,7 @@ async fn supervisor<T: Serialize>(
     answer.map_or(Ok(Vec::new()), |answer| serde_json::to_vec(&answer))
 }
 
-/// Waits until the client closes its side. Ignores everything that it sends after its line.
+/// Waits until the client closes its side. Ignores all data after its line.
 async fn left(client: &mut UnixStream) {
     let mut rest = [0; 64];
     while client.read(&mut rest).await.is_ok_and(|n| n > 0) {}
@@ -207,17 +211,23 @@ fn advice(error: &io::Error) -> &'static str {
     }
 }
 
-/// Asks the daemon of this state directory for its report. Returns `None` if no daemon runs.
+/// Asks the daemon of this state directory for its report.
+///
+/// Returns `None` if no daemon runs.
 pub(crate) fn ask(state_dir: &Path) -> Result<Option<DaemonReport>, RequestError> {
     request(state_dir, STATUS, ANSWER_MAX)
 }
 
-/// Makes the queues of the daemon read the store again. Returns `None` if no daemon runs.
+/// Makes the queues of the daemon read the store again.
+///
+/// Returns `None` if no daemon runs.
 pub(crate) fn wake(state_dir: &Path) -> Result<Option<DaemonReport>, RequestError> {
     request(state_dir, WAKE, ANSWER_MAX)
 }
 
-/// Makes the daemon reload, and waits for the result. Returns `None` if no daemon runs.
+/// Makes the daemon reload, and waits for the result.
+///
+/// Returns `None` if no daemon runs.
 pub(crate) fn reload(state_dir: &Path) -> Result<Option<Reloaded>, RequestError> {
     request(state_dir, RELOAD, RELOAD_MAX)
 }
@@ -236,7 +246,7 @@ pub(crate) fn accept(state_dir: &Path, token: &str) -> Result<Option<Accepted>, 
 ///
 /// # Errors
 ///
-/// A daemon may be running, but the request failed or its answer did not come in time.
+/// A daemon may be running, but the request failed or its answer did not arrive in time.
 fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,
@@ -249,7 +259,7 @@ fn request<T: serde::de::DeserializeOwned>(
     match connect() {
         Ok(stream) => match exchange(stream, line, patience) {
             Ok(answer) => Ok(Some(answer)),
-            // The kernel reports a timeout as one of these.
+            // The kernel reports a timeout as one of these errors.
             Err(error)
                 if matches!(
                     error.kind(),

@@ -36,7 +36,7 @@ pub(super) fn refuse(is_page: bool, error: ApiError) -> Response {
 pub(super) struct ApiError {
     #[serde(skip)]
     pub(super) status: StatusCode,
-    /// When to send the request again, in seconds.
+    /// After how many seconds the client may try again.
     #[serde(skip)]
     retry_after: Option<u64>,
     /// The reason, for people.
@@ -56,7 +56,7 @@ impl ApiError {
         }
     }
 
-    /// Asks the client to wait.
+    /// Asks the client to wait this many seconds.
     pub(super) fn retry_after(self, seconds: u64) -> Self {
         Self {
             retry_after: Some(seconds),
@@ -179,8 +179,8 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
 
 /// A JSON body. Without a body, all options have their defaults.
 ///
-/// Other content types are refused. A page of another site can make a browser send a form, but not
-/// JSON.
+/// Other content types are refused, because a page of another site can make a browser send a form,
+/// but not JSON.
 pub(super) struct Options<T>(pub(super) T);
 
 impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Options<T> {
@@ -199,7 +199,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Options<T> {
             ));
         }
         let body = if body.is_empty() { b"{}" } else { &*body };
-        // Serde would accept an array of values without names.
+        // Serde would also accept an array with the values of the fields.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(ApiError::invalid("the body must be a JSON object"));
         }

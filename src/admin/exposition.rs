@@ -41,8 +41,8 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         }
         Err(_) if lease.is_some() => Vec::new(),
         Ok(Err(error)) => {
-            // Only the log has the error: it names the database and its host, and the metrics need
-            // no token.
+            // Only the log gets the error, because it names the database and its host, and anybody
+            // can read the metrics.
             warn!(%error, "cannot read the state for /metrics");
             return unavailable("the state cannot be read; the log has the reason");
         }
@@ -86,7 +86,9 @@ fn text(
 const LEASE_HELD: &str = "lease_held";
 const LEASE_HELD_HELP: &str = "1 while this process watches the repository, 0 while it waits.";
 
-/// Returns the metrics of a process that does not watch. `metrics` is set if the process sends.
+/// Returns the metrics of a process that does not watch.
+///
+/// `metrics` is set if the process sends.
 pub(super) fn of_waiting(
     database_reachable: bool,
     metrics: Option<&Metrics>,
@@ -112,7 +114,7 @@ pub(super) fn of_waiting(
 struct Figures(Registry);
 
 impl Figures {
-    /// Writes the figures, and the counters of attempts if there are any, as text.
+    /// Returns the figures as text, with the counters of attempts if given.
     fn encode(&self, metrics: Option<&Metrics>) -> Result<String, prometheus::Error> {
         let mut families = metrics.map(Metrics::families).unwrap_or_default();
         families.extend(self.0.gather());
@@ -205,7 +207,7 @@ impl Figures {
 
     fn state_size(&self, daemon: &DaemonReport) -> Result<(), prometheus::Error> {
         let size = daemon.state_size;
-        // Before the first measurement, all three are 0.
+        // Before the first measurement, all three metrics are 0.
         let limit = size.limit.or((size.used == 0).then_some(0));
         for (name, help, bytes) in [
             (
@@ -341,7 +343,7 @@ impl Figures {
             let age = Duration::try_from(now.duration_since(since));
             age.unwrap_or_default().as_secs_f64()
         };
-        // Leave out webhooks that were removed from the configuration and have no deliveries.
+        // Leave out webhooks that are not configured and have no pending or dead deliveries.
         let shown = |webhook: &&WebhookReport| {
             webhook.standing != Standing::Parked || webhook.pending > 0 || webhook.dead > 0
         };
@@ -441,10 +443,12 @@ fn engines(daemon: &DaemonReport) -> Vec<Engine<'_>> {
         .collect()
 }
 
-/// The rows of a metric: the values of its labels, and its value.
+/// The rows of a metric: the values of the labels, and the value of the metric.
 type Rows<'a, T> = Vec<(Vec<&'a str>, T)>;
 
-/// Returns the labels and rows of all engines. Adds the label `repository` if there are several.
+/// Returns the labels and rows of all engines.
+///
+/// Adds the label `repository` if there are several repositories.
 fn labelled<'a, 'l, T>(
     engines: &[Engine<'a>],
     labels: &[&'l str],

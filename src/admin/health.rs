@@ -20,9 +20,9 @@ pub(super) async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'s
     }
 }
 
-/// Returns whether the daemon watches, with the reason.
+/// Returns 200 if the daemon watches, else 503, with a line about its state.
 ///
-/// Without the token, the reason names no host, database or process.
+/// The line names hosts, databases and processes only to clients that `auth` permits.
 pub(super) async fn readyz(
     State(server): State<Arc<Server>>,
     request: Request,

@@ -3,7 +3,7 @@
 //! Constraint: an attacker may point the host name of a page at 127.0.0.1, so that the page can
 //! read answers of this server (DNS rebinding). Such a request has the attacker's name in `Host`.
 //! So `Host` must be an IP address, a name of this machine or one of `admin.hosts`. Other requests
-//! of foreign pages have the header `Origin` or `Sec-Fetch-Site`, which a page cannot remove.
+//! from foreign pages have the header `Origin` or `Sec-Fetch-Site`, which a page cannot remove.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -84,7 +84,9 @@ pub(super) fn is_from_own_page(headers: &HeaderMap) -> bool {
     !is_foreign(headers) && (is_same_site || is_of_own_origin(headers) == Some(true))
 }
 
-/// Whether the host and port in `Origin` are those in `Host`. `None` without `Origin`.
+/// Whether the host and port in `Origin` are those in `Host`.
+///
+/// `None` without `Origin`.
 fn is_of_own_origin(headers: &HeaderMap) -> Option<bool> {
     let origin = headers.get(ORIGIN)?.to_str().ok();
     let host = headers.get(HOST).and_then(|host| host.to_str().ok());
@@ -117,7 +119,7 @@ enum Name<'a> {
 }
 
 impl<'a> Name<'a> {
-    /// Parses a `Host` header. `None` if it has anything else than a host and a port.
+    /// Parses a `Host` header. `None` unless it is a host, or a host and a port.
     fn read(header: &'a str) -> Option<Self> {
         let authority: Authority = header.parse().ok()?;
         let (host, rest) = header.split_at_checked(authority.host().len())?;
@@ -184,7 +186,7 @@ mod tests {
     #[test]
     fn pages_of_other_sites_are_foreign() {
         const SITE: &str = "sec-fetch-site";
-        // The headers, whether they are foreign, and whether they prove a page of this server.
+        // The headers, whether they are foreign, and whether they are from a page of this server.
         type Headers = &'static [(&'static str, &'static str)];
         let cases: [(Headers, bool, bool); 8] = [
             (&[("host", "localhost:1")], false, false),

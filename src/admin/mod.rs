@@ -1,14 +1,15 @@
 //! The admin server (health, metrics, API and page over HTTP) and the control socket.
 //!
 //! Constraint: health answers even if all other parts of the daemon are stuck. The API and the
-//! commands share the functions of [`crate::operator`], so both list and change the same things.
+//! commands share the functions of [`crate::operator`], so both show the same data and make the
+//! same changes.
 //!
 //! Modules: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the
-//! paths. A request passes three checks: `hosts` refuses requests of other sites, `guard` limits
+//! paths. A request passes three checks: `hosts` refuses requests from other sites, `guard` limits
 //! bodies and texts, and `auth` checks the token or one of the `sessions`. `reads`, `actions` and
-//! [`stream`] answer requests to the API, and `page` answers browsers. All of them use the store
-//! through `blocking`, and cut listings into pages by `pages`. [`waiting`] serves health while the
-//! process waits for its lease.
+//! [`stream`] answer requests to the API, and `page` answers browsers. These four modules access
+//! the store through `blocking`, and `pages` splits their listings into pages. [`waiting`] serves
+//! health while the process waits for its lease or for the database.
 
 mod actions;
 mod auth;
@@ -52,12 +53,11 @@ use crate::report::Sources;
 /// The parts of the daemon that the admin server and the control socket use.
 pub(crate) struct Admin {
     pub(crate) sources: Sources,
-    /// The queues. They are woken after a change of deliveries or webhooks.
+    /// The queues to wake after a change of deliveries or webhooks.
     pub(crate) queues: Arc<QueueHandles>,
     pub(crate) requests: mpsc::Sender<Request>,
     state_dir: PathBuf,
     bounded: Bounded,
-    /// The new items for the clients of the stream.
     news: News,
     /// The sessions of browsers. They outlive a reload that keeps the token.
     sessions: Arc<Sessions>,

@@ -20,7 +20,9 @@ const LIMIT: usize = 50;
 /// The maximum number of items on a page.
 const LIMIT_MAX: usize = 500;
 
-/// The maximum size of the items of a page in JSON, in bytes. A single item may be larger.
+/// The maximum size of the items of a page in JSON, in bytes.
+///
+/// A single item may be larger.
 const BYTES_MAX: usize = 1024 * 1024;
 
 /// The maximum length of a cursor, in bytes.
@@ -28,7 +30,7 @@ const CURSOR_MAX: usize = 32;
 
 /// A listing with pages.
 ///
-/// A cursor has the letter of its listing, so that it does not work for another one.
+/// A cursor contains the letter of its listing, so it is invalid for another listing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Listing {
     Events,
@@ -95,8 +97,9 @@ impl Place {
     }
 }
 
-/// Returns the first items of a page, up to [`BYTES_MAX`]. Also returns the position after which
-/// the next page begins, if there is one.
+/// Returns the first items of a page, up to [`BYTES_MAX`].
+///
+/// Also returns the position after which the next page begins, if there is a next page.
 fn first_items<T, V: Serialize>(
     page: &Page<T>,
     view: fn(&T) -> V,

@@ -22,16 +22,15 @@ use crate::store::{EventFilter, Listings, Selector, WebhookState};
 /// How long a request waits for the counts of deliveries.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
-/// How long a request waits for reading the configuration file.
+/// How long a request waits until the configuration file is read.
 const FILE_MAX: Duration = Duration::from_secs(2);
 
 /// How to count deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counts {
-    /// All of them. This reads an index of all deliveries.
+    /// Count all deliveries. This reads a whole index.
     Exact,
-    /// Up to this number, so that counting stays fast. A greater count only means that there are
-    /// more.
+    /// Count up to this number, so that counting stays fast. A greater result means "more".
     UpTo(u64),
 }
 
@@ -61,12 +60,15 @@ pub(super) async fn report(server: &Server, counts: Counts) -> Result<Report, Ap
     admin.read(report).await
 }
 
-/// Reads the settings in the configuration file. Returns those in use if reading takes too long.
+/// Reads the settings in the configuration file.
+///
+/// Returns the settings in use if reading takes too long.
 async fn settings_of_file(admin: &Admin) -> Settings {
     let config = admin.sources.config();
     let present = Settings::of(&config);
     let read = move || {
-        // A file with errors must differ from the settings that the daemon uses.
+        // The status then shows an invalid file as changed, because the defaults differ from the
+        // settings in use.
         Ok(config::load(&config.file, &WithoutSecrets).map_or_else(
             |_| Settings::default(),
             |loaded| Settings::of(&loaded.config),

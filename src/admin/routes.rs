@@ -20,7 +20,7 @@ use super::{Admin, actions, blocking, exposition, guard, health, openapi, page, 
 pub(super) struct Server {
     pub(super) admin: Arc<Admin>,
     pub(super) access: Access,
-    /// Cancelled when the server stops. It ends streams.
+    /// Cancelled when the server stops. Streams then end.
     pub(super) stop: CancellationToken,
 }
 
@@ -44,8 +44,9 @@ pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
         .routes(routes!(actions::replay))
 }
 
-/// Returns all paths. All need access by `auth`, except health, metrics, the login and the page's
-/// files.
+/// Returns all paths.
+///
+/// All paths need access by `auth`, except health, metrics, the login and the page's files.
 pub(super) fn all(server: &Arc<Server>) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))

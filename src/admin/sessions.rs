@@ -1,9 +1,9 @@
 //! Keeps the sessions of browsers.
 //!
-//! Constraint: a session that has ended is invalid immediately, even if somebody kept its cookie.
-//! So the sessions are stored here, in memory. A restart of the daemon ends all of them. A reload
-//! ends them only if it changes the token, because each session belongs to one token. A cookie has
-//! random digits, and only their hash is stored.
+//! Constraint: an ended session is invalid immediately, even if somebody kept its cookie. So the
+//! daemon keeps the sessions in memory. A restart ends all of them. A reload ends them only if it
+//! changes the token, because each session belongs to one token. A cookie has random digits, and
+//! only the hash of the digits is stored.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -48,7 +48,9 @@ impl Sessions {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Begins a session. Returns its digits, or `None` if no random numbers are available.
+    /// Begins a session.
+    ///
+    /// Returns its digits, or `None` if no random numbers are available.
     pub(super) fn begin(&self, token: Hash, moment: Duration) -> Option<String> {
         let mut random = [0; 32];
         let provider = rustls::crypto::ring::default_provider();
@@ -74,7 +76,7 @@ impl Sessions {
         self.is_valid(id, token, moment).then_some(id)
     }
 
-    /// Whether a session of this token has not ended.
+    /// Whether the session belongs to this token and has not ended.
     pub(super) fn is_valid(&self, id: SessionId, token: Hash, moment: Duration) -> bool {
         let sessions = self.lock();
         let session = sessions.get(&id.0);
@@ -86,7 +88,9 @@ impl Sessions {
         self.lock().remove(&hash(digits.as_bytes()));
     }
 
-    /// Ends the sessions of all other tokens. They stay ended even if their token is set again.
+    /// Ends the sessions of all other tokens.
+    ///
+    /// They do not return if their token is configured again.
     pub(super) fn end_others(&self, token: Option<Hash>) {
         self.lock()
             .retain(|_, session| Some(session.token) == token);

@@ -12,10 +12,12 @@ use tokio::net::{TcpListener, UnixListener, UnixSocket, UnixStream};
 
 use crate::config::{AdminServer, Listen};
 
-/// How long connecting to a socket may take, before it counts as one with a listener.
+/// How long connecting to a socket may take.
+///
+/// If connecting takes longer, the socket is assumed to have a listener.
 const ACCEPT_MAX: Duration = Duration::from_secs(1);
 
-/// The maximum number of connections that wait to be accepted, as in the standard library.
+/// The maximum number of connections that wait to be accepted.
 const BACKLOG: u32 = 1024;
 
 /// A socket for the admin server.
@@ -58,7 +60,7 @@ impl SocketFile {
 }
 
 impl Bound {
-    /// Closes a socket that is not used. Removes its file, because nobody listens there.
+    /// Closes a socket that is not needed, and removes its file.
     pub(crate) fn discard(self) {
         if let Self::Unix(_, file) = self {
             file.remove();
@@ -70,7 +72,8 @@ impl Bound {
 ///
 /// # Errors
 ///
-/// The address is in use or not of this machine, or the path has a file that is not a dead socket.
+/// The address is in use or not an address of this machine, or the path has a file that is not a
+/// dead socket.
 pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
     match &server.listen {
         Listen::Tcp(address) => TcpListener::bind(address).await.map(Bound::Tcp),
@@ -79,7 +82,7 @@ pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
             let socket = UnixSocket::new_stream()?;
             socket.bind(path)?;
             let file = SocketFile::at(path)?;
-            // Nobody can connect before `listen`, so the umask gives nobody access.
+            // Nobody can connect before `listen`, so access is never wider than `mode`.
             let listening = std::fs::set_permissions(path, Permissions::from_mode(server.mode))
                 .and_then(|()| socket.listen(BACKLOG));
             match listening {
@@ -93,7 +96,7 @@ pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
     }
 }
 
-/// Removes a socket without a listener. A killed daemon leaves one behind.
+/// Removes a socket without a listener, which a killed daemon leaves behind.
 async fn remove_dead(path: &Path) -> io::Result<()> {
     match path.symlink_metadata() {
         Ok(metadata) if metadata.file_type().is_socket() => {}

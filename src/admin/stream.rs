@@ -35,7 +35,9 @@ use crate::store::{EventFilter, ListedDelivery, ListedEvent, Listings, Selector}
 /// The time between two checks for new items.
 const INTERVAL: Duration = Duration::from_millis(500);
 
-/// The number of checks after the last client disconnected. A client can reconnect in this time.
+/// The number of checks after the last client disconnected.
+///
+/// Until then, a client can reconnect without missing items.
 const ROUNDS_KEPT: u32 = 60;
 
 /// The maximum number of items that are kept for slow clients.
@@ -50,7 +52,7 @@ const CLIENTS_MAX: usize = 16;
 /// How long a client waits for the first comparison.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// The time between two comments to an idle client. They keep the connection open.
+/// The time between two comments to an idle client, which keep the connection open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// An item of the stream.
@@ -200,7 +202,7 @@ pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
 /// New events and changed deliveries, the oldest first.
 type Items = (Vec<ListedEvent>, Vec<ListedDelivery>);
 
-/// The items of both listings that were compared last.
+/// The items of both listings at the last comparison.
 struct Compared {
     listings: Listings,
     version: i64,
@@ -210,7 +212,7 @@ struct Compared {
 
 impl Compared {
     fn start(listings: Listings) -> Result<Self, ApiError> {
-        // Read first, so that the next round compares the state after a later commit.
+        // Read the version first. If a commit follows, the next round then compares the state.
         let version = listings.version()?;
         let events = listings.events(&EventFilter::default(), COMPARED)?;
         let deliveries = listings.deliveries(&Selector::default(), COMPARED)?;
@@ -241,7 +243,7 @@ impl Compared {
     }
 }
 
-/// Compares the state until there was no client for half a minute.
+/// Compares the state until there has been no client for half a minute.
 async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
     let config = admin.sources.config();
     let start = move || Compared::start(Listings::of(&config)?);
@@ -309,7 +311,9 @@ impl Client {
         }
     }
 
-    /// Returns the next message, if it is available now. The outer `None` ends the stream.
+    /// Returns the next message, if it is available now.
+    ///
+    /// The outer `None` ends the stream.
     fn now(&mut self) -> Option<Option<Event>> {
         let moment = self.server.admin.sources.clock.moment();
         if !self.server.access.allows(self.permit, moment) {

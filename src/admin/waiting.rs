@@ -2,8 +2,8 @@
 //!
 //! Constraint: this server must release its address before the daemon starts. It serves only
 //! `/healthz`, `/readyz` and `/metrics`, because a process that waits has no listings. Such a
-//! process may send deliveries. `/readyz` names the database and the other process only with the
-//! token.
+//! process may still send deliveries. `/readyz` names the database and the other process only to
+//! clients that `auth` permits.
 
 use std::sync::Arc;
 
@@ -41,7 +41,9 @@ pub(crate) struct Wait {
     pub(crate) metrics: Option<Arc<Metrics>>,
 }
 
-/// The admin server while the process waits. It runs if it is configured and its address is free.
+/// The admin server while the process waits.
+///
+/// It runs if it is configured and its address is free.
 pub(crate) struct WaitingServer {
     wait: watch::Sender<Wait>,
     tasks: JoinSet<()>,
@@ -57,11 +59,11 @@ impl WaitingServer {
         }
     }
 
-    /// Sets the state. Starts the server unless it runs already.
+    /// Sets the state. Starts the server if it is not running.
     pub(crate) async fn waits(&mut self, wait: Wait, settings: Option<&AdminServer>) {
         self.wait.send_replace(wait);
         let Some(settings) = settings else { return };
-        // A running server ends only by `stop`.
+        // The server is already running. Only `stop` ends it.
         if !self.tasks.is_empty() {
             return;
         }
@@ -105,7 +107,7 @@ async fn serve(
     }
 }
 
-/// The data of the handlers, and the rule for access to names.
+/// The state that the handlers share.
 struct Shown {
     wait: watch::Receiver<Wait>,
     access: Access,

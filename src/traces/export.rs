@@ -214,7 +214,7 @@ impl Failure {
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
-    /// The headers of `otlp.headers`. They replace headers in the environment variable.
+    /// The headers of `otlp.headers`. They replace those of `OTEL_EXPORTER_OTLP_HEADERS`.
     headers: HeaderMap,
     failure: Failure,
 }

@@ -1,5 +1,6 @@
-//! Changes many deliveries. First shows their number, then changes them only if it is still the
-//! same.
+//! Changes many deliveries.
+//!
+//! First shows the number of deliveries, and then changes them only if the number is the same.
 
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub(super) async fn count(
     Ok(page(Section::Deliveries, title, &content))
 }
 
-/// Changes the deliveries, if their number is still the shown one.
+/// Changes the deliveries, if their number is still the number that the form showed.
 pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Result<Page, Failure> {
     let mut posted = Posted::read(&body);
     let expected = posted.expected()?;
@@ -86,7 +87,9 @@ fn words(action: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// Makes the request to the API. Without an expected number, the request only counts deliveries.
+/// Makes the request to the API.
+///
+/// Without an expected number, the request only counts deliveries.
 fn bulk(chosen: &Chosen, expected: Option<u64>) -> Bulk {
     Bulk {
         ids: Vec::new(),

@@ -7,7 +7,7 @@ use crate::metrics::Minute;
 
 /// The height of a chart, in units of its view box.
 const HEIGHT: u64 = 60;
-/// The width of the bar of one minute, with the gap to the next one.
+/// The width of the bar of one minute, with the gap to the next bar.
 const BAR: usize = 6;
 
 /// Draws the attempts of each minute, and the mean time from a change to its callback.
@@ -48,7 +48,9 @@ fn chart(minutes: usize, label: &str, content: &Markup) -> Markup {
     }
 }
 
-/// Returns the height of the bar for a value. Every value above 0 has a visible bar.
+/// Returns the height of the bar for a value.
+///
+/// Every value above 0 has a visible bar.
 fn height(value: u64, highest: Option<u64>) -> u64 {
     let highest = highest.unwrap_or(0).max(1);
     let height = value.saturating_mul(HEIGHT) / highest;

@@ -1,4 +1,4 @@
-//! The forms that select events and deliveries, and those that confirm a change of the selection.
+//! The forms that select events and deliveries, and the forms that confirm changes.
 
 use std::collections::BTreeMap;
 
@@ -23,7 +23,9 @@ pub(super) fn field(name: &str, label: &str, chosen: &str, example: &str) -> Mar
     }
 }
 
-/// Makes the fields for a project and a range of times with these labels.
+/// Makes the fields for a project and a time range.
+///
+/// `since` and `until` each have a label and a value.
 pub(super) fn project_and_times(project: &str, since: (&str, &str), until: (&str, &str)) -> Markup {
     html! {
         (field("project", "Project", project, "organization/project"))
@@ -87,7 +89,7 @@ pub(super) fn webhook_names(server: &Server) -> Vec<String> {
     webhooks.map(|webhook| webhook.name().to_owned()).collect()
 }
 
-/// Makes the form that confirms a change of the counted items.
+/// Makes the form that confirms a change of `expected` items.
 ///
 /// `fields` are the hidden fields that select the items.
 pub(super) fn confirmation(

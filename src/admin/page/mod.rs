@@ -2,8 +2,8 @@
 //!
 //! Constraint: the page keeps no data and has no rules. It calls the handlers of the API and
 //! renders the types of their answers. Only charts, payloads and settings are not in the API. File
-//! names and receivers' answers are untrusted text. So only `maud` puts text into HTML, and escapes
-//! it. All views and actions work without JavaScript. Actions use forms.
+//! names and receivers' answers are untrusted text. So only `maud`, which escapes text, makes HTML.
+//! All views and actions work without JavaScript. Actions use forms.
 //!
 //! Modules: `shell` is the HTML around each view. `overview`, `webhooks`, `deliveries`, `bulk`,
 //! `events`, `payload`, `replay` and `settings` are the views. `charts` draws the charts of the
@@ -48,8 +48,10 @@ const FILES: [(&str, &str, &str); 3] = [
     ("/icon.svg", "image/svg+xml", include_str!("icon.svg")),
 ];
 
-/// Serves the files of the page. They need no login, because the login form uses them. So they
-/// contain no data of the daemon.
+/// Serves the files of the page.
+///
+/// The files need no login, because the login form uses them. So they contain no data of the
+/// daemon.
 pub(super) fn files() -> Router {
     FILES
         .into_iter()

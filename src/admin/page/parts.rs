@@ -9,7 +9,7 @@ use crate::report::SHOWN_MAX;
 /// The number of characters of an event id in tables.
 const SHORT_ID: usize = 16;
 
-/// Shows a time in UTC. The page's script replaces it by the local time.
+/// Shows a time in UTC. The page's script converts it to local time.
 pub(super) fn time(at: Timestamp) -> Markup {
     let utc = at.strftime("%Y-%m-%d %H:%M:%S UTC").to_string();
     html! { time datetime=(at) title=(utc) { (utc) } }

@@ -30,7 +30,7 @@ const LINES: usize = 5_000;
 
 /// The size of a part of a download, in bytes.
 ///
-/// Each part is read separately, so a download takes the memory of one part, also if the client is
+/// Each part is read separately, so a download takes the memory of one part, even if the client is
 /// slow.
 const PART: usize = 1024 * 1024;
 
@@ -77,7 +77,7 @@ fn lines(payload: &PayloadPart) -> Markup {
     }
 }
 
-/// Sends the payload as a file, byte for byte. Browsers save the file and do not show it as a page.
+/// Sends the unchanged payload as a file, which browsers save instead of showing.
 pub(super) async fn download(
     State(server): State<Arc<Server>>,
     Named(id): Named,
@@ -137,9 +137,9 @@ impl Download {
     }
 }
 
-/// The error if the rest of a payload cannot be read, for example because it was removed.
+/// The error if the rest of a payload cannot be read, for example after its removal.
 ///
-/// It closes the connection, so the client notices that bytes are missing.
+/// The error closes the connection, so the client notices that bytes are missing.
 #[derive(Debug, thiserror::Error)]
 #[error("the rest of the payload cannot be read")]
 struct Gone;

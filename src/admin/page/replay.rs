@@ -1,5 +1,6 @@
-//! Replays events to a webhook. First shows their number, then queues them only if it is still the
-//! same.
+//! Replays events to a webhook.
+//!
+//! First shows the number of events, and then queues them only if the number is the same.
 
 use std::sync::Arc;
 
@@ -38,7 +39,9 @@ impl Chosen {
         ]
     }
 
-    /// Makes the request to the API. Without an expected number, the request only counts events.
+    /// Makes the request to the API.
+    ///
+    /// Without an expected number, the request only counts events.
     fn options(&self, expected: Option<u64>) -> ReplayOptions {
         ReplayOptions {
             repository: None,
@@ -52,7 +55,9 @@ impl Chosen {
     }
 }
 
-/// Shows the form. If a webhook is chosen, also shows the number of selected events.
+/// Shows the form.
+///
+/// If a webhook is chosen, also shows the number of selected events.
 pub(super) async fn form(
     State(server): State<Arc<Server>>,
     Query(chosen): Query<Chosen>,
@@ -105,7 +110,7 @@ fn selected(chosen: &Chosen, matched: u64) -> Markup {
     }
 }
 
-/// Queues the events, if their number is still the shown one.
+/// Queues the events, if their number is still the number that the form showed.
 pub(super) async fn apply(State(server): State<Arc<Server>>, body: Bytes) -> Result<Page, Failure> {
     let mut posted = Posted::read(&body);
     let expected = posted.expected()?;

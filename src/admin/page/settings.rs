@@ -1,7 +1,7 @@
 //! Shows the loaded configuration without secrets.
 //!
-//! Constraint: values that may be secrets are never shown. Headers are shown without their values,
-//! signing secrets only by their number, and URLs as in errors, without parts that may be secret.
+//! Constraint: values that may be secrets are never shown. The page shows the names of headers, the
+//! number of signing secrets, and, as in errors, URLs without the parts that may be secret.
 
 use std::sync::Arc;
 use std::time::Duration;

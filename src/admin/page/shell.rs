@@ -128,7 +128,7 @@ pub(in crate::admin) fn login(alert: Option<&str>) -> Page {
     Html(document.into_string())
 }
 
-/// The error of a view, which is answered as a page.
+/// The error of a view. The answer is a page that shows the error.
 pub(super) struct Failure(ApiError);
 
 impl<E: Into<ApiError>> From<E> for Failure {
@@ -163,7 +163,7 @@ fn title_of(status: StatusCode) -> &'static str {
     }
 }
 
-/// Makes the page for a request without access. It has no navigation.
+/// Makes the page for a refused request, without the navigation.
 pub(in crate::admin) fn refused(error: &ApiError) -> Response {
     let title = title_of(error.status);
     let document = html! {
