@@ -1,8 +1,8 @@
 //! Sends requests to all engines: to list their held removals, or to release them.
 //!
-//! Constraint: an engine that does not answer delays its request for a limited time, and no other
-//! request at all. The answer names its repository, so that nobody reads its silence as "nothing is
-//! held".
+//! Constraint: an engine that does not answer delays only the current request, and only for a
+//! limited time. The list of held removals names the repositories of such engines, because their
+//! held removals are unknown.
 
 use std::time::Duration;
 
@@ -14,13 +14,15 @@ use crate::engine::commands::{Command, Commands};
 use crate::engine::held_removals::{Accepted, HeldProjects};
 use crate::engine::statuses::OfRepository;
 
-/// How long an engine without progress may take to answer. It answers between two steps.
+/// How long to wait for the answer of an engine that makes no progress.
+///
+/// An engine answers only between two steps.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// An engine that makes progress may take this many times [`PATIENCE`].
+/// How many times [`PATIENCE`] to wait for an engine that makes progress.
 const TIMES: usize = 2;
 
-/// An engine that receives requests, with its repository.
+/// An engine to send requests to, with its repository.
 pub(super) struct Asked {
     pub(super) repository: OfRepository,
     pub(super) commands: Commands,
@@ -65,7 +67,9 @@ impl Asking {
         join_all(held).await
     }
 
-    /// Gives a command and waits for its answer. If none comes in time, the command is withdrawn.
+    /// Sends a command to an engine and waits for the answer.
+    ///
+    /// If no answer arrives in time, returns `None`, and the command is withdrawn.
     async fn ask<T>(
         &self,
         asked: &Asked,
@@ -86,7 +90,7 @@ impl Asking {
         None
     }
 
-    /// Accepts the held removals of all engines, if they are those that the token identifies.
+    /// Releases the held removals of all engines if `token` still identifies them.
     pub(super) async fn accept(&self, token: String) -> Accepted {
         let held = self.held().await;
         if self.whole(held.clone()).token != token {
@@ -124,7 +128,9 @@ impl Asking {
     }
 }
 
-/// Merges the answers of the engines that hold removals. `None` is an engine that did not answer.
+/// Merges the engines' answers to a release.
+///
+/// The answer of an engine that did not respond is `None`.
 fn outcome<'a>(answers: impl Iterator<Item = (Option<&'a str>, Option<Accepted>)>) -> Accepted {
     let (mut released, mut refusals) = (0_usize, Vec::new());
     for (name, answer) in answers {
@@ -145,7 +151,7 @@ fn outcome<'a>(answers: impl Iterator<Item = (Option<&'a str>, Option<Accepted>)
     }
 }
 
-/// Why an engine did not release its held removals.
+/// Returns why an engine did not release its held removals.
 fn reason((name, answer): (Option<&str>, Option<Accepted>)) -> String {
     let reason = match answer {
         Some(Accepted::Failed(reason)) => format!("cannot record the decision: {reason}"),

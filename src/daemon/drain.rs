@@ -13,19 +13,19 @@ use super::{Daemon, Signals};
 use crate::os;
 use crate::store::Store;
 
-/// The reason why the parts are stopped.
+/// Why the daemon stops its parts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reason {
     /// The process ends.
     End,
-    /// Another process took over. This one becomes a standby.
+    /// Another process took over. This process becomes a standby.
     Superseded,
 }
 
 /// How the parts stopped.
 pub(super) struct Drained {
-    /// The part that panicked, if any. A part that has not ended is not reported as a failure,
-    /// because its file system may be stuck.
+    /// The part that panicked, if any. An engine that has not ended is no failure, because its file
+    /// system may be stuck.
     pub panicked: Option<&'static str>,
     /// Whether a signal to stop arrived during the drain.
     pub is_signalled: bool,
@@ -33,32 +33,32 @@ pub(super) struct Drained {
     pub leaving: Vec<Leaving>,
 }
 
-/// How long requests in progress may take after the stop began.
+/// How long to wait for requests in progress during a stop.
 pub(super) const DRAIN: Duration = Duration::from_secs(10);
 
-/// How long closing the store may take. The database may not answer.
+/// How long to wait for the store to close. A database may not answer.
 const CLOSE: Duration = Duration::from_secs(3);
 
-/// How long the admin server and the background tasks may take to end, before the store is closed.
+/// How long to wait for the admin server and the background tasks to end.
 const OTHERS: Duration = Duration::from_secs(2);
 
-/// How long closing the store may take after a signal to stop immediately.
+/// How long to wait for the store to close after a signal to stop immediately.
 const CLOSE_IMMEDIATELY: Duration = Duration::from_millis(500);
 
-/// How long the engines may take to end if they can record nothing more.
+/// How long to wait for the engines to end once they can record nothing more.
 const ENGINES: Duration = Duration::from_secs(1);
 
 impl Daemon<'_> {
     /// Stops inference, waits for requests in progress, and closes the store.
     ///
-    /// A signal to stop in the meantime ends the wait for requests and shortens the rest. Each wait
-    /// has a limit, because a database or a file system may not answer.
+    /// A signal to stop ends the wait for requests and shortens the later waits. Every wait has a
+    /// time limit, because a database or a file system may not answer.
     pub(super) async fn drain(
         self,
         reason: Reason,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     ) -> Drained {
-        // Waiting commands get no answer.
+        // Commands that still wait for an answer get none.
         drop(self.requests);
         let since = self.clock.now();
         let (engines, mut leaving) = self.engines.stop();
@@ -68,7 +68,7 @@ impl Daemon<'_> {
                 info!("stopping: waiting for requests in progress");
                 DRAIN
             }
-            // No `STOPPING=1`: systemd would end the service after it.
+            // Do not send `STOPPING=1`, because systemd would then end the service.
             Reason::Superseded => {
                 info!("another process took over: waiting for requests in progress");
                 ENGINES
@@ -98,7 +98,7 @@ impl Daemon<'_> {
             background.stop().await;
         };
         let is_signalled = close(self.store, others, is_signalled, signals.stop()).await;
-        // Without its store, an engine ends unless a file system does not answer.
+        // The store is closed, so an engine ends now unless its file system is stuck.
         let _ = timeout(ENGINES, engines.ended()).await;
         let engines = engines.ends(since);
         log_stuck(&engines.stuck, reason);
@@ -114,7 +114,7 @@ impl Daemon<'_> {
     }
 }
 
-/// Logs which repositories have an engine that has not ended.
+/// Logs the repositories whose engines have not ended.
 fn log_stuck(stuck: &[Leaving], reason: Reason) {
     if stuck.is_empty() {
         return;
@@ -151,10 +151,10 @@ pub(super) async fn wait(
     }
 }
 
-/// Waits for `others` and closes the store. Returns whether a signal to stop arrived, now or
-/// before.
+/// Waits for `others` and closes the store.
 ///
-/// Parts that do not end must not keep the store from releasing its lease.
+/// The wait is limited: the store must release its lease even if a part does not end. Returns
+/// whether a signal to stop arrived, now or earlier (`is_signalled`).
 pub(super) async fn close(
     store: Store,
     others: impl Future<Output = ()>,

@@ -1,10 +1,12 @@
-//! The engines: one for each repository.
+//! Runs one engine for each repository.
 //!
-//! Constraint: a fault of one repository stops no other engine, so each wait for an engine has a
-//! limit. Each repository has at most one engine. While a removed engine has not ended, its
-//! repository cannot be added again. After the loss of a lease, the next engine of a repository
-//! waits until the former one has ended, so that stuck threads do not accumulate. An engine that
-//! ends unexpectedly ends the daemon, as every other part does.
+//! Constraint: a fault in one repository must not stop the engines of the others. So every wait for
+//! an engine has a time limit.
+//!
+//! At most one engine works on a repository. A removed repository cannot be added again before its
+//! engine has ended. If this process loses the lease and gets it again, the new engine of a
+//! repository waits until the former engine has ended. So stuck threads do not accumulate. If an
+//! engine ends unexpectedly, the daemon ends too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,7 +30,7 @@ use crate::engine::{Engine, Parts};
 use crate::store::{RepositoryStore, Store};
 use crate::traces::Traces;
 
-/// How long a reload waits for the engines of removed or rejected repositories.
+/// How long a reload waits for a removed or rejected engine to end.
 const REMOVED: Duration = Duration::from_secs(5);
 
 /// The parts that all engines share.
@@ -50,8 +52,9 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the threads. They do nothing before [`Engine::begin`], and before `former` is
-    /// cancelled.
+    /// Starts the threads of an engine.
+    ///
+    /// They do nothing until [`Engine::begin`] is called and `former` is cancelled.
     fn start(
         config: &Arc<Config>,
         common: &Common,
@@ -92,7 +95,7 @@ impl Running {
         self.repository.name.as_deref().unwrap_or_default()
     }
 
-    /// Logs how the engine of a removed repository has ended.
+    /// Logs how the engine of a removed repository ended.
     fn log_removed(self) {
         let repository = self.name().to_owned();
         match self.engine.join() {
@@ -109,7 +112,7 @@ impl Running {
     }
 }
 
-/// An engine that is stopping and has not ended. The file system of its repository may not answer.
+/// An engine that is stopping but has not ended. Its file system may be stuck.
 pub(crate) struct Leaving {
     running: Running,
     /// The time when the stop began.
@@ -121,7 +124,7 @@ impl Leaving {
         self.running.end.is_cancelled()
     }
 
-    /// The name of the repository, or the path of the only one.
+    /// Returns the name of the repository, or its path if it is the only repository.
     pub(super) fn shown(&self) -> &str {
         self.running.repository.shown()
     }
@@ -134,7 +137,7 @@ impl Leaving {
         }
     }
 
-    /// Logs how its thread has ended.
+    /// Logs how the engine ended.
     fn log_ended(self) {
         let repository = self.shown().to_owned();
         match self.running.engine.join() {
@@ -159,7 +162,7 @@ impl Stopping {
         join_all(self.0.iter().map(|one| one.end.cancelled())).await;
     }
 
-    /// Returns how the threads ended. Does not wait for their end.
+    /// Returns how the engines ended, and the engines that have not ended yet.
     pub(super) fn ends(self, since: Timestamp) -> Ends {
         let mut ends = Ends::default();
         for running in self.0 {
@@ -176,47 +179,47 @@ impl Stopping {
 /// How the engines ended.
 #[derive(Default)]
 pub(super) struct Ends {
-    /// Whether one of them panicked.
+    /// Whether an engine panicked.
     pub(super) has_panicked: bool,
     /// The engines that have not ended.
     pub(super) stuck: Vec<Leaving>,
 }
 
-/// A change in the engines that the supervisor handles.
+/// A change that the supervisor must handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The state of an engine changed.
+    /// The state of an engine changed, or a removed engine ended.
     Changed,
-    /// An engine ended.
+    /// An engine ended unexpectedly.
     Ended,
 }
 
-/// The result of giving a new configuration to the engines.
+/// The result of applying a new configuration to the engines.
 pub(super) struct Switched {
     /// The removed engines that have not ended.
     pub(super) leaving: Vec<Leaving>,
-    /// The repositories whose engines apply the configuration later.
+    /// The repositories whose engines have not applied the configuration yet.
     pub(super) late: Vec<String>,
 }
 
-/// The engines that are taking a new configuration, and the removed ones that are stopping.
+/// The engines that are applying a new configuration, and the removed engines.
 pub(super) struct Switching {
     answers: Vec<Answer>,
     removed: Vec<Running>,
     since: Timestamp,
 }
 
-/// The expected answer of an engine that takes a new configuration.
+/// The pending answer of an engine to a new configuration.
 struct Answer {
     repository: String,
     takes: oneshot::Receiver<()>,
-    /// How long to wait for the answer. Zero for a stuck engine, which takes the configuration
+    /// How long to wait for the answer. Zero for a stuck engine, which applies the configuration
     /// later.
     limit: Duration,
 }
 
 impl Answer {
-    /// Returns the repository if its engine has not taken the configuration in time.
+    /// Returns the repository if its engine did not apply the configuration in time.
     async fn wait(self) -> Option<String> {
         let taken = tokio::time::timeout(self.limit, self.takes).await;
         taken.is_err().then_some(self.repository)
@@ -241,11 +244,13 @@ impl Switching {
 /// The running engines, in the order of the configuration.
 pub(super) struct Engines {
     running: Vec<Running>,
-    /// The engines of added repositories that have not begun. A rejected one stays here until it
-    /// has ended.
+    /// The engines that a reload adds. They begin only when the reload is applied.
+    ///
+    /// After a rejected reload, they stay here until they have ended.
     added: Vec<Running>,
-    /// The engines that have not ended: those of removed repositories, and those from before the
-    /// loss of a lease.
+    /// The engines that are stopping but have not ended.
+    ///
+    /// Their repositories were removed, or this process lost the lease in the meantime.
     leaving: Vec<Leaving>,
     common: Common,
     /// The states of the engines, for other threads.
@@ -253,8 +258,9 @@ pub(super) struct Engines {
 }
 
 impl Engines {
-    /// Starts an engine for each of these configurations. Each waits for the end of the former
-    /// engine of its repository.
+    /// Starts an engine for each configuration.
+    ///
+    /// An engine waits until the former engine of its repository, if in `leaving`, has ended.
     pub(super) fn start(
         configs: &[Arc<Config>],
         common: Common,
@@ -288,7 +294,7 @@ impl Engines {
         self.statuses.set_ending(ending.collect());
     }
 
-    /// Logs and forgets the stopping engines that have ended.
+    /// Removes the stopping engines that have ended, and logs their ends.
     fn forget_ended(&mut self) {
         let leaving = std::mem::take(&mut self.leaving).into_iter();
         let (ended, leaving): (Vec<_>, Vec<_>) = leaving.partition(Leaving::has_ended);
@@ -311,7 +317,7 @@ impl Engines {
         running.find(|one| one.repository.name.as_deref() == name)
     }
 
-    /// The state of the engine of a configuration, if it runs.
+    /// Returns the state of the running engine for a configuration, if any.
     pub(super) fn snapshot_of(&self, config: &Config) -> Option<Snapshot> {
         let found = self.find(config.repository.name_in_keys().as_deref());
         found.map(|one| one.repository.status.snapshot())
@@ -323,8 +329,7 @@ impl Engines {
         }
     }
 
-    /// Waits until a state changes or an engine ends. The end of a removed engine counts as a
-    /// change.
+    /// Waits until the state of an engine changes or an engine ends.
     pub(super) async fn next(&mut self) -> Next {
         self.forget_ended();
         let leaving = self.leaving.iter();
@@ -346,7 +351,7 @@ impl Engines {
         }
     }
 
-    /// Starts the engines of added repositories. They do nothing before [`Self::apply`].
+    /// Starts the engines of added repositories. They do nothing until [`Self::apply`].
     ///
     /// If the reload is rejected, [`Self::reject_added`] ends them.
     ///
@@ -378,7 +383,7 @@ impl Engines {
         Ok(())
     }
 
-    /// Ends the engines of added repositories. Keeps those whose file systems do not answer.
+    /// Stops the engines that a rejected reload added. Keeps those that do not end in time.
     pub(super) async fn reject_added(&mut self) {
         for one in &self.added {
             one.engine.begin_stop();
@@ -388,7 +393,7 @@ impl Engines {
         self.added.retain(|one| !one.end.is_cancelled());
     }
 
-    /// Gives the configurations of a reload to the engines. [`Switching::finish`] waits for them.
+    /// Applies the configurations of a reload. [`Switching::finish`] waits for the engines.
     pub(super) fn apply(&mut self, configs: &[Arc<Config>]) -> Switching {
         let now = self.common.clock.moment();
         let mut removed: Vec<Running> = std::mem::take(&mut self.running);
@@ -435,7 +440,7 @@ impl Engines {
         self.publish();
     }
 
-    /// The names of repositories whose former engines have not ended.
+    /// Returns the names of repositories whose former engines have not ended.
     pub(super) fn leaving(&self) -> impl Iterator<Item = &str> {
         let leaving = self.leaving.iter().filter(|one| !one.has_ended());
         leaving.map(|one| one.running.name())
@@ -451,7 +456,7 @@ impl Engines {
         Asking::new(all, self.common.clock)
     }
 
-    /// Makes all engines end soon. Also returns the earlier ones that have not ended.
+    /// Begins to stop all engines. Also returns those that were stopping already.
     pub(super) fn stop(self) -> (Stopping, Vec<Leaving>) {
         for one in &self.running {
             one.engine.begin_stop();
@@ -460,9 +465,10 @@ impl Engines {
     }
 }
 
-/// Stops the engine of a removed repository. Returns it if it has not ended in time.
+/// Stops the engine of a removed repository. Returns the engine if it does not end in time.
 ///
-/// Its record stays, so that a repository that is added again is compared with it.
+/// The record of the repository is kept. If the repository is added again, its new engine compares
+/// the files with this record.
 async fn stop_removed(removed: Running) -> Option<Running> {
     removed.engine.begin_stop();
     let end = removed.end.cancelled();

@@ -1,7 +1,7 @@
-//! Keeps the admin server at the configured address.
+//! Keeps the admin server running at the configured address.
 //!
-//! Constraint: if the address is in use, or somebody removed the socket, the daemon retries binding
-//! it without a restart. After a failed reload, the server keeps its old address.
+//! Constraint: if the address is in use, or somebody removed the socket file, the daemon retries
+//! without a restart. After a failed reload, the server keeps its old address.
 
 use std::io;
 use std::sync::Arc;
@@ -17,14 +17,14 @@ use crate::config::{AdminServer, Listen};
 pub(super) struct Health {
     pub(super) admin: Arc<Admin>,
     serving: Option<Serving>,
-    /// Whether the log has a warning that the address cannot be bound.
+    /// Whether the last failure to bind the address is logged. Further failures are not.
     is_warned: bool,
 }
 
 /// A running server.
 struct Serving {
     listen: Listen,
-    /// The socket file, if it is a Unix socket.
+    /// The file of a Unix socket. `None` for a TCP address.
     file: Option<SocketFile>,
     stop: CancellationToken,
     task: JoinHandle<()>,
@@ -53,7 +53,7 @@ impl Health {
         }
     }
 
-    /// Starts the server at its configured address, unless it is running there.
+    /// Starts the server at the configured address, unless it runs there already.
     pub(super) async fn keep(&mut self, server: Option<&AdminServer>) {
         let Some(server) = server else { return };
         if self.serving.as_ref().is_some_and(Serving::is_in_place) {
@@ -74,8 +74,8 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// The address is in use, or this machine does not have it. [`Self::keep`] then restores the
-    /// old server.
+    /// The address is in use, or this machine does not have it. The caller then restores the old
+    /// server with [`Self::keep`].
     pub(super) async fn bind(&mut self, server: &AdminServer) -> io::Result<Bound> {
         let takes = |serving: &Serving| serving.takes(&server.listen);
         if self.serving.as_ref().is_some_and(takes) {

@@ -1,13 +1,14 @@
 //! The daemon: starts all parts, supervises them, reloads, and drains.
 //!
-//! Constraint: a rejected reload changes nothing. The daemon never runs without one of its parts:
-//! if a part ends or panics, the daemon exits, and systemd restarts it.
+//! Constraint: a rejected reload changes nothing. If a part panics or ends unexpectedly, the daemon
+//! exits, and systemd restarts it. Only the sender of traces may end without this.
 //!
-//! Modules: [`mod@start`] makes the parts. [`engines`] has the engine of each repository, and
-//! [`asking`] sends them the requests of commands. [`supervise`] handles signals while they run.
-//! [`reload`] changes the configuration. [`drain`] stops the parts in order. [`health`] keeps the
-//! admin server at its address. [`note`] records names and fingerprints. [`sending`] sends
-//! callbacks while another process watches. [`signals`] receives signals all the time.
+//! Modules: [`mod@start`] starts the parts. [`engines`] runs the engine of each repository, and
+//! [`asking`] sends requests of commands to all engines. [`supervise`] handles signals and commands
+//! while the parts run. [`reload`] applies a changed configuration. [`drain`] stops the parts in
+//! order. [`health`] keeps the admin server running. [`note`] records the names of repositories and
+//! the fingerprints of webhooks. [`sending`] sends callbacks while another process watches.
+//! [`signals`] receives signals, also during long waits.
 
 mod asking;
 mod drain;
@@ -43,7 +44,7 @@ use crate::logging::Logging;
 use crate::metrics::Metrics;
 use crate::store::{Notice, OpenError, Store, StoreError};
 
-/// Why the daemon ended.
+/// Why the daemon cannot start, reload or continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
     #[error("cannot open the state")]
@@ -73,7 +74,7 @@ pub(crate) enum DaemonError {
     )]
     OtherRecord {
         state_dir: String,
-        /// Whether the state has several repositories.
+        /// Whether the state was recorded with the setting `repositories`.
         has_several: bool,
     },
     #[error(
@@ -92,12 +93,12 @@ pub(crate) enum DaemonError {
     PartEnded { part: &'static str },
 }
 
-/// The sources of a new configuration, and the logging that it may change.
+/// The parts that are needed to read and apply the configuration again.
 #[derive(Clone, Copy)]
 pub(crate) struct Rereading<'a> {
     /// The source of environment variables and credentials.
     pub(crate) environment: &'static (dyn Environment + Sync),
-    /// The logging, whose level and format a reload may change.
+    /// The logging. A reload may change the level and the format.
     pub(crate) logging: &'a Logging,
     /// Whether the command line sets the log level, so that a reload does not change it.
     pub(crate) level_is_fixed: bool,
@@ -106,10 +107,9 @@ pub(crate) struct Rereading<'a> {
 pub(crate) struct Daemon<'a> {
     config: Arc<Config>,
     rereading: Rereading<'a>,
-    /// The recorded parts of the configuration.
     noted: Noted,
     store: Store,
-    /// The notices of other processes that use the same database. `None` if no other process can.
+    /// The notices of other processes that use the same database. `None` with SQLite.
     notices: Option<watch::Receiver<Notice>>,
     clock: Clock,
     engines: Engines,
@@ -133,8 +133,7 @@ impl DaemonError {
         }
     }
 
-    /// Whether the state refuses this configuration until an operator changes the state or the
-    /// configuration.
+    /// Whether an operator must first change the state or the configuration.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -144,7 +143,7 @@ impl DaemonError {
 }
 
 impl Daemon<'_> {
-    /// Returns the current configuration: after a reload, the new one.
+    /// Returns the current configuration. A reload replaces it.
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config)
     }
@@ -155,7 +154,7 @@ impl Daemon<'_> {
     }
 }
 
-/// The background tasks. They run until the daemon has drained.
+/// The background tasks. They are stopped after the queues.
 struct Background {
     tasks: JoinSet<()>,
     stop: CancellationToken,

@@ -1,9 +1,11 @@
 //! Records the names of repositories and the fingerprints of webhooks in the state.
 //!
-//! Constraint: the recorded list has the name of each repository whose engine may still commit.
-//! Otherwise another process could watch it too, as its only repository. So a reload adds names
-//! before it uses them, and a name is removed only after its engine has ended. After a failure, the
-//! list may have too many names, and the supervisor retries.
+//! A fingerprint is a hash of a webhook's settings.
+//!
+//! Constraint: the recorded list contains every repository whose engine may still commit. Otherwise
+//! another process could watch the same repository as its only one. So a reload records new names
+//! before it applies them. A name is removed only after the repository's engine has ended. After a
+//! failure, the list may contain too many names until a retry succeeds.
 
 use std::sync::Arc;
 
@@ -20,11 +22,13 @@ use crate::store::{Fault, StoreError};
 pub(crate) struct Noted {
     /// Whether the fingerprints of the configured webhooks are stored.
     pub(super) has_webhooks: bool,
-    /// The recorded names of several repositories. `None` after a failure.
+    /// The recorded names of the repositories. `None` after a failure to record them.
+    ///
+    /// Empty with the setting `repository`.
     pub(super) names: Option<Vec<String>>,
-    /// The repositories with projects that the former process watched and this one does not.
+    /// The repositories with projects that only the former process watched.
     pub(super) left_out: Vec<String>,
-    /// The reason why the state refuses the names, as last logged.
+    /// The last logged reason why the state refuses the names.
     pub(super) refusal: Option<String>,
 }
 
@@ -34,16 +38,16 @@ impl Daemon<'_> {
         self.noted.has_webhooks && self.noted.names.as_ref() == Some(&self.names())
     }
 
-    /// The names to record: those of the configuration, and those of engines that have not ended.
+    /// Returns the names of the configured repositories and of stopping engines.
     fn names(&self) -> Vec<String> {
         let leaving = self.engines.leaving().map(str::to_owned);
         united(self.config.repository_names(), leaving)
     }
 
-    /// Records what a new configuration adds, before anything uses it.
+    /// Records the names and fingerprints of a new configuration before it is applied.
     ///
-    /// Unlike at a start, a failure rejects the reload, so that the operator sees the error. If a
-    /// part was recorded nevertheless, the supervisor records the current configuration again.
+    /// A failure rejects the reload, so that the operator sees the error. Names that were recorded
+    /// before the failure are removed by a retry of the supervisor.
     pub(super) async fn note(&mut self, new: &Config) -> Result<(), Vec<String>> {
         let present = self.names();
         let all = united(present.clone(), new.repository_names());
@@ -64,7 +68,9 @@ impl Daemon<'_> {
         })
     }
 
-    /// Records what is not recorded yet: after a start, a reload, or the end of a removed engine.
+    /// Records the names and fingerprints again if the recorded ones are outdated.
+    ///
+    /// They may be outdated after a start, a reload, or the end of a removed engine.
     pub(super) async fn note_again(&mut self) {
         let names = self.names();
         match self.note_names(names).await {
@@ -87,7 +93,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Logs a refusal of the names once.
+    /// Logs why the names cannot be recorded. Logs a new refusal as an error.
     fn report(&mut self, error: &DaemonError) {
         let reason = chain(error);
         let is_refused = matches!(
@@ -102,7 +108,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Records the names of several repositories, unless they are recorded.
+    /// Records these names of repositories, unless they are recorded already.
     async fn note_names(&mut self, names: Vec<String>) -> Result<(), DaemonError> {
         if self.noted.names.as_ref() == Some(&names) {
             return Ok(());
@@ -121,7 +127,7 @@ impl Daemon<'_> {
     }
 }
 
-/// Adds those of `others` that `names` lacks.
+/// Adds the names in `others` that are not in `names`.
 fn united(mut names: Vec<String>, others: impl IntoIterator<Item = String>) -> Vec<String> {
     for name in others {
         if !names.contains(&name) {

@@ -13,7 +13,7 @@ use crate::config::{self, Config, Environment, Loaded, Repository};
 use crate::dispatch::Targets;
 use crate::error::chain;
 
-/// The parts of a reload that can fail. All are made before any of them is used.
+/// The results of the steps of a reload that can fail. No step applies its result.
 struct Prepared {
     config: Arc<Config>,
     /// The configuration of each engine.
@@ -24,12 +24,12 @@ struct Prepared {
     warnings: Vec<String>,
 }
 
-/// How long reading the configuration and the files that it names may take.
+/// The time limit for reading the configuration and the files that it names.
 const LOAD_MAX: Duration = Duration::from_secs(20);
 
-/// Reads the configuration on a separate thread. An error lists all problems in it.
+/// Reads the configuration on a separate thread. An error lists all problems.
 ///
-/// The file system of one of its files may hang, and signals must not wait for it.
+/// A file system may hang, and the daemon must still handle signals.
 pub(super) async fn load(
     file: &Path,
     environment: &'static (dyn Environment + Sync),
@@ -53,10 +53,10 @@ pub(super) async fn load(
     }
 }
 
-/// Refuses a new name for one of several repositories, because its record belongs to the old name.
+/// Refuses to rename one of several repositories.
 ///
-/// Under a new name, the repository would begin a new record. Then changes that are not recorded
-/// yet, and held removals, would cause no events.
+/// The record of a repository belongs to its name. Under a new name, the repository would begin a
+/// new record. Then unrecorded changes and held removals would cause no events.
 pub(super) fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> {
     let gone = |one: &&Repository| {
         new.repositories
@@ -116,7 +116,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Prepares the parts of a reload that can fail, without changing anything.
+    /// Performs the steps of a reload that can fail, without applying their results.
     async fn prepare(&mut self) -> Result<Prepared, Vec<String>> {
         let loaded = load(&self.config.file, self.rereading.environment).await?;
         for warning in &loaded.warnings {
@@ -169,7 +169,7 @@ impl Daemon<'_> {
         })
     }
 
-    /// Starts the added engines, and records the parts of the configuration.
+    /// Starts the added engines, and records the names and fingerprints.
     async fn begin(
         &mut self,
         new: &Arc<Config>,
@@ -178,11 +178,11 @@ impl Daemon<'_> {
         // The added engines do nothing yet. They end if the reload is rejected.
         let added = self.engines.start_added(configs).await;
         added.map_err(|error| vec![chain(&error)])?;
-        // Last, because it changes the state.
+        // Record last, because this changes the state.
         self.note(new).await
     }
 
-    /// Refuses a new layout of a repository while its removals are held.
+    /// Refuses a new layout for a running repository while its removals are held.
     fn keep_held_removals(&self, new: &Config) -> Result<(), Vec<String>> {
         let before = self.config.of_each_repository();
         let name = new.repository.name_in_keys();
@@ -201,7 +201,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Does the same for added repositories, by their records from an earlier time.
+    /// Refuses a new layout for an added repository whose old record has held removals.
     async fn keep_recorded_removals(&self, configs: &[Arc<Config>]) -> Result<(), Vec<String>> {
         let added = configs
             .iter()
@@ -225,12 +225,14 @@ impl Daemon<'_> {
             })
     }
 
-    /// Applies a prepared configuration to all parts. Returns a warning for each engine that
-    /// applies it later.
+    /// Applies a prepared configuration to all parts.
+    ///
+    /// Returns a warning for each engine that has not applied it yet.
     async fn apply(&mut self, prepared: Prepared) -> Vec<String> {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
-        // By the reload, the operator confirms the list of repositories.
+        // With the reload, the operator confirms the list of repositories. So none is reported as
+        // missing in this list.
         self.engines.statuses.leave_out(Vec::new());
         let switching = self.engines.apply(&prepared.configs);
         self.dispatcher.apply(prepared.targets);
@@ -244,8 +246,9 @@ impl Daemon<'_> {
             }
         }
         self.config = new;
-        // The engines answer between two steps. Do not wait longer for a stuck engine: the daemon
-        // must handle signals. If all engines stay stuck, the watchdog restarts the daemon.
+        // An engine answers between two steps. The wait for a stuck engine is limited, because the
+        // daemon must handle signals. If all engines stay stuck, systemd's watchdog restarts the
+        // daemon.
         let switched = switching.finish().await;
         self.engines.keep_leaving(switched.leaving);
         self.note_again().await;
@@ -265,9 +268,10 @@ fn late(repository: &str) -> String {
     )
 }
 
-/// Returns the error that a layout cannot change.
+/// Returns the error that the layout cannot change.
 ///
-/// `repository` is its name, if there are several.
+/// `repository` is the name of the repository, if there are several. `n` is the number of projects
+/// with held removals.
 fn held_removals(repository: Option<&str>, n: usize) -> String {
     let of = repository
         .map(|name| format!("{name}: "))

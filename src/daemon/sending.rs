@@ -40,13 +40,15 @@ pub(crate) struct Sending {
     dispatcher: Dispatcher,
     metrics: Arc<Metrics>,
     stop: CancellationToken,
-    /// The sender of traces, if they are on. It ends after the queues.
+    /// The task that sends traces, if they are on. It ends after the queues.
     background: Background,
 }
 
 impl Sending {
-    /// Starts the queues. Returns `None` if this process does not send, or if no other process can
-    /// use its state.
+    /// Starts the queues.
+    ///
+    /// Returns `None` if this process has no role `deliver`, or if its state is in SQLite, which no
+    /// other process can share.
     pub(crate) async fn start(config: &Arc<Config>) -> Result<Option<Self>, DaemonError> {
         if !config.roles.deliver {
             return Ok(None);
@@ -108,20 +110,20 @@ impl Sending {
         view.is_none_or(|view| view.borrow().is_reachable)
     }
 
-    /// Whether the only repository of this process is also in a list of several repositories. Then
-    /// the record of that list has its deliveries.
+    /// Whether this process's only repository is now in a list of several repositories.
+    ///
+    /// Then no process records deliveries for this repository alone.
     pub(crate) fn is_listed(&self) -> bool {
         let view = self.store.fleet();
         view.is_some_and(|view| view.borrow().fleet.is_listed)
     }
 
-    /// Whether no process ever watched the repository, so that nothing is recorded.
+    /// Whether no process has ever watched the repository. Then it has no deliveries.
     pub(crate) fn is_unknown(&self) -> bool {
         let view = self.store.fleet();
         view.is_some_and(|view| view.borrow().fleet.lease.is_none())
     }
 
-    /// Returns the metrics, which count the attempts.
     pub(crate) fn metrics(&self) -> Arc<Metrics> {
         Arc::clone(&self.metrics)
     }
@@ -136,7 +138,9 @@ impl Sending {
         }
     }
 
-    /// Lets requests in progress finish, and releases the claims. A signal to stop ends the wait.
+    /// Waits for requests in progress, and releases the claimed deliveries.
+    ///
+    /// A signal to stop ends the wait.
     ///
     /// # Errors
     ///
@@ -159,7 +163,9 @@ impl Sending {
         }
     }
 
-    /// Lets requests in progress finish while this process watches, and releases the claims.
+    /// Waits for requests in progress, and releases the claimed deliveries.
+    ///
+    /// This process has begun to watch, so its daemon handles signals.
     pub(crate) async fn end(self) {
         self.stop.cancel();
         if tokio::time::timeout(DRAIN, self.dispatcher.drain())
@@ -177,12 +183,11 @@ impl Sending {
         .await;
     }
 
-    /// Returns a handle to the store.
     pub(crate) fn store(&self) -> Store {
         self.store.clone()
     }
 
-    /// Uses the webhooks of another configuration.
+    /// Applies the webhooks of a new configuration.
     fn apply(&mut self, config: &Config) -> Result<(), DaemonError> {
         let runs = |webhook: &str| self.dispatcher.runs(webhook);
         let targets = Targets::prepare(&config.webhooks, &config.network, runs);
@@ -192,7 +197,9 @@ impl Sending {
     }
 }
 
-/// Reads the configuration again while another process watches. A rejected one changes nothing.
+/// Reloads the configuration while another process watches.
+///
+/// A rejected configuration changes nothing.
 pub(crate) async fn reread(
     config: &mut Arc<Config>,
     sending: Option<&mut Sending>,

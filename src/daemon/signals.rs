@@ -1,7 +1,7 @@
 //! The signals of the process.
 //!
 //! Constraint: the daemon notices a signal to stop even while it waits for a database that does not
-//! answer. Other signals that arrive meanwhile are handled afterwards.
+//! answer. Other signals that arrive during the wait are handled after it.
 
 use std::collections::BTreeSet;
 use std::ffi::c_int;
@@ -9,14 +9,13 @@ use std::ffi::c_int;
 use futures_util::{Stream, StreamExt};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-/// A stream of signals, and the signals that wait to be handled.
+/// A stream of signals, and the received signals that are not handled yet.
 pub(crate) struct Signals<S> {
     stream: S,
     waiting: BTreeSet<c_int>,
 }
 
 impl<S: Stream<Item = c_int> + Unpin> Signals<S> {
-    /// Takes the signals of a stream.
     pub(crate) fn new(stream: S) -> Self {
         Self {
             stream,
@@ -24,7 +23,7 @@ impl<S: Stream<Item = c_int> + Unpin> Signals<S> {
         }
     }
 
-    /// Returns the next signal. The end of the stream counts as SIGTERM.
+    /// Returns the next signal, or SIGTERM at the end of the stream.
     pub(crate) async fn next(&mut self) -> c_int {
         match self.waiting.pop_first() {
             Some(signal) => signal,

@@ -39,8 +39,10 @@ use crate::traces::{Counter, Exporter, Traces};
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
-    /// Starts all parts on an open state. `noted` is the result of [`prepare`], and `leaving` has
-    /// earlier engines that have not ended.
+    /// Starts all parts on an open state.
+    ///
+    /// `noted` is the result of [`prepare`]. `leaving` has the engines from before the loss of a
+    /// lease that have not ended.
     ///
     /// # Errors
     ///
@@ -135,7 +137,9 @@ pub(crate) async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError
         .map_err(DaemonError::from)
 }
 
-/// Refuses the state of one repository for several, and the reverse, because their keys differ.
+/// Refuses the state of one repository for several repositories, and vice versa.
+///
+/// The two kinds of states have different keys.
 fn check_record(store: &Store, config: &Config) -> Result<(), DaemonError> {
     let is_for_several = !config.repositories.is_empty();
     let has_several = store.meta_of(None, MetaKey::HasRepositories)?.is_some();
@@ -186,9 +190,9 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<N
                 let (location, reason) = (store.location().into(), reason.clone());
                 return Err(OpenError::NotYet { location, reason }.into());
             }
-            // For example, the disk is full: start anyway, and retry later. But a first start
-            // fails, because without recorded names a later start could take the record for that of
-            // one repository. A first start has no pending deliveries to delay.
+            // For example, the disk is full: start anyway, and retry later. A first start fails
+            // instead. Otherwise its record would look like that of a single repository. A first
+            // start has no pending deliveries that a failure could delay.
             _ if config.store.is_none() && recorded.is_some() => {
                 debug!(%error, "cannot record the names of the repositories");
                 is_noted = false;
@@ -214,7 +218,8 @@ fn report_removed(
     let mut left_out = Vec::new();
     for repository in removed {
         match config.store {
-            // The name may be from the list of another process, and its absence here a mistake.
+            // The name may be from the configuration of another process. Its absence in this
+            // configuration may be a mistake.
             Some(_) => warn!(repository, "{REMOVED}"),
             None => info!(repository, "{REMOVED}"),
         }
@@ -232,7 +237,7 @@ const REMOVED: &str = "not watching a repository that was removed from the confi
 ///
 /// # Errors
 ///
-/// The state cannot be used, or cannot be read now ([`Fault::is_passing`]).
+/// The state does not fit the configuration, or the store fails ([`DaemonError::is_passing`]).
 pub(crate) async fn prepare(
     config: &Arc<Config>,
     store: &Store,
@@ -247,7 +252,7 @@ pub(crate) async fn prepare(
         configs
             .iter()
             .try_for_each(|config| keep_held_removals(&read, config))?;
-        // Last, because a refused start must change nothing.
+        // Record the names last, because a refused start must change nothing.
         let named = name_repositories(&read, &of, clock.now())?;
         let left_out = report_removed(&read, &of, &named.removed, is_take_over)?;
         Ok((named.names, left_out))
@@ -268,7 +273,7 @@ fn warn_of_unmoved(store: &Store, config: &Config) -> Result<(), DaemonError> {
     if config.store.is_none() || has_record(|key| store.meta_of(None, key))? {
         return Ok(());
     }
-    // A state that was moved away cannot be opened.
+    // After `migrate-store`, the state in the directory can no longer be opened.
     let Ok(former) = Listings::open(&config.state_dir) else {
         return Ok(());
     };
@@ -284,14 +289,14 @@ fn warn_of_unmoved(store: &Store, config: &Config) -> Result<(), DaemonError> {
     Ok(())
 }
 
-/// Whether a daemon has worked with a state.
+/// Whether a daemon has ever used a state.
 fn has_record(
     meta: impl Fn(MetaKey) -> Result<Option<String>, StoreError>,
 ) -> Result<bool, StoreError> {
     Ok(meta(MetaKey::HasRepositories)?.is_some() || meta(MetaKey::FirstStart)?.is_some())
 }
 
-/// Closes a state on which no daemon was started.
+/// Closes a store with which no daemon was started.
 pub(crate) async fn close_store(
     store: Store,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
@@ -321,11 +326,11 @@ pub(super) fn keep_held_removals(store: &Store, config: &Config) -> Result<(), D
     }
 }
 
-/// Stores the fingerprints of the configured webhooks. Returns whether that succeeded.
+/// Stores the fingerprints of the configured webhooks. Returns whether this succeeded.
 ///
-/// The daemon starts even if this fails, for instance on a full disk. Otherwise nothing would
-/// start it when the disk has space again. Until the fingerprints are stored, deliveries that
-/// failed with old settings keep their retry schedule.
+/// The daemon starts even after a failure, for instance on a full disk. Otherwise nothing would
+/// start the daemon when the disk has space again. Until the fingerprints are stored, deliveries
+/// that failed with old settings keep their retry schedule.
 async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<bool, DaemonError> {
     match dispatch::note_configuration(store, &config.webhooks, clock.now()).await {
         Ok(()) => Ok(true),

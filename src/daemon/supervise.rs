@@ -26,10 +26,12 @@ use crate::os;
 use crate::report::summary;
 use crate::store::{LeaseView, Notice};
 
-/// The time between two attempts to record names and the fingerprints of webhooks.
+/// The time between two attempts to record names and fingerprints.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The time between two checks of the admin server's address, the log thread and systemd's socket.
+/// The time between two checks of the admin server and the log thread.
+///
+/// The daemon then also retries notifications that systemd has not received.
 const HEALTH_KEPT: Duration = Duration::from_secs(5);
 
 /// The longest time between two checks whether the engines respond.
@@ -43,12 +45,13 @@ struct Announced {
 }
 
 impl Daemon<'_> {
-    /// Runs until a signal stops the daemon, then drains. Adds the engines that have not ended to
-    /// `leaving`.
+    /// Runs until a signal, a take-over or a failure stops the daemon, then drains.
+    ///
+    /// Adds the engines that have not ended to `leaving`.
     ///
     /// # Errors
     ///
-    /// A part of the daemon ended unexpectedly.
+    /// Another process took over, or a part of the daemon ended unexpectedly.
     pub(crate) async fn run(
         mut self,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
@@ -95,7 +98,7 @@ impl Daemon<'_> {
                         return part_ended("the log");
                     }
                     self.health.keep(self.config.admin.as_ref()).await;
-                    // A stuck engine does not report a change of its state.
+                    // A stuck engine does not report that its state changed.
                     self.announce(&mut announced);
                 }
                 signal = signals.next() => match signal {
@@ -125,8 +128,8 @@ impl Daemon<'_> {
                 }
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
-                    // A task may end normally, such as the one of the control socket if it cannot
-                    // be opened.
+                    // A task may end normally. For example, the task that serves the control socket
+                    // ends if the socket cannot be opened.
                     if ended.is_err() {
                         return part_ended("a background task");
                     }
@@ -146,7 +149,7 @@ impl Daemon<'_> {
             Request::Reload(answer) => {
                 let _ = answer.send(self.announced_reload("reload command", announced).await);
             }
-            // The engines answer between two steps, and signals must not wait for them.
+            // An engine answers only between two steps, and the daemon must still handle signals.
             Request::ListHeld(answer) => {
                 let asking = self.engines.asking();
                 self.spawn(answered(answer, async move { asking.list_held().await }));
@@ -158,7 +161,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Spawns a task that the stop of the daemon cancels, because an engine may not answer.
+    /// Spawns a task that waits for engines. Stopping the daemon cancels the task.
     fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         let stop = self.background.stop.clone();
         self.background.tasks.spawn(async move {
@@ -166,7 +169,7 @@ impl Daemon<'_> {
         });
     }
 
-    /// Reloads. Notifies systemd, unless systemd is still waiting for the end of the start.
+    /// Reloads. Notifies systemd, unless it still waits for the end of the start.
     async fn announced_reload(
         &mut self,
         trigger: &str,
@@ -186,7 +189,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Sends each changed state to systemd, and the end of the start once.
+    /// Notifies systemd if the status line has changed or the start is complete.
     fn announce(&self, announced: &mut Announced) {
         let statuses = &self.engines.statuses;
         let is_started = statuses.is_started(self.clock.moment(), STANDSTILL);
@@ -200,8 +203,9 @@ impl Daemon<'_> {
     }
 }
 
-/// Answers a request. Drops `work` when nobody waits for the answer any more, which withdraws the
-/// request.
+/// Sends the result of `work` as the answer to a request.
+///
+/// If nobody waits for the answer any more, drops `work`, which withdraws the request.
 async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = T>) {
     tokio::select! {
         biased;
@@ -217,7 +221,7 @@ async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = 
 pub(super) struct Seen(Notice);
 
 impl Seen {
-    /// Wakes the queues that a notice concerns.
+    /// Wakes or pauses the queues that a notice concerns.
     pub(super) fn take(&mut self, queues: &QueueHandles, notice: Notice) {
         if self.0.n_changes != notice.n_changes {
             queues.wake_all();
@@ -255,7 +259,7 @@ async fn next_view(lease: &mut Option<watch::Receiver<LeaseView>>) {
 }
 
 impl Announced {
-    /// Sends each changed status line to systemd, and the end of the start once.
+    /// Sends a changed status line to systemd, and reports the end of the start once.
     fn change(&mut self, is_started: bool, line: String) {
         if is_started && !self.is_started {
             self.is_started = true;
@@ -267,8 +271,7 @@ impl Announced {
     }
 }
 
-/// Feeds systemd's watchdog while the loop of any engine runs. Logs the engines that do not
-/// respond.
+/// Feeds systemd's watchdog while any engine responds. Logs engines that do not respond.
 pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: CancellationToken) {
     let watchdog = os::watchdog_interval();
     let interval = watchdog.unwrap_or(CHECKED).min(CHECKED);
@@ -288,8 +291,9 @@ pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: C
     }
 }
 
-/// Logs the engines that stop responding, and those that respond again. `stuck` has the
-/// repositories whose engine does not respond.
+/// Logs the engines that stopped responding, and those that respond again.
+///
+/// `stuck` has the repositories whose engines did not respond at the previous call.
 fn log_stuck(all: &[OfRepository], now: Moment, stuck: &mut BTreeSet<String>) {
     stuck.retain(|name| all.iter().any(|one| one.shown() == name));
     for one in all {
