@@ -17,7 +17,7 @@ use crate::config::{AdminServer, Listen};
 pub(super) struct Health {
     pub(super) admin: Arc<Admin>,
     serving: Option<Serving>,
-    /// Whether the last failure to bind the address is logged. Further failures are not.
+    /// Whether a failure to bind the address is logged. Repeated failures are not logged.
     is_warned: bool,
 }
 

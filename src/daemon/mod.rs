@@ -1,7 +1,7 @@
 //! The daemon: starts all parts, supervises them, reloads, and drains.
 //!
 //! Constraint: a rejected reload changes nothing. If a part panics or ends unexpectedly, the daemon
-//! exits, and systemd restarts it. Only the sender of traces may end without this.
+//! exits, and systemd restarts it. The only exception is the thread that sends traces.
 //!
 //! Modules: [`mod@start`] starts the parts. [`engines`] runs the engine of each repository, and
 //! [`asking`] sends requests of commands to all engines. [`supervise`] handles signals and commands

@@ -46,8 +46,8 @@ impl Daemon<'_> {
 
     /// Records the names and fingerprints of a new configuration before it is applied.
     ///
-    /// A failure rejects the reload, so that the operator sees the error. Names that were recorded
-    /// before the failure are removed by a retry of the supervisor.
+    /// A failure rejects the reload, so that the operator sees the error. The supervisor then
+    /// removes new names that were recorded before the failure.
     pub(super) async fn note(&mut self, new: &Config) -> Result<(), Vec<String>> {
         let present = self.names();
         let all = united(present.clone(), new.repository_names());

@@ -231,8 +231,8 @@ impl Daemon<'_> {
     async fn apply(&mut self, prepared: Prepared) -> Vec<String> {
         let new = prepared.config;
         self.rereading.logging.change(new.log);
-        // With the reload, the operator confirms the list of repositories. So none is reported as
-        // missing in this list.
+        // By reloading, the operator confirms the list of repositories. So no repository is
+        // reported as left out any more.
         self.engines.statuses.leave_out(Vec::new());
         let switching = self.engines.apply(&prepared.configs);
         self.dispatcher.apply(prepared.targets);

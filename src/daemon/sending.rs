@@ -165,7 +165,7 @@ impl Sending {
 
     /// Waits for requests in progress, and releases the claimed deliveries.
     ///
-    /// This process has begun to watch, so its daemon handles signals.
+    /// This process has begun to watch, so [`Daemon::run`](super::Daemon::run) handles signals.
     pub(crate) async fn end(self) {
         self.stop.cancel();
         if tokio::time::timeout(DRAIN, self.dispatcher.drain())

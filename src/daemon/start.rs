@@ -41,8 +41,8 @@ const REQUESTS_WAITING: usize = 4;
 impl<'a> Daemon<'a> {
     /// Starts all parts on an open state.
     ///
-    /// `noted` is the result of [`prepare`]. `leaving` has the engines from before the loss of a
-    /// lease that have not ended.
+    /// `noted` is the result of [`prepare`]. `leaving` has engines that ran before this process
+    /// lost the lease, and have not ended.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! Makes one attempt: sends a claimed delivery and judges the answer.
 //!
-//! Constraint: an attempt keeps no state. The queue records its result.
+//! Constraint: this module keeps no state. The queue records the results of attempts.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +22,16 @@ pub(super) struct Ended {
     /// The key of the project when the delivery was claimed.
     project: ProjectKey,
     delivery: i64,
-    /// The number of the attempt in the delivery. `scheduled` is its number in the schedule.
+    /// The number of the attempt in the delivery. `scheduled` is the number in the schedule, which
+    /// is lower if some attempts used up no attempt of the schedule.
     number: u32,
     scheduled: u32,
     n_redeliveries: u32,
     origin: Origin,
-    /// The settings that the attempt was made with.
+    /// The settings with which the attempt was made.
     used: Arc<Target>,
     was_probe: bool,
-    /// The number of renames that `InFlight` kept when the attempt began.
+    /// The number of commits with renames that `InFlight` had received when the attempt began.
     n_moves: usize,
     began: Timestamp,
     ended: Timestamp,
@@ -47,7 +48,7 @@ pub(super) struct AttemptResult {
 
 /// Sends a claimed delivery, if the claim is still valid when the request begins.
 ///
-/// `n_moves` is the number of renames that `InFlight` keeps now.
+/// `n_moves` is the number of commits with renames that `InFlight` has received.
 pub(super) async fn send(
     shared: Arc<Shared>,
     target: Arc<Target>,
@@ -66,9 +67,9 @@ pub(super) async fn send(
     let may_begin: MayBegin = Arc::new(move || hold.is_valid());
     let attempt = target.client.send_if(&callback, began, &may_begin).await;
     let now = shared.now();
-    // The end is the start plus the duration, at most the current time. The clock alone may be
-    // wrong: if it was set forward during the attempt and is set back later, the next attempt
-    // would be far too late.
+    // Compute the end from the start and the duration. The current time is only an upper limit: if
+    // the clock is set forward during the attempt, and set back later, the next attempt would be
+    // far too late.
     let ended = began
         .checked_add(attempt.duration)
         .map_or(now, |by| by.min(now));
@@ -103,10 +104,10 @@ pub(super) async fn send(
 }
 
 impl AttemptResult {
-    /// Whether the queue must not send anything before this result is recorded.
+    /// Whether the queue must send nothing until this result is recorded.
     ///
-    /// The receiver switched the webhook off or requested a wait. The store enforces both once the
-    /// result is recorded.
+    /// This is necessary if the receiver switched the webhook off or requested a wait. Once the
+    /// result is recorded, the store makes the queue wait.
     pub(super) fn pauses_webhook(&self) -> bool {
         self.finish.verdict == Verdict::SwitchOff || self.finish.rests_until.is_some()
     }
@@ -126,12 +127,12 @@ impl Ended {
         self.n_moves
     }
 
-    /// Whether no request was sent, because the claim might have ended before.
+    /// Whether no request was sent, because the claim might have ended.
     pub(super) fn was_withheld(&self) -> bool {
         self.attempt.is_withheld
     }
 
-    /// Returns the key of the project when the delivery was claimed, and the delivery.
+    /// Returns the project's key at the time of the claim, and the id of the delivery.
     pub(super) fn lane(self) -> (ProjectKey, i64) {
         (self.project, self.delivery)
     }
@@ -144,12 +145,11 @@ impl Ended {
         self.attempt.outcome
     }
 
-    /// The duration of the attempt.
     pub(super) fn took(&self) -> Duration {
         self.attempt.duration
     }
 
-    /// Whether the attempt was made with the settings of this fingerprint.
+    /// Whether the attempt was made with settings of this fingerprint.
     pub(super) fn used(&self, fingerprint: &[u8; 32]) -> bool {
         self.used.fingerprint == *fingerprint
     }
@@ -196,8 +196,8 @@ impl Ended {
 
     /// Returns the verdict by the current schedule.
     ///
-    /// If the settings changed during a failed attempt, the next attempt is due immediately, with
-    /// the new settings. This includes a 410, because it is about the old settings.
+    /// If the settings changed during a failed attempt, the next attempt is due immediately. Even
+    /// an answer 410 does not switch the webhook off then, because it is about the old settings.
     fn verdict(&self, current: &Target, jitter: f64, uses_attempt: bool) -> Verdict {
         let schedule = &current.webhook.schedule;
         let outcome = self.attempt.outcome;

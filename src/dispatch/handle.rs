@@ -1,8 +1,9 @@
-//! Handles through which other tasks, such as the engine, reach the queues.
+//! The handles of the queues, for other tasks such as the engine.
 //!
-//! Constraint: passing a committed delivery to a queue never blocks and never fails. If a handle
-//! is full, it drops the delivery, and the queue claims it from the store later. The handle also
-//! drops a delivery if an operator's command or a pause of a webhook came after its commit.
+//! Constraint: passing a committed delivery to a queue never blocks and never fails. If a handle is
+//! full, it drops the delivery, and the queue later claims the delivery from the store. The handle
+//! also drops a delivery if, since the start of its commit, an operator changed deliveries or a
+//! receiver paused its webhook.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -15,8 +16,8 @@ use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 
 /// The maximum number of commits with renames in a handle.
 ///
-/// Only the handle of a queue that does not run gets more. It then drops the oldest. A failed
-/// project whose rename was dropped counts as one that has not failed.
+/// Only a handle whose queue does not run reaches this number, and then drops the oldest renames.
+/// If the rename of a failed project is dropped, the project is treated as one that has not failed.
 const MOVES_MAX: usize = 1024;
 
 /// The renames of one commit, from the old key to the new one.
@@ -76,9 +77,9 @@ impl QueueHandle {
         std::mem::take(&mut *self.moves.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Drops all committed deliveries, including those that are still being passed.
+    /// Drops all committed deliveries, also those of commits in progress.
     ///
-    /// The queue then claims them from the store if they may be sent.
+    /// The queue later claims them from the store, if they may be sent.
     pub(super) fn drop_committed(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         drop(self.take_committed());
@@ -92,7 +93,7 @@ impl QueueHandle {
 
     /// Whether a delivery is newer than all claimed deliveries.
     ///
-    /// If it is older, the queue may have claimed it from the store and sent it already.
+    /// The queue may already have claimed an older delivery from the store and sent it.
     pub(super) fn is_new(&self, delivery: i64) -> bool {
         delivery > self.newest_claimed.load(Ordering::Acquire)
     }
@@ -120,7 +121,8 @@ impl QueueHandle {
 
 /// A period during which newly committed deliveries may be passed to the queues.
 ///
-/// It ends when an operator changes deliveries or webhooks, or when a receiver pauses its webhook.
+/// It ends when an operator changes deliveries or webhooks, when a receiver pauses its webhook, or
+/// when a queue starts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch(u64);
 
@@ -185,9 +187,9 @@ impl QueueHandles {
         }
     }
 
-    /// Makes the queues of some webhooks drop the claims that they do not send yet.
+    /// Makes the queues of some webhooks drop the claimed deliveries that they have not sent.
     ///
-    /// The reason is that another process must be the only sender, or took over the claims.
+    /// Another process must be the only sender to these webhooks, or has taken over the claims.
     pub(crate) fn pause(&self, is_paused: impl Fn(&str) -> bool) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, handle) in handles.iter().filter(|(webhook, _)| is_paused(webhook)) {

@@ -21,7 +21,7 @@ const BYTES_MAX: usize = 16 * 1024 * 1024;
 #[derive(Default)]
 pub(super) struct InFlight {
     attempts: JoinSet<Ended>,
-    /// The total size of their payloads, in bytes.
+    /// The total size of the payloads in flight, in bytes.
     n_bytes: usize,
     renames: Renames,
 }
@@ -30,21 +30,21 @@ pub(super) struct InFlight {
 #[derive(Default)]
 struct Renames {
     kept: VecDeque<Moves>,
-    /// The number of older renames, which were dropped.
+    /// The number of older renames that were dropped.
     n_dropped: usize,
-    /// The number of attempts in flight, by the number of renames before they began.
+    /// The number of attempts in flight for each result of [`Self::begin`].
     attempts: BTreeMap<usize, usize>,
 }
 
 impl Renames {
-    /// Adds an attempt. Returns the number of renames before it.
+    /// Adds an attempt. Returns the number of earlier renames.
     fn begin(&mut self) -> usize {
         let n_moves = self.n_dropped.saturating_add(self.kept.len());
         *self.attempts.entry(n_moves).or_default() += 1;
         n_moves
     }
 
-    /// Removes an attempt.
+    /// Removes an attempt that began after `n_moves` renames.
     fn end(&mut self, n_moves: usize) {
         if let Some(n_attempts) = self.attempts.get_mut(&n_moves) {
             *n_attempts = n_attempts.saturating_sub(1);
@@ -54,7 +54,7 @@ impl Renames {
         }
     }
 
-    /// Drops the renames from before the oldest attempt.
+    /// Drops the renames that are older than the oldest attempt.
     fn drop_old(&mut self) {
         let oldest = self.attempts.keys().next().copied();
         let n_old = oldest.map_or(self.kept.len(), |oldest| {
@@ -85,7 +85,7 @@ impl InFlight {
         self.attempts.is_empty()
     }
 
-    /// Whether a payload of `n_bytes` bytes must wait for those in flight, to limit memory.
+    /// Whether a payload must wait for attempts in flight to end, to limit memory.
     pub(super) fn is_full(&self, n_bytes: usize) -> bool {
         !self.is_empty() && self.n_bytes.saturating_add(n_bytes) > BYTES_MAX
     }
@@ -129,7 +129,7 @@ impl InFlight {
         ended
     }
 
-    /// Drops the renames from before the oldest attempt in flight.
+    /// Drops the renames that are older than the oldest attempt in flight.
     pub(super) fn drop_old_moves(&mut self) {
         self.renames.drop_old();
     }

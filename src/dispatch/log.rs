@@ -2,7 +2,7 @@
 //!
 //! Constraint: ten thousand failing deliveries must not fill the log, but the log must show that
 //! attempts fail. So the first failures of each minute are logged in full, and the others are
-//! counted. At level debug, all attempts are logged. The store always has all of them.
+//! counted. At level debug, all attempts are logged. The store records every attempt.
 
 use std::time::Duration;
 

@@ -3,16 +3,17 @@
 //! Constraint: no webhook waits for another, and the deliveries of one project to one webhook are
 //! sent strictly in order. So each webhook has its own `queue`.
 //!
-//! Pending deliveries stay in the store. A queue holds only the deliveries that it is sending or
-//! will send next. With SQLite, a claim is only in memory, so a restart drops it. With PostgreSQL,
-//! it ends with the lease of the process. The engine passes newly committed deliveries directly to
-//! the queues. The queues claim all others from the store.
+//! Pending deliveries stay in the store. A queue *claims* a delivery before it sends the delivery,
+//! so that no other process sends it too. With SQLite, a claim is only in memory, so a restart
+//! drops the claim. With PostgreSQL, a claim ends with the lease of the process. The engine passes
+//! newly committed deliveries directly to the queues. The queues claim all other deliveries from
+//! the store.
 //!
 //! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of
-//! the webhooks, and [`thread`] makes the threads of their queues. Other tasks reach a queue
-//! through its `handle`. `queue` is the loop of one webhook. `prefetch` keeps the claimed
-//! deliveries of that loop, and `in_flight` keeps its attempts in progress. `attempt` makes one
-//! attempt. `results` records the results in groups, and `log` logs them.
+//! the webhooks, and [`thread`] makes the threads of the queues. Other tasks use the `handle` of a
+//! queue. `queue` is the loop of one webhook. `prefetch` has the claimed deliveries of a queue, and
+//! `in_flight` has the attempts in progress. `attempt` makes one attempt. `results` records the
+//! results in groups, and `log` logs the results.
 
 mod attempt;
 mod handle;
@@ -55,9 +56,8 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) queues: Arc<QueueHandles>,
-    /// The source of jitter for retries and probes.
+    /// Delays retries and probes by a random part of their wait.
     pub(crate) jitter: Jitter,
-    /// Counts the attempts.
     pub(crate) metrics: Arc<Metrics>,
     /// The traces of attempts, if they are on.
     pub(crate) traces: Option<Arc<Traces>>,
@@ -66,7 +66,8 @@ pub(crate) struct Shared {
 impl Shared {
     /// Returns the time of day that decides which deliveries are due.
     ///
-    /// If other processes send too, it is the time of the clock that all of them share.
+    /// If other processes may send too, this is the time of the database, which all processes
+    /// share.
     fn now(&self) -> Timestamp {
         let shared = self.store.shared_now();
         shared.unwrap_or_else(|| self.clock.now())
@@ -83,8 +84,8 @@ pub(crate) struct Dispatcher {
     queues: HashMap<String, RunningQueue>,
     /// A lock for each webhook name. A queue holds the lock of its name while it runs.
     ///
-    /// If a webhook is removed and added again, its new queue waits until the old one has ended.
-    /// Otherwise both might send the same delivery.
+    /// If a webhook is removed and added again, its new queue waits until the old queue has ended.
+    /// Otherwise both queues might send the same delivery.
     locks: HashMap<String, Arc<Mutex<()>>>,
     /// Waits for the end of each queue. A task returns false if its queue panicked.
     tasks: JoinSet<bool>,
@@ -115,8 +116,8 @@ impl Dispatcher {
 
     /// Replaces the targets.
     ///
-    /// Attempts in progress finish with the old settings. Later attempts use the new ones. The
-    /// deliveries of a removed webhook stay in the store.
+    /// Attempts in progress finish with the old settings, and later attempts use the new settings.
+    /// The deliveries of a removed webhook stay in the store.
     pub(crate) fn apply(&mut self, targets: Targets) {
         let names: BTreeSet<&str> = targets.names().collect();
         self.queues.retain(|name, queue| {
@@ -137,7 +138,7 @@ impl Dispatcher {
                     queue.target.send_replace(target);
                 }
                 (None, Some(thread)) => self.start_queue(name, target, thread),
-                // The target has no thread, because its queue was running when it was prepared.
+                // Impossible: a target lacks a thread only if its webhook has a queue.
                 (None, None) => {}
             }
         }
@@ -172,7 +173,7 @@ impl Dispatcher {
         std::future::pending().await
     }
 
-    /// Waits until all queues have ended. Returns whether none panicked.
+    /// Waits until all queues have ended. Returns false if a queue panicked.
     ///
     /// The caller must cancel `stop` first.
     pub(crate) async fn drain(mut self) -> bool {
@@ -184,7 +185,9 @@ impl Dispatcher {
     }
 }
 
-/// Waits until the next task of a set ends. `None` if the set is empty. Resumes a panic.
+/// Waits until the next task of a set ends. Returns `None` if the set is empty.
+///
+/// If the task panicked, panics too.
 async fn next_of<T: 'static>(tasks: &mut JoinSet<T>) -> Option<T> {
     match tasks.join_next().await? {
         Ok(done) => Some(done),
@@ -194,7 +197,9 @@ async fn next_of<T: 'static>(tasks: &mut JoinSet<T>) -> Option<T> {
     }
 }
 
-/// Returns the result of a task that has ended, if there is one. Resumes a panic.
+/// Returns the result of a task that has ended, if there is one.
+///
+/// If the task panicked, panics too.
 fn ended_of<T: 'static>(tasks: &mut JoinSet<T>) -> Option<T> {
     match tasks.try_join_next()? {
         Ok(done) => Some(done),

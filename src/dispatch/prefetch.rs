@@ -1,11 +1,15 @@
 //! Claims deliveries from the store before the queue sends them.
 //!
-//! Constraint: a delivery is claimed once. Results are recorded while the store answers a claim,
-//! so the answer may be outdated. The queue ignores the deliveries in the answer that were
-//! released after the claim began, and all deliveries of their projects. It compares both, because
-//! a project may be renamed while its delivery is being sent. If an operator changed deliveries in
-//! the meantime, the queue drops the whole answer. The queue claims more deliveries than it can
-//! send at the same time, so that a burst needs few claims.
+//! Constraint: a delivery is sent once for each claim, and never while another delivery of its
+//! project is in progress. The queue records results while the store answers a claim, so the answer
+//! may be outdated. A delivery is *released* when its result is recorded. The queue ignores
+//! released deliveries in the answer, and all deliveries of their projects. It compares the ids of
+//! deliveries as well as the keys of projects, because a project may be renamed while its delivery
+//! is being sent. If an operator changed deliveries in the meantime, the queue drops the whole
+//! answer.
+//!
+//! The queue claims more deliveries than it can send at the same time, so that a burst needs few
+//! claims.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -22,10 +26,10 @@ use crate::store::{Alone, Asking, Claim, Claims, Hold, Store, StoreError, Unread
 
 /// The number of deliveries to claim in addition to those that can be sent now.
 ///
-/// The queue claims more when half of them have been sent.
+/// The queue claims again when half of these additional deliveries have been sent.
 const PREFETCH: usize = 64;
 
-/// The same number, if other processes could send these deliveries instead.
+/// Replaces [`PREFETCH`] if other processes could send these deliveries instead.
 const PREFETCH_SHARED: usize = 8;
 
 /// The queue stops claiming when the prefetched payloads have this many bytes.
@@ -44,7 +48,7 @@ pub(super) enum Wanted {
     Now,
     /// Claim at most `n_fresh` deliveries of projects that are not in `avoiding`.
     ///
-    /// If there is none and `or_any` is true, claim one delivery of any project.
+    /// If there is no such delivery and `or_any` is true, claim one delivery of any project.
     Probe {
         avoiding: HashSet<ProjectKey>,
         n_fresh: usize,
@@ -61,12 +65,12 @@ struct Prefetched {
 
 /// A set of claimed deliveries, with their projects.
 ///
-/// The projects are needed because no other delivery of a project may be sent meanwhile. The
+/// The projects are needed because a queue sends only one delivery of a project at a time. The
 /// deliveries are needed because a project may have been renamed.
 #[derive(Default)]
 struct Claimed {
     projects: HashSet<ProjectKey>,
-    /// The deliveries, each with the key of its project after the renames that the queue received.
+    /// The deliveries, each with the current key of its project.
     deliveries: HashMap<i64, ProjectKey>,
 }
 
@@ -83,7 +87,7 @@ impl Claimed {
     /// Removes a delivery. Returns the current key of its project.
     fn remove(&mut self, delivery: i64) -> Option<ProjectKey> {
         let project = self.deliveries.remove(&delivery)?;
-        // Two projects may have become one.
+        // After renames, another delivery may have a project with the same key.
         if !self.deliveries.values().any(|other| *other == project) {
             self.projects.remove(&project);
         }
@@ -105,35 +109,34 @@ impl Claimed {
 pub(super) struct Prefetch {
     handle: Arc<QueueHandle>,
     claims: VecDeque<Prefetched>,
-    /// The deliveries that are prefetched, being sent, or sent but not recorded.
+    /// The deliveries that are prefetched, being sent, or sent without a recorded result.
     busy: Claimed,
     /// The claim in progress, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
-    /// The number of deliveries that the claim in progress asks for.
+    /// The maximum number of deliveries that the claim in progress returns.
     n_asked: usize,
-    /// Whether the claim in progress claims nothing, but only tells the store something.
+    /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     is_telling: bool,
     /// Whether the last claim left out failed projects, because it was too early for a probe.
     leaves_out_failed: bool,
-    /// The deliveries released after the claim in progress began.
+    /// The deliveries that were released after the claim in progress began.
     released: Claimed,
     /// Whether to drop the answer of the claim in progress.
     is_outdated: bool,
     /// Whether there may be more due deliveries than the last claim returned.
     may_be_more: bool,
-    /// Whether other processes send deliveries of the same lanes.
+    /// Whether other processes may send deliveries to the same webhook.
     is_shared: bool,
-    /// Whether the store may have claims by this process of deliveries that are not busy.
+    /// Whether the store may still have claims that this queue does not use.
     ///
-    /// While it has them, no other process sends these deliveries. They may come from an earlier
-    /// queue, from dropped claims, or from a claim whose answer was lost.
+    /// They prevent other processes from sending these deliveries. Such claims are from an earlier
+    /// queue, are dropped, or were in a lost answer.
     has_others: bool,
-    /// Whether this sender must be the only one, as the last claim told the store.
+    /// The value of [`Asking::alone`] in the last claim.
     told: Alone,
 }
 
 impl Prefetch {
-    /// `is_shared` tells whether other processes send deliveries of the same lanes.
     pub(super) fn new(handle: Arc<QueueHandle>, is_shared: bool) -> Self {
         Self {
             handle,
@@ -156,9 +159,10 @@ impl Prefetch {
         self.claims.is_empty()
     }
 
-    /// Adds those committed deliveries that a claim would also return.
+    /// Adds the committed deliveries that a claim would also return.
     ///
-    /// These are newer than all claimed deliveries, and their projects are not busy.
+    /// Ignores a delivery that is not newer than all claimed deliveries, and a delivery of a busy
+    /// project.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);
@@ -174,7 +178,7 @@ impl Prefetch {
         self.claims.push_back(Prefetched { claim, hold, until });
     }
 
-    /// The number of bytes in the payload of the oldest claim.
+    /// Returns the size of the oldest claim's payload, in bytes.
     pub(super) fn next_size(&self) -> Option<usize> {
         self.claims.front().map(|one| one.claim.payload.len())
     }
@@ -198,13 +202,13 @@ impl Prefetch {
         }
     }
 
-    /// Replaces the old keys of renamed projects. Drops the claims, which have the old keys.
+    /// Replaces the old keys of renamed projects. Drops the prefetched claims with old keys.
     pub(super) fn follow(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
         self.clear();
         self.busy.follow(moves);
     }
 
-    /// Drops all claims, and the answer of the claim in progress.
+    /// Drops all prefetched claims, and the answer of the claim in progress.
     pub(super) fn clear(&mut self) {
         self.is_outdated = self.is_asking();
         self.may_be_more = true;
@@ -213,16 +217,16 @@ impl Prefetch {
         }
     }
 
-    /// Drops the claim of a delivery that this process does not send.
+    /// Drops the claim of a delivery without sending the delivery.
     pub(super) fn drop_claim(&mut self, project: ProjectKey, delivery: i64) {
         self.has_others = self.is_shared;
         self.release(project, delivery);
     }
 
-    /// Tells the store what this sender needs, by a claim of no delivery.
+    /// Informs the store about this sender, with a claim of no deliveries.
     ///
-    /// It tells whether the sender must be the only one, and which claims the store must keep.
-    /// Does nothing if the store has that information, or while a claim is in progress.
+    /// The claim tells the store whether this sender must be the only one, and which of its claims
+    /// to keep. Does nothing if the store knows both, or while another claim is in progress.
     pub(super) fn tell(&mut self, store: &Store, webhook: &str, at: Reading, alone: Alone) {
         let is_known = !self.has_others && self.told == alone;
         if !self.is_shared || is_known || self.is_asking() {
@@ -246,7 +250,7 @@ impl Prefetch {
         at: Reading,
     ) -> Result<(), StoreError> {
         if self.is_asking() {
-            // The store also drops the claims of this answer below.
+            // The claim below also releases the deliveries in this answer.
             let _ = self.answer().await;
         }
         self.claims.clear();
@@ -268,7 +272,7 @@ impl Prefetch {
         }
     }
 
-    /// Drops claims that are no longer valid.
+    /// Drops prefetched claims that are no longer valid.
     pub(super) fn drop_expired(&mut self, now: Duration) {
         while let Some(oldest) = self.claims.front()
             && (now > oldest.until || !oldest.hold.is_valid())
@@ -283,7 +287,7 @@ impl Prefetch {
         self.leaves_out_failed
     }
 
-    /// Whether the claim in progress, or else the last one, claims nothing. See [`Prefetch::tell`].
+    /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     pub(super) fn is_telling(&self) -> bool {
         self.is_telling
     }
@@ -295,9 +299,8 @@ impl Prefetch {
 
     /// Starts to claim due deliveries, if more may be due and too few are prefetched.
     ///
-    /// Does nothing while a claim is in progress.
-    ///
-    /// `room` is the number of deliveries that can be sent now.
+    /// Does nothing while a claim is in progress. `room` is the number of deliveries that can be
+    /// sent now.
     pub(super) fn ask(
         &mut self,
         store: &Store,
@@ -371,9 +374,10 @@ impl Prefetch {
         answer
     }
 
-    /// Adds the claims of an answer that came at `moment`.
+    /// Adds the claims of an answer that arrived at `moment`.
     ///
-    /// They are valid from then on. Otherwise a slow store would be asked again and again.
+    /// Their validity begins at `moment`, not at the start of the claim. Otherwise claims from a
+    /// slow store would expire before they are used.
     ///
     /// Returns the unreadable deliveries, and the due time of the next delivery.
     pub(super) fn accept(

@@ -36,7 +36,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// Further claims would expire before the queue can send them.
 const RARELY: Duration = Duration::from_millis(20);
 
-/// The longest time between two claims if other processes send deliveries of the same lanes.
+/// The longest time between two claims if other processes send to the same webhook.
 const SHARED_POLL: Duration = Duration::from_secs(1);
 
 /// Returns how long to sleep until a time of day, at most [`SLEEP_MAX`].
@@ -46,10 +46,10 @@ fn sleep_until(at: Timestamp, now: Timestamp) -> Duration {
         .min(SLEEP_MAX)
 }
 
-/// When a queue claims next, unless something wakes it earlier.
+/// When a queue claims next, unless something wakes the queue earlier.
 #[derive(Default)]
 struct NextClaim {
-    /// The monotonic time.
+    /// The monotonic time of the next claim.
     at: Duration,
     /// Whether the store failed. Then the queue does not claim before `at`, even if it is woken.
     is_after_failure: bool,
@@ -60,7 +60,7 @@ struct NextClaim {
 /// Notices when the clock is set back, to correct due times.
 struct ClockCheck {
     set_back: SetBack,
-    /// The monotonic time from which due times may be corrected. It is later after a failure.
+    /// The earliest monotonic time for the next correction. A failure delays it.
     at: Duration,
 }
 
@@ -120,11 +120,11 @@ impl Queue {
 
     /// Runs until the queue is stopped and its attempts in progress have ended.
     ///
-    /// The process cancels `stop_of_all` when it ends. That stops the queues of all webhooks.
+    /// When the process stops, it cancels `stop_of_all`, which stops the queues of all webhooks.
     pub(super) async fn run(mut self, stop_of_all: CancellationToken) {
         let stop = self.stop.clone();
         // Deliveries in the handle were passed to an earlier queue, which may have sent them. Only
-        // the store has their state, so this queue claims them from the store.
+        // the store has their current state, so this queue claims them from the store.
         self.handle.drop_committed();
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
@@ -192,7 +192,7 @@ impl Queue {
             // The end of a recording wakes the queue.
             return SLEEP_MAX;
         }
-        // Deliveries that are claimed before the next request may start would expire.
+        // Do not claim yet: the claims would expire before the rate allows the next request.
         let until_next = self.until_next(&target, moment);
         if !until_next.is_zero() {
             return until_next.min(SLEEP_MAX);
@@ -257,7 +257,7 @@ impl Queue {
         committed
     }
 
-    /// Returns how long to wait until the next request.
+    /// Returns how long to wait before the next request may start.
     fn until_next(&self, target: &Target, moment: Duration) -> Duration {
         let mut next = self.pace.next(target.webhook.rate);
         if self.is_paced(target) {
@@ -295,7 +295,7 @@ impl Queue {
 
     /// Corrects due times if the clock was set back.
     ///
-    /// Otherwise deliveries would be late by as much as it was set back.
+    /// Otherwise deliveries would be late by as much as the clock was set back.
     async fn check_clock(&mut self) {
         let reading = self.shared.reading();
         let moment = self.shared.clock.moment();
@@ -347,8 +347,8 @@ impl Queue {
             Err(error) => return self.ask_later(&error),
         };
         if self.prefetch.is_telling() {
-            // Its next due time may be that of a project that may not send yet. With that time, the
-            // queue would claim again and again.
+            // Ignore the next due time in this answer. It may be that of a failed project that must
+            // not send yet, and then the queue would claim again and again.
             return;
         }
         let now = self.shared.now();
@@ -361,7 +361,7 @@ impl Queue {
             wait = wait.min(sleep_until(any_at, now));
         }
         if self.shared.store.is_shared() {
-            // Another sender may release lanes.
+            // Another sender may release claims at any time.
             wait = wait.min(SHARED_POLL);
         }
         self.next_claim.at = moment.saturating_add(wait);
@@ -470,7 +470,7 @@ impl Queue {
         if may_reach_none && self.shared.store.is_shared() {
             self.give_way(now, &target);
         } else {
-            // This sender reaches the receiver, or it does not share a rate with others.
+            // This sender reaches the receiver, or shares no rate with other senders.
             self.gives_way_until = Duration::ZERO;
         }
         self.results.push(result, now);

@@ -29,17 +29,17 @@ const UNRECORDED_MAX: usize = 64;
 
 /// The number of results that make a commit start immediately.
 const GROUP: usize = 32;
-/// How long a result waits at most for others to join its commit.
+/// The longest time that a result waits for other results, to share one commit.
 ///
-/// Larger commits write less, because consecutive commits write some of the same pages. Without
-/// this wait, the commits of a burst had 13 results on average (counted).
+/// Fewer, larger commits write less, because consecutive commits partly write the same pages.
+/// Without this wait, the commits of a burst had 13 results on average (counted).
 const GROUP_WAIT: Duration = Duration::from_millis(10);
 
 /// The unrecorded results of one webhook's attempts.
 #[derive(Default)]
 pub(super) struct Results {
     waiting: Vec<AttemptResult>,
-    /// The monotonic time of the oldest result whose recording has not begun.
+    /// The monotonic time at which the oldest result in `waiting` was added.
     oldest_at: Duration,
     /// Whether an unrecorded result pauses the webhook.
     is_pausing: bool,
@@ -66,9 +66,10 @@ impl Results {
         !self.recording.is_empty()
     }
 
-    /// Returns how long to wait before the next recording. `None` if there is nothing to record.
+    /// Returns how long to wait before the next recording.
     ///
-    /// If `is_idle`, no attempt is in progress whose result could join the recording.
+    /// `None` if there is nothing to record, or while a recording is in progress. `is_idle` means
+    /// that no attempt is in progress, so no further result can join the recording.
     pub(super) fn wait(&self, is_idle: bool, now: Duration) -> Option<Duration> {
         if self.waiting.is_empty() || self.is_recording() {
             None

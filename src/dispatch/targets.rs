@@ -17,11 +17,9 @@ use crate::webhook::{ClientError, Proxies, TrustRoots, WebhookClient};
 /// A webhook with its client.
 #[derive(Debug)]
 pub(super) struct Target {
-    /// The settings of the webhook.
     pub(super) webhook: config::Webhook,
-    /// The client that sends to the webhook.
     pub(super) client: WebhookClient,
-    /// The fingerprint of the settings.
+    /// A hash of the settings.
     pub(super) fingerprint: [u8; 32],
 }
 
@@ -110,8 +108,8 @@ fn prepare(
 
 /// Records the fingerprint of each webhook's settings.
 ///
-/// If the settings changed, failed deliveries become due immediately, because the new settings may
-/// work. If the receiver switched the webhook off, it is switched on again.
+/// If the settings of a webhook changed, its failed deliveries become due immediately, because the
+/// new settings may work. A webhook that its receiver switched off is switched on again.
 pub(crate) async fn note_configuration(
     store: &Store,
     webhooks: &[config::Webhook],

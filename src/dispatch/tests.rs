@@ -95,8 +95,8 @@ fn batch(project: &str) -> Batch {
     }
 }
 
-/// A removed webhook comes back. Its new queue does not send deliveries that were passed to the
-/// old one, because an operator may have cancelled them.
+/// A removed webhook is added again. Its new queue does not send deliveries that were passed to the
+/// old queue, because an operator may have cancelled them.
 #[tokio::test]
 async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     let directory = tempfile::tempdir().unwrap();
@@ -188,7 +188,7 @@ impl Fixture {
         }
     }
 
-    /// Makes a fixture whose lanes are shared with other senders.
+    /// Makes a fixture for a webhook to which other processes send too.
     fn shared() -> Self {
         let mut fixture = Self::new();
         fixture.prefetch = Prefetch::new(Arc::default(), true);
@@ -201,7 +201,7 @@ impl Fixture {
             .ask(&self.store, "catalog", at, 4, Wanted::Ahead, Alone::No);
     }
 
-    /// Gives the queue an answer at time 0, in place of the store.
+    /// Passes an answer to the queue at time 0, in place of the store's answer.
     async fn accept(&mut self, ready: Vec<Claim>) {
         self.accept_at(Duration::ZERO, ready).await;
     }
@@ -303,8 +303,8 @@ async fn claims_expire() {
     assert_eq!(fixture.next(), Some(1));
 }
 
-/// Claims are valid from the arrival of the answer. Otherwise a slow store would be asked again
-/// and again, and nothing would be sent.
+/// The validity of claims begins when the answer arrives. Otherwise claims from a slow store would
+/// expire before they are used.
 #[tokio::test]
 async fn claims_of_a_late_answer_are_valid() {
     let mut fixture = Fixture::new();
@@ -315,7 +315,7 @@ async fn claims_of_a_late_answer_are_valid() {
     assert_eq!(fixture.next(), Some(1));
 }
 
-/// The queue asks the store to drop other claims, until an answer confirms it.
+/// The queue repeats the request to drop other claims until the store answers it.
 #[tokio::test]
 async fn dropped_claims_are_released_although_a_release_fails() {
     let mut fixture = Fixture::shared();
@@ -357,7 +357,8 @@ async fn large_payloads_are_not_prefetched() {
     fixture
         .accept(vec![large, claim(2, "b"), claim(3, "c"), claim(4, "d")])
         .await;
-    // As many deliveries are prefetched as can be sent, and their payloads are large enough.
+    // All deliveries that can be sent now are prefetched. No more are claimed in advance, because
+    // the payloads are large.
     fixture.prefetch.expect_more();
     fixture.ask();
     assert!(!fixture.prefetch.is_asking());

@@ -1,9 +1,8 @@
 //! The thread of one webhook's queue.
 //!
-//! Constraint: a receiver can keep the thread that reads its answers busy. For instance, a flood
-//! of interim answers (`100 Continue`) takes seconds, because the HTTP library reads all of them
-//! before it yields to other tasks. So each queue has its own thread, and nothing waits for the
-//! thread's end.
+//! Constraint: a receiver can occupy the thread that reads its answers. For instance, the HTTP
+//! library reads a flood of interim answers (`100 Continue`) for seconds before it yields to other
+//! tasks. So each queue has its own thread, and nothing waits for the thread's end.
 
 use std::io;
 use std::pin::Pin;
@@ -65,7 +64,7 @@ impl QueueThread {
         queue: impl Future<Output = ()> + Send + 'static,
     ) -> impl Future<Output = bool> + Send + 'static {
         let (sender, ended) = oneshot::channel();
-        // If the thread has ended, this drops the job. The result is the same as after a panic.
+        // If the thread has ended, this drops the job, and the future returns false.
         let _ = self.0.send(Job {
             queue: Box::pin(queue),
             ended: sender,

@@ -1,7 +1,8 @@
-//! Shares a webhook with the *senders* of other processes: their queues of the webhook.
+//! Shares a webhook with other *senders*: the queues of this webhook in other processes.
 //!
-//! If requests to the webhook are limited to a rate, only one sender may send at a time. Each
-//! claim tells the store whether the sender must be the only one. The store stops the others.
+//! If requests to the webhook are limited to a rate, only one sender may send at a time. Each claim
+//! tells the store whether this sender must be the only one. If so, the store gives the other
+//! senders no claims.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +15,21 @@ use crate::dispatch::Target;
 use crate::dispatch::results::STORE_PAUSE;
 use crate::store::{Alone, Fault};
 
-/// How long a sender with a rate lets others try an endpoint, after its own request failed.
+/// How long a sender with a rate lets others try an endpoint after a failure.
 ///
-/// The others claim every [`super::SHARED_POLL`].
+/// This is longer than [`super::SHARED_POLL`], the longest time between two claims of another
+/// sender.
 const GIVE_WAY: Duration = Duration::from_secs(2);
 
-/// How long a queue tries to release its webhook while the process ends.
+/// How long a queue tries to release its webhook after the process began to stop.
 ///
-/// If it fails, the end of the process releases the webhook. The queue of a removed webhook has no
-/// such limit. Otherwise its claims would last as long as the process.
+/// If this fails, the end of the process releases the webhook. While the process continues, the
+/// queue of a removed webhook retries without a limit. Otherwise its claims would last as long as
+/// the process.
 const LEAVE: Duration = Duration::from_secs(3);
 
 impl Queue {
-    /// Whether only this sender may send the deliveries that it claims now.
+    /// Returns whether this sender must be the only one if it claims deliveries now.
     pub(super) fn alone(&self, target: &Target) -> Alone {
         match (self.is_paced(target), self.endpoint.may_be_out_of_reach()) {
             (false, _) => Alone::No,
@@ -35,11 +38,11 @@ impl Queue {
         }
     }
 
-    /// Whether only this sender may send, although it claims nothing now.
+    /// Whether this sender must be the only one while it claims nothing.
     ///
-    /// After a failure, others can perhaps reach the endpoint although this sender cannot. So it
-    /// excludes them only while it sends, and until its next request may start. Before that time,
-    /// their requests would exceed the rate.
+    /// After a failure, another sender may reach the endpoint although this sender does not. So
+    /// this sender then excludes the others only while it sends, and until the rate allows its next
+    /// request. Earlier requests of other senders would exceed the rate.
     fn must_be_alone(&self, target: &Target) -> bool {
         let now = self.shared.clock.moment();
         let gives_way = now < self.gives_way_until;
@@ -83,10 +86,10 @@ impl Queue {
         }
     }
 
-    /// Leaves the webhook to other senders for [`GIVE_WAY`], in case they can reach the endpoint.
+    /// Leaves the webhook to other senders for [`GIVE_WAY`], in case they reach the endpoint.
     ///
-    /// The wait begins when the rate allows this sender's next request. Otherwise another sender
-    /// could send a request before that, and exceed the rate.
+    /// This time begins when the rate allows this sender's next request. An earlier request of
+    /// another sender would exceed the rate.
     pub(super) fn give_way(&mut self, moment: Duration, target: &Target) {
         let begins = moment.max(self.pace.next(target.webhook.rate));
         self.gives_way_until = begins.saturating_add(GIVE_WAY);
