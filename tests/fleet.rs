@@ -104,7 +104,7 @@ fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
     daemon.wait_log("the trouble", |entry| {
         entry
             .message()
-            .contains("inference waits until it works again")
+            .contains("inference waits until the store works again")
     });
     for n in 0..20 {
         fs::remove_dir(home.at(&format!("empty-{n}"))).unwrap();

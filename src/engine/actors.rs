@@ -240,7 +240,11 @@ impl Source {
         }
         for ((index, question), act) in indexes.into_iter().zip(&questions).zip(found) {
             if act.is_none() {
-                debug!(?question, ?patience, "no audit record tells who did it");
+                debug!(
+                    ?question,
+                    ?patience,
+                    "no audit record shows who made the change"
+                );
             }
             if let Some(answer) = answers.get_mut(index) {
                 *answer = act;
@@ -260,7 +264,7 @@ impl Source {
             warn!(
                 path = event.subject.path,
                 key = self.report.key,
-                "no audit record tells who made a change, so its username comes from the next source. \
+                "no audit record shows who made a change, so its username comes from the next source. \
                  Run `project-webhooks check` as root to see what is missing; this is logged once"
             );
         }

@@ -457,7 +457,7 @@ impl EventLoop {
             return;
         }
         info!(
-            "the new repository.layout takes effect once the changes under the old one are recorded"
+            "the new repository.layout takes effect once the changes under the old layout are recorded"
         );
         let mut rest = Config::clone(&config);
         rest.repository.path.clone_from(&old.path);
@@ -503,8 +503,8 @@ impl EventLoop {
         };
         if has_pending {
             warn!(
-                "the new repository.layout takes effect now, but some changes under the old one are \
-                 not recorded; pending removals cause no events"
+                "the new repository.layout takes effect now, but some changes under the old layout \
+                 are not recorded; pending removals cause no events"
             );
         }
         self.configure(new.config);

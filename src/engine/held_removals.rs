@@ -219,8 +219,8 @@ impl HeldReport {
                 cause: "all".to_owned(),
                 reason: format!(
                     "all projects are gone; {n} removals are held until one of the projects is back. \
-                     Is a file system not mounted, or a directory locked? If they were removed on \
-                     purpose, run `project-webhooks accept`"
+                     Is a file system not mounted, or a directory locked? If the projects were \
+                     removed on purpose, run `project-webhooks accept`"
                 ),
                 until: None,
             },
@@ -229,8 +229,8 @@ impl HeldReport {
                 cause: "more-than-half".to_owned(),
                 // Each output adds the end in its own time zone.
                 reason: format!(
-                    "{n} of {} projects vanished together; their removals are held for the time of \
-                     repository.mass_delete_after. `project-webhooks accept` releases them now",
+                    "{n} of {} projects vanished together. Run `project-webhooks accept` to release their \
+                     removals; otherwise they are held for repository.mass_delete_after",
                     held.n_recorded
                 ),
                 until: Some(time_of(at, now)),

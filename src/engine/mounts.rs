@@ -165,7 +165,9 @@ impl MountGuard {
             if mounted.is_none() && self.is_removed(root, &path, mounts) {
                 let since = *self.removed.entry(path.clone()).or_insert(now);
                 if now.saturating_sub(since) >= repository.mass_delete_after {
-                    info!("{path} is not a mount point any more; its projects count as removed");
+                    info!(
+                        "{path} is not a mount point any more; its projects are treated as removed"
+                    );
                     self.known.remove(&path);
                 } else {
                     hidden.insert(path, REMOVED.to_owned());
@@ -192,8 +194,8 @@ impl MountGuard {
         for (path, reason) in &hidden {
             if self.hidden.get(path) != Some(reason) {
                 warn!(
-                    "{path}: {reason}. Its projects are kept as they are until it is mounted \
-                     again, or the mount point has been missing for repository.mass_delete_after"
+                    "{path}: {reason}. No events are inferred below it until its file system is \
+                     back, or the mount point has been missing for repository.mass_delete_after"
                 );
             }
         }

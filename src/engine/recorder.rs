@@ -155,7 +155,7 @@ pub(super) fn report(status: &Status, error: &StoreError) {
     let error = crate::error::chain(error);
     report_trouble(
         status,
-        format!("{error}; inference waits until it works again, and no change is lost"),
+        format!("{error}; inference waits until the store works again, and no change is lost"),
     );
 }
 

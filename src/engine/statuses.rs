@@ -95,13 +95,13 @@ pub(crate) struct RepositoryReport {
     pub(crate) engine: Snapshot,
 }
 
-/// An engine that was told to stop and has not ended.
+/// An engine that was asked to stop and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct EndingReport {
     /// The name of the repository, or the path of the only one.
     pub(crate) name: String,
     pub(crate) path: String,
-    /// When it was told to stop.
+    /// The time when the engine was asked to stop.
     pub(crate) since: Timestamp,
 }
 
@@ -228,8 +228,8 @@ impl Statuses {
             whole.troubles.insert(
                 Trouble::Repositories,
                 format!(
-                    "not watched since this process took over, because its list `repositories` lacks \
-                     them: {}. Add them, or reload the configuration to confirm its list",
+                    "this process does not watch repositories of the former process: {}. Add them \
+                     to `repositories`, or reload the configuration to confirm its list",
                     left_out.join(", ")
                 ),
             );

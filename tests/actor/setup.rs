@@ -200,7 +200,7 @@ fn without_a_rule_one_warning_says_what_to_do() {
         });
     }
     assert_eq!(
-        daemon.n_messages("no audit record tells who made a change"),
+        daemon.n_messages("no audit record shows who made a change"),
         1
     );
     wait_until("the count of misses", || {

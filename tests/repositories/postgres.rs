@@ -231,7 +231,7 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     let left_out = "project_webhooks_trouble{part=\"repositories\",repository=\"finance\"} 1";
     assert!(get(&home, "/metrics").contains(left_out));
     let trouble = status["troubles"]["repositories"].to_string();
-    assert!(trouble.contains("lacks them: finance."), "{trouble}");
+    assert!(trouble.contains("former process: finance."), "{trouble}");
     put(&home, "finance", "sales/last/project.xml", &content);
     put(&home, "third", DEFINITION, &content);
     all_delivered(&home, &endpoint, 21);

@@ -176,7 +176,7 @@ fn files_of_others_that_fill_the_disk_cost_nothing() {
     let _full = fs::write(&filler, vec![0_u8; 64 << 20]);
     // More than the log has room for.
     (20..200).for_each(snapshot);
-    daemon.wait_message("inference waits until it works again", 1);
+    daemon.wait_message("inference waits until the store works again", 1);
     wait_status(&home, "the store's trouble", |status| {
         status["troubles"].to_string().contains("no change is lost")
     });
@@ -197,7 +197,7 @@ fn files_of_others_that_fill_the_disk_cost_nothing() {
         let n_ended = entries
             .iter()
             .filter(|entry| entry.message() == "the store works again");
-        let n_begun = daemon.n_messages("inference waits until it works again");
+        let n_begun = daemon.n_messages("inference waits until the store works again");
         (n_ended.count() == n_begun).then_some(())
     });
     let deliveries = home.json(&["deliveries", "--limit", "1000"]);
