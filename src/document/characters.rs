@@ -129,8 +129,7 @@ pub(super) fn resolve_reference(text: &str, at: usize) -> Result<char, Fault> {
         Ok(None) => match resolve_predefined_entity(name).and_then(|text| text.chars().next()) {
             Some(character) => return Ok(character),
             None => format!(
-                "the entity {} is not one of the five built-in ones (lt, gt, amp, apos, quot); \
-                 others are not supported",
+                "the entity {} is not supported; only lt, gt, amp, apos and quot are",
                 shown(name)
             ),
         },

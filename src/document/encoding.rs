@@ -54,7 +54,7 @@ pub(super) fn decode(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     match family(bytes) {
         Family::Cut => (
             Cow::Borrowed(""),
-            Some(Fault::at(0, "it ends inside its first character")),
+            Some(Fault::at(0, "the file ends inside its first character")),
         ),
         Family::Utf32 => (Cow::Borrowed(""), Some(Fault::at(0, unsupported("UTF-32")))),
         Family::Utf16(encoding, mark) => {
@@ -207,7 +207,10 @@ fn ends_cut(encoding: &'static Encoding, bytes: &[u8]) -> bool {
 
 fn illegible(at: usize, encoding: &str, is_cut: bool) -> Fault {
     if is_cut {
-        Fault::at(at, format!("it ends inside a character of {encoding}"))
+        Fault::at(
+            at,
+            format!("the file ends inside a character of {encoding}"),
+        )
     } else {
         Fault::at(at, format!("this is not valid {encoding}"))
     }

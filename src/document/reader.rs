@@ -298,9 +298,9 @@ impl<'a> State<'a> {
             return Ok(self.document);
         }
         let reason = if self.text.bytes().all(is_space) {
-            "it is empty"
+            "the file is empty"
         } else {
-            "it ends before its root element"
+            "the file ends before its root element"
         };
         Err(Fault::at(self.text.len(), reason))
     }
@@ -309,7 +309,7 @@ impl<'a> State<'a> {
         let (line, column) = position(self.text, start);
         Fault::at(
             self.text.len(),
-            format!("it ends inside {inside} that begins at line {line}, column {column}"),
+            format!("the file ends inside {inside} that begins at line {line}, column {column}"),
         )
     }
 

@@ -43,7 +43,8 @@ fn every_strict_prefix_is_rejected_because_it_ends() {
                     }
                     Err(malformed) => {
                         let reason = &malformed.reason;
-                        let is_cut = reason.starts_with("it ends") || reason == "it is empty";
+                        let is_cut =
+                            reason.starts_with("the file ends") || reason == "the file is empty";
                         assert!(is_cut, "{length} bytes of {text}: {malformed}");
                     }
                 }
