@@ -376,7 +376,7 @@ fn disagreements(templates: &[Template]) -> Vec<TemplateError> {
                     role: template.role,
                     index: template.index,
                     reason: format!(
-                        "can match the same path as {:?} ({}); a file must have one meaning",
+                        "can match the same path as {:?} ({}); a path must match only one template",
                         earlier.text,
                         earlier.role.as_str()
                     ),

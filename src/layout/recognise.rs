@@ -182,11 +182,11 @@ fn explain(
                 continue;
             }
             Some(meaning) if meaning.role == Role::Published => {
-                "is a published copy of a project that has no definition"
+                "a published copy of a project that has no definition"
             }
-            Some(_) => "is a snapshot of a project that has no definition",
-            None if !is_below(path, below) => "is outside the recognised directory",
-            None => "is at a path that the recognised layout does not use",
+            Some(_) => "a snapshot of a project that has no definition",
+            None if !is_below(path, below) => "outside the recognised directory",
+            None => "at a path that the recognised layout does not use",
         };
         recognised.unexplained.push((path.clone(), reason));
     }

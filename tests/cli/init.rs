@@ -349,7 +349,7 @@ fn what_is_not_understood_is_listed_with_the_reason() {
         "symbolic links, which are not followed: link",
         "not UTF-8, which a callback cannot contain: \u{fffd}.xml",
         "files of other types: pipe.xml (is a FIFO)",
-        "is a published copy of a project that has no definition: sales/hr/published/project.xml",
+        "each a published copy of a project that has no definition: sales/hr/published/project.xml",
         "a path that the recognised layout does not use: sales/orders/attic/old/project.xml",
     ] {
         assert!(out.contains(said), "{said}: {out}");
