@@ -27,7 +27,8 @@ impl Account {
 pub struct Actor {
     /// The user's name, or the user id if the user has no name.
     ///
-    /// Empty if the user database did not answer. Then the username comes from the next source.
+    /// Empty if the user database did not answer. Then the next configured source provides the
+    /// username.
     pub user: String,
     /// The user id.
     pub uid: u32,

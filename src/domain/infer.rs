@@ -114,7 +114,7 @@ pub fn infer(recorded: &Recorded, observed: &Observed, removals: Removals) -> In
             &mut events,
             recorded,
             observed,
-            "the definition was replaced by that of another project (another id)",
+            "the definition of another project (another id) replaced the recorded one",
         );
     }
     // The successor of a replaced project has no recorded definition.
@@ -279,7 +279,7 @@ fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> 
         })
         .map(|snapshot| {
             format!(
-                "the definition has the content of the new snapshot {}, which is older than it",
+                "the definition has the content of the new snapshot {}, which changed earlier",
                 snapshot.path
             )
         })
@@ -311,7 +311,7 @@ fn deletes(
         Copies::Unrecorded => "; no published copy was recorded",
         Copies::Remain => "; a published copy is still there",
         Copies::Unclear => "; the published copies cannot be read",
-        Copies::Gone => ", and so are all published copies that were recorded",
+        Copies::Gone => "; all recorded published copies are gone",
     };
     let because = format!("{why}{and}");
     events.push(delete(EventKind::ProjectDelete, definition, &because));
@@ -377,7 +377,7 @@ fn removed_copies(events: &mut Vec<InferredEvent>, recorded: &Recorded, record: 
             Role::Published => (EventKind::ProjectUnpublish, "published copy"),
             _ => (EventKind::SnapshotDelete, "snapshot"),
         };
-        let because = format!("the {what} is gone, and the definition is there");
+        let because = format!("the {what} is gone, but the definition still exists");
         events.push(InferredEvent {
             definition: Some(definition.clone()),
             before: Some(copy.clone()),

@@ -35,7 +35,7 @@ pub struct StateSize {
     pub used: u64,
     /// The size of the write-ahead log.
     pub log: u64,
-    /// The limit of `used`. `None` if it is not measured yet or not known, or if the state is in
+    /// The limit of `used`. Absent if it is not known or not measured yet, or if the state is in
     /// PostgreSQL.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
