@@ -264,7 +264,7 @@ impl Write for Bounded {
 fn described(error: &Error, source: &str) -> TemplateError {
     let message = match (error.kind(), error.detail()) {
         (ErrorKind::UndefinedError, detail) => format!(
-            "{}; check its name, or use \"is defined\" or the filter default",
+            "{}; check the name, or use \"is defined\" or the filter default",
             detail.unwrap_or("the value is undefined")
         ),
         (kind, Some(detail)) => format!("{kind}: {detail}"),

@@ -94,8 +94,8 @@ fn oauth2(
     let token_url = mapping.read(context, "token_url", |value, context| {
         let url = value.parsed(context, url)?;
         if is_open(&url) {
-            let message = "sends the client's secret over http://, which every network on the way \
-                           can read";
+            let message = "sends the client's secret over http://, so every network on the way can \
+                           read the secret";
             context.warning(&value.location, message);
         }
         Some(url)

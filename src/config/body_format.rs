@@ -39,8 +39,9 @@ pub(super) fn format(
     match (format?, template) {
         (Some(format), None) => Some(format.into()),
         (Some(_), Some(_)) => {
-            let fault =
-                Fault::new("has no effect without format: template; set it, or remove this");
+            let fault = Fault::new(
+                "has no effect without format: template; set this format, or remove template",
+            );
             context.error(&given?.location, fault);
             None
         }

@@ -63,7 +63,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
     match distrust {
         None => Ok(found(here, None)),
         Some(reason) if system.exists() => {
-            let message = format!("is ignored, and {SYSTEM} is read: {reason}. {ADVICE}");
+            let message = format!("is ignored, and {SYSTEM} is read instead: {reason}. {ADVICE}");
             Ok(found(system, Some(Problem::of_file(here, message))))
         }
         Some(reason) => Err(Problems {
@@ -77,7 +77,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
 }
 
 const ADVICE: &str =
-    "Correct its owner or permissions, or, if you trust it, name it with --config FILE";
+    "Correct the owner or the permissions. Or, if you trust the file, pass --config FILE";
 
 /// Returns why a file is not trusted. `None` if it is trusted.
 fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {

@@ -57,7 +57,7 @@ const SECRET_HEADERS: &[&str] = &[
 
 /// The warning about a secret header that is sent without encryption.
 pub(super) const OPEN_SECRET: &str =
-    "sends a secret header over http://, which every network on the way can read";
+    "sends a secret header over http://, so every network on the way can read the secret";
 
 /// Whether the user may not set this header.
 ///
@@ -160,8 +160,8 @@ pub(super) fn secrets(
         let length = context.accept(&item.location, length)?;
         if length < SECRET_MIN {
             let message = format!(
-                "this secret has {length} bytes; Standard Webhooks asks for at least \
-                 {SECRET_MIN}, such as whsec_ and the output of: openssl rand -base64 32"
+                "this secret has {length} bytes, but Standard Webhooks recommends at least \
+                 {SECRET_MIN}; use whsec_ and the output of `openssl rand -base64 32`"
             );
             context.warning(&item.location, message);
         }

@@ -77,8 +77,8 @@ pub(super) fn load(
 }
 
 /// The warning that `retention.max_state_size` has no effect with PostgreSQL.
-const NO_SIZE: &str = "has no effect with store.postgres: limit the database on its server, and use \
-                       retention.pending";
+const NO_SIZE: &str = "has no effect with store.postgres; limit the size of the database on its \
+                       server, and set retention.pending";
 
 fn config(tree: &Node, file: PathBuf, context: &mut Context<'_>) -> Option<Config> {
     let root = Value {
@@ -294,10 +294,12 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
         && !address.ip().is_loopback()
     {
         let message = match &token {
-            Some(None) => "other machines can read metrics and health here, without authentication",
+            Some(None) => {
+                "other machines can read metrics and health at this address without authentication"
+            }
             _ => {
-                "other machines can reach this address, and nothing is encrypted, so the network can \
-                 read the token; use a proxy with TLS, or a loopback address"
+                "other machines can reach this address, and the token crosses the network without \
+                 encryption; use a proxy with TLS, or a loopback address"
             }
         };
         context.warning(&value.location, message);
@@ -319,7 +321,7 @@ fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToke
     let n_characters = sourced.text.expose_secret().chars().count();
     let fault = if n_characters < TOKEN_MIN {
         Some(Fault::new(format!(
-            "the token has {n_characters} characters, but needs at least {TOKEN_MIN}. Make one \
+            "the token has {n_characters} characters, but needs at least {TOKEN_MIN}. Make a token \
              with `openssl rand -hex 32`"
         )))
     } else if auth::bearer(&sourced.text).is_none() {

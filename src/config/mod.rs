@@ -98,7 +98,7 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
                 let (here, system) = (find::HERE, find::SYSTEM);
                 format!(
                     "the configuration file does not exist; pass --config FILE, or create {here} \
-                     or {system}. `project-webhooks init DIR` writes one; `demo` needs none"
+                     or {system}. `project-webhooks init DIR` writes a file; `demo` needs no file"
                 )
             } else {
                 format!("the configuration cannot be read: {error}")

@@ -72,7 +72,7 @@ impl Denied {
 }
 
 const LINK_LOCAL: &str = "link-local, where clouds serve machine credentials";
-const METADATA: &str = "cloud metadata service, which serves machine credentials";
+const METADATA: &str = "a cloud metadata service, which serves machine credentials";
 const UNSPECIFIED: &str = "unspecified, never a receiver";
 
 /// The ranges that are denied by default, each with the reason.
@@ -228,7 +228,7 @@ fn warn_of_one_family(policy: &NetworkPolicy, location: &Location, context: &mut
             IpNet::V4(_) => ("IPv6", "\"::/0\""),
             IpNet::V6(_) => ("IPv4", "0.0.0.0/0"),
         };
-        let message = format!("{range} does not deny {family} addresses; add {other} for those");
+        let message = format!("{range} does not deny {family} addresses; add {other} to deny them");
         context.warning(location, message);
     }
 }

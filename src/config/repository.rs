@@ -115,7 +115,7 @@ pub(super) fn repositories(
         }
         (None, None) => {
             let fault = Fault::new("is missing").allowed(
-                "a mapping with at least path: DIRECTORY, or repositories: with a list of them",
+                "a mapping with at least path: DIRECTORY, or repositories: with a list of mappings",
             );
             context.error(&root.location.below("repository"), fault);
             return None;
@@ -171,7 +171,7 @@ fn check_different(
 ) {
     if one.name() == other.name() {
         let message = format!(
-            "the name {} is that of an earlier repository",
+            "an earlier repository already has the name {}",
             shown(&one.name())
         );
         context.error(location, Fault::new(message).allowed("a unique name"));

@@ -127,7 +127,7 @@ fn read_source(
             return None;
         }
         _ => {
-            let message = "has several sources; a value has exactly one";
+            let message = "has several sources; a value has exactly one source";
             context.error(location, Fault::not_allowed(message));
             return None;
         }
@@ -164,8 +164,8 @@ fn credential_path(name: &str, environment: &dyn Environment) -> Result<Option<P
     match directory {
         Some(directory) => Ok(Some(PathBuf::from(directory).join(name))),
         None => Err(Fault::new(format!(
-            "the credential {} cannot be read: $CREDENTIALS_DIRECTORY is not set; systemd sets it \
-             if the unit has LoadCredential= or SetCredential=",
+            "the credential {} cannot be read: $CREDENTIALS_DIRECTORY is not set; systemd sets this \
+             variable if the unit has LoadCredential= or SetCredential=",
             shown(name)
         ))),
     }

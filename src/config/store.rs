@@ -83,8 +83,7 @@ fn connection(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, b
             .parse()
             .map_err(|error| Fault::not_allowed(format!("is not a connection string: {error}")))?;
         if config.get_password().is_some() {
-            let message =
-                "contains a password; give it as store.password, so that it is not printed";
+            let message = "contains a password; set store.password instead, which is never printed";
             return Err(Fault::new(message));
         }
         if config.get_hosts().is_empty() {

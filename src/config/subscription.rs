@@ -38,7 +38,7 @@ pub(super) fn events(
         }
         (None, None) => {
             let fault = Fault::new("is missing").allowed(
-                "event: with the name of one event, or events: with a list of them or \"*\"",
+                "event: with the name of one event, or events: with a list of names or \"*\"",
             );
             context.error(&mapping.location.below("event"), fault);
             return None;
@@ -251,7 +251,7 @@ fn value_glob(text: &str) -> Result<(bool, Glob), Fault> {
     };
     if pattern.trim().is_empty() {
         return Err(Fault::not_allowed(
-            "! excludes nothing without a glob behind it",
+            "! excludes nothing without a glob after it",
         ));
     }
     if pattern.starts_with('!') {

@@ -37,7 +37,7 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
     if let (Some(true), None, Some(value)) =
         (ca_only, mapping.given("ca"), mapping.given("ca_only"))
     {
-        let fault = Fault::new("needs ca as well, because no authority would be trusted");
+        let fault = Fault::new("needs ca as well; without ca, no authority would be trusted");
         context.error(&value.location, fault);
     }
     let mut read = Tls {

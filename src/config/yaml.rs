@@ -184,7 +184,7 @@ fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
 }
 
 fn too_deep() -> String {
-    format!("is nested deeper than {DEPTH_MAX} levels; settings need at most five")
+    format!("is nested deeper than {DEPTH_MAX} levels; settings need at most six levels")
 }
 
 /// A list or a mapping that has not ended yet.
