@@ -1,13 +1,14 @@
 //! Commits jobs in transactions, and makes space for them if the disk is full.
 //!
 //! If a transaction of several jobs fails, it is rolled back, and each job runs again in its own
-//! transaction. So a job that is too large for the disk does not make the others fail. If the
+//! transaction. So a job that is too large for the disk does not make the other jobs fail. If the
 //! database is locked, all jobs fail immediately, because each would wait for the lock again.
 //! Savepoints would avoid running jobs twice. But they halved the speed of every write, because
 //! SQLite then saves each changed page once more.
 //!
-//! On a full disk, the committer releases the reserve, copies the log into the database and
-//! empties the log. That alone often frees space. Only jobs that remove rows may use the reserve.
+//! On a full disk, the committer releases the reserve, copies the log into the database and empties
+//! the log. These steps alone often free enough space. Only jobs that remove rows may use the
+//! reserve.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use super::transaction::transact;
 use super::writer::Write;
 use crate::store::error::Fault;
 
-/// How long emptying the log on a full disk waits for readers.
+/// On a full disk, how long to wait for readers before emptying the log.
 const READERS_WAIT: Duration = Duration::from_secs(1);
 
 /// The writing connection and the space in reserve.
@@ -66,7 +67,9 @@ impl Committer {
         }
     }
 
-    /// Commits each job by itself. If space is missing, commits only those that remove rows.
+    /// Commits each job in its own transaction.
+    ///
+    /// If space is missing, commits only jobs that remove rows.
     fn commit_each(&mut self, group: Vec<Box<dyn Write>>, has_space: bool) {
         for mut job in group {
             let committed = if job.removes_rows() {
@@ -94,14 +97,16 @@ impl Committer {
         }
     }
 
-    /// Frees the reserve's space and empties the log. Returns whether there is space for commits.
+    /// Releases the reserve, empties the log, and restores the reserve.
+    ///
+    /// Returns whether there is space for commits.
     fn make_space(&mut self) -> bool {
         self.reserve.release();
         let emptied = self.connection.busy_timeout(READERS_WAIT).and_then(|()| {
             self.connection
                 .query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()))
         });
-        // Commits must wait for other processes as before, also if the checkpoint failed.
+        // Commits must wait for other processes as before, even if the checkpoint failed.
         let restored = self.connection.busy_timeout(schema::BUSY_TIMEOUT);
         if let Err(error) = emptied.and(restored) {
             tracing::debug!(%error, "cannot copy the write-ahead log into the database");
@@ -132,8 +137,8 @@ fn lacks_space(fault: &Fault) -> bool {
                 .downcast_ref::<rusqlite::Error>()
                 .and_then(|error| error.sqlite_error())
                 .map(|error| error.extended_code);
-            // SQLite reports an exhausted quota as a failed write. It reports a full disk in the
-            // same way if the index of the log cannot grow.
+            // SQLite reports an exhausted quota as a failed write. If the log's index cannot grow
+            // on a full disk, SQLite reports a failed change of the index's size.
             matches!(
                 code,
                 Some(ffi::SQLITE_IOERR_WRITE | ffi::SQLITE_IOERR_SHMSIZE)

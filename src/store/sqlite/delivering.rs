@@ -1,4 +1,4 @@
-//! Implements [`Delivering`]: claims, results of attempts, webhooks, and the removal of rows.
+//! Implements [`Delivering`]: claims, results of attempts, webhooks, and removal of rows.
 
 use std::sync::Arc;
 
@@ -120,7 +120,9 @@ impl Delivering for SqliteStore {
 }
 
 impl SqliteStore {
-    /// Removes rows by `retention`, and makes these pending deliveries dead.
+    /// Removes rows by `retention`, and makes the `expiring` deliveries dead.
+    ///
+    /// `expiring` has the ids of pending deliveries, and the reason.
     async fn collect_and_expire(
         &self,
         retention: Retention,

@@ -1,7 +1,7 @@
-//! Makes pending deliveries dead if they are too old, or if there is no space for them.
+//! Makes pending deliveries dead if they are too old or there is no space for them.
 //!
-//! Constraint: a million pending deliveries may be checked each minute. So the check reads an
-//! index with a separate connection. The writer only changes the deliveries that were found.
+//! Constraint: a million pending deliveries may be checked each minute. So the check reads an index
+//! with a separate connection. The writer only changes deliveries that the check found.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ pub(super) fn older(connection: &Connection, before: i64, limit: usize) -> Resul
 pub(super) const LARGEST_BACKLOG: &str = "SELECT webhook FROM deliveries \
      WHERE state = 'pending' GROUP BY webhook ORDER BY count(*) DESC LIMIT 1";
 
-/// Lists the `limit` oldest pending deliveries of the webhook that has the most pending ones.
+/// Lists the `limit` oldest pending deliveries of the webhook with the most of them.
 pub(super) fn oldest_of_largest_backlog(
     connection: &Connection,
     limit: usize,

@@ -1,7 +1,7 @@
 //! Writes the rows of files in the record of a project.
 //!
-//! Constraint: a row that is replaced or deleted must equal the file in the old record. Otherwise
-//! the whole batch fails.
+//! Constraint: a row is replaced or deleted only if it has the hash and the change time of the file
+//! in the old record. Otherwise the whole batch fails.
 
 use std::collections::BTreeMap;
 
@@ -50,7 +50,7 @@ fn put(
 ) -> Result<(), Fault> {
     let identity = identity_of(file);
     if let Some(identity) = &identity {
-        // A new payload was stored with its identity already.
+        // A new payload was already stored with its identity.
         if !is_new && !payload::set_identity(connection, &file.hash, identity)? {
             return Err(Fault::MissingPayload {
                 hash: file.hash,
@@ -84,7 +84,9 @@ fn put(
     write(insert, written, &[&identity])
 }
 
-/// Writes the row of a file. The parameters 1 to 13 are its columns. `rest` has further ones.
+/// Writes the row of a file.
+///
+/// The parameters 1 to 13 are its columns. `rest` has the further parameters.
 fn write(
     mut statement: CachedStatement<'_>,
     (key, file, document): (&ProjectKey, &FileState, &str),
@@ -114,8 +116,8 @@ fn write(
 
 /// Returns the identity to store in the row of a file.
 ///
-/// An update must not name this column. SQLite would write a page of its index even if the value
-/// stays the same.
+/// An update must not name this column. Otherwise SQLite would write a page of the column's index
+/// even if the value stays the same.
 fn identity_of(file: &FileState) -> Option<String> {
     let is_definition = matches!(file.role, Role::Definition | Role::Deleted);
     is_definition.then(|| file.identity().to_string())

@@ -1,8 +1,8 @@
-//! Keeps the key of the fingerprints of settings.
+//! Keeps the key that hashes the fingerprints of webhooks' settings.
 //!
-//! Constraint: a fingerprint depends on the secrets of a webhook. A copy of the database, such as
-//! a backup, must not make it possible to guess the secrets. So the fingerprints in the database
-//! are keyed, and the key is in another file.
+//! Constraint: a fingerprint depends on the secrets of a webhook. A copy of the database, such as a
+//! backup, must not make it possible to guess the secrets. So the database has keyed hashes of the
+//! fingerprints, and the key is in another file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
@@ -17,12 +17,11 @@ const KEY_FILE: &str = "key";
 /// The name of a new key file before it is complete.
 const NEW_KEY_FILE: &str = "key.new";
 
-/// The key of the fingerprints.
 #[derive(Clone, Copy)]
 pub(super) struct FingerprintKey([u8; 32]);
 
 impl FingerprintKey {
-    /// Reads the key, or creates one. With a new key, all webhooks count as changed.
+    /// Reads the key, or creates one. With a new key, all webhooks seem changed.
     pub(super) fn read_or_create(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(KEY_FILE);
         let io = |what, source| OpenError::Io {
@@ -47,14 +46,14 @@ impl FingerprintKey {
         }
         let key = random().map_err(|source| io("get random bytes for", source))?;
         Self::write(directory, key).or_else(|source| match source.kind() {
-            // The daemon must start on a full disk. If the key is not stored, the next start
-            // counts all webhooks as changed.
+            // The daemon must start on a full disk. If the key is not stored, all webhooks seem
+            // changed at the next start.
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Ok(Self(key)),
             _ => Err(io("write the key", source)),
         })
     }
 
-    /// Writes a key, which replaces the present one. A crash leaves the old key or the new one.
+    /// Replaces the stored key. A crash leaves the old key or the new key.
     pub(super) fn write(directory: &Path, key: [u8; 32]) -> io::Result<Self> {
         let path = directory.join(NEW_KEY_FILE);
         let mut file = OpenOptions::new()

@@ -1,9 +1,9 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
 //! Constraint: deliveries are claimed in the order that [`Delivering`] promises. So each change of
-//! a delivery's state or lane updates `is_head`. A lane has no head while its oldest delivery waits
-//! for a delete in another lane. When the delete is finished, the waiting delivery is found by the
-//! project id in its row, and becomes the head.
+//! a delivery's state or lane updates the column `is_head`. A lane has no head while its oldest
+//! delivery waits for a delete in another lane. When the delete is no longer pending, the waiting
+//! delivery is found by the project id in its row, and becomes the head.
 //!
 //! [`Delivering`]: crate::store::contract::Delivering
 
@@ -26,7 +26,7 @@ pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
      WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
      AND NOT (organization = ?3 AND project = ?4)";
 
-/// The condition that `waiting` waits for an earlier delete with its project id.
+/// The condition that `waiting` waits for an earlier delete with the same project id.
 const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
      AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
      AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
@@ -43,7 +43,7 @@ pub(super) struct LaneEntry {
 }
 
 impl LaneEntry {
-    /// Reads the entry of a delivery. `None` if the delivery is removed or no longer pending.
+    /// Reads the entry of a delivery. `None` if it was removed or is not pending.
     pub(super) fn pending(connection: &Connection, delivery: i64) -> Result<Option<Self>, Fault> {
         let found = Self::of(connection, delivery)?;
         Ok(found.filter(|lane| lane.state == State::Pending))
@@ -68,9 +68,10 @@ impl LaneEntry {
     }
 }
 
-/// Makes the next deliveries heads after a delivery is no longer pending.
+/// Makes the next deliveries heads after a delivery stopped being pending.
 ///
-/// These are the oldest delivery of its lane, and deliveries in other lanes that waited for it.
+/// These are the oldest pending delivery of its lane and, after a delete, deliveries in other lanes
+/// that waited for the delete.
 pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
     promote(connection, &before.webhook, &before.key)?;
     let Some(project_id) = &before.deletes else {
@@ -96,7 +97,7 @@ pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
      FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
      AND state = 'pending'";
 
-/// Makes the oldest pending delivery of a lane its head, unless it waits for a delete.
+/// Makes the oldest delivery of a lane its head, unless it waits for a delete.
 fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(), Fault> {
     connection
         .prepare_cached(&format!(
@@ -117,8 +118,8 @@ pub(super) struct ProjectNow {
 
 /// Makes a delivery pending and due now, in the lane of its project.
 ///
-/// The row gets the project id, because the delivery may have to wait for a delete. If it is a
-/// delete itself, later deliveries with its project id wait for it.
+/// The row gets the project id, because the delivery may have to wait for a delete. If the delivery
+/// is itself a delete, later deliveries with the same project id wait for it.
 pub(super) fn make_pending(
     connection: &Connection,
     delivery: i64,
@@ -162,9 +163,9 @@ const HEADS_BEHIND_A_DELETE: &str = "UPDATE deliveries SET is_head = 0 WHERE id 
      AND waiting.is_delete = 0 AND waiting.state = 'pending' AND waiting.event > d.event \
      WHERE d.id = ?1 AND d.is_delete) AND is_head";
 
-/// Makes the oldest delivery of a lane its head, after this delivery became pending there.
+/// Updates the head of a lane after this delivery became pending there.
 ///
-/// A newer delivery is then no longer the head.
+/// If a newer delivery was the head, it no longer is.
 fn enter_lane(connection: &Connection, delivery: i64, lane: &LaneEntry) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -184,9 +185,9 @@ fn enter_lane(connection: &Connection, delivery: i64, lane: &LaneEntry) -> Resul
 
 /// Moves the deliveries of projects to the lanes of their new keys.
 ///
-/// Each pair has the old key and the new one. Projects may exchange their keys. Dead and cancelled
-/// deliveries move too, so that a redelivery keeps the order of its project. A delivered one moves
-/// only when it is redelivered, because there may be too many of them; see [`present`].
+/// Each pair has the old and the new key. Projects may exchange their keys. Dead and cancelled
+/// deliveries move too, so that a redelivery keeps the order of its project. A delivered delivery
+/// moves only when it is redelivered ([`present`]), because there may be too many delivered ones.
 pub(super) fn move_all(
     connection: &Connection,
     moves: &[(&ProjectKey, &ProjectKey)],
@@ -207,7 +208,8 @@ pub(super) fn move_all(
             moved.extend(all.map(|id| (id, *to)));
         }
     }
-    // The target lanes lose their heads first, because an arriving delivery may be older.
+    // The target lanes lose their heads first, because an arriving delivery may be older than the
+    // head.
     for (webhook, to) in &changed {
         connection
             .prepare_cached(&format!(
@@ -251,7 +253,7 @@ fn ids_in(
     Ok(ids)
 }
 
-/// Stores moves, for events that are replayed later.
+/// Stores moves, to find the lanes of events that are replayed later.
 fn remember(connection: &Connection, moves: &[(&ProjectKey, &ProjectKey)]) -> Result<(), Fault> {
     let (batch, last_event): (i64, i64) = connection
         .prepare_cached(NEXT_MOVES)?
@@ -278,7 +280,7 @@ fn remember(connection: &Connection, moves: &[(&ProjectKey, &ProjectKey)]) -> Re
 const NEXT_MOVES: &str = "SELECT 1 + coalesce((SELECT max(batch) FROM moves), 0), \
      coalesce((SELECT max(sequence) FROM events), 0)";
 
-/// Returns the lane of an event: the current key of its project, after all later moves.
+/// Returns the current key of an event's project, after all later moves.
 pub(super) fn lane_of(
     connection: &Connection,
     sequence: i64,
@@ -300,7 +302,7 @@ pub(super) fn lane_of(
     }
 }
 
-/// Reads the project of a delivery's event. `None` if the delivery is removed.
+/// Reads the project of a delivery's event. `None` if the delivery was removed.
 pub(super) fn present(connection: &Connection, delivery: i64) -> Result<Option<ProjectNow>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT e.sequence, e.organization, e.project, e.parameters FROM deliveries d \

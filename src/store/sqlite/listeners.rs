@@ -1,7 +1,7 @@
-//! Stores the *listeners* of each project: the webhooks that its events were routed to.
+//! Stores the *listeners* of a project: the webhooks that its events were routed to.
 //!
-//! Constraint: the listeners receive the delete of the project, even after it was renamed. When
-//! the project is deleted, its listeners are deleted too.
+//! Constraint: the listeners receive the delete of the project, even after the project was renamed.
+//! When the project is deleted, its listeners are deleted too.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,6 @@ use rusqlite::Connection;
 use crate::domain::project::ProjectKey;
 use crate::store::error::Fault;
 
-/// Reads the listeners of a project.
 pub(super) fn of(connection: &Connection, key: &ProjectKey) -> Result<BTreeSet<String>, Fault> {
     let webhooks = connection
         .prepare_cached("SELECT webhook FROM listeners WHERE organization = ?1 AND project = ?2")?
@@ -19,7 +18,6 @@ pub(super) fn of(connection: &Connection, key: &ProjectKey) -> Result<BTreeSet<S
     Ok(webhooks)
 }
 
-/// Adds a listener to a project, unless it is already one.
 pub(super) fn add(connection: &Connection, key: &ProjectKey, webhook: &str) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -30,7 +28,9 @@ pub(super) fn add(connection: &Connection, key: &ProjectKey, webhook: &str) -> R
     Ok(())
 }
 
-/// Deletes the listeners of a deleted project. Adds those of a project that moved here.
+/// Deletes the listeners if the project was deleted. Adds the arriving ones.
+///
+/// The `arriving` listeners are those of a project that moved here.
 pub(super) fn replace(
     connection: &Connection,
     key: &ProjectKey,
@@ -46,7 +46,6 @@ pub(super) fn replace(
     Ok(())
 }
 
-/// Deletes the listeners of a project.
 pub(super) fn forget(connection: &Connection, key: &ProjectKey) -> Result<(), Fault> {
     connection
         .prepare_cached("DELETE FROM listeners WHERE organization = ?1 AND project = ?2")?

@@ -17,14 +17,14 @@ const LOCK_FILE: &str = "lock";
 
 /// The maximum number of attempts to take the lock.
 ///
-/// After its holder ended, a forked child of the holder has the lock until it executes its program.
+/// After the holder ends, its forked child may keep the lock until the child executes its program.
 const TRIES: u32 = 10;
 /// The pause before each further attempt.
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Returns the process that holds the lock on a state directory, if any.
 ///
-/// It reads the kernel's list of locks. Taking the lock, even briefly, could make a starting daemon
+/// Reads the kernel's list of locks. Taking the lock, even briefly, could make a starting daemon
 /// fail.
 pub(crate) fn holder(directory: &Path) -> Option<u32> {
     let path = directory.join(LOCK_FILE);
@@ -54,13 +54,13 @@ fn is_lock_of(line: &str, pid: u32, inode: u64) -> bool {
 /// The lock on a state directory. Dropping this value releases it.
 #[derive(Debug)]
 pub(super) struct StateLock {
-    /// A lock on the directory itself, because somebody may remove the file.
+    /// A lock on the directory itself, because somebody may remove the lock file.
     _directory: File,
     _file: File,
 }
 
 impl StateLock {
-    /// Takes the lock. The error names the process that holds it.
+    /// Takes the lock. The error names the process that has the lock.
     pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(LOCK_FILE);
         let io = |what, source| OpenError::Io {
@@ -128,7 +128,8 @@ mod tests {
         let lock = StateLock::take(directory.path()).expect("the lock");
         assert_eq!(holder(directory.path()), Some(std::process::id()));
         drop(lock);
-        // A child that another test just forked has the lock until it executes its program.
+        // A child that another test just forked keeps the lock until the child executes its
+        // program.
         let is_free = (0..1_000).any(|_| {
             std::thread::sleep(std::time::Duration::from_millis(1));
             holder(directory.path()).is_none()

@@ -4,22 +4,23 @@
 //!
 //! The state directory (created with mode 0700) contains `state.db`, a SQLite database with its
 //! write-ahead log, and the files `lock`, `key` and `reserve`. All files have mode 0600. `schema/`
-//! has the tables, one file for each version. Migrations update the state of an earlier released
-//! version.
+//! has a file with SQL for each version of the tables. Each file migrates the state of the version
+//! before.
 //!
 //! # Operation
 //!
 //! One thread commits queued writes in shared transactions, and another thread reads; see `writer`
-//! and `reader`. Inference works on its own thread. It commits with the writer's connection and
-//! reads with a separate one.
+//! and `reader`. Inference runs on its own thread. It commits with the writer's connection, and
+//! reads with a separate connection.
 //!
 //! Modules:
 //!
-//! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` has the key
-//!   of the fingerprints of settings.
+//! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` keeps the key
+//!   that hashes the fingerprints of settings.
 //! - `writer` and `reader` run jobs in a `transaction`. `committer` commits the writer's jobs,
 //!   with the space in `reserve`.
-//! - `recording` implements the operations of inference, and `delivering` those of sending.
+//! - `recording` implements the operations of inference, and `delivering` those of sending and
+//!   housekeeping.
 //! - `record` writes batches, and `files` writes the files in them. `recorded` reads the record.
 //!   `problems` has the invalid files, and `payload` has the contents of files.
 //! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of
@@ -87,7 +88,7 @@ use reserve::Reserve;
 pub(super) use transfer::SqliteSide;
 use writer::Writer;
 
-/// The open database.
+/// The open database, for a daemon.
 pub(super) struct SqliteStore {
     shared: Arc<Shared>,
 }
@@ -118,7 +119,7 @@ impl Shared {
 
 /// Locks a mutex, even if another holder panicked.
 ///
-/// The data is still valid then: a job that panics has already left its queue, and its transaction
+/// The data is still valid after a panic: the job has already left its queue, and its transaction
 /// is not committed.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -160,7 +161,7 @@ impl SqliteStore {
         let committer = Committer::new(for_writing, reserve)
             .map_err(|source| OpenError::from_sqlite(&path, source))?;
         let writer = Arc::new(Writer::new(committer));
-        // If the second thread cannot be started, `reader` is dropped, which ends the first thread.
+        // If the second thread cannot start, `reader` is dropped, which ends the first thread.
         let reader_thread = start("store-reader", state_dir, move || {
             reader::run(&for_reading, reads);
         })?;
@@ -210,7 +211,9 @@ impl SqliteStore {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// Reads on a separate thread and connection, so that claims do not wait for a long read.
+    /// Reads on a separate thread and connection.
+    ///
+    /// So claims do not wait for a long read.
     async fn read_slowly<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault> + Send + 'static,

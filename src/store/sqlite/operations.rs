@@ -17,7 +17,7 @@ use crate::store::listing::{OffCause, Replay, Selector};
 /// The maximum number of deliveries that one transaction reads.
 const READ_MAX: usize = 10_000;
 
-/// A writing connection that does not need the lock of the daemon.
+/// A connection for writing, with or without a running daemon.
 pub(in crate::store) struct SqliteOperations {
     connection: Connection,
     location: Arc<str>,
@@ -25,7 +25,7 @@ pub(in crate::store) struct SqliteOperations {
 }
 
 impl SqliteOperations {
-    /// Opens the state in a directory. Does not create or migrate it.
+    /// Opens the state in a directory. Does not create or migrate the state.
     pub(in crate::store) fn open(state_dir: &Path) -> Result<Self, OpenError> {
         let connection = schema::open_for_writing(state_dir)?;
         transfer::refuse(&connection, &schema::database(state_dir))?;
@@ -37,7 +37,9 @@ impl SqliteOperations {
         })
     }
 
-    /// Runs `change` on the selected deliveries in chunks. Returns how many were changed.
+    /// Runs `change` on the selected deliveries in chunks.
+    ///
+    /// Returns the number of changed deliveries.
     fn in_chunks(
         &mut self,
         selector: &Selector,
@@ -116,7 +118,8 @@ impl Operating for SqliteOperations {
     }
 
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
-        // Later events are not replayed. They get deliveries when they are recorded.
+        // Events that are recorded from now on are not replayed, because they get deliveries
+        // anyway.
         let mut range = self.in_transaction(replay::all)?;
         let mut n_queued = 0_u64;
         let mut counted = None;
@@ -200,15 +203,15 @@ impl Operating for SqliteOperations {
 /// Selected deliveries in the order of their ids.
 struct Chunk {
     ids: Vec<i64>,
-    /// The last delivery that was read. `None` if there are no more.
+    /// The last delivery that was read. `None` if no deliveries follow.
     last: Option<i64>,
 }
 
 impl Chunk {
     /// Reads the next selected deliveries after `after`, in the order of their ids.
     ///
-    /// The statement uses no index on the selected columns, because SQLite would then sort the rows
-    /// for each chunk.
+    /// The statement uses no index on the columns of the conditions. With one, SQLite would sort
+    /// the rows for each chunk.
     fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
         let conditions = selector.conditions();
         let sql = if selector.ids.is_empty() {

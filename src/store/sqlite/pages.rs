@@ -10,7 +10,7 @@ use crate::domain::delivery::State;
 use crate::store::error::Fault;
 use crate::store::listing::{EventFilter, PAGE_READ_MAX, Selector};
 
-/// If more deliveries than this are in a state, a page does not use the index of the state.
+/// The maximum number of deliveries in a state that a page finds by the state's index.
 const INDEXED_MAX: usize = 5_000;
 
 /// The positions of the items of a page.
@@ -31,7 +31,6 @@ impl Found {
     }
 }
 
-/// Finds the events of a page.
 pub(super) fn events(
     connection: &Connection,
     filter: &EventFilter,
@@ -43,7 +42,6 @@ pub(super) fn events(
     scan(connection, &sql, conditions, before, limit)
 }
 
-/// Finds the deliveries of a page.
 pub(super) fn deliveries(
     connection: &Connection,
     selector: &Selector,
@@ -81,7 +79,9 @@ fn deliveries_sql(selector: &Selector, conditions: &Conditions) -> String {
     }
 }
 
-/// Reads rows, the newest first, until the page is full or [`PAGE_READ_MAX`] rows are read.
+/// Reads rows, the newest first, until the page is full.
+///
+/// Stops after [`PAGE_READ_MAX`] rows.
 fn scan(
     connection: &Connection,
     sql: &str,
@@ -113,7 +113,9 @@ fn scan(
     Ok(found)
 }
 
-/// Finds the deliveries of a page by the index of their state. `None` if there are too many.
+/// Finds the deliveries of a page by the index of their state.
+///
+/// `None` if more than [`INDEXED_MAX`] deliveries are in this state.
 fn by_state(
     connection: &Connection,
     selector: &Selector,
@@ -182,8 +184,9 @@ mod tests {
     use crate::domain::event::EventKind;
     use crate::store::Store;
 
-    /// Makes a store with `n` deliveries and events. One in `rare` is dead, the others are
-    /// delivered.
+    /// Makes a store with `n` deliveries and events.
+    ///
+    /// One delivery in `rare` is dead, and the others are delivered.
     fn filled(n: usize, rare: usize) -> (tempfile::TempDir, Connection) {
         let directory = tempfile::tempdir().unwrap();
         drop(Store::open(directory.path()).unwrap());

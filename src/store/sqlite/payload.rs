@@ -1,8 +1,8 @@
-//! Stores payloads: the contents of project.xml files, each content once and compressed.
+//! Stores payloads: the contents of project.xml files, compressed and without duplicates.
 //!
-//! Constraint: the daemon sends the observed bytes unchanged. So the store checks a payload
-//! against its hash when it writes and when it reads it. Payloads are compressed before the
-//! transaction, on the caller's thread, because all other writes wait for a transaction.
+//! Constraint: the daemon sends the observed bytes unchanged. So the store checks each payload
+//! against its hash, both when writing and when reading. Payloads are compressed before the
+//! transaction, on the caller's thread, because all other writes wait for the transaction.
 
 use std::collections::BTreeSet;
 
@@ -29,14 +29,13 @@ pub(super) fn stored(
     Ok(stored)
 }
 
-/// Whether a payload is stored.
 pub(super) fn exists(connection: &Connection, hash: &ContentHash) -> Result<bool, Fault> {
     Ok(connection
         .prepare_cached("SELECT 1 FROM payloads WHERE hash = ?1")?
         .exists([&hash.0[..]])?)
 }
 
-/// Stores a payload unless it is stored already. Returns whether it is new.
+/// Stores a payload unless it is already stored. Returns whether it is new.
 ///
 /// `identity` is the identity of the batch's definitions with this content, if any.
 pub(super) fn put(
@@ -95,7 +94,6 @@ pub(super) fn set_identity(
     Ok(true)
 }
 
-/// Reads the bytes of a payload.
 pub(super) fn get(connection: &Connection, hash: &ContentHash) -> Result<Option<Bytes>, Fault> {
     let found = compressed(connection, hash)?;
     let restore = |(size, compressed): (i64, Vec<u8>)| payload::restore(hash, size, &compressed);
@@ -129,7 +127,7 @@ fn compressed(
 
 /// Removes a payload if no event and no definition needs it.
 ///
-/// Returns its size before compression, in bytes. `None` if it was not removed.
+/// Returns the size before compression, in bytes. `None` if the payload was not removed.
 pub(super) fn remove_garbage(
     connection: &Connection,
     hash: &ContentHash,
@@ -147,7 +145,7 @@ pub(super) const REMOVE_GARBAGE: &str = "DELETE FROM payloads WHERE hash = ?1 \
      AND NOT EXISTS (SELECT 1 FROM files WHERE identity = payloads.identity AND hash = ?1) \
      RETURNING size";
 
-/// Lists the next `limit` stored payloads after this one, in the order of their hashes.
+/// Lists the next `limit` stored payloads after this one, sorted by hash.
 pub(super) fn after(
     connection: &Connection,
     hash: &ContentHash,

@@ -12,8 +12,8 @@ use crate::store::listing::RecordedProblem;
 
 /// Returns the organization and the project under which invalid files are stored.
 ///
-/// Files outside any project have an empty project name. If there is only one repository, their
-/// organization name is empty too.
+/// Files outside any project have an empty project name. If there is only one repository, the
+/// organization is empty too.
 fn names(key: Option<&ProjectKey>) -> (&str, &str) {
     key.map_or(("", ""), |key| (&key.organization, &key.project))
 }

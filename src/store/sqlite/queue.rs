@@ -1,7 +1,7 @@
 //! Claims due deliveries, and records the results of attempts.
 //!
-//! Constraint: an index finds the heads of [`lanes`], so a claim reads no other pending delivery.
-//! A claim writes nothing, so a restarted daemon repeats the attempts that a crash interrupted.
+//! Constraint: an index finds the heads of [`lanes`], so a claim reads no other pending delivery. A
+//! claim writes nothing, so a restarted daemon repeats attempts that a crash interrupted.
 
 use std::collections::BTreeMap;
 
@@ -21,7 +21,7 @@ use crate::store::delivery::{Claim, Claims, Effect, Failure, Finish, Unreadable}
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
-/// The maximum number of payload bytes in one claim. A single payload may be larger.
+/// A claim ends when its payloads have this total size, in bytes.
 const CLAIM_BYTES: usize = 1024 * 1024;
 
 /// Selects the heads of a webhook's lanes, the longest overdue first.
@@ -29,7 +29,9 @@ pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event,
      n_attempts_before, origin, n_redeliveries FROM deliveries WHERE webhook = ?1 AND is_head \
      ORDER BY due_ms, id LIMIT ?2";
 
-/// Inserts a pending delivery of the event `sequence`. Returns whether it is the head of its lane.
+/// Inserts a pending delivery of the event `sequence`.
+///
+/// Returns whether the delivery is the head of its lane.
 pub(super) fn insert(
     connection: &Connection,
     id: i64,
@@ -114,10 +116,10 @@ pub(super) fn claim(
     Ok(claims)
 }
 
-/// Adds one of the [`HEADS`] to a claim. Returns the size of its payload.
+/// Adds the delivery in a row of [`HEADS`] to a claim. Returns its payload size.
 ///
-/// An error of the database fails the whole claim. An unreadable delivery is reported in the
-/// claim, so that it does not delay the others.
+/// An error of the database fails the whole claim. An unreadable delivery is only reported in the
+/// claim, so that it does not delay others.
 fn claim_head(
     connection: &Connection,
     head: &Row<'_>,
@@ -184,7 +186,7 @@ pub(super) fn finish(
     finished: &[Finish],
     key: &FingerprintKey,
 ) -> Result<(), Fault> {
-    // Collect the last failure of each webhook, so that its row is written only once.
+    // Collect the last failure of each webhook, so that the webhook's row is written only once.
     let mut failures = BTreeMap::new();
     for one in finished {
         if let Some((webhook, failure)) = finish_one(connection, one, key)? {
@@ -228,8 +230,8 @@ fn finish_one(
     let is_outdated = error.is_some() && is_outdated(connection, finish, &before, key)?;
     let effect = finish.effect(before.state, before.n_redeliveries, is_outdated, true);
     let state = effect.state;
-    // If an update names a column, SQLite writes a page of each index of that column, even if the
-    // value stays the same. So the update names `state` only if it changes.
+    // If an update names a column, SQLite writes a page of each index with that column, even if the
+    // value stays the same. So the update names `state` only if the state changes.
     if state == before.state {
         stay(connection, finish, &effect, error.as_deref())?;
     } else {
@@ -337,8 +339,9 @@ pub(super) fn retry_now(
     webhook: &str,
     now: Timestamp,
 ) -> Result<(), Fault> {
-    // Include deliveries that are not heads: a failed one may be behind an older redelivered one.
-    // Include deliveries whose attempts used up no step of the schedule: they failed too.
+    // Include deliveries that are not heads: a failed delivery may be behind an older one that was
+    // redelivered. Include deliveries whose attempts used up no step of the schedule: they failed
+    // too.
     connection
         .prepare_cached(
             "UPDATE deliveries SET due_ms = ?2, is_due_as_asked = 0 WHERE id IN \
@@ -349,7 +352,7 @@ pub(super) fn retry_now(
     Ok(())
 }
 
-/// Makes deliveries due that the receiver deferred (`Retry-After`).
+/// Makes deferred deliveries due. The receiver deferred them by `Retry-After`.
 pub(super) fn retry_deferred(connection: &Connection, webhook: &str) -> Result<(), Fault> {
     connection
         .prepare_cached(

@@ -28,7 +28,7 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    /// Makes a reader. Also returns the receiving end of the channel, for the reader's thread.
+    /// Makes a reader, and the receiving end of its channel for the reader's thread.
     pub(super) fn new(direct: Connection, slow: Connection) -> (Self, mpsc::Receiver<Read>) {
         let (sender, receiver) = mpsc::channel(CHANNEL_SIZE);
         let reader = Self {
@@ -69,7 +69,7 @@ impl Reader {
         read_by(&self.direct, work)
     }
 
-    /// Reads on the caller's thread with a separate connection, so that other callers do not wait.
+    /// Reads on the caller's thread with the connection for slow reads.
     pub(super) fn read_slowly<T>(
         &self,
         work: impl FnOnce(&Connection) -> Result<T, Fault>,

@@ -1,4 +1,4 @@
-//! Records batches: the new records of projects, their events, payloads and deliveries.
+//! Records batches: new records of projects, events, payloads and deliveries.
 //!
 //! Constraint: a [`Batch`] is recorded completely or not at all. Only rows that differ are
 //! written, and only if the stored rows are those that the batch was inferred from. So a bug in
@@ -20,7 +20,7 @@ struct Writing<'a> {
     /// The payloads of the batch. The flag tells whether a payload is new.
     payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks whose rows are known to exist. The flag is true for one that is off or paused.
+    /// The webhooks whose rows exist. The flag tells whether a webhook is off or paused.
     webhooks: BTreeMap<&'a str, bool>,
     /// The numbers of the next event and delivery. `None` before they are read.
     next: Option<NextNumbers>,
@@ -57,7 +57,8 @@ pub(super) fn record(
         .filter_map(|change| Some((change.moved_from.as_ref()?, &change.key)))
         .collect();
     lanes::move_all(connection, &moves)?;
-    // Remove all moved projects before the first insert, because projects may exchange their keys.
+    // Take away the listeners of all moved projects before adding any to the new keys, because
+    // projects may exchange their keys.
     let mut arriving: BTreeMap<&ProjectKey, BTreeSet<String>> = BTreeMap::new();
     for (from, to) in moves {
         let listeners = listeners::of(connection, from)?;
@@ -97,8 +98,8 @@ pub(super) struct NextNumbers {
     /// The lowest repetition for the id of a new event.
     ///
     /// It is higher than the repetitions of all removed events, so that a new event never gets the
-    /// id of a removed one. One number for all events is enough, because it changes only about
-    /// once per retention.
+    /// id of a removed event. One number for all events is enough, because this number changes only
+    /// about once per retention.
     pub(super) repetition: u32,
 }
 

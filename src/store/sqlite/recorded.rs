@@ -1,7 +1,7 @@
 //! Reads the record: the files of projects, and facts about the whole repository.
 //!
-//! The functions implement operations of [`Records`], [`Recording`] and [`Listing`]. The promises
-//! are documented there.
+//! The functions implement operations of [`Records`], [`Recording`] and [`Listing`], which document
+//! them.
 //!
 //! [`Records`]: crate::store::contract::Records
 //! [`Recording`]: crate::store::contract::Recording
@@ -167,7 +167,7 @@ pub(super) fn n_pending(
 pub(super) fn repositories(connection: &Connection) -> Result<Vec<String>, Fault> {
     let (first, end) = MetaKey::FirstStart.range();
     // Each step of the recursion skips the other organizations of a repository, which begin with
-    // its name and `//`. So it reads one row of each repository.
+    // its name and `//`. So the recursion reads one row of each repository.
     let mut statement = connection.prepare_cached(
         "WITH RECURSIVE names(first) AS (SELECT min(organization) FROM files \
          WHERE organization >= '' UNION ALL SELECT (SELECT min(organization) FROM files \

@@ -19,7 +19,9 @@ pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
     Ok(Range::up_to(last))
 }
 
-/// Returns the form of the condition on the organization in [`after`], and its parameters.
+/// Returns the number of [`after`]'s form of the condition on the organization.
+///
+/// Also returns the parameters of the condition.
 fn organization(replay: &Replay) -> (i64, Option<String>, Option<String>) {
     match replay.organization.as_deref().map(Organizations::of) {
         None => (0, None, None),
@@ -89,7 +91,6 @@ pub(super) fn after(
     Ok(found)
 }
 
-/// Counts the selected events.
 pub(super) fn count(connection: &Connection, replay: &Replay) -> Result<u64, Fault> {
     Ok(selected(connection, replay)?.len() as u64)
 }
@@ -136,7 +137,9 @@ pub(super) fn enqueue(
     Ok(found.events.len() as u64)
 }
 
-/// Inserts a delivery of an event that the webhook has no delivery of. Returns its id.
+/// Inserts a delivery of an event that the webhook has no delivery of.
+///
+/// Returns the id of the delivery.
 fn insert(
     connection: &Connection,
     sequence: i64,
@@ -146,7 +149,7 @@ fn insert(
     now: i64,
 ) -> Result<i64, Fault> {
     let id = NextNumbers::read(connection)?.delivery;
-    // It is inserted as cancelled. Then `make_pending` changes that, as in a redelivery.
+    // Insert a cancelled delivery. The caller makes it pending, like a redelivered one.
     connection
         .prepare_cached(
             "INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
@@ -165,7 +168,6 @@ fn insert(
     Ok(id)
 }
 
-/// Whether a project is recorded.
 fn is_recorded(connection: &Connection, key: &ProjectKey) -> Result<bool, Fault> {
     Ok(connection
         .prepare_cached("SELECT 1 FROM files WHERE organization = ?1 AND project = ?2 LIMIT 1")?

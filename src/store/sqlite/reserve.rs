@@ -5,8 +5,8 @@
 //! grow. So there are two rules:
 //!
 //! - A transaction commits only if the database has space for all pages of the log (`admit`).
-//! - A file occupies some space. The writer releases it in order to copy the log and to remove
-//!   rows. It takes the space back before it commits anything else.
+//! - A file, the reserve, occupies some space. The writer removes this file to copy the log and to
+//!   remove rows. It restores the file before it commits anything else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -26,12 +26,14 @@ use crate::store::error::Fault;
 /// The file name of the reserve in the state directory.
 const RESERVE_FILE: &str = "reserve";
 
-/// The smallest reserve that allows commits is the full size divided by this number.
+/// Commits need at least the full size of the reserve divided by this number.
 ///
-/// With less space, not even rows could be removed.
+/// With a smaller reserve, even the removal of rows could fail.
 const LEAST_PART: u64 = 8;
 
-/// The maximum size of changes that are only in the writer's cache (`WRITER_CACHE`), in bytes.
+/// The maximum size of changes that are only in the writer's cache, in bytes.
+///
+/// This is the size of `WRITER_CACHE`.
 const CACHED_MAX: u64 = 4 << 20;
 
 /// The cause of a refused commit.
@@ -41,7 +43,6 @@ struct Scarce {
     available: u64,
 }
 
-/// The result of taking space.
 enum Taken {
     Yes,
     /// The disk is full, or a quota is exhausted.
@@ -54,7 +55,7 @@ enum Taken {
 pub(super) struct Reserve {
     path: PathBuf,
     database: PathBuf,
-    /// The full size of the reserve, in bytes. It depends on the size of the file system.
+    /// The full size in bytes, which depends on the size of the file system.
     size: u64,
     held: u64,
     is_possible: bool,
@@ -81,13 +82,13 @@ impl Reserve {
         reserve
     }
 
-    /// The full size of the reserve.
     pub(super) fn size(&self) -> u64 {
         self.size
     }
 
-    /// Takes back as much of the reserve as is available. Returns whether that is enough for
-    /// commits.
+    /// Makes the reserve as large as possible, up to its full size.
+    ///
+    /// Returns whether its size is enough for commits.
     pub(super) fn restore(&mut self) -> bool {
         let mut wanted = self.size;
         let least = self.size / LEAST_PART;
@@ -115,7 +116,7 @@ impl Reserve {
         self.held = 0;
     }
 
-    /// Refuses a commit if the pages of the log might then not fit into the database.
+    /// Refuses a commit if the database might then lack space for the pages of the log.
     pub(super) fn admit(&self, connection: &Connection) -> Result<(), Fault> {
         let pages: i64 = connection
             .prepare_cached("PRAGMA page_count")?
@@ -143,7 +144,9 @@ impl Reserve {
         }))
     }
 
-    /// Returns the free space of the file system, without the reserve. `None` if it is unknown.
+    /// Returns the free space of the file system, without the reserve.
+    ///
+    /// `None` if the free space is unknown.
     fn available(&self) -> Option<u64> {
         let directory = self.path.parent().unwrap_or(&self.path);
         schema::file_system(directory).map(|(free, _)| free)

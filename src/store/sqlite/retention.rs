@@ -17,19 +17,21 @@ use crate::store::garbage::Garbage;
 use crate::store::listing::Collected;
 use crate::store::retention::{ages, correct_times};
 
-/// The number of free pages that are kept for reuse: 4 MiB.
+/// The number of free pages to keep for reuse: 4 MiB.
 ///
 /// More free pages are returned to the file system.
 const FREE_PAGES_KEPT: i64 = 1024;
 
-/// A batch stops when it has removed payloads of this size, in bytes before compression.
+/// A batch ends when the removed payloads have this total size, in bytes.
 ///
-/// SQLite overwrites removed contents, so all their pages are written to the log.
+/// This is the size before compression.
+///
+/// SQLite overwrites removed contents, so it writes all of their pages to the log.
 const REMOVED_MAX: u64 = 4 << 20;
 
-/// Checks at most `limit` candidates and `limit` other payloads. Returns how many it removed.
+/// Removes unneeded payloads. Checks at most `limit` candidates and `limit` others.
 ///
-/// It stops when it has removed [`REMOVED_MAX`] bytes.
+/// Stops after removing [`REMOVED_MAX`] bytes. Returns the number of removed payloads.
 fn remove_garbage(
     garbage: &mut Garbage,
     connection: &Connection,
@@ -65,19 +67,21 @@ fn remove_garbage(
     Ok(n_removed)
 }
 
-/// The progress of removing deliveries.
+/// The deliveries that a batch has removed.
 #[derive(Default)]
 pub(super) struct Removal {
     last: Option<i64>,
     /// The events of the removed deliveries.
     pub(super) events: BTreeSet<i64>,
-    /// The finish time of the last removed successful delivery of each webhook.
+    /// The latest finish time of the removed delivered deliveries, by webhook.
     delivered: BTreeMap<String, i64>,
     pub(super) n_removed: usize,
 }
 
 impl Removal {
-    /// Removes a delivery and its attempts, unless it is pending. Returns whether it was removed.
+    /// Removes a delivery and its attempts, unless it is pending.
+    ///
+    /// Returns whether the delivery was removed.
     pub(super) fn remove(&mut self, connection: &Connection, id: i64) -> Result<bool, Fault> {
         let found: Option<(String, i64, String, i64)> = connection
             .prepare_cached(
@@ -107,7 +111,7 @@ impl Removal {
         Ok(true)
     }
 
-    /// Stores the data of removed rows that is still needed.
+    /// Stores data of the removed rows that is still needed.
     pub(super) fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some(last) = self.last {
             raise(connection, "last-delivery", last)?;
@@ -164,7 +168,7 @@ pub(super) fn collect(
     })
 }
 
-/// Lists at most `limit` deliveries in a state that were finished before a time.
+/// Lists at most `limit` deliveries that ended in this state before a time.
 fn finished(
     connection: &Connection,
     state: State,
@@ -183,11 +187,11 @@ fn finished(
     Ok(ids)
 }
 
-/// The progress of removing events without deliveries.
+/// The state of one batch of removing events without deliveries.
 struct EventSweep {
     /// Only events recorded before this time are removed.
     before: i64,
-    /// The last event that was checked in the order of recording, after all earlier ones.
+    /// The last event that the check in the order of recording has reached.
     last: i64,
     /// The payloads of the removed events.
     payloads: Vec<ContentHash>,
@@ -230,7 +234,7 @@ impl EventSweep {
         }
     }
 
-    /// Removes an event without deliveries. The caller has checked that it is old enough.
+    /// Removes an event if it has no deliveries. The caller has checked the event's age.
     fn remove_if_done(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
         let removed: Option<(Vec<u8>, i64)> = connection
             .prepare_cached(
@@ -253,9 +257,12 @@ impl EventSweep {
         Ok(())
     }
 
-    /// Checks the next `limit` events that are old enough. Returns whether there may be more.
+    /// Checks the next `limit` events that are old enough.
+    ///
+    /// Returns whether there may be more such events.
     fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
-        // Read one more event than the limit. Its time is the upper limit of corrected times.
+        // Read one more event than the limit. The time of this event is the upper limit of
+        // corrected times.
         let n_events = row::limit(limit.saturating_add(1));
         let mut events: Vec<(i64, i64)> = connection
             .prepare_cached(
@@ -317,7 +324,7 @@ fn set_last_swept(connection: &Connection, sequence: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes the next collection check this event and all later ones again.
+/// Makes the next [`collect`] check this event and all later events again.
 pub(super) fn check_again_from(connection: &Connection, sequence: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(

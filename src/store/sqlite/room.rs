@@ -1,14 +1,14 @@
 //! Estimates how many rows to remove to free some space.
 //!
-//! Constraint: rows that are removed for space are lost before their retention. So no more are
-//! removed than necessary, and the caller measures again after each removal.
+//! Constraint: rows that are removed for space are lost before their retention ends. So only as
+//! many rows as necessary are removed, and the caller measures the space again after each removal.
 
 use rusqlite::Connection;
 
 use super::row;
 use crate::store::error::Fault;
 
-/// The number of oldest events whose average size is the estimate.
+/// The number of oldest events that the estimate of the average size uses.
 const SAMPLE: i64 = 100;
 
 /// The approximate size of an event and its delivery without the payload, in bytes.
@@ -18,7 +18,9 @@ pub(super) const OLDEST_SIZES: &str = "SELECT length(p.compressed) \
      FROM (SELECT payload FROM events ORDER BY sequence LIMIT ?1) e \
      JOIN payloads p ON p.hash = e.payload";
 
-/// Returns how many of the oldest rows take `needed` bytes: at least one, at most `limit`.
+/// Estimates how many of the oldest rows take `needed` bytes.
+///
+/// Returns at least one and at most `limit`.
 pub(super) fn rows(connection: &Connection, needed: u64, limit: usize) -> Result<usize, Fault> {
     let mut statement = connection.prepare_cached(OLDEST_SIZES)?;
     let sizes: Vec<i64> = statement

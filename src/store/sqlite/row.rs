@@ -1,7 +1,7 @@
 //! Converts between rows and the types of the domain.
 //!
 //! Constraint: an invalid row is an error that names the row, never a panic or a guess. SQLite's
-//! integers are signed, so a very large inode number is stored as a negative number.
+//! integers are signed, so an inode number above 63 bits is stored as a negative number.
 
 use rusqlite::Row;
 

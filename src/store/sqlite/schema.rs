@@ -1,9 +1,9 @@
-//! Opens the database: creates and migrates it, and rejects damaged or foreign files.
+//! Opens, creates and migrates the database. Rejects damaged or foreign files.
 //!
-//! Constraint: if a database is damaged, foreign or newer, opening it reports that and changes
-//! nothing. An empty file counts as damaged. So does a symbolic link to a missing file, because the
-//! disk of the file may not be mounted. A new database is built under another name and then
-//! renamed, so that a crash never leaves a partial one.
+//! Constraint: opening a damaged, foreign or newer database returns an error and changes nothing.
+//! An empty file is treated as damaged. So is a symbolic link to a missing file, because the disk
+//! of the file may not be mounted. A new database is built under another name and then renamed, so
+//! that a crash never leaves a partial one.
 //!
 //! The SQLite database `state.db` has the application id [`APPLICATION_ID`]. Its `user_version` is
 //! the number of migrations that were applied.
@@ -37,31 +37,33 @@ const APPLICATION_ID: i64 = 0x7077_6831;
 /// A released migration never changes.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
-/// How long to wait for another process that is writing.
+/// How long a write waits for another process that is writing.
 ///
 /// The daemon waits for commands, and commands wait for the daemon.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The largest database whose pages are all checked when it is opened, in bytes.
+/// A database up to this size, in bytes, is checked completely when opened.
 ///
 /// The check reads the whole database. But a start must be fast even with a million pending
-/// deliveries, which take more than 600 MiB. In a larger database, damage is found when a page is
-/// read.
+/// deliveries, which take more than 600 MiB. In a larger database, damage is found when SQLite
+/// reads a damaged page.
 const CHECKED_MAX: u64 = 128 << 20;
 
-/// A commit starts a checkpoint when the write-ahead log has this number of pages: 16 MiB.
+/// The number of pages in the log at which a commit starts a checkpoint: 16 MiB.
 ///
-/// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each of them only
+/// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each such page only
 /// once.
 pub(super) const LOG_PAGES: i64 = 4096;
 
 /// The size of a page in bytes: the default of SQLite.
 pub(super) const PAGE_SIZE: u64 = 4096;
 
-/// The size to which a larger write-ahead log is truncated, in bytes.
+/// A larger write-ahead log is truncated to this size, in bytes.
 pub(super) const LOG_SIZE: i64 = 16 << 20;
 
-/// The size of the writer's cache in KiB. SQLite expects a negative number for this unit.
+/// The size of the writer's cache in KiB.
+///
+/// SQLite expects a negative number for this unit.
 const WRITER_CACHE: i64 = -4096;
 
 /// The size of a reader's cache in KiB, also as a negative number.
@@ -94,7 +96,6 @@ pub(super) fn log(directory: &Path) -> PathBuf {
     directory.join(format!("{DATABASE_FILE}-wal"))
 }
 
-/// The size of the write-ahead log.
 pub(super) fn log_size(log: &Path) -> u64 {
     fs::metadata(log).map_or(0, |metadata| metadata.len())
 }
@@ -108,10 +109,10 @@ pub(super) fn file_system(directory: &Path) -> Option<(u64, u64)> {
     (found.f_blocks > 0).then(|| (bytes(found.f_bavail), bytes(found.f_blocks)))
 }
 
-/// Returns the space that the database takes, and the space that is available to it.
+/// Returns the space that the database takes, and the space available to it.
 ///
-/// `opened` is the identity of the opened database. If the file at the path is another one, the
-/// file system there may not be the one of the state.
+/// `opened` is the identity of the opened database. If another file is at the path, its file system
+/// may not be that of the state.
 pub(super) fn space(
     connection: &Connection,
     path: &Path,
@@ -145,7 +146,7 @@ pub(in crate::store) fn prepare_directory(directory: &Path) -> Result<(), OpenEr
         .map_err(|source| io_error("create the directory", directory, source))
 }
 
-/// Opens the database for writing. Creates or migrates it if necessary.
+/// Opens the database for writing. Creates or migrates the database if necessary.
 ///
 /// The caller must hold the lock on the directory.
 pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError> {
@@ -179,14 +180,18 @@ pub(super) fn open_and_migrate(directory: &Path) -> Result<Connection, OpenError
     Ok(connection)
 }
 
-/// Opens a database with the current schema for writing, with or without a running daemon.
+/// Opens a database with the current schema for writing.
+///
+/// A daemon may be running.
 pub(super) fn open_for_writing(directory: &Path) -> Result<Connection, OpenError> {
     let (path, connection) = open_existing(directory, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     prepare_writer(&connection).map_err(|source| OpenError::from_sqlite(&path, source))?;
     Ok(connection)
 }
 
-/// Opens a database with the current schema for checkpoints, which never wait for a lock.
+/// Opens a database with the current schema for checkpoints.
+///
+/// Checkpoints never wait for a lock.
 pub(super) fn open_for_checkpoints(directory: &Path) -> Result<Connection, OpenError> {
     let connection = open_for_writing(directory)?;
     connection
@@ -247,7 +252,7 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
         .map_err(wrap)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(wrap)?;
     connection.set_prepared_statement_cache_capacity(STATEMENTS_KEPT);
-    // This is the query planner stability guarantee. Without it, SQLite plans a statement again
+    // Enable the query planner stability guarantee. Without it, SQLite plans a statement again
     // whenever a bound value might make another plan better. That took a third of the reader's
     // time, and the tests require one fixed plan anyway.
     connection
@@ -265,8 +270,8 @@ fn open(path: &Path, access: OpenFlags) -> Result<Connection, OpenError> {
 
 /// Sets the options of a writing connection.
 ///
-/// With `synchronous = FULL`, a commit survives a power cut, not only a crash of this process.
-/// With `secure_delete`, the contents of removed rows are overwritten. This adds no pages to a
+/// With `synchronous = FULL`, a commit survives a power cut, not only a crash of this process. With
+/// `secure_delete`, the contents of removed rows are overwritten. Overwriting adds no pages to a
 /// commit that only adds and updates rows. Removing a payload writes each of its pages once.
 fn prepare_writer(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "FULL")?;
@@ -339,7 +344,7 @@ pub(super) fn migrate(
     Ok(())
 }
 
-/// Builds a database under another name and renames it into place.
+/// Builds a database under another name and then renames the file.
 fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
     let log = log(directory);
     if exists(&log)? {
@@ -403,7 +408,7 @@ fn sync(directory: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("sync the directory", directory, source))
 }
 
-/// Whether there is an entry at this path. A symbolic link to a missing file is one too.
+/// Whether a file exists at this path. True for a symbolic link to a missing file.
 fn exists(path: &Path) -> Result<bool, OpenError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),

@@ -53,7 +53,7 @@ impl Selector {
             conditions.and("d.webhook = ?", webhook.clone());
         }
         if let Some(state) = self.state {
-            // Literals instead of values, so that SQLite can count with the partial indexes.
+            // Literals instead of parameters, so that SQLite can count with the partial indexes.
             conditions.parts.push(match state {
                 State::Pending => "d.state = 'pending'",
                 State::Delivered => "d.state = 'delivered' AND d.finished_ms IS NOT NULL",
@@ -104,7 +104,10 @@ impl Conditions {
         self.values.push(value.into());
     }
 
-    /// Adds a condition on the organization, in one of three forms.
+    /// Adds a condition on the organization.
+    ///
+    /// The forms are for one organization, for all organizations of a repository, and for one
+    /// organization in any repository.
     pub(super) fn and_organization(&mut self, filter: &str, forms: [&'static str; 3]) {
         let [is, is_in_repository, is_in_any] = forms;
         match Organizations::of(filter) {
@@ -137,7 +140,6 @@ impl Conditions {
         self.values
     }
 
-    /// Returns the values of the conditions.
     pub(super) fn values(self) -> Vec<Value> {
         self.values
     }

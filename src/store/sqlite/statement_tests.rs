@@ -10,7 +10,7 @@ use rusqlite::Connection;
 
 use super::*;
 
-/// The statements that read a whole large table or index, by their beginning, with the reason.
+/// The beginnings of statements that read a whole large table or index, with the reason.
 const SCANS: &[(&str, &str)] = &[
     (
         "SELECT webhook FROM deliveries WHERE state = 'pending' GROUP BY webhook ORDER BY count(*)",
@@ -70,7 +70,7 @@ const SCANS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Tables with few rows, and the rows that a statement makes itself.
+/// Tables with few rows, and names of rows that a statement itself generates.
 const SMALL: [&str; 9] = [
     "CONSTANT",
     "json_each",
@@ -113,7 +113,7 @@ fn literals(source: &str) -> Vec<String> {
     literals
 }
 
-/// Replaces the placeholders for an index and its condition, once for each of these indexes.
+/// Fills in the placeholders for an index and its condition, once for each index.
 ///
 /// A statement without a placeholder for an index stays as it is.
 fn with_indexes(statement: &str, indexes: &[(String, String)]) -> Vec<String> {

@@ -26,18 +26,19 @@ fn each_connection_that_writes_syncs_fully() {
     }
 }
 
-/// A limit that is computed from an unknown size would remove rows.
+/// A limit computed from a wrong size would remove rows.
 #[test]
 fn a_file_system_without_a_size_is_unknown() {
     let directory = tempfile::tempdir().unwrap();
     assert!(schema::file_system(directory.path()).is_some());
     assert_eq!(schema::file_system(&directory.path().join("none")), None);
-    // Its number of blocks is 0.
+    // `/proc` has 0 blocks.
     assert_eq!(schema::file_system(Path::new("/proc")), None);
 }
 
-/// Frequent statements must cost no more with a million rows than with ten. So they use an index
-/// and do not sort.
+/// Frequent statements must cost no more with a million rows than with ten.
+///
+/// So they use an index and do not sort.
 #[test]
 fn frequent_statements_search_an_index_and_sort_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -91,7 +92,7 @@ fn frequent_statements_search_an_index_and_sort_nothing() {
     }
 }
 
-/// Frequent statements need no temporary table. It would cost more than writing the row.
+/// Frequent statements need no temporary table, which would cost more than the row.
 #[test]
 fn frequent_writes_set_up_no_temporary_table() {
     let directory = tempfile::tempdir().unwrap();

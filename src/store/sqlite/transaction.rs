@@ -4,7 +4,7 @@ use rusqlite::Connection;
 
 use crate::store::error::Fault;
 
-/// Runs `work`. All its reads see the same state.
+/// Runs `work`. All reads of `work` see the same state.
 pub(super) fn consistently<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
@@ -15,12 +15,12 @@ pub(super) fn consistently<T>(
     }
     statement(connection, "BEGIN")?;
     let result = work(connection);
-    // Nothing was written. If the rollback fails, the next BEGIN will fail too.
+    // Nothing was written. If the rollback fails, the next call tries again.
     let _ = statement(connection, "ROLLBACK");
     result
 }
 
-/// Runs `work` in a transaction. If it fails, all its changes are undone.
+/// Runs `work` in a transaction. If `work` or the commit fails, undoes all changes.
 pub(super) fn transact<T>(
     connection: &Connection,
     work: impl FnOnce(&Connection) -> Result<T, Fault>,

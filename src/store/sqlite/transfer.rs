@@ -1,7 +1,7 @@
 //! The SQLite state as the source or the target of a transfer.
 //!
-//! Constraint: the lock on the state directory is held, so no daemon uses the state. But a command
-//! for deliveries may still change it. [`Side::version`] shows that.
+//! Constraint: [`SqliteSide`] holds the lock on the state directory, so no daemon uses the state.
+//! But a command for deliveries may still change the state. Then [`Side::version`] changes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,17 +17,17 @@ use super::{row, schema};
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::transfer::{Cell, MARK, Mark, Numbers, Row, Rows, Side, TABLES, Table, identity};
 
-/// The maximum number of rows of a page.
+/// The maximum number of rows in a page.
 const ROWS_MAX: usize = 1_000;
 
 /// The number of bytes after which a page ends.
 const BYTES_MAX: usize = 4 << 20;
 
-/// Columns that are not moved: the table, the column, and the SQL of its value in a moved row.
+/// Columns that are not moved: table, column, and the SQL for the target's value.
 ///
 /// An empty text stands for a parameter: the identity of the file. [`Side::complete`] computes the
-/// identities of payloads later. Moved deliveries are outside the range of ids of their event, like
-/// those of a replay.
+/// identities of payloads later. Like deliveries of a replay, moved deliveries are outside their
+/// event's range of ids.
 const COMPUTED: [(&str, &str, &str); 5] = [
     ("payloads", "identity", "NULL"),
     ("files", "identity", ""),
@@ -56,7 +56,7 @@ impl SqliteSide {
         Self::target(directory)
     }
 
-    /// Opens the state to move the rows to. Creates it if it does not exist.
+    /// Opens the state to move the rows to. Creates the state if it does not exist.
     pub(in crate::store) fn target(directory: &Path) -> Result<Self, OpenError> {
         schema::prepare_directory(directory)?;
         let lock = StateLock::take(directory)?;
@@ -100,7 +100,7 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenErr
 
 /// Returns an error if the state must not be changed because of a transfer.
 ///
-/// Each change calls it in the same transaction.
+/// Each change calls this function in its own transaction.
 pub(super) fn unless_moved(connection: &Connection) -> Result<(), Fault> {
     let text = connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?

@@ -1,8 +1,8 @@
 //! Stores the state of webhooks that is not in the configuration.
 //!
-//! Recording an event or an attempt updates no counters. Deliveries are counted on request, by
-//! reading a whole index. For a million deliveries, this takes 0.15 s of processor time, and 0.3
-//! to 2 s on a busy machine. `report` reuses the counts for up to a second.
+//! There are no counters that recording an event or an attempt would update. Deliveries are counted
+//! on request, by reading a whole index. For a million deliveries, this takes 0.15 s of processor
+//! time, and 0.3 to 2 s on a busy machine. `report` reuses the counts for up to a second.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(super) const FINISHED: &str = "SELECT webhook, state, count(*), max(finished
 pub(super) const NEXT_ATTEMPT: &str = "SELECT due_ms FROM deliveries \
      WHERE webhook = ?1 AND is_head ORDER BY due_ms LIMIT 1";
 
-/// Returns the states of all webhooks that ever had a delivery or a fingerprint, by name.
+/// Returns the states of webhooks that ever had a delivery or fingerprint, by name.
 pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault> {
     let mut states = without_counts(connection)?;
     let mut statement = connection.prepare_cached(PENDING)?;
@@ -69,7 +69,9 @@ pub(super) const FINISHED_UP_TO: &str = "SELECT count(*) FROM (SELECT 1 FROM del
 pub(super) const LAST_DELIVERED: &str = "SELECT finished_ms FROM deliveries WHERE webhook = ?1 \
      AND state = 'delivered' AND finished_ms IS NOT NULL ORDER BY finished_ms DESC LIMIT 1";
 
-/// Returns the states of all webhooks, with counts up to `most`. A greater count is `most + 1`.
+/// Returns the states of all webhooks, with counts up to `most`.
+///
+/// A greater count is returned as `most + 1`.
 pub(super) fn states_up_to(connection: &Connection, most: u64) -> Result<Vec<WebhookState>, Fault> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
     let mut states = without_counts(connection)?;
@@ -135,7 +137,7 @@ fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookSta
     Ok(states)
 }
 
-/// Returns the names of all webhooks that ever had a delivery or a fingerprint.
+/// Returns the names of webhooks that ever had a delivery or fingerprint.
 pub(super) fn names(connection: &Connection) -> Result<Vec<String>, Fault> {
     let names = connection
         .prepare_cached("SELECT name FROM webhooks")?
@@ -144,21 +146,19 @@ pub(super) fn names(connection: &Connection) -> Result<Vec<String>, Fault> {
     Ok(names)
 }
 
-/// Whether a webhook is switched off.
 pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault> {
     Ok(connection
         .prepare_cached("SELECT 1 FROM webhooks WHERE name = ?1 AND off_cause IS NOT NULL")?
         .exists([name])?)
 }
 
-/// Why the deliveries of a webhook are not sent.
+/// Whether a webhook's deliveries are held back: it is off, or its receiver asked to wait.
 pub(super) struct Pause {
     pub(super) is_off: bool,
-    /// The end of the wait that the receiver requested, in milliseconds. 0 without a wait.
+    /// The end of the requested wait, in milliseconds. 0 without a wait.
     pub(super) rests_until: i64,
 }
 
-/// Returns why the deliveries of a webhook are not sent.
 pub(super) fn pause(connection: &Connection, name: &str) -> Result<Pause, Fault> {
     let pause = connection
         .prepare_cached(
@@ -178,7 +178,7 @@ pub(super) fn pause(connection: &Connection, name: &str) -> Result<Pause, Fault>
     }))
 }
 
-/// Stores the last error of a webhook, and the end of its pause if there is one.
+/// Stores the last error of a webhook, and the end of the requested wait if any.
 pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> Result<(), Fault> {
     let at = row::milliseconds(failure.at);
     let rests_until = failure.rests_until.map(row::milliseconds_up);
@@ -192,7 +192,7 @@ pub(super) fn failed(connection: &Connection, name: &str, failure: &Failure) -> 
     Ok(())
 }
 
-/// Ends a webhook's pause that was requested before the clock was set back.
+/// Ends a wait that the receiver requested before the clock was set back.
 pub(super) fn correct_rest(connection: &Connection, name: &str, now: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -203,7 +203,7 @@ pub(super) fn correct_rest(connection: &Connection, name: &str, now: i64) -> Res
     Ok(())
 }
 
-/// Inserts a webhook's row, unless it has one.
+/// Inserts the row of a webhook, unless the row exists.
 pub(super) fn ensure(connection: &Connection, name: &str) -> Result<(), Fault> {
     connection
         .prepare_cached("INSERT INTO webhooks (name) VALUES (?1) ON CONFLICT DO NOTHING")?
@@ -232,7 +232,7 @@ pub(super) fn switch_off(
     Ok(!was_off)
 }
 
-/// Ends the pause that the receiver requested.
+/// Ends the wait that the receiver requested for the webhook.
 fn end_rest(connection: &Connection, name: &str) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -243,9 +243,9 @@ fn end_rest(connection: &Connection, name: &str) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Switches a webhook on, and ends the waits that its receiver requested.
+/// Switches a webhook on, and ends all waits that the receiver requested.
 ///
-/// Returns whether it was off.
+/// Returns whether the webhook was off.
 pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fault> {
     end_rest(connection, name)?;
     queue::retry_deferred(connection, name)?;
@@ -258,7 +258,6 @@ pub(super) fn switch_on(connection: &Connection, name: &str) -> Result<bool, Fau
     Ok(switched > 0)
 }
 
-/// Whether a webhook's recorded fingerprint is this one.
 pub(super) fn has_fingerprint(
     connection: &Connection,
     name: &str,
@@ -269,7 +268,7 @@ pub(super) fn has_fingerprint(
         .exists(params![name, &fingerprint[..]])?)
 }
 
-/// Whether the recorded fingerprint of a webhook differs from this one.
+/// Whether a different fingerprint of the webhook is recorded.
 pub(super) fn has_other_fingerprint(
     connection: &Connection,
     name: &str,
@@ -280,7 +279,9 @@ pub(super) fn has_other_fingerprint(
         .exists(params![name, &fingerprint[..]])?)
 }
 
-/// Stores the fingerprint of a webhook's settings. Returns whether it switched the webhook on.
+/// Stores the fingerprint of a webhook's settings.
+///
+/// Returns whether the webhook was switched on.
 pub(super) fn set_fingerprint(
     connection: &Connection,
     name: &str,

@@ -35,12 +35,12 @@ const COMMITS_IN_LOG: u32 = 16;
 /// The time between two attempts to truncate a log that a reader still uses.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
 
-/// The writer counts as idle when the queue has been empty for this time.
+/// The writer is idle when the queue has been empty for this time.
 const IDLE: Duration = Duration::from_millis(50);
 
 /// A job of the writer. It can run again if its transaction fails.
 pub(super) trait Write: Send {
-    /// Runs the job. Keeps the result until it is committed.
+    /// Runs the job. Keeps the result until the commit.
     fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
     /// Whether the job only removes rows, and so frees space.
     fn removes_rows(&self) -> bool;
@@ -123,10 +123,10 @@ impl Writer {
         }
     }
 
-    /// Makes the writer truncate the log when it is idle, because it contains removed data.
+    /// Makes the idle writer truncate the log, because the log contains removed data.
     pub(super) fn truncate_log(&self) {
-        // With the lock, the thread is not between its check of the counter and its sleep. So this
-        // wake-up is not lost.
+        // While the queue is locked, the thread is not between its check of the counter and its
+        // sleep. So this wake-up is not lost.
         let queue = guard(&self.queue);
         self.must_truncate.store(true, Ordering::Relaxed);
         self.n_commits.fetch_max(COMMITS_IN_LOG, Ordering::Relaxed);
@@ -172,7 +172,7 @@ impl Writer {
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
     ) -> Result<T, Fault> {
         let (job, mut answer) = write(false, work);
-        // This job needs no permit: the caller blocks, so it has only one job.
+        // This job needs no permit: the caller blocks, so each caller has only one job.
         self.enqueue(job, None)?;
         loop {
             let mut committer = guard(&self.committer);
@@ -221,7 +221,7 @@ impl Writer {
     /// Commits queued jobs until the queue is closed.
     ///
     /// When idle, the thread checkpoints the log with a separate connection. Otherwise about one
-    /// commit in thirty would have to do that, and take ten times as long.
+    /// commit in thirty would include the checkpoint, and take ten times as long.
     pub(super) fn run(&self, checkpointer: &Connection, log: &Path) {
         let _end = End(self);
         let mut is_held = false;
@@ -263,7 +263,7 @@ impl Writer {
         !queue.jobs.is_empty()
     }
 
-    /// Copies the log into the database, and truncates the log if it is too large.
+    /// Copies the log into the database. Truncates a log that is too large or has removed data.
     ///
     /// Returns false if a reader or another process prevents the truncation. The part of the log
     /// that readers use is then copied later: by the next call, or by a commit when the log
@@ -310,7 +310,7 @@ impl Writer {
     /// Counts a commit, and wakes the thread after every [`COMMITS_IN_LOG`] commits.
     ///
     /// The thread sleeps without a timeout. Waking it after each commit would cost two context
-    /// switches. If a wake-up is lost because the thread is just going to sleep, a later one
+    /// switches. If a wake-up is lost because the thread is just going to sleep, a later wake-up
     /// follows.
     fn count_commit(&self) {
         let before = self.n_commits.fetch_add(1, Ordering::Relaxed);
