@@ -70,8 +70,8 @@ impl LaneEntry {
 
 /// Makes the next deliveries heads after a delivery stopped being pending.
 ///
-/// These are the oldest pending delivery of its lane and, after a delete, deliveries in other lanes
-/// that waited for the delete.
+/// The oldest pending delivery of its lane becomes the head. If the delivery was a delete,
+/// deliveries in other lanes that waited for it become heads, too.
 pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
     promote(connection, &before.webhook, &before.key)?;
     let Some(project_id) = &before.deletes else {

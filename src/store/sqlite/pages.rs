@@ -10,7 +10,7 @@ use crate::domain::delivery::State;
 use crate::store::error::Fault;
 use crate::store::listing::{EventFilter, PAGE_READ_MAX, Selector};
 
-/// The maximum number of deliveries in a state that a page finds by the state's index.
+/// A page uses the index of a state up to this number of deliveries in the state.
 const INDEXED_MAX: usize = 5_000;
 
 /// The positions of the items of a page.

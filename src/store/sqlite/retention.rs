@@ -24,9 +24,8 @@ const FREE_PAGES_KEPT: i64 = 1024;
 
 /// A batch ends when the removed payloads have this total size, in bytes.
 ///
-/// This is the size before compression.
-///
-/// SQLite overwrites removed contents, so it writes all of their pages to the log.
+/// The size is that before compression. SQLite overwrites removed contents, so it writes all of
+/// their pages to the log.
 const REMOVED_MAX: u64 = 4 << 20;
 
 /// Removes unneeded payloads. Checks at most `limit` candidates and `limit` others.

@@ -8,7 +8,7 @@ use rusqlite::Connection;
 use super::row;
 use crate::store::error::Fault;
 
-/// The number of oldest events that the estimate of the average size uses.
+/// The estimate of the average size uses this number of the oldest events.
 const SAMPLE: i64 = 100;
 
 /// The approximate size of an event and its delivery without the payload, in bytes.

@@ -1,7 +1,8 @@
 //! The SQLite state as the source or the target of a transfer.
 //!
 //! Constraint: [`SqliteSide`] holds the lock on the state directory, so no daemon uses the state.
-//! But a command for deliveries may still change the state. Then [`Side::version`] changes.
+//! But a command for deliveries may still change the state. If a command does, [`Side::version`]
+//! returns another number.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -100,7 +101,7 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenErr
 
 /// Returns an error if the state must not be changed because of a transfer.
 ///
-/// Each change calls this function in its own transaction.
+/// Each change calls this function within the transaction of the change.
 pub(super) fn unless_moved(connection: &Connection) -> Result<(), Fault> {
     let text = connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?
