@@ -63,7 +63,7 @@ pub(super) fn run(
     let state_dir = config.state_dir.display();
     let no_answer = || {
         format!(
-            "the daemon of the state directory {state_dir} did not answer; see `status` and its log"
+            "the daemon of the state directory {state_dir} did not answer; see `status` and the log"
         )
     };
     let no_daemon = || no_daemon(config);
@@ -106,8 +106,8 @@ pub(super) fn run(
     let accepted = admin::control::accept(&config.state_dir, &held.token);
     let accepted = unanswered(accepted, || {
         format!(
-            "{}. The request is withdrawn unless the daemon was just releasing the removals; run \
-             `accept` again to see which are still held",
+            "{}. The request is withdrawn, unless the daemon had already begun to release the \
+             removals; run `accept` again to list those that are still held",
             no_answer()
         )
     })?
@@ -120,14 +120,15 @@ pub(super) fn run(
         let released = counted(view.released as u64, "project");
         writeln!(
             out,
-            "The removals of {released} are released. Projects that are still missing are deleted now."
+            "Released the removals of {released}. Projects that are still missing are now reported \
+             as deleted."
         )?;
     }
     if !refusals.is_empty() {
         out.flush()?;
         let refusals = refusals.join("; ");
         return Err(anyhow!(
-            "not all removals are released; run `accept` again ({refusals})"
+            "some removals are still held ({refusals}); run `accept` again"
         ));
     }
     responded(view.stuck, out)
@@ -139,7 +140,7 @@ fn released(accepted: Accepted) -> anyhow::Result<(usize, Vec<String>)> {
         Accepted::Released(released) => Ok((released, Vec::new())),
         Accepted::Partly { released, reasons } => Ok((released, reasons)),
         Accepted::Changed => Err(anyhow!(
-            "other removals are held now, so nothing was changed; run `accept` again"
+            "the held removals have changed meanwhile, so none were released; run `accept` again"
         )),
         Accepted::Failed(reason) => Err(anyhow!(
             "cannot record the decision, so nothing was changed: {reason}"

@@ -86,10 +86,10 @@ struct Which {
     /// Only deliveries in this state
     #[arg(long, value_name = "STATE", value_parser = arguments::state())]
     state: Option<State>,
-    /// Only deliveries recorded since then: a date, a time, or a duration ago such as 2h
+    /// Only deliveries recorded at this time or later: a date, a time, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
-    /// Only deliveries recorded before then: a date, a time, or a duration ago such as 2h
+    /// Only deliveries recorded before this time: a date, a time, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     until: Option<Since>,
     /// Only deliveries of this event, by name or label
@@ -231,7 +231,7 @@ fn show(
     let listings = super::listings(config)?;
     let (delivery, event, attempts) = listings
         .delivery(id)?
-        .with_context(|| format!("there is no delivery {id}; `deliveries` lists them"))?;
+        .with_context(|| format!("there is no delivery {id}; `deliveries` lists all deliveries"))?;
     if json {
         print_json(out, &DeliveryWithAttempts::of(&delivery, &attempts))?;
         return Ok(DONE);

@@ -48,10 +48,10 @@ enum EventsCommand {
 
 #[derive(Clone, Debug, clap::Args)]
 struct ListArguments {
-    /// Only events recorded since then: a date, a time, or a duration ago such as 2h
+    /// Only events recorded at this time or later: a date, a time, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
-    /// Only events recorded before then: a date, a time, or a duration ago such as 2h
+    /// Only events recorded before this time: a date, a time, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     until: Option<Since>,
     /// Only this event, by name or label
@@ -169,8 +169,8 @@ fn show(
         if daemon.is_some_and(|daemon| daemon.settings != Settings::of(config)) {
             writeln!(
                 out,
-                "The reasons are those of the configuration file, which has changed since the daemon \
-                 read it. To apply it, run `project-webhooks reload`."
+                "The reasons come from the configuration file, which has changed since the daemon \
+                 read it. To apply the file, run `project-webhooks reload`."
             )?;
         }
     } else if log.is_empty() {

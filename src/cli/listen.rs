@@ -53,7 +53,8 @@ pub(super) struct ListenArguments {
     pub status: StatusCode,
 
     /// Pass every callback on to this URL, unchanged, and answer as the receiver there does. Other
-    /// users see the URL in the list of processes: use the variable if it has a password
+    /// users see the URL in the list of processes: use the environment variable if the URL has a
+    /// password
     #[arg(
         long = "forward-to",
         value_name = "URL",
@@ -185,7 +186,7 @@ async fn refuse_loop(forwarder: Option<&Forwarder>, address: SocketAddr) -> anyh
     match forwarder {
         Some(forwarder) if forwarder.leads_to(address).await => Err(usage(
             "--forward-to leads to this receiver itself, so every callback would come back; give the \
-             URL of another one, or another --port",
+             URL of another receiver, or another --port",
         )),
         _ => Ok(()),
     }

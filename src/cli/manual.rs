@@ -41,14 +41,15 @@ an environment variable
 { file: \fIPATH\fR }
 a file; one line break at its end is ignored
 .PP
-A \fItemplate\fR is a path of up to 1,024 characters with the captures {organization}, {project}
-and {versionTag}, each for one path component or a part of one, never for a name that starts with a
-dot. Without {organization} every project is in the organization \fIdefault\fR. Two templates that
+A \fItemplate\fR is a path of up to 1,024 characters. Its captures {organization}, {project} and
+{versionTag} each match one path component or a part of it, but never a name that starts with a dot.
+Without {organization}, every project belongs to the organization \fIdefault\fR. Two templates that
 can match the same path are an error.
 .PP
 An \fIevent\fR is one of project\-import, project\-import\-any, project\-publish,
-project\-delete, project\-delete\-and\-unpublish, snapshot\-create and snapshot\-restore, or its
-label, such as \(dqProject Publish\(dq.
+project\-delete, project\-delete\-and\-unpublish, snapshot\-create, snapshot\-restore,
+project\-save, project\-unpublish, snapshot\-delete and project\-move, or its label, such as
+\(dqProject Publish\(dq.
 .SH SETTINGS
 ";
 

@@ -118,7 +118,7 @@ fn print(moved: &Transferred, to: Place, out: &mut dyn Write) -> std::io::Result
         )?;
     }
     match to {
-        Place::Postgres => writeln!(out, "Start the daemon: `store` names the new place."),
+        Place::Postgres => writeln!(out, "Start the daemon: `store` names the new database."),
         Place::Sqlite => writeln!(
             out,
             "Remove `store` from the configuration, then start the daemon."

@@ -56,7 +56,7 @@ pub struct Arguments {
     #[arg(long, short, global = true, value_name = "FILE", value_hint = clap::ValueHint::FilePath)]
     config: Option<PathBuf>,
 
-    /// Log this level and more severe ones; overrides log.level
+    /// Log messages of at least this severity; overrides log.level
     #[arg(long, global = true, value_name = "L", value_parser = arguments::log_level())]
     log_level: Option<tracing::Level>,
 
@@ -333,7 +333,7 @@ fn missing_socket(state_dir: &Path) -> Option<String> {
     let pid = crate::store::holder(state_dir)?;
     Some(format!(
         "a daemon with process id {pid} uses the state directory {}, but its control socket is \
-         missing. It opens the socket again within five seconds; its log says if it cannot",
+         missing. The daemon opens it again within five seconds, or logs why it cannot",
         state_dir.display()
     ))
 }

@@ -45,7 +45,7 @@ pub(super) fn run(
             None if has_database => anyhow!(
                 "no daemon that watches uses the state directory {} (a change of state_dir needs a \
                  restart). A process that waits for the lease, or only delivers, has no control \
-                 socket: reload it with SIGHUP, such as `systemctl kill --signal=HUP \
+                 socket: reload it with SIGHUP, for example `systemctl kill --signal=HUP \
                  project-webhooks`",
                 state_dir.display()
             ),

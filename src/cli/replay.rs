@@ -22,10 +22,10 @@ pub(super) struct ReplayArguments {
     /// Queue the events for this webhook: those it subscribes to, and those it got before
     #[arg(long, value_name = "NAME")]
     to: String,
-    /// Only events recorded since then: a date, a time, or a duration ago such as 2h
+    /// Only events recorded at this time or later: a date, a time, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     since: Option<Since>,
-    /// Only events recorded before then: a date, a time, or a duration ago such as 2h
+    /// Only events recorded before this time: a date, a time, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     until: Option<Since>,
     /// Only events of the repository with this name, if there are several

@@ -31,8 +31,8 @@ const SENDING_LATER: &str = "sending; the database does not answer";
 /// The reason of a process without the role `watch`, if its repository is watched in a list.
 ///
 /// The process gets no new deliveries, because they are in the record of the list.
-const SENDING_NOTHING: &str = "sending nothing new: with this database, the repository is watched in a list. \
-                               Give this process the same `repositories`";
+const SENDING_NOTHING: &str = "sending nothing new: this database has the repository in a list (`repositories`). \
+                               Give this process the same list";
 
 /// The reason of a process without the role `watch`, if nothing is recorded of its repository.
 const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \

@@ -87,7 +87,7 @@ fn scan_apart(config: &Arc<Config>, now: Timestamp) -> anyhow::Result<ScanView> 
             Err(RecvTimeoutError::Timeout) => {
                 Progress::erase();
                 let or_database = match config.store {
-                    Some(_) => ", or does the database not answer",
+                    Some(_) => ", or is the database unreachable",
                     None => "",
                 };
                 return Err(anyhow!(

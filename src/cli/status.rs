@@ -190,7 +190,8 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
 /// Describes in one line an engine that was asked to stop and has not ended.
 fn ending_line(ending: &EndingReport, style: &Style) -> String {
     format!(
-        "{}: {}, told to stop at {}, but its engine has not ended; is its disk or network file system stuck?",
+        "{}: {}, asked to stop at {}, but its engine has not ended; is its disk or network file \
+         system stuck?",
         ending.name,
         ending.path,
         time(ending.since, style)
@@ -275,8 +276,9 @@ fn print_state_size(size: StateSize, style: &Style, out: &mut dyn Write) -> io::
     if size.is_log_held() {
         writeln!(
             out,
-            "{warning}  a process has been reading the database in one transaction, so its log \
-             grows; close it (`fuser -v` with the path of state.db lists the processes)"
+            "{warning}  a process has been reading the database in one transaction, so the \
+             write-ahead log grows; close that process (`fuser -v` with the path of state.db lists \
+             the processes)"
         )?;
     }
     Ok(())

@@ -151,7 +151,8 @@ fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8
     if !webhook.enabled {
         writeln!(
             out,
-            "The configuration still has enabled: false for this webhook; change that and reload."
+            "The configuration still has enabled: false for this webhook; change this setting and \
+             reload."
         )?;
     }
     Ok(DONE)
@@ -215,13 +216,13 @@ fn print_differences(
     if !webhook.enabled {
         writeln!(
             out,
-            "note: {name} has enabled: false, so it gets tests only"
+            "note: {name} has enabled: false, so it gets only tests"
         )?;
     }
     match event {
         Some(event) if !webhook.subscription.events.contains(&event) => writeln!(
             out,
-            "note: {name} does not subscribe to {}, so it gets samples of it only",
+            "note: {name} does not subscribe to {}, so it gets only samples of this event",
             event.label()
         ),
         None => writeln!(

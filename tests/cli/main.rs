@@ -392,10 +392,11 @@ fn a_test_says_what_the_daemon_would_not_send() {
     let said = test("some", &["--event", "project-publish"]);
     assert!(!said.contains("note:"), "{said}");
     let said = test("some", &["--event", "project-import"]);
-    let expected = "note: some does not subscribe to Project Import, so it gets samples of it only";
+    let expected =
+        "note: some does not subscribe to Project Import, so it gets only samples of this event";
     assert!(said.contains(expected), "{said}");
     let said = test("none", &["--event", "project-publish"]);
-    let expected = "note: none has enabled: false, so it gets tests only";
+    let expected = "note: none has enabled: false, so it gets only tests";
     assert!(said.contains(expected), "{said}");
     assert!(test("some", &[]).contains("--event EVENT"));
 }

@@ -43,7 +43,10 @@ fn a_long_reader_is_reported_and_the_log_shrinks_after_it() {
     wait_status(&home, "the log's size", |status| {
         status["stateSize"]["log"].as_u64() > Some(256 * MIB)
     });
-    assert!(home.command(&["status"]).contains("close it (`fuser -v`"));
+    assert!(
+        home.command(&["status"])
+            .contains("close that process (`fuser -v`")
+    );
     home.write("sales/a/project.xml", &xml("A", "a", ""));
     endpoint.wait_for(2);
     reader.execute_batch("ROLLBACK").unwrap();

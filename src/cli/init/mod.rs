@@ -168,7 +168,7 @@ fn print_found(
         let unread = counted(found.unread, "file");
         writeln!(
             out,
-            "  {unread} not read, because init reads at most {} files and {} MiB: counted by path",
+            "  {unread} counted by path but not read, because init reads at most {} files and {} MiB",
             BOUNDS.reads,
             BOUNDS.bytes / (1024 * 1024),
         )?;

@@ -69,8 +69,8 @@ impl TokenFile {
             let found = found.with_context(|| format!("cannot read {shown}"))?;
             if let Some(reason) = distrust(&found, rustix::process::geteuid().as_raw()) {
                 bail!(
-                    "{shown} exists already, but {reason}, so others may know the token. Remove it, \
-                     and init makes a new one"
+                    "{shown} exists already, but {reason}, so others may know the token. Remove \
+                     the file, and init makes a new token"
                 );
             }
         }

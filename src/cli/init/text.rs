@@ -68,7 +68,7 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     let organizations = organizations(facts.recognised);
     let found = match facts.recognised {
         Some(found) => layout_name(found),
-        None => "no project yet; this is the place for the default layout".to_owned(),
+        None => "no project yet, so the default layout is expected".to_owned(),
     };
     let found = comment(&found);
     let path = quoted(&written);
@@ -78,7 +78,7 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          # project-webhooks: the configuration, as `project-webhooks init` wrote it.\n\
          #\n\
          # `project-webhooks check` validates this file and prints where every event goes. A running\n\
-         # daemon reads it again by `project-webhooks reload`. Every setting is in\n\
+         # daemon reads it again on `project-webhooks reload`. Every setting is in\n\
          # `project-webhooks man 5`. Relative paths start from the directory of this file.\n\
          \n\
          # The directory tree that is watched: {found}.\n\
