@@ -213,8 +213,8 @@ impl Housekeeping {
                 webhook,
                 deliveries = n,
                 "the state reached its limit of {limit}, so the oldest pending deliveries of the \
-                 webhook that has most of them are now dead. Fix or remove the webhook, or raise \
-                 retention.max_state_size"
+                 webhook with the most pending deliveries are now dead. Fix or remove the webhook, or \
+                 raise retention.max_state_size"
             );
         }
         if n_removed > 0 {
@@ -224,7 +224,7 @@ impl Housekeeping {
             );
         }
         if let Some(error) = failure {
-            warn!(%error, "cannot make room in the state; retrying");
+            warn!(%error, "cannot remove deliveries to keep the state below its limit; retrying");
         } else if size.fill() == Fill::Over {
             warnings.report_stuck(size);
         }
@@ -257,18 +257,18 @@ impl Warnings {
     fn report_unmeasured(&mut self, error: &StoreError) {
         let reason = chain(error);
         if std::mem::replace(&mut self.is_unmeasured, true) {
-            debug!(reason, "still cannot measure the state");
+            debug!(reason, "still cannot measure the size of the state");
         } else {
             warn!(
                 reason,
-                "cannot measure the state, so its limit does not apply; retrying"
+                "cannot measure the size of the state, so its limit does not apply; retrying"
             );
         }
     }
 
     fn report(&mut self, size: StateSize) {
         if std::mem::take(&mut self.is_unmeasured) {
-            info!("the state is measured again");
+            info!("the size of the state can be measured again");
         }
         let (used, limit, log) = (
             ByteSize(size.used),
@@ -288,7 +288,7 @@ impl Warnings {
         let is_held = size.is_log_held();
         if is_held && !self.is_log_held {
             warn!(
-                "the write-ahead log of the database takes {log}, because a process has been reading the database in one transaction. Close it, for example a sqlite3 shell; `fuser -v` with the path of state.db lists the processes. The log then shrinks by itself"
+                "the write-ahead log of the database takes {log}, because a process has been reading the database in one transaction. Close that process, for example a sqlite3 shell; `fuser -v` with the path of state.db lists the processes. The log then shrinks by itself"
             );
         } else if self.is_log_held && !is_held {
             info!("the write-ahead log of the database takes only {log} now");

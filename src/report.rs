@@ -81,8 +81,7 @@ pub(crate) struct DaemonReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) repositories: Vec<RepositoryReport>,
-    /// Engines that were asked to stop and have not ended: those of removed repositories, and
-    /// former ones.
+    /// The engines that were asked to stop and have not ended, such as that of a removed repository.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) ending: Vec<EndingReport>,
@@ -224,7 +223,7 @@ pub(crate) struct Report {
     pub(crate) state_dir: String,
     /// Whether the configuration file differs from the settings that the daemon uses.
     pub(crate) is_file_changed: bool,
-    /// Whether a state is recorded.
+    /// Whether there is a recorded state.
     pub(crate) has_state: bool,
     /// Why the recorded state cannot be read. The report then has only the daemon's answer.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -233,7 +232,7 @@ pub(crate) struct Report {
     /// The number of recorded projects. `None` if a running daemon reports it.
     #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
     pub(crate) recorded_projects: Option<usize>,
-    /// Repositories that are on record but not in `repositories`. Empty without `repositories`.
+    /// The recorded repositories that are not in `repositories`. Empty without `repositories`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) unwatched: Vec<UnwatchedReport>,

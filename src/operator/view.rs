@@ -192,7 +192,7 @@ impl AttemptView {
 pub(crate) struct DeliveryWithAttempts {
     #[serde(flatten)]
     pub(crate) delivery: DeliveryView,
-    /// The newest attempts. There are older ones if the first has a number above 1.
+    /// The newest attempts. If the number of the first is above 1, there are older attempts.
     pub(crate) log: Vec<AttemptView>,
 }
 
@@ -205,7 +205,7 @@ impl DeliveryWithAttempts {
     }
 }
 
-/// An event in JSON, with its deliveries, and the webhooks without one.
+/// An event in JSON, with its deliveries, and the webhooks without a delivery of it.
 #[derive(Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct EventWithDeliveries {
@@ -277,7 +277,7 @@ pub(crate) struct WebhookView {
     pub(crate) events: Vec<String>,
     /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The repositories whose events the webhook receives. Absent if it receives those of all.
+    /// The names in the setting `repositories`. Absent if the webhook receives events of all.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub(crate) repositories: Option<Vec<String>>,

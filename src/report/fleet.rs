@@ -12,7 +12,7 @@ use crate::store::{Fleet, LeaseView, Process};
 pub(crate) struct FleetReport {
     /// The name of the repository in the database.
     pub(crate) repository: String,
-    /// The names of several repositories, as the process that watches them recorded them.
+    /// The names of several repositories, as recorded by the process that watches them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) repositories: Vec<String>,
@@ -59,7 +59,7 @@ pub(crate) struct SenderReport {
     pub(crate) last_seen: Timestamp,
     /// The number of claimed lanes. A lane has the deliveries of one project to one webhook.
     pub(crate) lanes: u64,
-    /// Whether its lease as a sender is valid. If not, other senders take over its lanes.
+    /// Whether the lease of this sender is valid. If not, other senders take over its lanes.
     pub(crate) is_alive: bool,
 }
 

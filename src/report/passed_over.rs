@@ -37,14 +37,14 @@ pub(crate) fn passed_over(
                 Interest::IfHeard(mismatch) => {
                     let (reason, because) = explained(mismatch, event);
                     let because =
-                        format!("{because}, and no earlier event of the project was for it");
+                        format!("{because}, and no earlier event of the project was routed to it");
                     (reason, because)
                 }
                 Interest::Yes if !webhook.enabled => ("disabled", "enabled is false".to_owned()),
                 Interest::Yes => (
                     "no-delivery",
-                    "its settings select the event now, so they have changed, or retention or an \
-                     operator removed the delivery"
+                    "its settings select the event now; either they have changed since, or retention \
+                     or an operator removed the delivery"
                         .to_owned(),
                 ),
             };

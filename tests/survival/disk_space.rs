@@ -117,8 +117,8 @@ fn a_webhook_that_is_down_fills_no_disk_for_the_others() {
     let of_good = format!("{N} callbacks");
     wait_within(PATIENCE, &of_good, || (good.n() >= N).then_some(()));
     daemon.wait_message("80 % or more of its limit of 16.0 MiB", 1);
-    let given_up = "the oldest pending deliveries of the webhook that has most of them are now \
-        dead";
+    let given_up = "the oldest pending deliveries of the webhook with the most pending deliveries are \
+        now dead";
     daemon.wait_log(given_up, |entry| {
         entry.message().contains(given_up) && entry.field("webhook") == "down"
     });
