@@ -104,7 +104,7 @@ impl Metrics {
         let attempt_seconds = HistogramVec::new(
             HistogramOpts::new(
                 "attempt_seconds",
-                "The duration of an attempt, until its answer was read or given up.",
+                "The duration of an attempt, until its answer was read or the attempt failed.",
             )
             .buckets(ATTEMPT_BUCKETS.to_vec()),
             &["webhook"],

@@ -53,8 +53,8 @@ impl fmt::Display for Gap {
             ),
             Gap::ShortQueue(limit) => write!(
                 formatter,
-                "the kernel's audit queue has room for only {limit} records, so a burst of records \
-                 arrives too late; run `auditctl -b 8192`, or add `-b 8192` to the audit rules"
+                "the kernel's audit queue has room for only {limit} records, so records arrive too \
+                 late during a burst; run `auditctl -b 8192`, or add `-b 8192` to the audit rules"
             ),
             Gap::NoRule { path, key } => write!(
                 formatter,
@@ -65,7 +65,7 @@ impl fmt::Display for Gap {
             ),
             Gap::UnknownRules(error) => write!(
                 formatter,
-                "cannot read the audit rules, so they were not checked: {error}. This needs \
+                "cannot read the audit rules, so they were not checked: {error}. Reading them needs \
                  CAP_AUDIT_CONTROL; run `check` as root"
             ),
             Gap::EarlyProcesses => formatter.write_str(

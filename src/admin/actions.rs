@@ -169,7 +169,7 @@ async fn change_many(server: &Server, change: Change, bulk: Bulk) -> Answer<Chan
 /// The error of a change without the expected number.
 fn uncounted() -> ApiError {
     ApiError::invalid(
-        "expected is missing: count with dryRun, and then send the number as expected",
+        "`expected` is missing: count with `dryRun`, and then send the number as `expected`",
     )
 }
 

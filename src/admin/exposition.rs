@@ -253,7 +253,7 @@ impl Figures {
             ),
             (
                 "senders",
-                "Processes that deliver, with this one if it does.",
+                "Processes that deliver, including this one if it does.",
                 number(n_senders),
             ),
             (

@@ -78,8 +78,8 @@ impl Place {
             None => None,
             Some(cursor) => Some(listing.read(cursor).ok_or_else(|| {
                 ApiError::invalid(
-                    "the cursor is not from this listing; use next of the previous \
-                    page",
+                    "the cursor is not from this listing; use `next` of the \
+                    previous page",
                 )
             })?),
         };

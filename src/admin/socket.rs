@@ -112,7 +112,7 @@ async fn remove_dead(path: &Path) -> io::Result<()> {
         Ok(Err(error)) => Err(error),
         Ok(Ok(_)) | Err(_) => Err(io::Error::new(
             io::ErrorKind::AddrInUse,
-            "another process listens there",
+            "another process listens at the path",
         )),
     }
 }

@@ -287,8 +287,8 @@ impl Collector {
         self.counter.add(outcome, n);
         match failure {
             Some(reason) if !self.is_failing => warn!(
-                "the collector at otlp.endpoint takes no traces: {reason}. They are dropped; events \
-                 and deliveries do not depend on it"
+                "the collector at otlp.endpoint takes no traces: {reason}. Dropping them; events and \
+                 deliveries are not affected"
             ),
             None if self.is_failing => info!("the collector at otlp.endpoint takes traces again"),
             _ => {}

@@ -125,6 +125,6 @@ impl Posted {
     /// Takes the number of items that the form showed.
     pub(super) fn expected(&mut self) -> Result<u64, ApiError> {
         let expected = self.take("expected").parse();
-        expected.map_err(|_| ApiError::invalid("the form has no number of items"))
+        expected.map_err(|_| ApiError::invalid("the form does not contain the number of items"))
     }
 }

@@ -154,7 +154,7 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
     }
     if daemon.state_size.fill() != Fill::Low {
         found.push(Advice {
-            problem: "The state is near its limit, where the oldest deliveries are removed.".to_owned(),
+            problem: "The state is near its limit, at which the oldest deliveries are removed.".to_owned(),
             advice: html! { "Raise " code { "retention.max_state_size" } ", or fix webhooks with many pending deliveries." },
         });
     }
