@@ -18,8 +18,7 @@
 //!   valid, because nothing is ever expanded or fetched.
 //! - In an internal DTD subset, the parser checks where declarations end, but not their grammar.
 //!   It does not apply attribute defaults.
-//! - `version="1.x"` is accepted for any x and read by the rules of 1.0, as the fifth edition
-//!   requires.
+//! - `version="1.x"` is accepted for any number x and read as 1.0, as the fifth edition requires.
 //! - More than [`DEPTH_MAX`] levels, [`NAME_MAX`] bytes of a name or [`ATTRIBUTES_MAX`] attributes
 //!   of an element are faults. No real project.xml has as many.
 

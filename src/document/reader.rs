@@ -374,7 +374,7 @@ impl<'a> State<'a> {
     }
 }
 
-/// Checks that a tag ends before the next one begins.
+/// Checks that a tag ends before the next tag begins.
 fn check_tag_end(content: &str, at: usize) -> Result<(), Fault> {
     match memchr::memchr(b'<', content.as_bytes()) {
         None => Ok(()),

@@ -60,7 +60,7 @@ pub struct Endpoint {
     suspects: BTreeMap<ProjectKey, Suspicion>,
     /// The projects that were asked to wait since the last success. At most [`DOWN_AFTER`].
     asked: BTreeSet<ProjectKey>,
-    /// Whether the last attempt, including those of suspects, did not reach the receiver.
+    /// Whether the last attempt did not reach the receiver. This includes attempts of suspects.
     is_unreachable: bool,
     down: Option<Down>,
 }
@@ -88,7 +88,7 @@ struct Down {
     probes: Probes,
 }
 
-/// The number of failed probes or ended rounds, and the time of the next.
+/// The number of failed probes or ended rounds, and the time of the next probe or round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Probes {
     n_failed: u32,

@@ -78,7 +78,7 @@ impl Document {
             .or_else(|| self.kept.as_ref()?.engine_id.as_deref())
     }
 
-    /// The root attribute `id` in this content, else the kept one.
+    /// The root attribute `id` in this content, else the kept attribute.
     pub(crate) fn root_id(&self) -> Option<&str> {
         self.own_root_id()
             .or_else(|| self.kept.as_ref()?.root_id.as_deref())
@@ -131,8 +131,8 @@ impl FileState {
 
     /// Whether the two files have different ids, and so belong to different projects.
     ///
-    /// The engineIds are compared if both have one, ignoring case. If neither has one, the root
-    /// attributes `id` are compared.
+    /// If both files have an engineId, the engineIds are compared, ignoring case. If neither has an
+    /// engineId, the root attributes `id` are compared.
     pub(crate) fn is_of_another_project(&self, other: &FileState) -> bool {
         let (here, there) = (&self.document, &other.document);
         let differ = |one: &str, other: &str| one.to_lowercase() != other.to_lowercase();

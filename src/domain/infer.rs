@@ -200,7 +200,7 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
 enum Copies {
     Unrecorded,
     Remain,
-    /// No readable published copy exists, but an unreadable one may exist.
+    /// No readable published copy exists. Unreadable published copies may exist.
     Unclear,
     Gone,
 }

@@ -87,8 +87,8 @@ impl Comparison {
 
     /// Returns the observed definition if it may belong to a project that moved here.
     ///
-    /// Unlike [`Comparison::arrival`], this includes a changed definition if it or the recorded one
-    /// has no id. Such a definition may also be an ordinary save.
+    /// Unlike [`Comparison::arrival`], this includes a changed definition if this or the recorded
+    /// definition has no id. Such a definition may also be an ordinary save.
     pub fn newcomer(&self) -> Option<&FileState> {
         let seen = self.observed.definition()?;
         let is_newcomer = match &self.recorded.definition {
@@ -209,7 +209,7 @@ fn judge(
     recorded.deleted.take_if(|_| is_back);
     if let Some(origin) = origin {
         if recorded.definition.is_some() {
-            // The project that was recorded here is gone, and another one moved here.
+            // The project that was recorded here is gone, and another project moved here.
             events = infer(&recorded, &here.observed, Removals::Confirmed).events;
             events.retain(|event| event.kind.is_delete());
             recorded = left_behind(here);

@@ -1,4 +1,4 @@
-//! Pairs projects that arrived in one directory with projects that left another.
+//! Pairs projects that arrived with projects that left.
 //!
 //! Constraint: for n projects the work is at most n log n, also for long chains of moves.
 //! [`super::moves`] has the rules.
@@ -159,7 +159,7 @@ fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
         }
     }
     // Projects that exchange their locations in a ring do not wait. Otherwise each would wait for
-    // the next one forever. Whenever one of them is observed, so are all others.
+    // the next one forever. Whenever one project of a ring is observed, all others are too.
     let ring = rings(&waiting);
     waiting.retain(|origin, _| !ring.contains(origin));
     Pairs { moves, waiting }
@@ -179,7 +179,7 @@ fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
             way.push(*here);
             at = waiting.get(here);
         }
-        // The followed way ends at one of its own locations only if a ring begins there.
+        // The way ends at a visited location. If that location is on this way, a ring begins there.
         let begin = at.and_then(|end| way.iter().position(|here| here == end));
         if let Some(begin) = begin {
             ring.extend(way.drain(begin..));

@@ -145,7 +145,7 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// The parsed part of a project.xml: attributes and direct annotations of the root.
+/// The parsed part of a project.xml: attributes and annotations of the root element.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// The root attribute `name`.
@@ -154,7 +154,7 @@ pub struct Document {
     /// The root attribute `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The direct annotations by name. If several have the same name, the first is used.
+    /// The annotations by name. If several have the same name, the first is used.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Ids that the project keeps although this content lacks them.

@@ -7,8 +7,8 @@
 //! missing file counts as removed only after the project was idle for the settle time. Hints may
 //! be late or lost, so a project without hints may still be changing. Therefore two observations
 //! must find the file missing: one after the last hint, and one at least a settle time later. If
-//! the second one finds more files missing, the settle time starts again. Continuous activity
-//! postpones a removal by at most 20 settle times, or by ten after the end of a hold.
+//! the second observation finds more files missing, the settle time starts again. Continuous
+//! activity postpones a removal by at most 20 settle times, or by ten after the end of a hold.
 //!
 //! A project with an invalid file is observed again without a hint, because the end of a write is
 //! not always reported. The delay doubles each time.
@@ -176,9 +176,9 @@ impl Agenda {
         }
     }
 
-    /// Changes the settle time and the hold time, also for removals that are not confirmed yet.
+    /// Changes the settings, also for removals that are not confirmed yet.
     ///
-    /// A current hold ends as planned, or one new hold time from now if that is sooner.
+    /// A current hold ends as planned, but at most the new [`Times::hold`] from now.
     pub fn set_times(&mut self, times: Times, now: Moment) {
         let settle_time = times.settle;
         self.settle_time = settle_time;
@@ -268,7 +268,7 @@ impl Agenda {
     /// Schedules a project together with another directory of the same project id.
     ///
     /// So the removals in both are judged in the same step. If the other directory waits for
-    /// further projects, this one is observed again after the settle time.
+    /// further projects, this directory is observed again after the settle time.
     pub fn confirm_with(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let other = self.entries.get(other);
         let since = other.and_then(Entry::idle_since);
@@ -279,14 +279,14 @@ impl Agenda {
         self.schedule(key, next.unwrap_or(now.saturating_add(self.settle_time)));
     }
 
-    /// Schedules a project right after another one, or now if the other one is already judged.
+    /// Schedules a project right after `other`, or now if `other` is already judged.
     ///
     /// So a project is imported as soon as it is deleted from its old directory.
     pub fn observe_after(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let at = match self.entries.get(other).map(|other| other.observe_at) {
             None => now,
             Some(Some(next)) => next.saturating_add(Duration::from_nanos(1)),
-            // The other project waits for further projects. Meanwhile this one keeps its schedule.
+            // `other` waits for further projects. Meanwhile this project keeps its schedule.
             Some(None) => return,
         };
         self.schedule(key, at);
@@ -441,7 +441,7 @@ impl Agenda {
 
     /// Restores held removals from an earlier run, and the projects whose removal was accepted.
     ///
-    /// A hold keeps its planned end, but lasts at most one hold time from now.
+    /// A hold ends as planned, but at most [`Times::hold`] from now.
     pub fn remember(
         &mut self,
         held: Option<HeldBefore>,

@@ -8,9 +8,9 @@
 //!   each other and are judged together, even if their removals were noticed at different times.
 //!   Of the directories that had published copies, the project is deleted from the last by name. If
 //!   no directory had any, the project is deleted from the last directory by name.
-//! - A project that moved to another organization is deleted from the old one first, and then
-//!   imported into the new one. The arrived project waits until the old directory is judged. While
-//!   the old directory still has the project, the arrived project is a copy and does not wait.
+//! - A project that moved to another organization is first deleted from the old organization, and
+//!   then imported into the new one. The arrived project waits until the old directory is judged.
+//!   While the old directory still has the project, the arrived project is a copy and does not wait.
 //!
 //! If the old directory cannot be read, the project may have moved or may be a copy. The arrived
 //! project is then imported after the settle time.
@@ -44,8 +44,7 @@ pub enum Hold {
 pub(super) enum Removal<'a> {
     /// The project is deleted.
     Deletes,
-    /// The project is not deleted here, because another directory still has it, or because it is
-    /// deleted from that directory.
+    /// Another directory still has the project, or the project is deleted from that directory.
     MergesInto(&'a ProjectKey),
     /// Another directory with the project is gone too, but its removal is not confirmed.
     WaitsFor(&'a ProjectKey),
@@ -88,7 +87,7 @@ enum Holder<'a> {
 
 /// The first holders of an identity, by the names of their organizations.
 ///
-/// Two of each kind are enough, because an arrival ignores only the one of its own organization.
+/// Two of each kind are enough, because an arrival ignores at most one: that of its organization.
 #[derive(Default)]
 struct Holders<'a>(Vec<Holder<'a>>);
 
@@ -161,8 +160,7 @@ impl<'a> SharedIds<'a> {
                 if seen.is_none() {
                     places.unclear = Some(key);
                 }
-                // A save may give the project its first id. Other directories may have this id as
-                // well.
+                // A save may give the project its first id, which other directories may share.
                 let saved = seen.zip(comparison.recorded.definition.as_ref());
                 if let Some((seen, before)) = saved {
                     let identity = seen.succeeding(before).project_identity(key);

@@ -11,8 +11,8 @@
 //! - A file that is still in its project is not short-lived. For instance, it was written under a
 //!   temporary name and then renamed. A file that was moved out of a project is short-lived in
 //!   that project.
-//! - A file causes no event if its directory was not the one that the project has now. It may
-//!   belong to another project that was at this path for a short time.
+//! - A file causes no event if it was opened in a directory that is not the project's directory
+//!   now. It may belong to another project that was at this path for a short time.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
@@ -49,11 +49,11 @@ pub(crate) fn infer_short_lived(
         return ShortLived::Ignored;
     }
     let Some(definition) = &recorded.definition else {
-        // Further observations decide whether the project was imported or moved here.
+        // Later observations decide whether the project was imported or moved here.
         return ShortLived::Waits;
     };
     if observed.definition().is_none() && definition.is_of_another_project(file) {
-        // Another project may have been in this directory. The next observations decide.
+        // Later observations decide whether another project was in this directory.
         return ShortLived::Waits;
     }
     let mut at_that_time = observed.clone();

@@ -86,7 +86,7 @@ pub struct HeldBefore {
 struct Group {
     state: State,
     projects: BTreeMap<ProjectKey, Presence>,
-    /// The projects that appeared during the wave. Each one extends the wave only once.
+    /// The projects that appeared during the wave. Each project extends the wave only once.
     appeared: BTreeSet<ProjectKey>,
     /// The number of recorded projects before the first project vanished, if known.
     n_recorded: Option<usize>,
@@ -128,7 +128,7 @@ pub struct Vanished {
     n_recorded: usize,
     /// The number of recorded projects when the full scan in progress began, if it was not zero.
     ///
-    /// The scan may import projects before it finds that others vanished.
+    /// The scan may import projects before it finds that other projects vanished.
     n_before_scan: Option<usize>,
     /// Whether projects may have vanished or moved before they could be observed.
     sees_late: bool,
@@ -268,7 +268,7 @@ impl Vanished {
                 if !self.accepted.contains(key) {
                     self.released.remove(key);
                 }
-                // An unreadable project is not back, so the others stay held.
+                // An unreadable project is not back, so the other projects stay held.
                 if let Some(known) = self.held.projects.get_mut(key) {
                     *known = presence;
                 } else if self.holds(key) {
@@ -288,7 +288,7 @@ impl Vanished {
             if presence == Presence::Gone {
                 return;
             }
-            // The directory has another project now, so the removal does not wait for the others.
+            // The directory has another project now, so this removal does not wait for others.
             self.held.projects.remove(key);
             self.held.reset_if_empty();
             self.n_holds = self.n_holds.saturating_add(1);

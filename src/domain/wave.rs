@@ -28,7 +28,7 @@
 //! projects are held in the same way, even if they are few.
 //!
 //! A held project whose directory has another project now is certainly gone. It leaves the hold
-//! and is judged like any replaced project: it is deleted first, then the other one is imported.
+//! and is judged like any replaced project: it is deleted first, then its successor is imported.
 //!
 //! [`State`] is the state machine. [`super::vanished`] has the projects.
 
@@ -94,7 +94,7 @@ pub enum Input {
     },
     /// A project that is not recorded appeared. Its definition may still be incomplete.
     Appeared,
-    /// A vanished project is back, at its old path or at another one.
+    /// A vanished project is back, at its old path or at a new path.
     Returned,
     /// No vanished project remains.
     Emptied,

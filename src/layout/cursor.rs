@@ -1,7 +1,7 @@
 //! Follows a path name by name, with the templates that still match.
 //!
-//! Constraint: a path is never ambiguous. Each capture takes the shortest text with which the rest
-//! of the template matches. If a capture already has a value, it matches only this value.
+//! Constraint: a path is never ambiguous. Each capture takes the shortest text that lets the rest
+//! of the template match. If a capture already has a value, it matches only this value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
