@@ -55,7 +55,7 @@ pub enum OpenError {
     },
     /// The database is damaged.
     #[error(
-        "{path} is no state of this program, or a damaged one: {what}. Nothing was changed. Restore the state directory from a backup, or move its files away to start with an empty record; pending deliveries are then lost"
+        "{path} is not a database of this program, or it is damaged: {what}. Nothing was changed. Restore the state directory from a backup, or move its files away to start with an empty record; pending deliveries are then lost"
     )]
     Damaged {
         /// The path of the database.
@@ -116,7 +116,7 @@ pub enum OpenError {
     },
     /// The lease is free, but a process with the complete list may take it first.
     #[error(
-        "nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so it takes over only if no other process does within `store.lease`"
+        "nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so this process takes over only if no other process does within `store.lease`"
     )]
     Yields {
         /// The database.
@@ -391,7 +391,7 @@ pub enum Fault {
     ///
     /// The store works again as soon as the server does.
     #[error(
-        "the database does not answer, or lacks space, memory or connections: the store works again by itself, and nothing is lost"
+        "the database does not answer, or lacks space, memory or connections: the store works again once the database does, and nothing is lost"
     )]
     Unreachable(#[source] Cause),
     /// Another process took over the lease on the repository.

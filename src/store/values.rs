@@ -108,7 +108,7 @@ pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
         .map(ContentHash)
         .map_err(|_| Fault::Undecodable {
             what: what.to_owned(),
-            reason: format!("a hash of {} bytes", bytes.len()),
+            reason: format!("a hash has {} bytes", bytes.len()),
         })
 }
 

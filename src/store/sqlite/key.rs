@@ -36,9 +36,9 @@ impl FingerprintKey {
                 }
                 tracing::warn!(
                     path = %path.display(),
-                    "the key has a wrong length, so a new one replaces it. All webhooks count as \
-                     changed: failed deliveries are retried now, and webhooks that a 410 switched \
-                     off are on again"
+                    "the key has a wrong length, so a new key replaces it. All webhooks are treated \
+                     as changed: failed deliveries are retried now, and webhooks that a 410 \
+                     switched off are on again"
                 );
             }
             Err(source) if source.kind() == io::ErrorKind::NotFound => {}

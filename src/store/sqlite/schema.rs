@@ -361,7 +361,11 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
     ] {
         match fs::remove_file(&leftover) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                return Err(io_error("remove the unfinished", &leftover, source));
+                return Err(io_error(
+                    "remove the unfinished database",
+                    &leftover,
+                    source,
+                ));
             }
             _ => {}
         }

@@ -14,7 +14,7 @@ use super::*;
 const SCANS: &[(&str, &str)] = &[
     (
         "SELECT webhook FROM deliveries WHERE state = 'pending' GROUP BY webhook ORDER BY count(*)",
-        "counts the pending ones, only at the limit of the state's size",
+        "counts pending deliveries, but only at the limit of the state's size",
     ),
     (
         "SELECT id FROM deliveries NOT INDEXED WHERE webhook = ?1 AND state = 'pending'",
@@ -22,11 +22,11 @@ const SCANS: &[(&str, &str)] = &[
     ),
     (
         "SELECT webhook, count(*), min(waiting_ms) FROM deliveries",
-        "counts for status and metrics, on a connection of their own",
+        "counts for status and metrics, on a separate connection",
     ),
     (
         "SELECT webhook, state, count(*), max(finished_ms) FROM deliveries",
-        "counts for status and metrics, on a connection of their own",
+        "counts for status and metrics, on a separate connection",
     ),
     (
         "UPDATE payloads SET identity = d.identity FROM",
@@ -50,11 +50,11 @@ const SCANS: &[(&str, &str)] = &[
     ),
     (
         "SELECT d.id FROM deliveries d INDEXED BY deliveries_lane WHERE (state = 'pending') AND {}",
-        "ends at its limit, and the index has only such rows",
+        "ends at its limit, and the index has only matching rows",
     ),
     (
         "SELECT d.id FROM deliveries d INDEXED BY deliveries_undelivered WHERE (state = 'dead' OR",
-        "ends at its limit, and the index has only such rows",
+        "ends at its limit, and the index has only matching rows",
     ),
     (
         "SELECT DISTINCT organization, project FROM files",

@@ -162,7 +162,7 @@ fn cell(value: ValueRef<'_>) -> Result<Cell, Fault> {
         ValueRef::Real(number) => {
             return Err(Fault::Undecodable {
                 what: "a row to move".to_owned(),
-                reason: format!("{number} is no integer"),
+                reason: format!("{number} is not an integer"),
             });
         }
     })

@@ -8,7 +8,7 @@ use crate::store::error::{Fault, OpenError, StoreError};
 pub enum TransferError {
     /// The target already has another state, and the source was not moved from there.
     #[error(
-        "{target} already has another state: use an empty one, or remove it there if nobody needs it. Nothing was changed"
+        "{target} already has another state: use an empty target, or remove that state if nobody needs it. Nothing was changed"
     )]
     Occupied {
         /// The target.
@@ -56,7 +56,7 @@ pub enum TransferError {
     },
     /// The copy differs from the source.
     #[error(
-        "the copied {table} in {target} differ from those in {origin}: the source stays the state. Is another process changing it? Run the command again"
+        "the copied {table} in {target} differ from those in {origin}, so the move is not complete. Is another process changing one of the states? Run the command again"
     )]
     Different {
         /// The source.
