@@ -46,7 +46,7 @@ const COUNTS_KEPT: u32 = 10;
 /// The maximum time for which the counts of deliveries are reused.
 const COUNTS_KEPT_MAX: Duration = Duration::from_secs(1);
 
-/// The states of webhooks with their counts, and the monotonic time until which they are reused.
+/// The monotonic time until which the states of webhooks are reused, and these states.
 type Counted = (Duration, Vec<WebhookState>);
 
 /// The sources of a running daemon's report.
@@ -171,7 +171,7 @@ impl Sources {
 
     /// Reads the states of webhooks, with counts of their deliveries, from the store.
     ///
-    /// To count a million deliveries takes 0.15 s of processor time, and a second on a busy
+    /// A count of a million deliveries takes 0.15 s of processor time, and a second on a busy
     /// machine. So requests share the counts. With few deliveries, counts are reused only for
     /// milliseconds.
     pub(crate) async fn states(&self) -> Result<Vec<WebhookState>, StoreError> {
@@ -452,7 +452,7 @@ impl WebhookReport {
         reports
     }
 
-    /// Returns the webhooks of the settings, then the parked webhooks of the recorded state, if any.
+    /// Returns the webhooks of the settings, then the parked webhooks of the recorded state.
     pub(crate) fn recorded(
         settings: &Settings,
         listings: Option<&Listings>,

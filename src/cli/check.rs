@@ -80,7 +80,6 @@ pub(super) fn check(file: Option<&Path>, json: bool, out: &mut dyn Write) -> io:
     })
 }
 
-/// The result of a check.
 #[derive(Serialize)]
 struct Report<'a> {
     file: String,
@@ -96,7 +95,7 @@ struct Report<'a> {
 struct Summary {
     #[serde(flatten)]
     repository: RepositorySummary,
-    /// All repositories, if there are several. The fields above are those of the first.
+    /// All repositories, if there are several. The fields above describe the first one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     repositories: Vec<RepositorySummary>,
     state_dir: String,
@@ -154,7 +153,7 @@ struct WebhookSummary {
     /// The globs of `projects`. Absent if the webhook receives events of every project.
     #[serde(skip_serializing_if = "Option::is_none")]
     projects: Option<Vec<String>>,
-    /// The names in the setting `repositories`. Absent if the webhook receives events of all.
+    /// The setting `repositories`. Absent if the webhook receives events of every repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     repositories: Option<Vec<String>>,
     /// The globs of `when` by parameter. Absent if there are none.

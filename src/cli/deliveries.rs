@@ -65,7 +65,6 @@ struct ListArguments {
     listing: Listing,
 }
 
-/// Parses the id of a delivery.
 fn parse_id(text: &str) -> Result<i64, String> {
     text.parse().map_err(|_| {
         "must be a number, the id of a delivery: see the first column of `deliveries list`; for the id of \

@@ -99,7 +99,6 @@ Test whether the receiver answers
 .BR project\-webhooks\-config (5)
 "#;
 
-/// Writes a manual page.
 pub(super) fn manual_page(section: Section, out: &mut dyn Write) -> io::Result<()> {
     match section {
         Section::Commands => man(out),

@@ -131,7 +131,7 @@ enum Command {
 
 /// Runs the command that the arguments name.
 pub fn main() -> ExitCode {
-    // Block the signals first: one may arrive as soon as the process exists.
+    // Block SIGHUP and SIGUSR1 first, because they may arrive as soon as the process exists.
     let held = HeldSignals::hold();
     // clap prints usage errors itself and exits with 2.
     let arguments = Arguments::parse();

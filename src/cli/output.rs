@@ -285,7 +285,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// The number of steps between two updates. Work without more steps prints no line.
+    /// The number of steps between two updates. Work of up to this many steps prints no line.
     const EVERY: u64 = 64;
 
     pub(super) fn new(total: u64) -> Self {

@@ -57,7 +57,6 @@ pub(super) fn run(
     }
 }
 
-/// Prints the daemon's answer.
 fn print(reloaded: &Reloaded, out: &mut dyn Write, errors: &mut dyn Write) -> anyhow::Result<u8> {
     for warning in &reloaded.warnings {
         writeln!(errors, "warning: {}", safe_lines(warning))?;

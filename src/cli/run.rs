@@ -28,13 +28,13 @@ const SENDING: &str = "sending; roles does not contain watch";
 /// The reason of a process without the role `watch`, while the database does not answer.
 const SENDING_LATER: &str = "sending; the database does not answer";
 
-/// The reason of a process without the role `watch`, if its repository is watched in a list.
+/// The reason of a process without the role `watch`, if a list has its repository.
 ///
-/// The process gets no new deliveries, because they are in the record of the list.
+/// The process gets no new deliveries, because the record of the list (`repositories`) has them.
 const SENDING_NOTHING: &str = "sending nothing new: this database has the repository in a list (`repositories`). \
                                Give this process the same list";
 
-/// The reason of a process without the role `watch`, if nothing is recorded of its repository.
+/// The reason of a process without the role `watch`, if its repository has no record.
 const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \
                                name. Give this process the `repository.name` and the `store` of the process that \
                                watches, or start that process";
@@ -45,7 +45,7 @@ const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process h
 /// able to get the lease.
 const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 
-/// How long stopping waits for tasks that cannot be cancelled, such as resolving a name.
+/// How long the process waits at its end for tasks that it cannot cancel, such as a name lookup.
 const TASKS_MAX: Duration = Duration::from_secs(1);
 
 /// Runs the daemon until a signal. While another process watches, waits and only sends.
@@ -116,13 +116,13 @@ struct Waits {
 enum Cause {
     /// `roles` does not contain `watch`.
     Role,
-    /// `roles` does not contain `watch`, and the record of a list has the repository's deliveries.
+    /// `roles` does not contain `watch`, and the repository is recorded in a list (`repositories`).
     Listed,
     /// `roles` does not contain `watch`, and nobody has ever watched a repository of this name.
     Unknown,
     /// Another process watches.
     Leased,
-    /// The former record of a repository is in use.
+    /// The former record of a repository, in a list or alone, is still in use.
     NotYet,
     /// Another process may take over first.
     Yields,

@@ -134,7 +134,7 @@ fn unknown(name: &str, known: &[&str]) -> UnknownWebhook {
     ))
 }
 
-/// Fails if no configured webhook and no webhook with deliveries has this name.
+/// Fails if the named webhook is not configured and has no deliveries.
 pub(crate) fn check_webhook(name: &str, states: &[WebhookReport]) -> Result<(), UnknownWebhook> {
     let known: Vec<&str> = states.iter().map(|state| state.name.as_str()).collect();
     if known.contains(&name) {

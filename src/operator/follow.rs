@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use crate::domain::delivery::State;
 use crate::store::{ListedDelivery, ListedEvent};
 
-/// The minimum number of items that a round reads first.
+/// The minimum number of items in the first read of a round.
 ///
-/// The round reads again with twice the number until it has all new items.
+/// The round doubles the number and reads again until it has all new items.
 const READ_AT_FIRST: usize = 256;
 
 /// The number of newest items that a round compares. Changes of older items are not found.
@@ -34,7 +34,7 @@ impl<T> Follower<T> {
         follower
     }
 
-    /// Makes these items known, too.
+    /// Adds items that no later round returns as new.
     pub(crate) fn add(&mut self, items: &[T]) {
         self.known.extend(items.iter().map(self.position));
         self.forget();

@@ -58,9 +58,9 @@ impl Line {
         self.open_quote
     }
 
-    /// Returns the start of the last word, which bash keeps, without quotes and backslashes.
+    /// Returns the part of the last word that bash keeps, without quotes and backslashes.
     ///
-    /// `replaced` is the end of the word, which bash replaces.
+    /// bash replaces only the end of the word, which is `replaced`.
     pub(super) fn kept(&self, replaced: &str) -> String {
         let raw = self.raw.strip_suffix(replaced).unwrap_or_default();
         raw.chars().filter(|c| !"\\'\"".contains(*c)).collect()

@@ -57,7 +57,7 @@ pub(in crate::cli) fn write(shell: Shell, out: &mut dyn Write) -> io::Result<()>
     out.write_all(asking(shell, &text, &command).as_bytes())
 }
 
-/// Adds the lines that ask the program.
+/// Adds the lines that ask the program for candidates.
 fn asking(shell: Shell, text: &str, command: &Command) -> String {
     match shell {
         Shell::Bash => {

@@ -224,7 +224,7 @@ fn create(file: &Path, text: &str) -> anyhow::Result<()> {
     write().with_context(|| format!("cannot write {shown}"))
 }
 
-/// The facts for printing the next commands.
+/// The facts that the printed commands depend on.
 struct Next<'a> {
     /// The written configuration.
     file: &'a Path,

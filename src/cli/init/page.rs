@@ -1,4 +1,4 @@
-//! Finds free ports for the new configuration, and makes the file with the token of its page.
+//! Finds free ports for the new configuration, and creates the token file of its browser page.
 
 use std::fs::{self, Metadata};
 use std::io::{self, Write};

@@ -59,8 +59,8 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     let current = std::env::current_dir().context("cannot read the current directory")?;
     let is_here = current.join(base).canonicalize().ok() == current.canonicalize().ok();
     let absolute = current.join(&path);
-    // A relative path in the configuration starts from the directory of its file. Keep a relative
-    // path only if this is the current directory.
+    // A relative path in the configuration starts from the directory of its file. So keep a
+    // relative path only if that directory is the current directory.
     let written = if is_here { path } else { absolute.clone() };
     let written = utf8(&written)?;
     let state = state_dir(&absolute, &current.join(base))?;
