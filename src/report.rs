@@ -81,7 +81,7 @@ pub(crate) struct DaemonReport {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) repositories: Vec<RepositoryReport>,
-    /// The engines that were asked to stop and have not ended, such as that of a removed repository.
+    /// Engines that were asked to stop and have not ended, for example of a removed repository.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) ending: Vec<EndingReport>,

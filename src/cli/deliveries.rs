@@ -49,7 +49,8 @@ enum DeliveriesCommand {
         #[arg(long)]
         json: bool,
     },
-    /// Send deliveries again now, with a new retry schedule; without IDs and --state, only dead ones
+    /// Send deliveries again now, with a new retry schedule; only dead ones unless IDs or --state
+    /// select others
     Redeliver(ChangeArguments),
     /// Cancel pending deliveries
     Cancel(ChangeArguments),

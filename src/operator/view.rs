@@ -277,7 +277,7 @@ pub(crate) struct WebhookView {
     pub(crate) events: Vec<String>,
     /// The globs of `projects`. `None` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The names in the setting `repositories`. Absent if the webhook receives events of all.
+    /// The setting `repositories`. Absent if the webhook receives events of every repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub(crate) repositories: Option<Vec<String>>,
