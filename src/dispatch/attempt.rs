@@ -22,8 +22,7 @@ pub(super) struct Ended {
     /// The key of the project when the delivery was claimed.
     project: ProjectKey,
     delivery: i64,
-    /// The number of the attempt in the delivery. `scheduled` is the number in the schedule, which
-    /// is lower if some attempts used up no attempt of the schedule.
+    /// The number of the attempt in the delivery. `scheduled` is its number in the retry schedule.
     number: u32,
     scheduled: u32,
     n_redeliveries: u32,
@@ -31,7 +30,7 @@ pub(super) struct Ended {
     /// The settings with which the attempt was made.
     used: Arc<Target>,
     was_probe: bool,
-    /// The number of commits with renames that `InFlight` had received when the attempt began.
+    /// The number of commits with renames before the attempt began.
     n_moves: usize,
     began: Timestamp,
     ended: Timestamp,
@@ -48,7 +47,7 @@ pub(super) struct AttemptResult {
 
 /// Sends a claimed delivery, if the claim is still valid when the request begins.
 ///
-/// `n_moves` is the number of commits with renames that `InFlight` has received.
+/// `n_moves` is the number of commits with renames so far.
 pub(super) async fn send(
     shared: Arc<Shared>,
     target: Arc<Target>,
@@ -67,8 +66,8 @@ pub(super) async fn send(
     let may_begin: MayBegin = Arc::new(move || hold.is_valid());
     let attempt = target.client.send_if(&callback, began, &may_begin).await;
     let now = shared.now();
-    // Compute the end from the start and the duration. The current time is only an upper limit: if
-    // the clock is set forward during the attempt, and set back later, the next attempt would be
+    // The end is the start plus the duration, but at most the current time. If the clock were set
+    // forward during the attempt and back later, the current time alone would make the next attempt
     // far too late.
     let ended = began
         .checked_add(attempt.duration)

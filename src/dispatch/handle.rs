@@ -16,8 +16,8 @@ use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 
 /// The maximum number of commits with renames in a handle.
 ///
-/// Only a handle whose queue does not run reaches this number, and then drops the oldest renames.
-/// If the rename of a failed project is dropped, the project is treated as one that has not failed.
+/// Only a handle whose queue does not run reaches this number. It then drops the oldest renames. If
+/// the rename of a failed project is dropped, the queue no longer knows that the project failed.
 const MOVES_MAX: usize = 1024;
 
 /// The renames of one commit, from the old key to the new one.
@@ -187,9 +187,9 @@ impl QueueHandles {
         }
     }
 
-    /// Makes the queues of some webhooks drop the claimed deliveries that they have not sent.
+    /// Makes the queues of some webhooks drop their claimed but unsent deliveries.
     ///
-    /// Another process must be the only sender to these webhooks, or has taken over the claims.
+    /// The reason is that another process must be the only sender, or has taken over the claims.
     pub(crate) fn pause(&self, is_paused: impl Fn(&str) -> bool) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, handle) in handles.iter().filter(|(webhook, _)| is_paused(webhook)) {

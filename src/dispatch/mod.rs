@@ -3,11 +3,11 @@
 //! Constraint: no webhook waits for another, and the deliveries of one project to one webhook are
 //! sent strictly in order. So each webhook has its own `queue`.
 //!
-//! Pending deliveries stay in the store. A queue *claims* a delivery before it sends the delivery,
-//! so that no other process sends it too. With SQLite, a claim is only in memory, so a restart
-//! drops the claim. With PostgreSQL, a claim ends with the lease of the process. The engine passes
-//! newly committed deliveries directly to the queues. The queues claim all other deliveries from
-//! the store.
+//! Pending deliveries stay in the store. A queue *claims* a delivery before sending, so that nobody
+//! else sends the same delivery. With SQLite, a claim is only in memory, so a restart drops the
+//! claim. With PostgreSQL, a claim ends with the lease of the process. The engine passes newly
+//! committed deliveries directly to the queues. The queues claim all other deliveries from the
+//! store.
 //!
 //! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of
 //! the webhooks, and [`thread`] makes the threads of the queues. Other tasks use the `handle` of a
@@ -56,7 +56,7 @@ pub(crate) struct Shared {
     pub(crate) store: Store,
     pub(crate) clock: Clock,
     pub(crate) queues: Arc<QueueHandles>,
-    /// Delays retries and probes by a random part of their wait.
+    /// The source of jitter for retries and probes.
     pub(crate) jitter: Jitter,
     pub(crate) metrics: Arc<Metrics>,
     /// The traces of attempts, if they are on.

@@ -1,12 +1,12 @@
 //! Claims deliveries from the store before the queue sends them.
 //!
-//! Constraint: a delivery is sent once for each claim, and never while another delivery of its
-//! project is in progress. The queue records results while the store answers a claim, so the answer
-//! may be outdated. A delivery is *released* when its result is recorded. The queue ignores
-//! released deliveries in the answer, and all deliveries of their projects. It compares the ids of
-//! deliveries as well as the keys of projects, because a project may be renamed while its delivery
-//! is being sent. If an operator changed deliveries in the meantime, the queue drops the whole
-//! answer.
+//! Constraint: a queue accepts each delivery only once, and only one delivery of a project at a
+//! time. Results are recorded while the store answers a claim, so the answer may be outdated. A
+//! delivery is *released* when its result is recorded or its claim is dropped. The queue ignores
+//! deliveries that were released since the claim began, and all deliveries of their projects. It
+//! compares the ids of deliveries as well as the keys of projects, because a project may be renamed
+//! while its delivery is being sent. If an operator changed deliveries in the meantime, the queue
+//! drops the whole answer.
 //!
 //! The queue claims more deliveries than it can send at the same time, so that a burst needs few
 //! claims.
@@ -113,7 +113,7 @@ pub(super) struct Prefetch {
     busy: Claimed,
     /// The claim in progress, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
-    /// The maximum number of deliveries that the claim in progress returns.
+    /// The maximum number of deliveries that the claim in progress may return.
     n_asked: usize,
     /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     is_telling: bool,
@@ -129,8 +129,8 @@ pub(super) struct Prefetch {
     is_shared: bool,
     /// Whether the store may still have claims that this queue does not use.
     ///
-    /// They prevent other processes from sending these deliveries. Such claims are from an earlier
-    /// queue, are dropped, or were in a lost answer.
+    /// Such claims prevent other processes from sending. They were made by an earlier queue, were
+    /// dropped, or were in an answer that was lost.
     has_others: bool,
     /// The value of [`Asking::alone`] in the last claim.
     told: Alone,
