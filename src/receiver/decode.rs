@@ -1,7 +1,7 @@
 //! Decodes a request into a callback.
 //!
-//! Constraint: decoding never fails. If a body is malformed, the result has the problem and the
-//! part before it.
+//! Constraint: decoding never fails. If a body is malformed, the result describes the problem, and
+//! has the parts before the malformed part.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ use crate::webhook::request::{
 };
 use crate::webhook::signature::{self, SigningKey};
 
-/// The attributes that CloudEvents defines. All others are parameters.
+/// The attributes that CloudEvents defines. All others are decoded as parameters.
 const CORE_ATTRIBUTES: [&str; 8] = [
     "id",
     "source",
@@ -80,7 +80,7 @@ pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timesta
     received
 }
 
-/// Checks the signature of a request, and its time stamp against the time when it was received.
+/// Checks the signatures and the time stamp of a request.
 pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> Signature {
     if keys.is_empty() {
         return Signature::NotChecked;
@@ -110,8 +110,8 @@ pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> S
 
 /// Compares the signed fields with the headers and the parameters of the request.
 ///
-/// A parameter of an event must not be in the request more often than it is signed. Other names
-/// may be part of the configured URL.
+/// A parameter must not be in the request more often than in the signed fields. This applies only
+/// to names of parameters, because the configured URL may contain other names.
 fn compare(fields: &str, received: &Received) -> Result<(), String> {
     let attempt = received.attempt.map(|attempt| attempt.to_string());
     for (name, signed) in form_urlencoded::parse(fields.as_bytes()) {
@@ -186,7 +186,7 @@ async fn multipart(content_type: &str, body: Bytes, received: &mut Received) -> 
 
 fn form(body: &[u8], received: &mut Received) -> Result<(), String> {
     for pair in body.split(|byte| *byte == b'&') {
-        // The payload may have any character encoding, so decode its bytes.
+        // The payload may have any character encoding, so decode it to bytes, not to text.
         if let Some(value) = pair.strip_prefix(b"payload=") {
             let spaced: Vec<u8> = value
                 .iter()

@@ -1,8 +1,9 @@
 //! A receiver of callbacks in every format, for `listen`, `demo` and tests.
 //!
-//! Constraint: the receiver keeps the received bytes unchanged. It also accepts requests of other
-//! senders, and decodes every part that it can. The channel of decoded requests is bounded: when it
-//! is full, the senders wait. If its other end is dropped, the receiver still answers.
+//! Constraint: the receiver keeps the received bytes unchanged. It accepts requests of any
+//! software, and decodes every part that it can. The channel of decoded requests is bounded. When
+//! the channel is full, the senders of requests wait for their answers. If nobody reads the channel
+//! any more, the receiver still answers.
 //!
 //! Modules: `received` has the decoded request, and [`decode`] makes it. `pass_on` passes requests
 //! on to another receiver. This file serves HTTP.
@@ -39,7 +40,7 @@ use crate::webhook::signature::{SigningKey, TOLERANCE};
 /// A project.xml of the default `max_file_size` fits, even if encoding doubles its size.
 const BODY_MAX: usize = 128 * 1024 * 1024;
 
-/// The limits of the server. The largest allowed `concurrency` is also 1024.
+/// The limits of the server. The largest `concurrency` of a webhook is also 1024.
 const BOUNDS: Bounds = Bounds {
     connections: 1024,
     stop: Duration::from_secs(10),
@@ -94,7 +95,7 @@ pub struct ReceiverOptions {
 }
 
 impl ReceiverOptions {
-    /// Makes options to answer every request with 204, without checking signatures.
+    /// Makes the default options: answer every request with 204, and check no signatures.
     pub fn new(clock: impl Fn() -> Timestamp + Send + Sync + 'static) -> Self {
         Self {
             secrets: Vec::new(),
@@ -182,7 +183,9 @@ impl fmt::Debug for Shared {
 }
 
 impl Receiver {
-    /// Listens on an address. Port 0 means a free port. Also returns the decoded requests.
+    /// Listens on an address, with port 0 on any free port.
+    ///
+    /// Also returns the channel of decoded requests.
     ///
     /// # Errors
     ///
@@ -219,7 +222,7 @@ impl Receiver {
         format!("http://{}/", self.address)
     }
 
-    /// Serves until `shutdown` is cancelled. Still answers the requests received before.
+    /// Serves until `shutdown` is cancelled. Then still answers the requests in progress.
     pub async fn serve(self, shutdown: CancellationToken) {
         let router = Router::new().fallback(handle).with_state(self.shared);
         http_server::serve(self.listener, router, BOUNDS, shutdown).await;
@@ -243,7 +246,7 @@ async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Re
     let mut received = decode::decode(target, &head.headers, body, now).await;
     received.signature = decode::check(&received, &shared.keys, shared.options.tolerance);
     if let Some(pass_on) = &shared.options.pass_on {
-        // The callback must be printed before its answer.
+        // Send the callback first, so that it is printed before its answer.
         let _reader_gone = shared.received.send(received.clone()).await;
         let request = (head.method, &head.uri, &head.headers);
         return pass_on

@@ -1,7 +1,7 @@
 //! Passes requests on to another receiver, and reports its answers.
 //!
 //! Constraint: each request that is passed on gets one report, even if its sender gives up before
-//! the answer. Only if the channel of reports is full then, the report is dropped.
+//! the answer. The report of such a request is lost if the channel of reports is full.
 
 use std::sync::Arc;
 
@@ -17,16 +17,16 @@ use crate::webhook::{Forwarded, Forwarder};
 /// The report on a request that was passed on.
 #[derive(Clone, Debug)]
 pub(crate) struct PassedOn {
-    /// The time of the answer.
+    /// The time of the answer, or the time when the sender gave up.
     pub(crate) at: Timestamp,
-    /// The id of the event, and the number of the attempt below, are those of the request.
+    /// The id of the event, from the request.
     pub(crate) id: String,
     pub(crate) attempt: Option<u32>,
     /// The answer. `None` if the sender gave up before it.
     pub(crate) answer: Option<Forwarded>,
 }
 
-/// Passes requests on.
+/// Passes requests on to another receiver.
 pub(crate) struct PassOn {
     pub(crate) forwarder: Arc<Forwarder>,
     /// The channel of reports. When it is full, senders wait.
@@ -44,7 +44,7 @@ impl Drop for Pending<'_> {
     fn drop(&mut self) {
         if let Some(mut report) = self.open.take() {
             report.at = (self.clock)();
-            // This fails if the channel is full. The callback itself was printed.
+            // This fails if the channel is full. The callback has been printed anyway.
             let _full = self.reports.try_send(report);
         }
     }

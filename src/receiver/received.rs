@@ -92,7 +92,7 @@ pub enum Signature {
 }
 
 impl Signature {
-    /// The name of this value in listings.
+    /// Returns the name of this value for listings.
     pub const fn as_str(&self) -> &'static str {
         match self {
             Signature::Verified => "verified",

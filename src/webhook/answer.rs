@@ -1,8 +1,8 @@
 //! Turns an HTTP answer into an outcome.
 //!
-//! Constraint: only this module interprets an HTTP status. Other modules get the [`Outcome`]. An
-//! answer cannot cause a panic, an endless wait or large memory use. The outcome depends on the
-//! status and headers only, even if the body breaks off or never ends.
+//! Constraint: only this module derives an [`Outcome`] from an HTTP status. An answer cannot cause
+//! a panic, an endless wait or large memory use. The outcome depends only on the status and the
+//! headers, even if the body breaks off or never ends.
 
 use std::time::{Duration, SystemTime};
 
@@ -22,9 +22,10 @@ use crate::domain::delivery::{ANSWER_MAX, FailureCause, Outcome, RetryAfter};
 /// A date in Retry-After is compared with the answer's `Date`, because both come from the
 /// receiver's clock. Without a valid `Date`, it is compared with `now`.
 ///
-/// The statuses 5xx and 429 are failures of the endpoint. With 502, 503 and 504, a gateway perhaps
-/// did not reach the endpoint. They count like a missing answer ([`Outcome::NO_ANSWER`]). With any
-/// other status the endpoint works, but may refuse this delivery.
+/// The statuses 5xx and 429 are failures of the endpoint. With 502, 503 or 504, a gateway may have
+/// failed to reach the endpoint. So the cause is the same as without an answer
+/// ([`Outcome::NO_ANSWER`]). With any other status, the endpoint works, but may refuse this
+/// delivery.
 pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outcome {
     if status.is_success() {
         return Outcome::Accepted;
@@ -101,7 +102,7 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
 
 /// Returns the target of a redirect without parts that may be secrets. `None` if nothing remains.
 fn shown(location: &str) -> Option<String> {
-    // A relative target has the receiver's host. The message has that already.
+    // A relative target has the receiver's host, which the message shows elsewhere.
     let base = Url::parse("http://receiver.invalid/").ok()?;
     let url = base.join(location).ok()?;
     if !url.username().is_empty() || url.password().is_some() {
@@ -179,8 +180,9 @@ pub(super) fn cleaned(text: &str, secrets: &[impl AsRef<[u8]>]) -> String {
     String::from_utf8_lossy(&keep(text.as_bytes(), secrets)).into_owned()
 }
 
-/// Replaces a secret in a text. If the text ends with the beginning of the secret, as after a cut,
-/// that is replaced too.
+/// Replaces a secret in a text.
+///
+/// The text may be cut. So the beginning of a secret at the end of the text is replaced too.
 fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut replaced = Vec::with_capacity(text.len());
     let mut end = 0;

@@ -1,7 +1,7 @@
 //! Makes the header Authorization: a fixed value, or a token of an authorization server.
 //!
-//! Constraint: a token is fetched by one request at a time, and used until it expires. If a token
-//! cannot be fetched, the error says so and why, because the receiver is not the cause. No error
+//! Constraint: only one request at a time fetches a token, which is used until it expires. If a
+//! token cannot be fetched, the error says why, because the receiver is not the cause. No error
 //! contains a secret value.
 
 use std::sync::Arc;
@@ -24,10 +24,10 @@ use super::transport::Transport;
 use super::{answer, failure};
 use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 
-/// How long before its expiry a token is replaced. A tenth of its life, if that is shorter.
+/// How long before its expiry a token is replaced, at most a tenth of its life.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The longest time that a token is used, if the server gives an expiry.
+/// The longest life of a token, if the server states its life.
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Why there is no token.
@@ -35,12 +35,12 @@ const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(super) struct NoToken {
     /// The reason, in one line.
     pub(super) error: String,
-    /// Whether the server refused the client. Then changed credentials may help.
+    /// Whether the server refused the client's credentials. Then changed files may help.
     pub(super) is_refusal: bool,
 }
 
 impl NoToken {
-    /// Makes the value for a failure that other credentials would not prevent.
+    /// Makes the error for a failure that does not depend on the client's credentials.
     pub(super) fn because(error: String) -> Self {
         Self {
             error,
@@ -78,7 +78,7 @@ impl Authorization {
     ) -> Result<Self, E> {
         let fixed = match auth {
             None => None,
-            // A valid configuration has a token that can be sent.
+            // In a valid configuration, the token can be sent in a header.
             Some(Auth::Bearer(token)) => config::bearer(token),
             Some(Auth::Basic { username, password }) => {
                 basic(username.expose_secret(), password.expose_secret())
@@ -97,7 +97,7 @@ impl Authorization {
         Ok(fixed.map_or(Self::None, Self::Fixed))
     }
 
-    /// The value of the header for a request.
+    /// Returns the value of the header for a request.
     ///
     /// # Errors
     ///
@@ -110,7 +110,7 @@ impl Authorization {
         }
     }
 
-    /// Forgets a token that the receiver rejected. Returns whether the next value will differ.
+    /// Forgets a token that the receiver rejected. Returns whether a new token can be fetched.
     pub(super) async fn renew(&self, rejected: Option<&HeaderValue>) -> bool {
         match (self, rejected) {
             (Self::Token(source), Some(rejected)) => {
@@ -144,7 +144,7 @@ pub(super) struct TokenSource {
     to: Destination,
     policy: Arc<NetworkPolicy>,
     settings: OAuth2,
-    /// Locked during a request, so that there is only one at a time.
+    /// Locked while a request fetches a token, so that no other request does.
     state: Mutex<State>,
 }
 
@@ -171,7 +171,7 @@ impl TokenSource {
         {
             return Ok(token.value.clone());
         }
-        // If the request of another attempt failed while this one waited, it is not repeated.
+        // The request of another attempt failed while this attempt waited, so do not repeat it.
         if let Some((at, error)) = &state.failed
             && *at >= asked
         {
@@ -226,7 +226,8 @@ impl TokenSource {
         if !status.is_success() {
             return Err(NoToken {
                 error: format!("{} ({to})", rejection(status, &body)),
-                // By RFC 6749, section 5.2, a server answers 400 or 401 to an unknown client.
+                // As RFC 6749, section 5.2, requires, a server answers 400 or 401 to an unknown
+                // client.
                 is_refusal: matches!(status.as_u16(), 400 | 401 | 403),
             });
         }
@@ -249,7 +250,7 @@ impl TokenSource {
         let encoded = |secret: &SecretString| -> String {
             form_urlencoded::byte_serialize(secret.expose_secret().as_bytes()).collect()
         };
-        // By RFC 6749, section 2.3.1, both values are form-encoded first.
+        // RFC 6749, section 2.3.1, requires that both values are form-encoded first.
         let (id, secret) = (&self.settings.client_id, &self.settings.client_secret);
         let credentials = basic(&encoded(id), &encoded(secret));
         credentials.ok_or_else(|| "the client's credentials cannot be sent".to_owned())
@@ -284,9 +285,10 @@ struct Answer {
     expires_in: Option<Value>,
 }
 
-/// Parses a number of seconds. Some servers send it as a string, or with a fraction.
+/// Parses the life of a token in seconds.
 ///
-/// A negative life is over. `None` if the value is not a number.
+/// Some servers send a string, or a number with a fraction. A negative number is treated as 0.
+/// `None` if the value is not a number.
 fn life(value: &Value) -> Option<Duration> {
     let seconds = match value {
         Value::String(text) => text.trim().parse().ok(),

@@ -1,20 +1,21 @@
-//! Threads for work that blocks: resolving names, reading files, building large requests.
+//! Runs blocking work on other threads: resolving names, reading files, building large requests.
 //!
-//! Constraint: each webhook sends on its own thread, and such work would block it. All webhooks
-//! share the threads of this module, because a webhook rarely needs one. If a DNS server or a file
-//! system does not answer, the thread stays busy long after the request timed out. So a webhook
-//! uses only a few of the threads at a time.
+//! Constraint: such work must not block the thread on which a webhook sends. All webhooks share the
+//! threads of this module, because a webhook rarely needs one. If a DNS server or a file system
+//! does not answer, a thread stays busy long after the request timed out. So a webhook uses only a
+//! few of these threads at a time.
 
 use std::sync::Arc;
 
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 
-/// The maximum number of threads that one kind of a webhook's work uses at a time. The runtime has
-/// 512 threads.
+/// The maximum number of threads that one [`BlockingThreads`] uses at a time.
+///
+/// A webhook has one for host names and one for other work. The runtime has 512 threads.
 const AT_ONCE: usize = 8;
 
-/// The blocking threads of the runtime in which the client of a webhook was made.
+/// The blocking threads of the runtime that made the client of a webhook.
 #[derive(Clone, Debug)]
 pub(super) struct BlockingThreads {
     runtime: Option<Handle>,
@@ -62,12 +63,12 @@ mod tests {
         for _ in 0..3 * AT_ONCE {
             let held = Arc::clone(&held);
             let hangs = move || held.lock().unwrap_or_else(PoisonError::into_inner).recv();
-            // This gives up after the work has begun, or while it waits for a thread.
+            // The timeout ends the wait for work that has begun, or that waits for a thread.
             let ended = tokio::time::timeout(Duration::ZERO, threads.run(hangs)).await;
             assert!(ended.is_err());
         }
         assert_eq!(threads.free.available_permits(), 0);
-        // Other work still gets a thread.
+        // The work of another webhook still gets a thread.
         assert_eq!(BlockingThreads::current().run(|| 7).await, Some(7));
         drop(hold);
         assert_eq!(threads.run(|| 7).await, Some(7));

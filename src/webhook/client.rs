@@ -1,20 +1,21 @@
 //! Sends callbacks with one HTTP client for each webhook.
 //!
-//! Constraint: an attempt sends one request, because the schedule counts attempts. The client does
-//! not follow redirects, and does not retry, not even an HTTP/2 request that the server did not
-//! process. It does not decompress answers, so that the limit of 16 KiB is exact. There are these
-//! exceptions:
+//! Constraint: an attempt sends one request, because the schedule counts attempts. The client
+//! follows no redirects and retries nothing. It does not even repeat an HTTP/2 request that the
+//! server did not process. There are only these exceptions:
 //!
 //! - If an idle connection was closed before the request was written, the connection pool opens
 //!   another one.
-//! - After an answer 401 or 403, the attempt sends a second request if there are newer
-//!   credentials: a file has changed, or an authorization server gives another token. Changed
-//!   files are also read if the authorization server refuses the client.
+//! - After an answer 401 or 403, the attempt sends a second request if a file with credentials has
+//!   changed. After 401, a new token of the authorization server is also a reason. If the
+//!   authorization server refuses the client, the attempt reads changed files and starts again.
 //! - If the server requires HTTP/1.1, or closes the connection during a large upload, the attempt
 //!   sends a second request.
 //!
-//! `timeout` limits the whole attempt, from the lookup of the host name to the last byte of the
-//! answer. `connect_timeout` limits the part up to the end of the TLS handshake.
+//! `timeout` limits the whole attempt, from the request for a token to the last byte of the answer.
+//! `connect_timeout` limits the time to connect, up to the end of the TLS handshake.
+//!
+//! Answers are not decompressed, so that the limit of 16 KiB is exact.
 
 mod connections;
 
@@ -116,7 +117,7 @@ pub struct Attempt {
     pub duration: Duration,
     /// The first bytes of the answer's body.
     pub answer: Bytes,
-    /// The headers of the request, in order. The values of configured headers are hidden.
+    /// The headers of the request, in order. Values that may be secrets are hidden.
     pub request_headers: Vec<(String, String)>,
     /// Whether nothing was sent, because no request was allowed to begin. Then `outcome` has no
     /// meaning.
@@ -151,7 +152,7 @@ impl WebhookClient {
         Self::with_lookup(webhook, roots, policy, Arc::new(lookup))
     }
 
-    /// Makes a client that resolves host names by `lookup`.
+    /// Makes a client that resolves host names with `lookup`.
     fn with_lookup(
         webhook: &config::Webhook,
         roots: &TrustRoots,
@@ -244,7 +245,7 @@ impl WebhookClient {
                 .await;
             }
         }
-        // The other side may repeat the URL in the text of an error.
+        // The receiver may repeat the secret URL in the text of an error.
         let error = attempt.error.take();
         attempt.error = error.map(|error| answer::cleaned(&error, self.to.secrets()));
         attempt.duration = started.elapsed();
@@ -315,10 +316,10 @@ impl WebhookClient {
         }
     }
 
-    /// Replaces credentials that were refused. Returns whether there are others now.
+    /// Replaces refused credentials. Returns whether other credentials are available now.
     ///
-    /// If a file has changed, its new value is used. Otherwise, after a 401, the token is
-    /// forgotten, and the next request fetches another one.
+    /// If a file with credentials has changed, uses its new value. Otherwise, after a 401, forgets
+    /// the token, so that the next request fetches a new token.
     async fn renew(&self, refused: &Arc<Credentials>, refusal: &Refusal) -> bool {
         if !Arc::ptr_eq(refused, &self.credentials()) {
             // Another attempt has replaced the credentials already.
@@ -416,13 +417,13 @@ impl WebhookClient {
         // At the deadline, the bytes that were read so far are kept.
         within(deadline, answer::read(&mut response, &mut kept)).await;
         attempt.answer = answer::keep(&kept, secrets);
-        // Dropping an unfinished answer closes the connection.
+        // Dropping an unfinished answer closes the connection or its HTTP/2 stream.
     }
 }
 
 /// Builds the request.
 ///
-/// A large request and one with a template are built on another thread, so that other callbacks do
+/// A large request, or a request with a template, is built on another thread. So other callbacks do
 /// not wait.
 async fn request_of(
     settings: &Arc<RequestSettings>,
@@ -456,7 +457,7 @@ fn post(request: &Request, wait: Duration, start: &Arc<Start>) -> reqwest::Reque
     post
 }
 
-/// Returns the headers of a request, without the values of configured headers.
+/// Returns the headers of a request, without values that may be secrets.
 fn shown_headers(headers: &HeaderMap) -> Vec<(String, String)> {
     headers
         .iter()

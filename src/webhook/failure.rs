@@ -15,7 +15,7 @@ use super::network::{Destination, ResolveError};
 
 /// Describes the error of a request to this destination.
 pub(super) fn describe(error: reqwest::Error, to: &Destination) -> String {
-    // Remove the URL, which the library would print with its query.
+    // Remove the URL, because the library would print it with its query.
     let error = error.without_url();
     let causes: Vec<&(dyn Error + 'static)> = causes(&error).collect();
     if let Some(tls) = find::<rustls::Error>(&causes) {
@@ -171,7 +171,7 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
             "the certificate of {host} is from an unknown issuer; to trust it, add the \
              issuer's certificate to tls.ca"
         ),
-        // The names in the certificate would show a hidden receiver.
+        // The names in the certificate would reveal a receiver whose URL is secret.
         CertificateError::NotValidForNameContext { presented, .. } if !to.is_hidden() => format!(
             "the certificate of {host} is not valid for this host name, only for {}",
             presented

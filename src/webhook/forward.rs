@@ -5,8 +5,8 @@
 //! not answer, the sender gets a status of 500 or above, so that it retries. No message shows a
 //! secret part of the URL.
 //!
-//! Exchanges run on a separate thread, because a target that sends without end keeps the reading
-//! thread busy. Meanwhile, the receiver must still take and print callbacks.
+//! A target that sends without end occupies the thread that reads the answer. So exchanges with the
+//! target run on a separate thread, and the receiver still accepts and prints callbacks.
 
 use std::io;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -35,10 +35,10 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for the whole exchange with the target: twice the default `timeout`.
 const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The maximum number of bytes of an answer that are passed back. A webhook keeps 16 KiB.
+/// The maximum number of bytes of an answer that are passed back. The daemon keeps 16 KiB.
 const ANSWER_MAX: usize = 1024 * 1024;
 
-/// Headers that belong to one connection, and those that the HTTP library sets.
+/// Headers that belong to one connection, or that the HTTP library sets.
 const OWN_HEADERS: [HeaderName; 8] = [
     CONNECTION,
     CONTENT_LENGTH,
@@ -61,7 +61,7 @@ const OWN_HEADER_NAMES: [&str; 4] = [
 /// Why requests cannot be passed on to this URL.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ForwardError {
-    /// The text is not the URL of a receiver. It is not shown, because it may have a password.
+    /// The text is not the URL of a receiver. It is not shown, because it may contain a password.
     #[error("the URL to forward to cannot be used: {0}")]
     Url(&'static str),
     /// The TLS library rejects the settings.
@@ -160,8 +160,9 @@ impl Forwarder {
         shown_url(&self.url)
     }
 
-    /// Whether the URL leads to this address, which is the receiver's own. Then each forwarded
-    /// request would come back.
+    /// Whether the URL leads to `address`, where the receiver itself listens.
+    ///
+    /// Then the receiver would get each forwarded request again.
     pub(crate) async fn leads_to(&self, address: SocketAddr) -> bool {
         if self.url.port_or_known_default() != Some(address.port()) {
             return false;
@@ -237,7 +238,9 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Forwarded, reqwest
     })
 }
 
-/// Makes the answer if the target gave none. The sender keeps its body, so the body has the reason.
+/// Makes an answer for the case that the target gave none.
+///
+/// The sender of the request keeps the answer's body, so the body has the reason.
 fn failed(status: StatusCode, error: String) -> Forwarded {
     Forwarded {
         status,
@@ -248,7 +251,7 @@ fn failed(status: StatusCode, error: String) -> Forwarded {
     }
 }
 
-/// Returns the URL with the query of a request. In the format `xml`, it has the parameters.
+/// Adds the query of a request to the URL. In the format `xml`, the query has the parameters.
 fn with_query(url: &Url, query: Option<&str>) -> Url {
     let mut url = url.clone();
     if let Some(query) = query {
@@ -261,7 +264,7 @@ fn with_query(url: &Url, query: Option<&str>) -> Url {
     url
 }
 
-/// Returns the headers without those of the connection.
+/// Returns the headers except those that belong to one connection.
 fn end_to_end(headers: &HeaderMap) -> HeaderMap {
     let named = headers.get_all(CONNECTION).iter();
     let named = named.filter_map(|value| value.to_str().ok());

@@ -1,9 +1,9 @@
 //! Resolves host names and applies the network policy to the result.
 //!
 //! Constraint: the policy checks exactly the addresses that the client connects to. For each
-//! connection, the host name is resolved once, and denied addresses are removed from the result.
-//! So changing the DNS answer afterwards has no effect. An address in the URL is checked before
-//! anything is sent.
+//! connection, the host name is resolved once, and denied addresses are removed from the result. So
+//! a later change of the DNS answer has no effect. An address in the URL is checked before anything
+//! is sent.
 //!
 //! With a proxy, the policy checks the address of the proxy. An HTTP proxy resolves the receiver's
 //! name itself, so the proxy's own rules apply. With `socks5://` and `socks4://`, this module
@@ -43,7 +43,7 @@ pub(super) enum ResolveError {
 }
 
 impl ResolveError {
-    /// The host name that was looked up.
+    /// Returns the host name that was looked up.
     pub(super) fn name(&self) -> &str {
         match self {
             ResolveError::Lookup { name, .. }
@@ -139,7 +139,8 @@ pub(super) struct Destination {
     pub(super) proxy: Option<Proxy>,
     /// The time limit for connecting.
     pub(super) connect_timeout: Duration,
-    /// The parts of a secret URL, which no message and no kept answer may show.
+    /// The parts of the URL that no message and no kept answer may show. `None` if the URL is no
+    /// secret.
     secrets: Option<Vec<String>>,
 }
 
@@ -182,12 +183,16 @@ impl Destination {
         self.secrets.is_some()
     }
 
-    /// The parts of the URL that no text may show, the longest first.
+    /// Returns the parts of the URL that no text may show, the longest first.
     pub(super) fn secrets(&self) -> &[String] {
         self.secrets.as_deref().unwrap_or_default()
     }
 
-    /// Checks the addresses in the URLs of the receiver and the proxy. A denied one is an error.
+    /// Checks the addresses in the URLs of the receiver and the proxy.
+    ///
+    /// # Errors
+    ///
+    /// The policy denies an address.
     pub(super) fn judge(&self, policy: &NetworkPolicy) -> Result<(), String> {
         let proxy = self.proxy.as_ref().and_then(|proxy| {
             let literal = proxy.host.trim_start_matches('[').trim_end_matches(']');
@@ -205,7 +210,7 @@ impl Destination {
         })
     }
 
-    /// Formats the error for a denied address: that of `proxy`, or that of the receiver for `None`.
+    /// Formats the error for a denied address of the receiver, or of `proxy` if given.
     pub(super) fn denied(&self, proxy: Option<&str>, denied: &Denied) -> String {
         match proxy {
             Some(proxy) => format!("cannot connect to {proxy}: {denied}"),
@@ -224,11 +229,12 @@ impl Destination {
     }
 }
 
-/// The minimum length, in bytes, of a part of a secret URL that is hidden.
+/// A part of a secret URL is hidden if it has at least this many bytes.
 const PART_MIN: usize = 6;
 
-/// The minimum length, in bytes, of a part with only lower-case letters that is hidden. A shorter
-/// one may be an ordinary word.
+/// A part of lower-case letters is hidden if it has at least this many bytes.
+///
+/// A shorter part may be an ordinary word.
 const WORD_MAX: usize = 16;
 
 /// Returns the parts of a secret URL to hide in messages and answers, the longest first.

@@ -1,8 +1,8 @@
 //! Chooses the proxy of a webhook from the environment variables.
 //!
-//! Constraint: `check`, the log and the HTTP client use the same proxy. So only this module chooses
-//! it, and the HTTP client reads no variable itself. A user name or password in a variable is never
-//! printed.
+//! Constraint: `check` and the log show the proxy that the HTTP client uses. So only this module
+//! chooses a proxy, and the HTTP client reads no variable itself. A user name or password in a
+//! variable is never printed.
 //!
 //! The variables are read as curl reads them. `NO_PROXY` also allows the forms of Go, Python and
 //! Node.js: entries are separated by commas or blanks, may begin with `*.`, and may end with a
@@ -18,7 +18,9 @@ use url::{Host, Url};
 use super::network::is_loopback;
 use crate::config::Environment;
 
-/// The variables that name proxies, with their schemes. The first one that applies is used.
+/// The variables that name proxies, each with the URL schemes that it applies to.
+///
+/// If several variables apply to a URL, the first one is used.
 const VARIABLES: [(&str, &[&str]); 3] = [
     ("HTTP_PROXY", &["http"]),
     ("HTTPS_PROXY", &["https"]),
@@ -65,7 +67,7 @@ impl fmt::Display for Proxy {
 pub(crate) enum Way {
     /// Without a proxy, because no variable names one.
     Direct,
-    /// Without a proxy, because a proxy would connect to the loopback of its own machine.
+    /// Without a proxy, because the host is this machine. A proxy would connect to itself.
     Loopback,
     /// Without a proxy, because of this entry of `NO_PROXY`.
     Excepted(String),
@@ -85,7 +87,7 @@ impl fmt::Display for Way {
 }
 
 impl Way {
-    /// The proxy, if there is one.
+    /// Returns the proxy, if there is one.
     pub(super) fn proxy(&self) -> Option<&Proxy> {
         match self {
             Way::Proxied(proxy) => Some(proxy),
@@ -95,7 +97,7 @@ impl Way {
 }
 
 impl Proxies {
-    /// Reads the variables. A name in upper case takes precedence over the one in lower case.
+    /// Reads the variables. A name in upper case takes precedence over the same name in lower case.
     pub(crate) fn of(environment: &dyn Environment) -> Self {
         let variable = |name: &str| {
             let names = [name.to_owned(), name.to_lowercase()];
@@ -104,8 +106,7 @@ impl Proxies {
             texts.find(|text| !text.trim().is_empty())
         };
         let mut found = Self::default();
-        // In a CGI program, `HTTP_PROXY` is the header `Proxy` of the request, so it must not be
-        // used.
+        // In a CGI program, `HTTP_PROXY` is the header `Proxy` of the request. So use no proxy.
         if environment.variable("REQUEST_METHOD").is_some() {
             return found;
         }
@@ -133,7 +134,7 @@ impl Proxies {
         found
     }
 
-    /// Warnings about ignored settings, for the log and for `check`.
+    /// Returns warnings about ignored settings, for the log and for `check`.
     pub(crate) fn warnings(&self) -> &[String] {
         &self.warnings
     }

@@ -31,8 +31,9 @@ pub(crate) const WEBHOOK_ATTEMPT: HeaderName = HeaderName::from_static("webhook-
 pub(crate) const WEBHOOK_ORIGIN: HeaderName = HeaderName::from_static("webhook-origin");
 /// The header with the signatures.
 pub(crate) const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
-/// The header with the event, attempt, origin and parameters, and signatures over these and the
-/// body.
+/// The header with the signed event, attempt, origin and parameters.
+///
+/// It also has the signatures over these fields and the body.
 pub(crate) const WEBHOOK_SIGNED_HEADERS: HeaderName =
     HeaderName::from_static("webhook-signed-headers");
 
@@ -44,8 +45,8 @@ pub const AGENT: &str = concat!("project-webhooks/", env!("CARGO_PKG_VERSION"));
 
 /// The characters to percent-encode in a header value.
 ///
-/// The CloudEvents HTTP binding defines them (section 3.1.3.2): all except printable ASCII, and
-/// also the space, the double quote and the percent sign.
+/// The CloudEvents HTTP binding (section 3.1.3.2) defines them: the space, the double quote, the
+/// percent sign, and everything except printable ASCII.
 const HEADER_ESCAPES: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 /// The name of an event in a request.
@@ -144,8 +145,9 @@ impl CallbackContent {
         }
     }
 
-    /// Makes a sample of an event. It has the parameters of this kind, with the values of a `test`
-    /// event.
+    /// Makes a sample of an event of this kind.
+    ///
+    /// It has the parameters of the kind, with the values of a `test` event.
     pub fn sample(kind: EventKind, id: EventId, occurred_at: Timestamp) -> Self {
         let test = Self::test(id, occurred_at);
         let parameters = test.parameters.into_iter();
@@ -183,7 +185,7 @@ pub struct Request {
     pub body: BodyBytes,
 }
 
-/// The settings of a webhook that its requests depend on.
+/// The settings of a webhook on which its requests depend.
 #[derive(Clone, Debug)]
 pub struct RequestSettings {
     /// The URL of the receiver.
@@ -223,8 +225,8 @@ pub fn build(
     let id = header_text(&content.id.0);
     let timestamp = now.as_second();
 
-    // Room for twelve headers of the daemon, those of the format, and the configured ones. Growing
-    // the map later would hash all headers again.
+    // Reserve room for twelve headers of the daemon, the headers of the format, and the configured
+    // headers. Growing the map later would hash all headers again.
     let mut headers = HeaderMap::with_capacity(12 + body.extra_headers.len() + configured.len());
     headers.insert(CONTENT_TYPE, header_value(&body.content_type));
     headers.insert(WEBHOOK_ID, header_value(&id));
@@ -271,7 +273,7 @@ pub fn build(
 
 /// Formats the event, attempt, origin and parameters for the signed header.
 ///
-/// The format `application/x-www-form-urlencoded` has only ASCII letters, digits and `*-._+%&=`.
+/// The format `application/x-www-form-urlencoded` uses only ASCII letters, digits and `*-._+%&=`.
 /// So the header arrives exactly as it was signed.
 fn signed_fields(callback: &Callback) -> String {
     let content = &callback.content;
@@ -292,7 +294,7 @@ fn signed_fields(callback: &Callback) -> String {
 /// header to 8 KiB.
 pub const LENGTH_MAX: usize = 8_000;
 
-/// Checks that the URL and the headers of the format are not too long for receivers.
+/// Checks that the URL and the headers are not too long for receivers.
 ///
 /// # Errors
 ///
@@ -331,7 +333,7 @@ pub fn header_text(text: &str) -> Cow<'_, str> {
 
 /// Makes a header value from ASCII text without control characters.
 ///
-/// Callers pass no other text. Any other text would give an empty value, not a second header.
+/// Callers pass no other text. Any other text would become an empty value, not a second header.
 pub(super) fn header_value(text: &str) -> HeaderValue {
     HeaderValue::from_str(text).unwrap_or_else(|_| HeaderValue::from_static(""))
 }

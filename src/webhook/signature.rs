@@ -1,12 +1,13 @@
 //! Signs and verifies requests as Standard Webhooks specifies: HMAC-SHA256 over
 //! `id.timestamp.body`.
 //!
-//! A second signature also covers the event, attempt, origin and parameters. Its header has these
-//! fields and the signatures: `FIELDS;h1,BASE64`. The signed text is `h1.id.timestamp.FIELDS.body`.
+//! A second signature also covers the event, attempt, origin and parameters. These are the fields
+//! of the header `webhook-signed-headers`, which has the form `FIELDS;h1,BASE64`. The signed text
+//! is `h1.id.timestamp.FIELDS.body`.
 //!
-//! Constraint: a secret is never printed. Verifying takes the same time for every signature. The
-//! id of an event contains no dot, so the signed text is unambiguous. A text that was signed for
-//! one header is never valid for the other: no id is `h1`, and a timestamp is a number.
+//! Constraint: a secret is never printed. Verifying takes the same time for every signature. The id
+//! of an event contains no dot, so the signed text is unambiguous. No event has the id `h1`, so a
+//! text that was signed for one header is never valid for the other header.
 
 use std::fmt;
 use std::time::Duration;
@@ -51,7 +52,7 @@ impl SigningKey {
         Ok(Self { mac })
     }
 
-    /// Makes the keys from several secrets. An error has the number of its secret, from 1.
+    /// Makes the keys from several secrets. An error has the number of the secret, from 1.
     pub(crate) fn parse_all(secrets: &[SecretString]) -> Result<Vec<Self>, (usize, SecretError)> {
         let numbered = (1..).zip(secrets);
         numbered

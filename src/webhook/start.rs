@@ -1,8 +1,9 @@
 //! Decides at the first byte of a body whether a request may begin.
 //!
-//! Constraint: the wait for a token, a DNS answer or a free HTTP/2 stream may take the whole
-//! timeout of the webhook. So a request begins with the first byte of its body. A receiver ignores
-//! a request without its body.
+//! Constraint: a request may begin only while the claim of its delivery is valid. The wait for a
+//! token, a DNS answer or a free HTTP/2 stream may take the whole timeout of the webhook. So the
+//! check comes last, before the first byte of the body. A receiver ignores a request without its
+//! body.
 
 use std::error::Error;
 use std::pin::Pin;
@@ -62,7 +63,7 @@ pub(super) fn guarded(body: reqwest::Body, start: &Arc<Start>) -> reqwest::Body 
 
 struct Guarded {
     body: reqwest::Body,
-    /// `None` once the body has begun.
+    /// `None` after the check.
     start: Option<Arc<Start>>,
 }
 

@@ -21,11 +21,13 @@ const AGE_MAX: Duration = Duration::from_secs(5 * 60);
 /// The time after which the client closes an idle connection.
 ///
 /// Common servers close idle connections after 5 s. If the server closes a connection while a
-/// callback is being written, the callback fails. So the client closes it first. A burst still
-/// shares connections.
+/// callback is being written, the callback fails. So the client closes idle connections earlier.
+/// The callbacks of a burst still share connections.
 const IDLE: Duration = Duration::from_secs(4);
 
-/// Makes the builder of a client that sends each request once, through the proxy of `to`, if any.
+/// Makes the builder of a client that sends each request once.
+///
+/// If `to` has a proxy, the client sends through this proxy.
 pub(super) fn client_builder(
     tls: rustls::ClientConfig,
     to: &Destination,

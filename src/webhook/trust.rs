@@ -1,8 +1,8 @@
 //! Makes the TLS settings: the authorities to trust and the client certificate.
 //!
-//! Constraint: reading the system's certificates takes about 10 ms and 100 KB. So all webhooks of
-//! a configuration share them. Each reload reads them again, because they may have changed. A
-//! machine without certificates must still send to `http://` URLs.
+//! Constraint: reading the system's certificates takes about 10 ms and 100 KB. So all webhooks of a
+//! configuration share the certificates. Each reload reads them again, because they may have
+//! changed. A machine without certificates must still send to `http://` URLs.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::config::{Tls, Webhook};
 pub struct TrustRoots {
     provider: Arc<CryptoProvider>,
     roots: Arc<RootCertStore>,
-    /// Why the certificates of the system cannot be read. `None` if they can be read.
+    /// Why some of the system's certificates cannot be read. `None` without a problem.
     problem: Option<Arc<str>>,
 }
 
@@ -71,8 +71,8 @@ impl TrustRoots {
 
     /// Makes the TLS settings of one webhook.
     ///
-    /// They have these roots (unless `tls.ca_only` is set), the webhook's `tls.ca`, and its client
-    /// certificate.
+    /// They trust the system's authorities (unless `tls.ca_only` is set) and the webhook's
+    /// `tls.ca`. They contain the webhook's client certificate.
     ///
     /// # Errors
     ///

@@ -1,10 +1,10 @@
 //! Sends the body of a large request.
 //!
-//! Constraint: a server may answer before it has read the body, for example with 413, and close
-//! the connection. The HTTP library reads an answer only between two writes, and a failed write
-//! hides the answer. So a large body is written in pieces, and the runtime checks for input before
-//! each piece. Then 9 of 10 answers are read. If an answer is still lost, the client sends a
-//! second request, whose body waits for an answer to the headers.
+//! Constraint: a server may answer before it has read the body, for example with 413, and close the
+//! connection. The HTTP library reads an answer only between two writes, and a failed write hides
+//! the answer. So a large body is written in pieces, and the runtime checks for input before each
+//! piece. Then 9 of 10 of these answers are read. If an answer is still lost, the client sends a
+//! second request. Its body begins only after a wait for the answer to the headers.
 //!
 //! The pieces share the payload. If the body were one piece, the HTTP library would copy all of it.
 

@@ -21,7 +21,7 @@ use crate::webhook::request::{CallbackContent, header_text, header_value};
 
 /// The characters to escape in a path segment: all except the unreserved ones of RFC 3986.
 ///
-/// So every directory name is exactly one segment.
+/// So every directory name becomes exactly one segment.
 const SEGMENT_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')

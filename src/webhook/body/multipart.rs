@@ -33,7 +33,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
 
 /// Returns a boundary that does not occur in the content.
 ///
-/// It is the first such boundary of a series that depends only on the event's id.
+/// Tries the boundaries of a series that depends only on the event's id.
 fn boundary(content: &CallbackContent) -> String {
     let mut number: u32 = 0;
     loop {
@@ -47,7 +47,7 @@ fn boundary(content: &CallbackContent) -> String {
         if !occurs {
             return candidate;
         }
-        // The loop ends, because the content is finite and contains only some of the boundaries.
+        // The loop ends, because a finite content cannot contain all boundaries of the series.
         number = number.wrapping_add(1);
     }
 }

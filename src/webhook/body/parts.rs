@@ -54,8 +54,9 @@ impl BodyBytes {
         joined.freeze()
     }
 
-    /// Removes and returns up to `max` bytes from the front, all of one part. The result is empty
-    /// only at the end.
+    /// Removes up to `max` bytes from the front and returns them.
+    ///
+    /// They are from one part, so they may be fewer. The result is empty only at the end.
     pub(in crate::webhook) fn take_piece(&mut self, max: usize) -> Bytes {
         let parts = [&mut self.head, &mut self.payload, &mut self.tail];
         let first = parts.into_iter().find(|part| !part.is_empty());

@@ -23,7 +23,9 @@ use crate::webhook::transport::{Transport, Versions, client_builder};
 /// The HTTP/2 flow-control window of an answer, in bytes. Only 16 KiB of an answer are read.
 const STREAM_WINDOW: u32 = 64 * 1024;
 
-/// The HTTP/2 flow-control window of a connection, in bytes. All its answers share it.
+/// The HTTP/2 flow-control window of a connection, in bytes.
+///
+/// All answers on the connection share the window.
 const CONNECTION_WINDOW: u32 = 1024 * 1024;
 
 /// The settings and the authorization of a webhook's requests.
@@ -31,11 +33,12 @@ pub(super) struct Credentials {
     pub(super) webhook: config::Webhook,
     pub(super) settings: Arc<RequestSettings>,
     pub(super) authorization: Authorization,
-    /// The secrets that no request contains. The other side has them too, and may repeat them.
+    /// The secrets that are not in the webhook's requests. The receiver or the authorization server
+    /// has them too, and may repeat them.
     pub(super) secrets: Vec<SecretString>,
 }
 
-/// Makes HTTP clients: one for the receiver, and one for a token endpoint.
+/// Makes the HTTP clients for the receiver and for a token endpoint.
 #[derive(Clone)]
 pub(super) struct Connections {
     pub(super) tls: rustls::ClientConfig,
@@ -44,7 +47,7 @@ pub(super) struct Connections {
 }
 
 impl Connections {
-    /// Makes the HTTP client for a destination. It offers these HTTP versions.
+    /// Makes the HTTP client for a destination. The client offers these HTTP versions.
     pub(super) fn http(
         &self,
         webhook: &config::Webhook,
@@ -72,7 +75,7 @@ impl Connections {
         builder.build().map_err(setup)
     }
 
-    /// Makes the credentials of a webhook from its current values.
+    /// Makes the credentials of a webhook from its current settings.
     pub(super) fn credentials(
         &self,
         webhook: &config::Webhook,

@@ -1,4 +1,4 @@
-//! Tests to which addresses the client connects, its time limits, and withheld requests.
+//! Tests of the client: allowed addresses, time limits, and withheld requests.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Mutex;
@@ -110,7 +110,7 @@ async fn connecting_has_its_own_timeout() {
     }
 }
 
-/// Without a limit, a burst without pauses would never notice a changed DNS entry.
+/// Without an age limit, a long burst would never notice a changed DNS entry.
 #[tokio::test]
 async fn connections_have_an_age_limit() {
     let options = ReceiverOptions::new(Timestamp::now);
