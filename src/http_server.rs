@@ -1,6 +1,6 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
-//! Constraint: the number of connections is limited, and an idle client only occupies its
+//! Constraint: the number of connections is limited, and an idle client costs nothing but its
 //! connection. At the limit, the server closes an old connection for each new one. Connections
 //! without proven access are closed first, in the network that has the most of them. Among these,
 //! connections without a request are closed first, then the oldest. Each connection has [`GRACE`]
@@ -261,7 +261,7 @@ impl Default for Patience {
 }
 
 impl Patience {
-    /// Subtracts a wait. Adds time for the bytes that the client read at its end.
+    /// Subtracts a wait. Adds time for the bytes that the client read after the wait.
     fn after(self, wait: Duration, n_taken: usize) -> Self {
         let earned = Duration::from_secs_f64(n_taken as f64 / RATE_MIN as f64);
         let left = self.0.saturating_sub(wait).saturating_add(earned);
@@ -376,9 +376,7 @@ mod tests {
         }
     }
 
-    /// A client's address.
-    ///
-    /// Whether it has access, sent a request, and used up [`GRACE`].
+    /// A client: its address, has access, sent a request, is older than [`GRACE`].
     type Client = (&'static str, bool, bool, bool);
 
     fn closed(clients: &[Client]) -> Option<usize> {

@@ -26,9 +26,9 @@ pub(crate) const PREFIX: &str = "project_webhooks";
 pub(crate) enum AttemptOutcome {
     /// The receiver answered 2xx.
     Delivered,
-    /// The attempt failed, and another one follows.
+    /// The attempt failed, and another attempt follows.
     Failed,
-    /// The attempt failed, and was the last one of the schedule.
+    /// The attempt failed, and was the last attempt of the schedule.
     Dead,
     /// The receiver answered 410. This switches the webhook off.
     Gone,
@@ -131,7 +131,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// Adds the counter of spans. Only a daemon that sends traces has it.
+    /// Adds the counter of spans. Only a daemon that sends traces has this counter.
     ///
     /// # Errors
     ///

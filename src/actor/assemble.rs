@@ -109,7 +109,7 @@ impl Assembler {
     /// Returns [`Assembled::Lost`] if the first record of this call is missing.
     ///
     /// A call with a lower serial number than the first known call began before the reader started.
-    /// For such a call, nothing is missing.
+    /// The first record of such a call was never received, so it is not missing.
     fn unknown(&self, key: EventKey) -> Assembled {
         match self.first.is_some_and(|first| key.serial > first) {
             true => Assembled::Lost,
@@ -192,7 +192,7 @@ mod tests {
         // A failed call changes nothing.
         take(a, SYSCALL, &call(2, 2, "no"));
         assert_eq!(take(a, END, &end(2)), Assembled::Nothing);
-        // These records are of a call that began before the reader.
+        // These records are of a call that began before the reader started.
         take(a, PATH, &item(0, 0));
         assert_eq!(take(a, END, &end(0)), Assembled::Nothing);
     }
@@ -203,7 +203,7 @@ mod tests {
         let a = &mut assembler;
         take(a, SYSCALL, &call(5, 0, "yes"));
         assert!(matches!(take(a, END, &end(5)), Assembled::Complete(_)));
-        // This call may have begun before the reader.
+        // This call may have begun before the reader started.
         assert_eq!(take(a, END, &end(4)), Assembled::Nothing);
         assert_eq!(take(a, PATH, &item(6, 0)), Assembled::Lost);
         assert_eq!(take(a, END, &end(6)), Assembled::Lost);

@@ -2,7 +2,8 @@
 //!
 //! Constraint: a caller may write a path in any form. So a name is identified by the last component
 //! of its path and the inode of its directory. Sometimes the records do not show in which of two
-//! directories a name is, for example if the caller passed descriptors. Then both are possible.
+//! directories a name is, for example if the caller passed descriptors. Then both
+//! directories are possible.
 
 use std::sync::Arc;
 
@@ -179,8 +180,8 @@ enum Flags {
 /// Whether a call opens a file for writing, or truncates a file.
 ///
 /// A rule for `perm=wa` also reports calls such as chmod(2), which do not write. The numbers of
-/// calls depend on the architecture. On an architecture that is not listed, files that were written
-/// in place have no user.
+/// calls depend on the architecture. On an architecture that is not listed, no user is found for
+/// files that were written in place.
 fn opens_for_writing(call: &CallFields, open_flags: Option<u64>) -> bool {
     const X86_64: u32 = 0xc000_003e;
     const I386: u32 = 0x4000_0003;

@@ -35,7 +35,7 @@ const OTHERS_MAX: usize = 8 * 1024;
 /// takes some time until it changes the file.
 const SLACK_MS: i64 = 20;
 
-/// How long after a loss of records a move of a directory explains no missing file.
+/// For this long after lost records, a moved directory explains no missing file.
 ///
 /// In milliseconds. A lost record may show that the file was removed before the move.
 const DOUBT_MS: i64 = 60 * 1000;
@@ -47,7 +47,7 @@ pub struct Act {
     pub serial: u64,
     /// The start of the call, in milliseconds since the Unix epoch.
     pub time_ms: i64,
-    /// The login user id. `None` without a login, and for io_uring, whose records lack it.
+    /// The login user id. `None` without a login, and for io_uring, whose records lack the id.
     pub login: Option<u32>,
     /// The effective user id.
     pub effective: u32,
@@ -158,7 +158,7 @@ impl Memory {
         self.len() == 0
     }
 
-    /// Returns the call that explains the observed change, if one certainly does.
+    /// Returns the call that explains the observed change, if the answer is certain.
     pub fn answer(&self, question: &Question) -> Option<Arc<Act>> {
         let path = &question.path;
         let act = match &question.asked {
@@ -217,7 +217,7 @@ impl Memory {
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }
-            // If the file changed after the move, it may have been added to the directory later.
+            // A file that changed after the move may have been added to the directory after it.
             let is_moved = matches!(last.deed, Deed::Appeared { is_moved: true, .. });
             if is_moved
                 && changed_ns.div_euclid(1_000_000) <= last.act.time_ms.saturating_add(SLACK_MS)
@@ -451,7 +451,8 @@ fn later<'a>(one: Option<&'a Change>, other: Option<&'a Change>) -> Option<&'a C
 
 /// Returns the latest time of a call that can have set this change time, in ms.
 ///
-/// Some file systems store only whole seconds. Then the call may have been up to 999 ms later.
+/// Some file systems store only whole seconds. Then the call may be up to 999 ms later than the
+/// stored time.
 fn latest_ms(changed_ns: i64) -> i64 {
     let is_whole = changed_ns.rem_euclid(1_000_000_000) == 0;
     let more = if is_whole { 999 } else { 0 };

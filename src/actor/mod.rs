@@ -7,7 +7,7 @@
 //!
 //! The kernel reports a system call as several records: the call, its paths, and an end. Records of
 //! concurrent calls are interleaved. A record has a path exactly as the caller wrote it, for
-//! example a relative one. So files are identified by their device and inode, and those of their
+//! example a relative one. So a file is identified by its own device and inode, and by those of its
 //! directory.
 //!
 //! - [`record`] parses one record. Pure.

@@ -21,12 +21,12 @@ const READLOG: u32 = 1;
 
 /// The requested size of the receive buffer.
 ///
-/// Without CAP_NET_ADMIN, the kernel limits it to `net.core.rmem_max`.
+/// Without CAP_NET_ADMIN, the kernel limits the size to `net.core.rmem_max`.
 const RECEIVE_BYTES: usize = 8 * 1024 * 1024;
 
 /// The maximum length of a message, in bytes.
 ///
-/// A path record with a name of 4 KiB has less than 9 KiB.
+/// A path record with a name of 4 KiB is shorter than 9 KiB.
 const MESSAGE_MAX: usize = 64 * 1024;
 
 const HEADER: usize = 16;
@@ -180,7 +180,9 @@ pub(super) fn rules() -> io::Result<Vec<Rule>> {
     Ok(rules)
 }
 
-/// Sends a request. Passes the answer's messages to `take` until it returns true.
+/// Sends a request, and passes the messages of the answer to `take`.
+///
+/// Stops when `take` returns true.
 fn ask(request: u16, mut take: impl FnMut(u16, &[u8]) -> bool) -> io::Result<()> {
     const REQUEST_FLAG: u16 = 1;
     let socket = socket()?;

@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::memory::{Act, Memory, Question};
 use crate::clock::Clock;
 
-/// The counts since the start of the thread, and its error.
+/// The counts since the start of the thread, and the error of the thread.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     /// The number of system calls with the configured key.
@@ -192,7 +192,7 @@ impl Worker {
             match assembled {
                 Assembled::Nothing => {}
                 Assembled::Lost => self.has_lost = true,
-                // All records in the queue are older than the lost ones, so ignore them too.
+                // The queued records are older than the lost records, so ignore them too.
                 Assembled::Complete(_) if self.has_lost => {}
                 Assembled::Complete(call) => found.push(changes(*call, &self.key)),
             }

@@ -49,7 +49,7 @@ pub(super) struct CallFields {
     pub arguments: [u64; 4],
     /// The number of path records that belong to the call.
     pub n_items: usize,
-    /// The login user id. `None` without a login, and for io_uring, whose records lack it.
+    /// The login user id. `None` without a login, and for io_uring, whose records lack the id.
     pub login: Option<u32>,
     pub effective: u32,
     pub pid: u32,
@@ -214,7 +214,7 @@ fn text_of(value: Option<&[u8]>) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// Returns the keys in a field. The kernel separates them by the byte 1.
+/// Returns the keys in a field. The kernel separates keys by the byte 1.
 fn keys(value: Option<&[u8]>) -> Vec<String> {
     let bytes = value.and_then(decoded).unwrap_or_default();
     bytes

@@ -104,7 +104,7 @@ impl Refusal {
         ApiError::new(status, error)
     }
 
-    /// Returns the answer: a page if a browser shows it, else JSON.
+    /// Returns the answer: a page if a browser will show it, else JSON.
     fn answer(self, is_page: bool) -> Response {
         if is_page && self == Refusal::Unauthorized {
             return to("/login");
@@ -238,7 +238,7 @@ struct Failures(HashMap<Option<IpAddr>, (Duration, u32)>);
 impl Failures {
     /// Returns how long a client must wait.
     ///
-    /// `None` if it did not send too many wrong tokens.
+    /// `None` if the client did not send too many wrong tokens.
     fn wait(&self, client: Option<IpAddr>, moment: Duration) -> Option<Duration> {
         let (begin, n) = self.0.get(&client)?;
         let wait = WINDOW.saturating_sub(moment.saturating_sub(*begin));

@@ -1,6 +1,6 @@
 //! Runs API requests, and their reads and changes of the store, on separate threads.
 //!
-//! Constraint: requests must not delay health, the engine or the queues. So they use their own
+//! Constraint: requests must not delay health, the engine or the queues. So requests use their own
 //! connections to the store, and only a few requests run at the same time.
 
 use std::sync::Arc;
@@ -44,7 +44,7 @@ pub(crate) struct Bounded {
     reads: Arc<Semaphore>,
     /// Allows one change at a time. Further changes wait.
     changes: Arc<Semaphore>,
-    /// Allows one read of the configuration file at a time. Its file system may hang.
+    /// Allows one read of the configuration file at a time. The file system may hang.
     files: Arc<Semaphore>,
     tests: Arc<Semaphore>,
 }
@@ -210,7 +210,7 @@ async fn run<T: Send + 'static>(
     task.await.map_err(failed)?
 }
 
-/// The error of a task that panicked or was cancelled. The log has the panic.
+/// The error of a task that panicked or was cancelled. A panic is also logged.
 fn failed(error: JoinError) -> ApiError {
     match error.is_panic() {
         true => ApiError::new(

@@ -1,7 +1,7 @@
 //! The control socket in the state directory, through which commands reach a running daemon.
 //!
 //! Constraint: only the daemon's user can connect, because only this user can enter the state
-//! directory. A slow client does not delay the others.
+//! directory. A slow client does not delay other clients.
 //!
 //! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes all
 //! queues read the store again. `reload`, `list-held` and `accept` go to the supervisor. A client
@@ -32,7 +32,7 @@ const CONTROL: &str = "control.sock";
 /// Serves the control socket until `stop`.
 pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: CancellationToken) {
     let mut socket = None;
-    // One task for each client, so that a client that waits for a reload does not block the others.
+    // One task for each client, so that a client that waits for a reload blocks no other client.
     let mut clients = JoinSet::new();
     let mut check = tokio::time::interval(CHECK_EVERY);
     // Whether the present failures to bind and to accept have been logged.
@@ -111,7 +111,7 @@ fn short_path(directory: &std::fs::File) -> PathBuf {
 
 /// How often the server checks whether its socket is still at its path.
 const CHECK_EVERY: Duration = Duration::from_secs(5);
-/// How long a client may take to send its line, and how long to read the answer.
+/// How long a client may take to send its line, and then to read the answer.
 const CLIENT_MAX: Duration = Duration::from_secs(1);
 /// The maximum number of clients that are served at the same time.
 ///
@@ -127,11 +127,8 @@ const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// The request that makes every queue read the store again.
 const WAKE: &str = "wake";
-/// The request for the report.
 const STATUS: &str = "status";
-/// The request to reload the configuration.
 const RELOAD: &str = "reload";
-/// The request for the held removals.
 const LIST_HELD: &str = "list-held";
 /// The request to accept held removals. Their token follows on the same line.
 const ACCEPT: &str = "accept ";
@@ -174,7 +171,7 @@ async fn supervisor<T: Serialize>(
         admin.requests.send(request(sender)).await.ok()?;
         answer.await.ok()
     };
-    // The command does not wait longer, so its place can be used for another client.
+    // The command does not wait longer. Stop waiting, and serve another client.
     let answered = tokio::time::timeout(RELOAD_MAX, answered);
     let answer = tokio::select! {
         answer = answered => answer.ok().flatten(),

@@ -83,7 +83,7 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, error)
     }
 
-    /// The state is not the one that the request expects.
+    /// The present state does not allow the request.
     pub(super) fn conflict(error: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, error)
     }

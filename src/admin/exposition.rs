@@ -41,8 +41,8 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         }
         Err(_) if lease.is_some() => Vec::new(),
         Ok(Err(error)) => {
-            // Only the log gets the error, because it names the database and its host, and anybody
-            // can read the metrics.
+            // Only the log gets the error, because the error names the database and its host, and
+            // anybody can read the metrics.
             warn!(%error, "cannot read the state for /metrics");
             return unavailable("the state cannot be read; the log has the reason");
         }
@@ -82,7 +82,7 @@ fn text(
     figures.encode(Some(metrics))
 }
 
-/// The name of the gauge that is 1 in the process that watches, and 0 in those that wait.
+/// The name of the gauge that is 1 in the process that watches, and 0 in waiting processes.
 const LEASE_HELD: &str = "lease_held";
 const LEASE_HELD_HELP: &str = "1 while this process watches the repository, 0 while it waits.";
 

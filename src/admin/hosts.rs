@@ -24,7 +24,7 @@ const REFUSED: &str = "the request names another host, or comes from a page of a
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Headers that must not occur twice, because a proxy might read the other value.
+/// Headers that must not occur twice, because a proxy might use a different value.
 const ONCE: [HeaderName; 4] = [HOST, ORIGIN, FETCH_SITE, FETCH_MODE];
 
 /// Refuses requests that a page of another site sends.
@@ -99,7 +99,7 @@ fn is_of_own_origin(headers: &HeaderMap) -> Option<bool> {
 
 /// Whether a user follows a link from another site to a page of this server.
 ///
-/// This is safe, because the other site cannot read the page.
+/// Following a link is safe, because the other site cannot read the page.
 fn is_visit(request: &Request) -> bool {
     let headers = request.headers();
     let mode = headers.get(FETCH_MODE);

@@ -85,7 +85,6 @@ impl Admin {
 /// A request from a command to the supervisor, with a channel for the answer.
 pub(crate) enum Request {
     Reload(oneshot::Sender<Reloaded>),
-    /// List the held removals.
     ListHeld(oneshot::Sender<HeldProjects>),
     /// Accept the held removals that this token identifies.
     Accept(String, oneshot::Sender<Accepted>),

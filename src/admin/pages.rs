@@ -60,7 +60,7 @@ impl Listing {
     }
 }
 
-/// The beginning of a page, and its maximum number of items.
+/// Where a page begins, and its maximum number of items.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     pub(super) before: Option<i64>,

@@ -50,7 +50,7 @@ impl Sessions {
 
     /// Begins a session.
     ///
-    /// Returns its digits, or `None` if no random numbers are available.
+    /// Returns the digits of the session, or `None` if no random numbers are available.
     pub(super) fn begin(&self, token: Hash, moment: Duration) -> Option<String> {
         let mut random = [0; 32];
         let provider = rustls::crypto::ring::default_provider();
@@ -90,7 +90,7 @@ impl Sessions {
 
     /// Ends the sessions of all other tokens.
     ///
-    /// They do not return if their token is configured again.
+    /// These sessions stay ended even if their token is configured again.
     pub(super) fn end_others(&self, token: Option<Hash>) {
         self.lock()
             .retain(|_, session| Some(session.token) == token);

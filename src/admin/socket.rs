@@ -1,6 +1,6 @@
 //! Binds the listening socket of the admin server, at a TCP address or at a path.
 //!
-//! Constraint: at a path, only a socket without a listener may be removed, and no other file.
+//! Constraint: from a path, only a socket without a listener may be removed, and no other file.
 
 use std::fs::Permissions;
 use std::io;
@@ -27,7 +27,6 @@ pub(crate) enum Bound {
     Unix(UnixListener, SocketFile),
 }
 
-/// The file of a Unix socket.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct SocketFile {
     path: PathBuf,

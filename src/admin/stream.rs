@@ -1,10 +1,10 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
-//! Constraint: many clients cost as little as one, and without clients there is no work. While
-//! there are clients, one task checks twice a second whether the recorded state has changed. Only
-//! after a change does the task compare the listings, as `--follow` does. It keeps the newest items
-//! for all clients. A client that is too slow, or reconnects too late, gets `missed` and must read
-//! the listings again.
+//! Constraint: many clients cost no more than one client, and without clients there is no work.
+//! While there are clients, one task checks twice a second whether the recorded state has changed.
+//! Only after a change does the task compare the listings, as `--follow` does. The task keeps the
+//! newest items for all clients. A client that is too slow, or reconnects too late, gets `missed`
+//! and must read the listings again.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -52,7 +52,7 @@ const CLIENTS_MAX: usize = 16;
 /// How long a client waits for the first comparison.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// The time between two comments to an idle client, which keep the connection open.
+/// The time between two SSE comments, which keep the connection of an idle client open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// An item of the stream.
@@ -282,7 +282,7 @@ async fn follow_until_idle(admin: &Admin) -> Result<(), ApiError> {
 /// One client of the stream.
 struct Client {
     server: Arc<Server>,
-    /// The access of the client. It ends when the session ends.
+    /// Why the client has access. Access by a session ends with the session.
     permit: Permit,
     changed: watch::Receiver<()>,
     series: String,

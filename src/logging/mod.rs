@@ -165,8 +165,8 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
 
 /// Returns the log filter: `level` for this program, and less for libraries.
 ///
-/// Libraries log only warnings and errors. Their less severe lines repeat lines of this program, for
-/// example when a peer closes a connection. The PostgreSQL client logs nothing, because each
+/// Libraries log only warnings and errors. Their less severe lines repeat lines of this program,
+/// for example when a peer closes a connection. The PostgreSQL client logs nothing, because each
 /// operation returns its error.
 fn directives(level: tracing::Level) -> Targets {
     Targets::new()

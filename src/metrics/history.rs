@@ -58,8 +58,8 @@ impl History {
     pub(super) fn at(&mut self, moment: Duration) -> Option<&mut Minute> {
         let now = number(moment);
         let last = self.0.back().map(|(last, _)| *last);
-        // Near the end of a minute, calls of several threads may arrive out of order. A late call
-        // then counts for the next minute.
+        // Near the end of a minute, calls of several threads may arrive out of order. Then a late
+        // call is counted in the next minute.
         if last.is_none_or(|last| last < now) {
             self.0.push_back((now, Minute::default()));
             while self.0.front().is_some_and(|(old, _)| *old + MINUTES <= now) {

@@ -44,7 +44,7 @@ pub(crate) struct EndedAttempt<'a> {
     pub(crate) ended: Timestamp,
     pub(crate) status: Option<u16>,
     pub(crate) error: Option<&'a str>,
-    /// Whether the attempt failed, so that another one may follow.
+    /// Whether the attempt failed, so that another attempt may follow.
     pub(crate) has_failed: bool,
 }
 
@@ -169,7 +169,7 @@ impl Traces {
     }
 }
 
-/// A step of an event, before which a delivery waits.
+/// A step after which a delivery waits for its attempt.
 ///
 /// `None`: the recording of the event. `Some`: the last failed attempt of this delivery.
 type Step = (EventId, Option<i64>);
@@ -178,7 +178,7 @@ type Step = (EventId, Option<i64>);
 #[derive(Debug, Default)]
 struct Steps {
     times: HashMap<Step, Timestamp>,
-    /// The oldest first. Also contains taken steps, and former times of repeated steps.
+    /// The oldest first. Also contains removed steps, and old times of repeated steps.
     order: VecDeque<(Step, Timestamp)>,
 }
 
@@ -239,8 +239,8 @@ fn system_time(at: Timestamp) -> SystemTime {
 
 /// The id of an event's trace.
 ///
-/// Equal to the 32 hexadecimal digits of the event's id. If the event's id has another form, a hash
-/// of it.
+/// The 32 hexadecimal digits in the id of the event, or a hash of the event's id if it has another
+/// form.
 fn trace_of(event: &EventId) -> TraceId {
     let digits = event.0.strip_prefix("evt_").unwrap_or_default();
     match TraceId::from_hex(digits) {

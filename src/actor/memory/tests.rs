@@ -223,7 +223,7 @@ fn a_directory_that_was_moved_away_names_the_mover() {
         None,
     );
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), Some(1));
-    // The file was deleted by the move, not by the later removal of the moved directory.
+    // The move of the directory took the file away, not the later removal.
     log.remove(2, 1_100, PROJECT, "project.xml", FILE);
     log.remove(2, 1_100, 99, "old", PROJECT);
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), Some(1));

@@ -25,7 +25,7 @@ pub(super) fn field(name: &str, label: &str, chosen: &str, example: &str) -> Mar
 
 /// Makes the fields for a project and a time range.
 ///
-/// `since` and `until` each have a label and a value.
+/// `since` and `until` are pairs of a label and a value.
 pub(super) fn project_and_times(project: &str, since: (&str, &str), until: (&str, &str)) -> Markup {
     html! {
         (field("project", "Project", project, "organization/project"))
@@ -76,7 +76,6 @@ pub(super) fn select<S: AsRef<str>>(
     choice.of(chosen, choices)
 }
 
-/// Makes the list of events.
 pub(super) fn event_choice(chosen: &str) -> Markup {
     let events = EventKind::ALL.map(EventKind::as_str);
     select("event", "Event", chosen, &events)

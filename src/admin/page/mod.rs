@@ -50,8 +50,8 @@ const FILES: [(&str, &str, &str); 3] = [
 
 /// Serves the files of the page.
 ///
-/// The files need no login, because the login form uses them. So they contain no data of the
-/// daemon.
+/// The files need no login, because the login form uses them. So the files must contain no data of
+/// the daemon.
 pub(super) fn files() -> Router {
     FILES
         .into_iter()

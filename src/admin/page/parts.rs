@@ -51,7 +51,6 @@ pub(super) fn state(word: &str) -> Markup {
     html! { span class=(class) { (word) } }
 }
 
-/// Makes a link to an event.
 pub(super) fn event_link(id: &str) -> Markup {
     let short: String = id.chars().take(SHORT_ID).collect();
     html! { a href={ "/events/" (segment(id)) } title=(id) { (short) } }
@@ -96,7 +95,6 @@ pub(super) fn counted(n: u64, noun: &str) -> String {
     }
 }
 
-/// Formats a number of deliveries.
 pub(super) fn deliveries(n: u64) -> String {
     match n {
         1 => "1 delivery".to_owned(),

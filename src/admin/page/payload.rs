@@ -1,4 +1,4 @@
-//! The payload of an event: a view of its first lines with numbers, and a download of the whole.
+//! The payload of an event: a view of the first lines with numbers, and a download.
 
 use std::sync::Arc;
 
