@@ -73,7 +73,7 @@ impl SetBack {
         Self { furthest: reading }
     }
 
-    /// Whether the time of day was set back since the start of this check.
+    /// Whether the time of day was set back since the first reading.
     pub(crate) fn is_noticed(&mut self, reading: Reading) -> bool {
         if self.furthest.was_set_back_until(&reading) {
             return true;

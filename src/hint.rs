@@ -24,8 +24,8 @@ pub(crate) enum Hint {
         cause: String,
         /// The reported path and the open file, if the report names a file.
         ///
-        /// The inner `None` means that the file is not open. The reason is that it is empty or
-        /// cannot be opened, or that too many files are open.
+        /// The inner `None` means that the file is not open: the file is empty or cannot be opened,
+        /// or too many files are open.
         file: Option<Box<(String, Option<Held>)>>,
         /// Whether the file is probably still being written.
         ///

@@ -82,7 +82,7 @@ impl Mount {
 }
 
 impl Mounts {
-    /// Returns the mount that contains a path, which is relative to the directory.
+    /// Returns the mount that contains a path. The path is relative to the directory.
     pub(crate) fn of(&self, path: &str) -> Option<&Mount> {
         let contains = |point: &str| {
             let rest = path.strip_prefix(point);
@@ -125,7 +125,7 @@ impl Mounts {
         mounts
     }
 
-    /// Whether a mount of an earlier list is missing here. Ignores the paths.
+    /// Whether a mount of an earlier list is at no path of this list.
     pub(crate) fn lacks_one_of(&self, earlier: &Self) -> bool {
         let mut earlier = earlier.below.values();
         earlier.any(|mount| !self.below.values().any(|now| now == mount))

@@ -76,7 +76,7 @@ pub(crate) fn notify_stopping() {
     ]);
 }
 
-/// Sends a status line to systemd, which `systemctl status` shows.
+/// Sends systemd a status line, which `systemctl status` shows.
 pub(crate) fn notify_status(status: &str) {
     notify(&[NotifyState::Status(status)]);
 }
@@ -86,7 +86,7 @@ pub(crate) fn notify_watchdog() {
     notify(&[NotifyState::Watchdog]);
 }
 
-/// Returns the time between two notifications of the watchdog: half of its timeout.
+/// Returns the time between two watchdog notifications: half of the timeout.
 ///
 /// `None` if the service has no watchdog.
 pub(crate) fn watchdog_interval() -> Option<Duration> {
@@ -106,7 +106,7 @@ fn notify(states: &[NotifyState<'_>]) {
 
 /// Raises the soft limit of open files to the hard limit.
 ///
-/// Each connection and each held file needs a file descriptor. The usual limit of 1,024 exists
+/// Each connection and each open file needs a file descriptor. The usual limit of 1,024 exists
 /// only for programs that use select(2).
 pub(crate) fn raise_open_files() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};

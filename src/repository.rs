@@ -25,7 +25,9 @@ const DIRECTORY: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
     .union(OFlags::NOFOLLOW)
     .union(OFlags::CLOEXEC);
-/// The flags for opening a file. With NONBLOCK, a FIFO does not wait for a writer.
+/// The flags for opening a file.
+///
+/// With NONBLOCK, opening a FIFO does not wait for a writer.
 const FILE: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
@@ -140,7 +142,7 @@ impl Root {
     }
 }
 
-/// Opens a file at a path below a directory, like [`Root::open_file`].
+/// Opens a file below a directory, with the same rules as [`Root::open_file`].
 pub(crate) fn open_file_below(directory: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
     open_beneath(directory.as_fd(), path, FILE)
 }
@@ -160,7 +162,8 @@ pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
 
 /// Returns the type of a listed entry. `None` if the entry is gone.
 ///
-/// Some file systems list no types, such as FUSE and old formats of XFS.
+/// Some file systems, such as FUSE and old formats of XFS, list no types. The type is then read
+/// from the metadata.
 ///
 /// # Errors
 ///

@@ -23,8 +23,8 @@ const NAME: &str = "template";
 
 /// The basic number of steps that a template may take.
 ///
-/// Each 8 bytes of allowed output add one step. The engine also takes a step for each 64 bytes of
-/// memory, so this limits the memory too.
+/// Each 8 bytes of allowed output add one step. The template engine also takes a step for each 64
+/// bytes of memory, so the limit of steps also limits the memory.
 const STEPS: u64 = 500_000;
 
 /// The maximum length of a body for an empty payload, in bytes.
@@ -67,7 +67,7 @@ impl fmt::Debug for Template {
     }
 }
 
-/// The values of the variables of a template.
+/// The variables of a template.
 #[derive(Clone, Copy, Debug)]
 pub struct Variables<'a> {
     /// The name of the event in kebab case.

@@ -39,7 +39,7 @@ const STEP_MAX: Duration = Duration::from_secs(2);
 
 /// Replaces [`STEP_MAX`] while names are unknown.
 ///
-/// The database then probably still does not answer.
+/// In that state, the database probably does not answer.
 const STEP_MAX_FAILING: Duration = Duration::from_millis(100);
 
 /// The time between two rounds of retries for unknown names.
@@ -72,7 +72,7 @@ struct State {
     unknown: BTreeSet<u32>,
     /// Whether an unknown name became known since the last [`OwnerNames::retry`].
     has_news: bool,
-    /// The last user of the last round of retries, and the time of that round.
+    /// The last user of the previous round of retries, and the time of that round.
     retried: Option<(u32, Timestamp)>,
     /// The current step of the engine, and how long it has waited for look-ups so far.
     step: (Timestamp, Duration),
@@ -167,7 +167,7 @@ impl OwnerNames {
         state
     }
 
-    /// Starts to look up unknown names again, once in [`RETRY`]. Does not wait.
+    /// Starts to look up unknown names again if [`RETRY`] has passed. Does not wait.
     ///
     /// Returns whether names became known since the last call.
     pub(crate) fn retry(&self, now: Timestamp) -> bool {

@@ -16,7 +16,7 @@ use super::webhook::{is_open, url};
 /// The keys below `auth`, one for each kind of authentication.
 const KINDS: [&str; 3] = ["bearer", "basic", "oauth2"];
 
-/// Reads the setting. If a value is in a file, adds the value to `files`.
+/// Reads the setting. Values from files are also added to `files`.
 pub(super) fn auth(
     value: &Value<'_>,
     files: &mut Vec<FileValue>,
@@ -126,7 +126,7 @@ fn oauth2(
     }))
 }
 
-/// Reads a value of `auth`. If the value is in a file, adds it to `files`.
+/// Reads a value of `auth`. A value from a file is also added to `files`.
 ///
 /// Warns about a secret in a configuration file that every user of the machine can read.
 fn secret(

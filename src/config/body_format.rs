@@ -31,7 +31,7 @@ pub(super) fn format(
         value.word(context, words)
     });
     let given = mapping.given("template");
-    // Read the template in any case, so that all its errors are listed.
+    // Read the template even if `format` excludes it, so that all its errors are listed.
     let template = given.as_ref().map(|value| {
         let mapping = value.mapping(context)?;
         template(&mapping, events, context)

@@ -120,10 +120,10 @@ pub(crate) fn distrust_of_directory(directory: &Path) -> io::Result<Option<Strin
     Ok(reason.map(|reason| reason.replace("{}", "its directory")))
 }
 
-/// Returns why others may have written a file with this owner, group and mode.
+/// Returns why other users may have written a file with this owner, group and mode.
 ///
-/// In the text, `{}` stands for the file. A group with the same number as the owner may write the
-/// file: by convention, it is the owner's private group.
+/// In the text, `{}` stands for the file. A group with the number of the owner may write the file,
+/// because it is the private group of the owner by convention.
 fn distrust_of(uid: u32, gid: u32, mode: u32, caller: u32) -> Option<String> {
     if uid != 0 && uid != caller {
         Some(format!(

@@ -61,7 +61,7 @@ pub(super) const OPEN_SECRET: &str =
 
 /// Whether the user may not set this header.
 ///
-/// Either the daemon sets it, or it controls the connection.
+/// The daemon sets a reserved header itself, or the header controls the connection.
 pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str();
     OWN_HEADERS.contains(&name) || OWN_PREFIXES.iter().any(|own| name.starts_with(own))
@@ -72,7 +72,7 @@ pub(super) fn is_secret(name: &HeaderName) -> bool {
     SECRET_HEADERS.contains(&name.as_str())
 }
 
-/// Reads the headers. If a value is in a file, adds the value to `files`.
+/// Reads the headers. Values from files are also added to `files`.
 pub(super) fn headers(
     mapping: &Mapping<'_>,
     files: &mut Vec<FileValue>,
@@ -147,7 +147,7 @@ pub(super) fn warn_of_plain_secret(location: &Location, context: &mut Context<'_
     }
 }
 
-/// Reads the secrets. If a secret is in a file, adds the secret to `files`.
+/// Reads the secrets. Secrets from files are also added to `files`.
 pub(super) fn secrets(
     value: &Value<'_>,
     files: &mut Vec<FileValue>,
@@ -181,7 +181,7 @@ pub(super) fn secrets(
 
 /// Decodes a secret as [`signing_key`] does, but more strictly.
 ///
-/// Rejects base64 without padding or with spaces around it, because receivers may reject these.
+/// Base64 must have its padding and no spaces around it, because some receivers require that.
 fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
     let text = secret.expose_secret();

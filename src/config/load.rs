@@ -68,7 +68,7 @@ pub(super) fn load(
         _ => {
             let mut errors = arranged(context.errors, file);
             if errors.is_empty() {
-                // Readers report their errors. Only a bug in a reader leads here.
+                // Each function reports its errors, so only a bug leads here.
                 errors.push(Problem::of_file(file, "is not valid"));
             }
             Err(Problems { errors, warnings })
@@ -159,7 +159,7 @@ fn otlp(value: &Value<'_>, context: &mut Context<'_>) -> Option<Otlp> {
         value.parsed(context, webhook::endpoint)
     });
     let headers = mapping.mapping(context, "headers").and_then(|mapping| {
-        // These headers change only by a restart, so no file is read again.
+        // A change of these headers needs a restart, so no file is read again.
         headers::headers(&mapping, &mut Vec::new(), context)
     });
     let (endpoint, headers) = (endpoint?, headers?);
@@ -251,7 +251,7 @@ fn username_source(item: &Value<'_>, context: &mut Context<'_>) -> Option<Userna
 
 /// Whether a text is a single key of an audit rule.
 ///
-/// auditctl(8) accepts up to 31 characters here. A control character would separate several keys.
+/// auditctl(8) accepts keys of up to 31 characters. A control character separates several keys.
 fn is_audit_key(key: &str) -> bool {
     key.len() <= 31 && !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
@@ -353,7 +353,7 @@ fn listen(value: &Value<'_>, context: &mut Context<'_>) -> Option<Listen> {
     context.accept(&value.location, listen)
 }
 
-/// Reads a name that the header `Host` of requests may have, without its port.
+/// Reads a name that requests may have in the header `Host`. A port is an error.
 fn host_name(text: &str) -> Result<String, Fault> {
     if !text.contains([':', '/']) && !text.contains(char::is_whitespace) {
         return Ok(text.to_owned());

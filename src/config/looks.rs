@@ -1,9 +1,9 @@
 //! Checks paths and reads files on file systems that may not answer.
 //!
 //! Constraint: a hung file system delays loading a configuration for a limited time: [`FIRST`] for
-//! the checked paths and for the first hung file, then [`FURTHER`] for each file. Each check and
-//! each read has its own thread, because a hung system call cannot be cancelled. While such a
-//! thread hangs, no other thread uses its path. So threads do not accumulate over reloads.
+//! the checked paths and the first hung file, then [`FURTHER`] for each further file. Each check
+//! and each read has its own thread, because a hung system call cannot be cancelled. While such a
+//! thread hangs, no other thread uses the same path. So threads do not accumulate over reloads.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,12 +13,14 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The time limit of a check, and of each read until one exceeds the limit.
+/// The time limit of a check, and of a read if no earlier read exceeded the limit.
 ///
 /// An automounter may mount the path in this time.
 const FIRST: Duration = Duration::from_secs(5);
 
-/// The time limit of each further read. The files may be on the same hung server.
+/// The time limit of a read after an earlier read exceeded [`FIRST`].
+///
+/// Both files may be on the same hung server.
 const FURTHER: Duration = Duration::from_millis(250);
 
 /// The maximum number of symbolic links in a path, as in the Linux kernel.
@@ -29,7 +31,9 @@ const LINKS_MAX: usize = 40;
 /// The callers of these threads have stopped waiting.
 static UNANSWERED: Mutex<BTreeMap<PathBuf, Resolved>> = Mutex::new(BTreeMap::new());
 
-/// A path with resolved links and dots, up to a file system that does not answer.
+/// A path with resolved links and dots.
+///
+/// Links at and below a file system that does not answer are not resolved.
 type Resolved = Arc<Mutex<PathBuf>>;
 
 /// The kind of file at the path of a repository.
@@ -47,7 +51,7 @@ pub(super) enum Found {
 #[derive(Clone, Debug)]
 pub(super) struct Look {
     pub(super) found: Found,
-    /// The path with resolved links and dots, up to a file system that does not answer.
+    /// The path with resolved links and dots. See [`Resolved`].
     pub(super) canonical: PathBuf,
 }
 
@@ -215,13 +219,13 @@ fn resolve(path: &Path, resolved: &Mutex<PathBuf>) {
     }
 }
 
-/// The components of a path, the last one first.
+/// Returns the components of a path in reverse order.
 fn reversed(path: &Path) -> Vec<OsString> {
     let components = path.components().rev();
     components.map(|one| one.as_os_str().to_owned()).collect()
 }
 
-/// Appends components to a path and resolves dots. Begins with the last component.
+/// Appends components to a path, the last of `reversed` first. Resolves dots.
 fn joined(path: &Path, reversed: &[OsString]) -> PathBuf {
     let mut whole = path.to_owned();
     for component in reversed.iter().rev() {

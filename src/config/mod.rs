@@ -117,7 +117,8 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
 
 /// Reads a configuration from bytes instead of a file.
 ///
-/// The path `file` is for messages, and its directory for relative paths. It need not exist.
+/// Messages show the path `file`, and relative paths start from its directory. The file need not
+/// exist.
 ///
 /// # Errors
 ///
@@ -132,7 +133,7 @@ pub fn load_str(
 
 /// Returns the content and the mode of a file.
 ///
-/// Reads at most one byte above the size limit, so that the parser notices a too large file.
+/// Reads at most one byte above the size limit. The parser reports a file that is too large.
 ///
 /// A pipe is read until its writer closes it, as for `--config <(command)`. A pipe without a writer
 /// reads as empty, because `NONBLOCK` does not wait for a writer.

@@ -7,7 +7,7 @@
 //! The most specific entry that contains the address decides. If no entry contains it, the policy
 //! denies link-local, cloud metadata and unspecified addresses. It allows all others, including
 //! loopback and private networks, because receivers are often in-house. If an IPv6 address
-//! contains an IPv4 address, both must be allowed.
+//! contains an IPv4 address, the policy must allow both addresses.
 
 mod embedded;
 

@@ -28,10 +28,10 @@ pub struct Position {
 pub struct Problem {
     /// The path of the configuration file, as the user gave it.
     pub file: PathBuf,
-    /// The position in the file. `None` for a problem of the whole file.
+    /// The position in the file. `None` if the problem concerns the whole file.
     #[serde(flatten)]
     pub position: Option<Position>,
-    /// The key path, such as `webhooks[2].url`. Empty for a problem of the whole file.
+    /// The key path, such as `webhooks[2].url`. Empty if the problem has no key.
     pub key: String,
     /// The fault, in words.
     pub message: String,
@@ -114,7 +114,7 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Sorts problems by position. Replaces all after [`LISTED_MAX`] with their number.
+/// Sorts problems by position. Replaces those beyond [`LISTED_MAX`] by their number.
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {
@@ -147,7 +147,7 @@ pub(super) fn shortened(text: &str) -> String {
 
 /// Escapes control characters.
 ///
-/// So a message is one line and cannot control a terminal.
+/// A message must be one line, and must not control a terminal.
 pub(super) fn one_line(text: &str) -> String {
     text.chars()
         .flat_map(|character| {
@@ -166,7 +166,7 @@ pub(super) fn nearest<'a>(
     word: &str,
     candidates: impl IntoIterator<Item = &'a str>,
 ) -> Option<&'a str> {
-    // A long word is not a typing error, and computing its distance would take long.
+    // A long word is not a typing error, and its distance is slow to compute.
     if word.chars().nth(SHOWN_MAX).is_some() {
         return None;
     }

@@ -226,14 +226,14 @@ impl Context<'_> {
     /// Makes a path from the configuration absolute.
     pub(super) fn path(&self, written: &str) -> PathBuf {
         let joined = self.base.join(written);
-        // `components` drops `.` in the middle, so that listings do not show `/./`.
+        // `components` drops each `.`, so that listings do not show `/./`.
         joined.components().collect()
     }
 }
 
 /// Collects values. Returns `None` if any value is invalid.
 ///
-/// Visits all values even then, so that all errors are reported.
+/// Visits all values even after an invalid one, so that all errors are reported.
 pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<T>> {
     let values: Vec<Option<T>> = values.into_iter().collect();
     values.into_iter().collect()

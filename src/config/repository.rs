@@ -71,8 +71,7 @@ fn repository(
 
 /// Parses the name of a repository.
 ///
-/// It contains no two slashes, because project keys separate the name from the organization by two
-/// slashes.
+/// The name must not contain `//`, which separates it from the organization in project keys.
 fn name(text: &str) -> Result<String, Fault> {
     let is_harmless = text.trim() == text
         && !text.chars().any(char::is_control)
@@ -150,7 +149,7 @@ pub(super) fn repositories(
     Some(Repositories { several, first })
 }
 
-/// Returns the path of a repository if it is valid. Reports no errors.
+/// Returns the path of a repository. Ignores an invalid path, and reports no errors.
 fn path_of(item: &Value<'_>, context: &Context<'_>) -> Option<PathBuf> {
     let Kind::Map(entries) = &item.node.kind else {
         return None;

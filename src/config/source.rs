@@ -17,7 +17,7 @@ use super::value::Value;
 use super::yaml::{Entry, Kind};
 use super::{Environment, SystemEnvironment};
 
-/// The largest file that a value is read from, in bytes.
+/// The maximum size of a file with a value, in bytes.
 const FILE_MAX: u64 = 256 * 1024;
 
 /// A value and its source.
@@ -36,7 +36,9 @@ impl Sourced {
     }
 }
 
-/// The placeholder for a value that is not read. A valid secret and header value.
+/// The placeholder for a value that is not read.
+///
+/// It is valid as a secret and as the value of a header.
 const NOT_READ: &str = "not-read-not-read-not-read-not-read";
 
 /// Reads a string from the configuration, or from the source that it names.

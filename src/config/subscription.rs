@@ -111,7 +111,7 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
 
 /// Reads the setting `repositories` of a webhook.
 ///
-/// `known` has all repositories. It is `None` if they have errors.
+/// `known` has all repositories. It is `None` if the repositories have errors.
 pub(super) fn repositories(
     value: &Value<'_>,
     known: Option<&Repositories>,
@@ -174,7 +174,7 @@ pub(super) type When = (Parameter, Vec<String>, ValueFilter);
 /// The parameters that `when` filters. Their names are the keys below `when`.
 const FILTERED: [Parameter; 2] = [Parameter::Username, Parameter::VersionTag];
 
-/// Reads `when`. At least one of the `events` must have each filtered parameter.
+/// Reads `when`. Each filtered parameter must belong to one of the `events`.
 ///
 /// `events` is `None` if the events of the webhook have errors.
 pub(super) fn when(

@@ -182,7 +182,7 @@ impl<'n> Value<'n> {
 
     /// Reads the items of a list.
     ///
-    /// A single value is one item if the setting allows that.
+    /// If the setting also allows a single value, that value is the only item.
     pub(super) fn items(&self, context: &mut Context<'_>) -> Option<Vec<Value<'n>>> {
         let count = self.location.setting().map(|setting| setting.count);
         let Kind::List(nodes) = &self.node.kind else {

@@ -20,7 +20,7 @@ pub(super) const SIZE_MAX: usize = 1024 * 1024;
 
 /// The maximum number of nested lists and mappings.
 ///
-/// Settings need at most six, such as for `webhooks[].auth.oauth2.client_id.credential`.
+/// Settings need at most six, for example `webhooks[].auth.oauth2.client_id.credential`.
 const DEPTH_MAX: usize = 32;
 
 /// A value and its position. It has no `Debug`, because a tree contains secrets.
@@ -157,7 +157,7 @@ fn end_of(text: &[u8]) -> Position {
     Position { line, column }
 }
 
-/// Makes a problem from a syntax error. Adds how to fix a frequent error.
+/// Makes a problem from a syntax error, with advice for frequent errors.
 fn syntax_problem(error: &ScanError, file: &Path) -> Problem {
     let (marker, info) = (error.marker(), error.info());
     let lower = info.to_lowercase();

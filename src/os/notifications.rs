@@ -15,7 +15,9 @@ use std::sync::{Mutex, PoisonError};
 
 use sd_notify::NotifyState;
 
-/// The maximum number of waiting messages. Beyond it, the oldest is dropped.
+/// The maximum number of waiting messages.
+///
+/// A further message replaces the oldest.
 const WAITING_MAX: usize = 32;
 
 /// The messages that are not sent yet, oldest first.
@@ -92,7 +94,8 @@ impl Waiting {
             match socket.send(message.text.as_bytes()) {
                 Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::WouldBlock => return Err(error),
-                // A retry may never succeed, for instance if the message is too long.
+                // Drop the message, because a retry may never succeed. For instance, the message
+                // may be too long.
                 Err(error) => {
                     self.0.pop_front();
                     return Err(error);

@@ -29,7 +29,7 @@ enum Found {
     Readable,
     /// There is a file that cannot be opened because the key is missing.
     Locked,
-    /// The search found no sign of the key, but did not see all files.
+    /// The search found no sign of the key, but could not list or open everything.
     Unknown,
 }
 
@@ -52,7 +52,7 @@ pub(super) fn may_be_encrypted(name: &str) -> bool {
     (is_length || is_digest) && name.bytes().all(is_base64)
 }
 
-/// Whether a directory is encrypted, with or without its key.
+/// Whether a directory is encrypted, even if its key is available.
 #[cfg(target_os = "linux")]
 pub(super) fn is_encrypted(directory: BorrowedFd<'_>) -> io::Result<bool> {
     use rustix::fs::{AtFlags, StatxAttributes, StatxFlags, statx};

@@ -21,7 +21,7 @@ use super::{Root, stat_at};
 #[derive(Debug, Default)]
 pub(super) struct Names {
     listed: RefCell<HashMap<String, HashSet<String>>>,
-    /// Whether lookups in a directory may ignore case, by the directory's path.
+    /// For the path of each directory: whether lookups in the directory may ignore case.
     ignores_case: RefCell<HashMap<String, bool>>,
 }
 
@@ -35,8 +35,8 @@ impl Root {
         let mut is_link = false;
         for (parent, name) in steps(path) {
             let directory = match self.open_directory(parent) {
-                // A file has nothing below it. A link is not followed, so the path may exist
-                // behind it.
+                // Nothing exists below a file. A link is not followed, so the path may exist behind
+                // the link.
                 Err(error) if error.kind() == io::ErrorKind::NotADirectory && !is_link => {
                     return Ok(true);
                 }
@@ -89,8 +89,8 @@ impl Root {
 
     /// Whether lookups in a directory may ignore case.
     ///
-    /// They may if a lookup of another spelling also finds an entry, or fails for another reason
-    /// than a missing entry.
+    /// Lookups may ignore case if a lookup of another spelling finds an entry, or fails for another
+    /// reason than a missing entry.
     fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
         if let Some(known) = self.names.ignores_case.borrow().get(parent) {
             return *known;
@@ -134,7 +134,7 @@ fn finds_every_name(_directory: BorrowedFd<'_>) -> bool {
 
 /// Returns the name in upper case, or in lower case if it is in upper case already.
 ///
-/// Returns `None` if both are equal to the name. File systems map each character to one character.
+/// Returns `None` if the name has no case. File systems map each character to one character.
 /// So `ß` stays, although its upper case is `SS`.
 fn other_spelling(name: &str) -> Option<String> {
     fn one(of: char, mut mapped: impl Iterator<Item = char>) -> char {
@@ -186,7 +186,7 @@ pub(crate) fn list_until(
         }
         match name.to_str() {
             Ok(text) => {
-                // Without the key, all names are encrypted, so the first one is enough.
+                // Without the key, all names are encrypted, so checking the first name is enough.
                 if std::mem::take(&mut is_first) {
                     check_listed(directory, text)?;
                 }

@@ -10,8 +10,8 @@ const LOCAL_TRANSLATORS: u128 = 0x0064_ff9b_0001 << 80;
 
 /// Returns the IPv4 addresses inside an IPv6 address.
 ///
-/// An address of Teredo contains two. In the address of a local translator, the length of the
-/// prefix is unknown, so the result has the IPv4 address for each possible length.
+/// A Teredo address contains two. In the address of a local translator, the length of the prefix is
+/// unknown, so the result has an IPv4 address for each possible length.
 pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {
@@ -48,6 +48,6 @@ fn locally_translated(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     });
     let longest = u32::try_from(bits & u128::from(u32::MAX)).ok();
     let found = shorter.chain(longest).map(Ipv4Addr::from);
-    // For a wrong prefix length, padding zeros look like an address in 0.0.0.0/8.
+    // With a wrong prefix length, a zero of the padding looks like the first byte of an address.
     found.filter(|v4| v4.octets()[0] != 0).collect()
 }

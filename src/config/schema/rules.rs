@@ -7,7 +7,7 @@ use crate::config::headers::{HEADERS_MAX, OWN_HEADERS, OWN_PREFIXES};
 use crate::config::load::TOKEN_MIN;
 use crate::domain::event::{EventKind, Parameter};
 
-/// An HTTP URL without user name, password and fragment.
+/// An HTTP URL without a user name, password or fragment.
 pub(super) const URL: &str = r"^\s*[hH][tT][tT][pP][sS]?://[^/?#@\s]+([/?][^#]*)?$";
 
 /// A path template. The template of a definition has no `{versionTag}`.
@@ -22,7 +22,7 @@ const CONNECTION: &str = concat!(
     r"^(?!.*\bpassword\s*=)\s*",
     r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
 );
-/// The name of a repository, without control characters, `//` and a final slash.
+/// The name of a repository: no control character, no `//`, and no final slash.
 const NAME_OF_REPOSITORY: &str =
     r"^(?!\s)(?!.*//)[^\u0000-\u001f\u007f-\u009f]*[^\s/\u0000-\u001f\u007f-\u009f]$";
 
@@ -219,7 +219,7 @@ fn names_one_of(events: &Value) -> Value {
     ] })
 }
 
-/// The rules that no event is given twice: by its name, by its label or by `*`.
+/// The rules against an event that is given twice, by name, by label or by `*`.
 fn events() -> Value {
     let once = EventKind::ALL.map(|kind| {
         let mut words = vec![kind.as_str(), kind.label()];

@@ -21,7 +21,7 @@ pub(super) const WEBHOOK_NAME_MAX: usize = 100;
 
 /// The longest name of a repository, in characters.
 ///
-/// PostgreSQL limits the length of indexed values, which begin with the name.
+/// Indexed values in PostgreSQL begin with the name, and PostgreSQL limits their length.
 pub(super) const REPOSITORY_NAME_MAX: usize = 500;
 
 /// The maximum number of repositories. Each has its own threads and watches.
@@ -91,7 +91,7 @@ pub enum DefaultValue {
     Values(&'static [&'static str]),
     /// These values, or the value of the named setting if that is smaller.
     AtMost(&'static [&'static str], &'static str),
-    /// A default that is not a value of the configuration. The text describes it.
+    /// A description of a default that is not a value of the configuration.
     Described(&'static str),
 }
 

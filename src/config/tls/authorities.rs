@@ -144,10 +144,12 @@ fn certificate(section: &[u8]) -> Result<CertificateDer<'static>, String> {
     }
 }
 
-/// Returns why the TLS library does not support the key of a certificate, if so.
+/// Returns why the TLS library does not support the key of a certificate.
+///
+/// `None` if the library supports the key.
 pub(super) fn unsupported_key(certificate: &CertificateDer<'_>) -> Option<String> {
     let mut store = RootCertStore::empty();
-    // A certificate that the library cannot read is reported elsewhere.
+    // The callers report a certificate that the library cannot read.
     store.add(certificate.clone()).ok()?;
     let key: &[u8] = store.roots.first()?.subject_public_key_info.as_ref();
     // The bytes begin with the algorithm, a DER sequence shorter than 128 bytes.

@@ -166,7 +166,7 @@ pub struct Repository {
     pub settle: Duration,
     /// How long the removals of projects are held if many projects vanish together.
     ///
-    /// Many are ten or more, and more than half of all projects.
+    /// Many means ten or more, and more than half of all projects.
     pub mass_delete_after: Duration,
     /// The time between full scans.
     pub rescan: Duration,

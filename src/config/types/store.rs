@@ -13,7 +13,9 @@ pub struct Postgres {
     pub password: Option<SecretString>,
     /// Whether the connection is encrypted and the server's certificate is verified.
     pub tls: bool,
-    /// How long a process may be disconnected before another process takes over.
+    /// How long the working process may be disconnected from the database.
+    ///
+    /// After that, another process takes over its work.
     pub lease: Duration,
     /// The name of the watched repository in the database.
     ///

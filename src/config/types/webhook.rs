@@ -87,7 +87,7 @@ pub enum BodyFormat {
 }
 
 impl BodyFormat {
-    /// The name of the format of templates, in the configuration and in listings.
+    /// The name of the template format in the configuration and in listings.
     pub const TEMPLATE: &'static str = "template";
 
     /// The name of this format in the configuration and in listings.
