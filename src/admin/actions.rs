@@ -61,7 +61,7 @@ pub(super) struct Bulk {
     pub(super) until: Option<String>,
     /// Return the number of selected deliveries, and change nothing.
     pub(super) dry_run: bool,
-    /// The number that `dryRun` returned. If another number is selected now, nothing is changed.
+    /// The number that `dryRun` returned. If it is not the number selected now, nothing is changed.
     pub(super) expected: Option<u64>,
 }
 
@@ -333,7 +333,7 @@ pub(super) struct ReplayOptions {
     /// Return the number of selected events, and change nothing.
     #[serde(default)]
     pub(super) dry_run: bool,
-    /// The number that `dryRun` returned. If another number is selected now, nothing is changed.
+    /// The number that `dryRun` returned. If it is not the number selected now, nothing is changed.
     #[serde(default)]
     pub(super) expected: Option<u64>,
 }

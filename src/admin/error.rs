@@ -41,7 +41,7 @@ pub(super) struct ApiError {
     retry_after: Option<u64>,
     /// The reason, for people.
     pub(super) error: String,
-    /// The number that is selected now, if it is not the expected one.
+    /// The number of items selected now, if it is not the expected number.
     #[serde(skip_serializing_if = "Option::is_none")]
     matched: Option<u64>,
 }

@@ -118,7 +118,7 @@ pub(super) async fn all_webhooks(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct EventFilters {
-    /// Only events recorded since this time: a date, a time, or a duration ago such as 2h.
+    /// Only events recorded since this time: a date, a time, or how long ago, such as 2h.
     pub(super) since: Option<String>,
     /// Only events recorded before this time.
     pub(super) until: Option<String>,
@@ -196,7 +196,7 @@ pub(super) struct DeliveryFilters {
     pub(super) repository: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization.
     pub(super) project: Option<String>,
-    /// Only deliveries recorded since this time: a date, a time, or a duration ago such as 2h.
+    /// Only deliveries recorded since this time: a date, a time, or how long ago, such as 2h.
     pub(super) since: Option<String>,
     /// Only deliveries recorded before this time.
     pub(super) until: Option<String>,
