@@ -43,7 +43,7 @@ fn no_daemon(config: &Config) -> anyhow::Error {
     match missing_socket(&config.state_dir) {
         Some(reason) => anyhow!("{reason}. Then run `accept` again"),
         None if config.store.is_some() => anyhow!(
-            "no daemon that watches uses the state directory {state_dir}. Run `accept` on the host \
+            "no watching daemon uses the state directory {state_dir}. Run `accept` on the host \
              that has the lease (see `status`); held removals stay held"
         ),
         None => anyhow!(

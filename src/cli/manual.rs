@@ -27,7 +27,7 @@ file is invalid.
 Unknown keys are errors. All errors are listed, with line, key and the allowed values.
 .PP
 Relative paths start from the directory of the configuration file. Durations need a unit: 500ms,
-15s, 5m, 7d. So do sizes: 512KiB, 64MiB. A size without a unit is in bytes.
+15s, 5m, 7d. Sizes may have a unit: 512KiB, 64MiB. A size without a unit is in bytes.
 .PP
 The value of a header or a secret is a string, or one of these references to it:
 .TP

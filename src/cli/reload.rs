@@ -43,7 +43,7 @@ pub(super) fn run(
         (None, None) => Err(match missing_socket(&state_dir) {
             Some(reason) => anyhow!("{reason}. SIGHUP reloads too"),
             None if has_database => anyhow!(
-                "no daemon that watches uses the state directory {} (a change of state_dir needs a \
+                "no watching daemon uses the state directory {} (a change of state_dir needs a \
                  restart). A process that waits for the lease, or only delivers, has no control \
                  socket: reload it with SIGHUP, for example `systemctl kill --signal=HUP \
                  project-webhooks`",

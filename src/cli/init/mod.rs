@@ -272,7 +272,7 @@ impl Next<'_> {
             out,
             "\nthen copy a project's directory, and see its callbacks. Or send a test:\n  \
              {program}{with} webhooks test {}\n\n\
-             while it runs, a page in the browser shows all of it:\n  \
+             while the daemon runs, a page in the browser shows events, deliveries and webhooks:\n  \
              http://127.0.0.1:{}/\n\
              log in with the token that this prints:\n  \
              cat {}",
