@@ -30,7 +30,7 @@ use crate::store::NewEvent;
 /// The longest time that a step waits for audit records.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The maximum length of a program's path in an event, so that it fits into a header.
+/// The maximum length of a program's path in an event. It must fit into a header.
 const PROGRAM_MAX: usize = 256;
 
 /// After this many steps in a row without a record, steps no longer wait.
@@ -83,7 +83,7 @@ impl Actors {
         status.set_actor(report);
     }
 
-    /// Adds the actors to the events of a step that have none yet.
+    /// Finds the actors of the judgement's unnamed events, and adds them to the events.
     pub(super) fn name(
         &mut self,
         judgement: &mut Judgement,
@@ -124,7 +124,7 @@ impl Actors {
     }
 }
 
-/// Adds the actor to an event, and sets its username by the settings.
+/// Adds the actor to an event, and sets its username as configured.
 fn set(new: &mut NewEvent, actor: Actor, subject: &FileState, config: &Config) {
     let event = &mut new.event;
     let (source, name) = username(subject, &config.naming.username, Some(&actor.user));
@@ -210,7 +210,7 @@ impl Source {
         }
     }
 
-    /// Asks the reader who made the changes. The answers are in the order of the events.
+    /// Asks the reader who made the changes. Returns one answer for each event, in order.
     fn ask(
         &mut self,
         unnamed: &[Unnamed],
@@ -307,7 +307,7 @@ impl<'a> Nodes<'a> {
 
     /// Returns a file's device and inode number.
     ///
-    /// The device is that of the mount. On btrfs, `stat` returns another device.
+    /// The device comes from the list of mounts. On btrfs, `stat` returns another device.
     fn node(&self, path: &str, inode: u64) -> Option<Node> {
         Some((self.mounts.of(path)?.device()?, inode))
     }
@@ -327,7 +327,7 @@ impl<'a> Nodes<'a> {
         Some(PathNodes { directories, names })
     }
 
-    /// Returns the question to the reader about an event.
+    /// Makes the question about an event for the reader.
     fn question(&mut self, event: &Unnamed) -> Option<Question> {
         let path = event.subject.path.as_str();
         let (subject, above) = (&event.subject.stamp, path.rsplit_once('/'));

@@ -31,7 +31,7 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Whether a new command replaces this one.
+    /// Whether a new command replaces this command.
     fn is_replaced_by(&self, new: &Self) -> bool {
         matches!(
             (self, new),
@@ -70,7 +70,7 @@ impl Pending {
     }
 }
 
-/// Sends commands to one engine.
+/// Sends commands to an engine.
 #[derive(Clone, Debug)]
 pub(crate) struct Commands {
     pending: Arc<Pending>,

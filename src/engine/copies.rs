@@ -1,4 +1,4 @@
-//! Remembers which copies of a project are in place, so that a step need not observe all of them.
+//! Remembers which copies of a project are in place. So a step observes only the other copies.
 //!
 //! Constraint: the first scan of an organization with n copies of a template observes each copy
 //! once. Each arrival may be a move of any recorded project with the same id. So without this
@@ -70,7 +70,7 @@ impl Copies {
         self.groups.contains_key(identity)
     }
 
-    /// Forgets the groups that were added in this step, except large ones.
+    /// Forgets the small groups that were added in this step.
     pub(super) fn end_step(&mut self) {
         for identity in std::mem::take(&mut self.new) {
             let is_small = |group: &Group| group.doubtful.len() + group.in_place.len() <= FEW;
@@ -103,7 +103,7 @@ impl Copies {
         }
     }
 
-    /// Records an observation: the copy is in place if its recorded definition was found.
+    /// Records an observation. A copy is in place if its recorded definition was found.
     pub(super) fn observed(&mut self, comparison: &Comparison) {
         let key = &comparison.key;
         if !self.identities.contains_key(key) {

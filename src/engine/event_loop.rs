@@ -116,7 +116,7 @@ impl EventLoop {
         })
     }
 
-    /// Runs until the engine is stopped, the watch thread has ended, or the store is closed.
+    /// Runs until it must stop, the watch thread has ended, or the store is closed.
     pub(super) fn run(mut self) {
         loop {
             let now = self.worker.clock.moment();
@@ -189,7 +189,8 @@ impl EventLoop {
         let scanned = self.scanner.last_began();
         match self.worker.agenda.wave_is_over_since(now) {
             Some(since) if scanned.is_none_or(|began| began < since) => {
-                // If scans replace reports, limit this scan to a quarter of a core as well.
+                // If scans replace reports, use the reason that limits a scan to a quarter of a
+                // core.
                 let reason = match self.worker.timers.polls() {
                     true => RescanReason::Poll,
                     false => RescanReason::Removals,
@@ -284,7 +285,8 @@ impl EventLoop {
 
     /// Schedules an observation of each recorded project that may be below a directory.
     ///
-    /// These are all projects of the organization in the path, or all projects if it has none.
+    /// These are all projects of the organization in the path, or all projects if the path has
+    /// none.
     fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
         // After a failure of the store, do not query it for each of thousands of hints. Request one
         // scan instead.
@@ -473,7 +475,7 @@ impl EventLoop {
         });
     }
 
-    /// Applies the new layout once the old changes are recorded or the wait is over.
+    /// Applies the new layout once earlier changes are recorded or the wait is over.
     ///
     /// The wait is extended while removals are held, or while nothing can be recorded.
     fn change_layout(&mut self, now: Moment) {

@@ -76,7 +76,7 @@ impl FullScan {
         self.keys.len()
     }
 
-    /// Counts the found projects among the recorded ones.
+    /// Counts the recorded projects that were found.
     pub(super) fn n_found(&self, recorded: &[ProjectKey]) -> usize {
         let found: BTreeSet<&ProjectKey> = self.keys.iter().collect();
         recorded.iter().filter(|key| found.contains(key)).count()

@@ -25,7 +25,7 @@ use crate::store::{RepositoryStore, StoreError};
 /// The remaining due projects are observed in the next step.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
-/// Identifies a project in any directory: by its id, or by its organization and content.
+/// Identifies a project in any directory by its id, or by organization and content.
 #[derive(PartialEq, Eq, PartialOrd, Ord)]
 struct SameProject(Option<String>, Identity);
 
@@ -67,7 +67,7 @@ pub(super) struct Gatherer<'a> {
     pub kept: &'a mut Option<KeptIds>,
     pub copies: &'a mut Copies,
     pub clock: Clock,
-    /// Whether missing files count as removed immediately.
+    /// Whether missing files are treated as removed immediately.
     ///
     /// True while projects are recorded without events.
     pub is_adopting: bool,
@@ -164,7 +164,7 @@ impl Gatherer<'_> {
         observation.home = seen.home;
     }
 
-    /// Reads the kept ids ([`KeptIds`]) once a new or removed project is observed.
+    /// Reads the kept ids ([`KeptIds`]) if a new or removed project was observed.
     fn read_kept(&mut self, gathered: &Gathered) -> Result<(), StoreError> {
         let mut observations = gathered.observations.iter();
         let needs_them = observations.any(|one| {
@@ -260,7 +260,7 @@ impl Gatherer<'_> {
         .collect()
     }
 
-    /// Reads the recorded projects with these identities, unless they are known already.
+    /// Reads the recorded projects with these identities, unless they are known.
     fn learn<'i>(
         &mut self,
         identities: impl Iterator<Item = &'i Identity>,
@@ -284,8 +284,9 @@ impl Gatherer<'_> {
 
     /// Returns unobserved recorded projects that share the id of a removed project.
     ///
-    /// Only a few are returned at a time, because one project that still exists is enough. A
-    /// removed project matters if its removal is confirmed, or if a project with its id arrived.
+    /// If one of them still exists, the removed project lives on there. So only a few are returned
+    /// at a time. A removed project matters if its removal is confirmed, or if a project with its
+    /// id arrived.
     fn recorded_elsewhere(&mut self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
         let observations = gathered.observations.iter();
         let arrived: BTreeSet<Identity> = observations

@@ -14,7 +14,7 @@ use crate::domain::short_lived::{ShortLived, infer_short_lived};
 use crate::observe::Held;
 
 impl Gatherer<'_> {
-    /// Reads the held files that are no longer in their project, and infers their events.
+    /// Infers the events of held files that are no longer in their project.
     pub(super) fn judge_held(&mut self, gathered: &mut Gathered) {
         let Gathered {
             observations,
@@ -74,7 +74,7 @@ fn take_those_elsewhere(observation: &mut Observation, inodes: Inodes) -> Vec<He
     elsewhere
 }
 
-/// Whether a held file was opened in a directory that is not the project's.
+/// Whether a held file comes from a directory other than the project's directory.
 ///
 /// Then the file may belong to another project. For instance, two projects may have exchanged their
 /// directories for a short time. Returns false while the project is not in place, because its own
@@ -92,11 +92,11 @@ fn was_in_another_directory(held: &Held, observation: &Observation) -> bool {
 
 /// The location of a held file now.
 enum Whereabouts {
-    /// The file is in its project, at the reported path or at another one.
+    /// The file is in its project, at the reported path or at another path.
     InProject,
     /// The file may have been renamed after its project was listed. The next observation decides.
     Unknown,
-    /// The file is not in its project: it has no links, or only links outside the project.
+    /// The file has no links, or only links outside its project.
     Elsewhere,
 }
 
@@ -104,7 +104,7 @@ enum Whereabouts {
 ///
 /// A link that was already recorded in the project is ignored. If a file has links only outside the
 /// project, it was moved away, or was linked into the project for a short time. If the number of
-/// links cannot be read, the function assumes that there are some.
+/// links cannot be read, this function assumes that the file has links.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
     let is_linked = !rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
     let was_there = |path: &str| {

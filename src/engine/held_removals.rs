@@ -83,7 +83,7 @@ struct StoredHold {
 /// The part of the agenda's state whose changes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stored {
-    /// The number of recorded projects when the removals were first held, and why they are held.
+    /// The number of recorded projects when the hold began, and the hold's reason.
     hold: Option<(usize, HeldBecause)>,
     n_holds: u64,
 }
@@ -139,7 +139,7 @@ impl HeldRemovals {
     /// The list of held projects is not stored again if projects only came back: a large backup may
     /// restore thousands of them one by one. After a restart, the first scan finds them. For the
     /// same reason, the list of accepted projects is stored only if it is empty, no project is due,
-    /// or other data is stored too.
+    /// or other data changed too.
     pub(super) fn to_record(
         &self,
         agenda: &Agenda,
@@ -155,8 +155,8 @@ impl HeldRemovals {
             let held: Vec<ProjectKey> = agenda.held_projects().cloned().collect();
             facts.push((MetaKey::HeldRemovals, text_of(&held)));
         }
-        // Keep this list current: a project that is imported later under the same key is not
-        // accepted.
+        // Keep this list current. Otherwise it would accept the removal of a project that is
+        // imported later under the same key.
         let accepted = agenda.accepted();
         let is_idle = agenda.next().is_none_or(|next| next > now.0);
         let is_worth_it = accepted.is_empty() || is_idle || !facts.is_empty();
@@ -184,7 +184,7 @@ impl HeldRemovals {
         self.n_accepted = agenda.accepted().len();
     }
 
-    /// Logs when removals begin or cease to be held, and updates the status.
+    /// Logs when a hold begins or ends, and updates the status.
     pub(super) fn report(&mut self, agenda: &Agenda, status: &Status, now: (Moment, Timestamp)) {
         let held = agenda.held();
         if held == self.reported {
@@ -339,7 +339,7 @@ impl Worker {
         held_projects(&self.agenda, &self.status)
     }
 
-    /// Stores that the removals identified by the token are accepted, and releases them.
+    /// Stores that the removals with this token are accepted, and releases them.
     pub(super) fn accept(&mut self, token: &str) -> Accepted {
         let held = self.held_projects();
         if held.reason.is_none() || held.token != token {

@@ -1,7 +1,7 @@
-//! Keeps the recorded invalid files and logs new ones.
+//! Keeps the recorded invalid files, and logs new invalid files.
 //!
 //! Constraint: a thousand invalid files must not fill the log, but a file that stays invalid must
-//! be logged. The log has the first five files of each minute, and the number of all others. A
+//! be logged. The log has the first five files of each minute, and the number of further files. A
 //! file that may become valid, for instance because it is still being written, is logged if it is
 //! still invalid after a minute. `status` lists all invalid files.
 
@@ -24,7 +24,7 @@ pub(super) struct InvalidFiles {
     /// The invalid files of each project. `None` is the key of files outside any project.
     by_project: HashMap<Option<ProjectKey>, Vec<Problem>>,
     log_limit: LogLimit,
-    /// Files that may become valid and are not logged yet, with the time of the first observation.
+    /// Unlogged files that may become valid, with the time when each was first seen.
     not_logged: HashMap<String, Moment>,
 }
 
@@ -41,7 +41,9 @@ impl InvalidFiles {
         this
     }
 
-    /// Returns the recorded invalid files of a project. For `None`, those outside any project.
+    /// Returns the recorded invalid files of a project.
+    ///
+    /// For the key `None`, these are the files outside any project.
     pub(super) fn of(&self, key: &Option<ProjectKey>) -> &[Problem] {
         self.by_project.get(key).map_or(&[], Vec::as_slice)
     }
@@ -60,7 +62,7 @@ impl InvalidFiles {
         listed.take_while(may_follow).filter(is_there)
     }
 
-    /// The projects with invalid files, of one organization or of all.
+    /// The projects with invalid files, of one organization or of all organizations.
     pub(super) fn keys_in(&self, organization: Option<&str>) -> Vec<ProjectKey> {
         let keys = self.by_project.keys().flatten();
         let is_in = |key: &&ProjectKey| organization.is_none_or(|name| key.organization == name);
@@ -71,7 +73,7 @@ impl InvalidFiles {
         self.by_project.values().map(Vec::len).sum()
     }
 
-    /// Updates the invalid files of a project after a commit, and logs new ones.
+    /// Updates the invalid files of a project after a commit. Logs new invalid files.
     pub(super) fn recorded(
         &mut self,
         key: Option<ProjectKey>,
@@ -95,7 +97,7 @@ impl InvalidFiles {
         }
     }
 
-    /// Logs files that have been invalid for a minute, and the number of suppressed lines.
+    /// Logs files that were invalid for a minute, and the number of suppressed lines.
     pub(super) fn log_lasting(&mut self, now: Moment) {
         self.log_suppressed(now);
         let due = self.take_lasting(now);

@@ -39,7 +39,7 @@ impl Routes {
         )
     }
 
-    /// Adds the webhooks that receive an event, each with the time of its first attempt.
+    /// Adds the webhooks that receive an event, with the times of the first attempts.
     fn address(&self, new: &mut NewEvent, now: Timestamp) {
         for (subscription, schedule) in &self.0 {
             let receivers = match subscription.interest((&new.event).into()) {
@@ -72,7 +72,7 @@ pub(super) struct Rules<'a> {
 pub(super) struct Judgement {
     /// The first batch to commit. Its payloads and webhooks are added later.
     pub batch: Batch,
-    /// The portions to commit after the batch. Their contents are read again before that.
+    /// The portions to commit after the batch. Each commit reads its contents again.
     pub portions: Vec<Portion>,
     /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
@@ -80,9 +80,11 @@ pub(super) struct Judgement {
     ///
     /// The removal of the project that is recorded under that key must be confirmed first.
     pub waits_for: Vec<(ProjectKey, ProjectKey)>,
-    /// Removals that wait for the removal of another directory with the same project.
+    /// Removals that wait for the removal of the same project in another directory.
+    ///
+    /// Each has the keys of the two directories.
     pub removed_with: Vec<(ProjectKey, ProjectKey)>,
-    /// Arrived projects that wait, each with the key of the directory that it left.
+    /// Arrived projects that wait, each with the key of its old directory.
     ///
     /// That directory is in another organization, where the delete must be recorded first.
     pub held: Vec<(ProjectKey, ProjectKey)>,
@@ -104,7 +106,9 @@ pub(super) struct Unnamed {
     pub before: Option<FileState>,
     /// Whether the project moved. Then `before` is the definition at the former path.
     pub is_move: bool,
-    /// The number of directories on the path of `subject` that existed before, including the root.
+    /// The number of directories on the path of `subject` that existed before.
+    ///
+    /// This includes the root.
     pub depth: usize,
 }
 
@@ -138,7 +142,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         n_removed: 0,
     };
     let left = left_organization(&comparisons, &conclusions);
-    // Merge removed copies first, so that the webhooks of all copies receive the delete.
+    // Merge removed copies first, so that the webhooks of all copies receive the delete event.
     let merged = conclusions.iter().filter_map(|conclusion| {
         let other = conclusion.lives_on_in.clone()?;
         Some(merge(&conclusion.key, other))
@@ -238,7 +242,7 @@ impl Judgement {
         let before = std::mem::take(&mut observation.before);
         let mut short_lived = std::mem::take(&mut observation.events);
         let mut events = std::mem::take(&mut inference.events);
-        // While adopting, existing projects cannot be distinguished from new ones.
+        // While adopting, new projects look like existing projects, so there are no events.
         if rules.is_adopting {
             short_lived.clear();
             events.clear();
@@ -355,7 +359,9 @@ impl Judgement {
         self.batch.changes.push(change);
     }
 
-    /// Adds the portions of a change. The first one is added to the first batch if it is small.
+    /// Adds the portions of a change.
+    ///
+    /// The first portion goes into the first batch if it is small or records a move.
     fn add_portions(&mut self, whole: Change, split: Vec<portions::Portion>, contents: &Contents) {
         let n_portions = split.len();
         let (adds_project, removes_project) = (is_new(&whole), is_removed(&whole));
@@ -395,7 +401,7 @@ impl Judgement {
     }
 }
 
-/// Whether the definition of this record has to be read again to record it.
+/// Whether the definition must be read again when this record is committed.
 fn is_definition_large(record: &Recorded, contents: &Contents) -> bool {
     let definition = record.definition.as_ref();
     definition.is_some_and(|file| contents.n_to_read(&file.hash) > 0)

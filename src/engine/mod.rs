@@ -83,13 +83,13 @@ use status::Status;
 /// inputs at the start.
 const INPUTS: usize = 16_384;
 
-/// The time between two checks whether the former engine of the repository has ended.
+/// The time between two checks whether the repository's former engine has ended.
 const FORMER_AGAIN: Duration = Duration::from_millis(100);
 
 /// After this time without progress, a thread is considered stuck.
 ///
 /// This applies to the engine and the watch thread. The engine reports progress before each file
-/// that it reads. Even a slow disk needs less time for the largest file.
+/// that it reads. Reading the largest file takes less time, even from a slow disk.
 pub(crate) const STANDSTILL: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]

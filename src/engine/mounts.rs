@@ -1,4 +1,4 @@
-//! Guards the file systems that are mounted below the root, as `root` guards the root.
+//! Guards the file systems that are mounted below the root.
 //!
 //! Constraint: unmounting a file system must not look like a removal of its projects. The path of a
 //! recorded file system is hidden while it is missing. The path of an unknown file system is hidden
@@ -25,7 +25,7 @@ use super::root::SURVEYED_AT_ONCE;
 /// The reason why a path is hidden if its file system is missing.
 const MISSING: &str = "its file system is not mounted";
 
-/// The reason why a path is hidden if its file system and its mount point are missing.
+/// The reason why a path is hidden if its mount point is missing too.
 const REMOVED: &str = "its file system is not mounted, and the mount point was removed";
 
 /// Tracks the trusted and the hidden file systems below the root.
@@ -40,7 +40,7 @@ pub(crate) struct MountGuard {
     recorded: String,
     /// The paths below which no events are inferred, each with the reason.
     hidden: BTreeMap<String, String>,
-    /// The paths of removed mount points, with the time when each was first found missing.
+    /// Removed mount points, with the time when each was first found missing.
     removed: BTreeMap<String, Moment>,
 }
 
@@ -68,7 +68,7 @@ impl MountGuard {
         }
     }
 
-    /// Returns the text to store, if it differs from the stored one.
+    /// Returns the text to store, if it differs from the stored text.
     pub(super) fn to_record(&self) -> Option<String> {
         let lines = self.known.iter();
         let text: String = lines
@@ -115,12 +115,12 @@ impl MountGuard {
         !self.is_current
     }
 
-    /// Requests a check of all mounts. It may end the hiding of some.
+    /// Requests a check of all mounts. After it, hidden mounts may be trusted.
     pub(super) fn doubt(&mut self) {
         self.is_current = false;
     }
 
-    /// Decides below which paths no events are inferred. Returns whether these paths changed.
+    /// Updates the hidden paths. Returns whether they changed.
     pub(super) fn check(&mut self, checking: &Checking<'_>) -> Result<bool, StoreError> {
         let Some(mounts) = self.list.read(&checking.repository.path) else {
             // If the list of mounts cannot be read, trust only recorded file systems that are in

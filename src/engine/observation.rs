@@ -120,7 +120,7 @@ impl Observation {
         }
     }
 
-    /// Returns the project with the reported files that the next observation judges again.
+    /// Returns the project, and the reported files for its next observation.
     ///
     /// These are waiting held files, and files that could not be read.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {

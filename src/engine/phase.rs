@@ -8,7 +8,7 @@ use crate::domain::event::Origin;
 pub(crate) struct Start {
     /// Whether nothing was recorded before.
     pub is_first: bool,
-    /// Whether the recorded layout differs from the configured one.
+    /// Whether the recorded layout differs from the configured layout.
     pub layout_changed: bool,
     /// Whether the first full scan records projects without events.
     pub adopts: bool,

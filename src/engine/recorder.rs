@@ -83,8 +83,8 @@ impl Recorder {
         let (due, traced) = (batch.now, self.traced(&batch));
         let epoch = self.queues.epoch();
         let committed = self.store.record(batch)?;
-        // Trace the events first. The queues may send at once, and the spans of attempts begin
-        // where those of their event end.
+        // Trace the events first. The queues may send at once, and the spans of attempts begin when
+        // the spans of their event end.
         for (recorded, event) in committed.events.iter().zip(&traced) {
             if let Some(traces) = &self.traces {
                 traces.recorded(&recorded.id, event, due);

@@ -5,9 +5,9 @@
 //! recorded projects must have files there. So a deployment may swap directories while the daemon
 //! runs. An empty mount point is not trusted, even if somebody wrote a project into it.
 //!
-//! If an earlier survey found fewer projects, somebody is restoring the root. Then the removals of
-//! projects that are still missing are held. This also applies at a start, because earlier surveys
-//! are unknown.
+//! If an earlier survey found too few projects, somebody is restoring the root. Then the removals
+//! of projects that are still missing are held. This also applies at a start, because earlier
+//! surveys are unknown.
 
 use std::io;
 use std::path::PathBuf;
@@ -26,7 +26,7 @@ pub(crate) enum Check {
     InPlace,
     /// The root is missing or unreadable, for this reason.
     Lost(String),
-    /// There is a root, but its directory is not watched yet.
+    /// The root exists, but it is not the directory that is watched.
     Back,
     /// The root cannot be opened, for this reason. It may still exist.
     Failed(String),
@@ -44,7 +44,7 @@ pub(crate) struct RootGuard {
     /// The recorded identity of the root.
     recorded: Option<String>,
     is_trusted: bool,
-    /// Whether a survey found too few projects since the last [`RootGuard::take_incomplete`].
+    /// Whether a survey found too few projects. [`RootGuard::take_incomplete`] resets this.
     was_incomplete: bool,
     /// The number of recorded projects in the last survey.
     ///
@@ -117,8 +117,8 @@ impl RootGuard {
 
     /// Checks whether the root's path still leads to the watched directory.
     ///
-    /// A root without read permission counts as lost, because its files cannot be observed. Other
-    /// errors, such as too many open files, do not change the state.
+    /// A root without read permission is treated as lost, because its files cannot be observed.
+    /// Other errors, such as too many open files, do not change the state.
     pub(crate) fn check(&mut self) -> Check {
         let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
         let found = match (Root::identity_at(&self.path), entered) {

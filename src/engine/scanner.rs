@@ -1,4 +1,4 @@
-//! Runs full scans: finds the projects, compares them piece by piece, and records their end.
+//! Runs full scans: finds projects, compares them in pieces, and records the end.
 //!
 //! Usually the watch thread walks the tree and sends the projects that it finds
 //! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the scanner lists the
@@ -127,7 +127,7 @@ impl Scanner {
         }
     }
 
-    /// Adds the recorded projects to a scan, if the root is trusted.
+    /// Adds the recorded projects to a scan, if the root is trusted. Otherwise ends the scan.
     fn complete(&mut self, worker: &mut Worker, mut scan: FullScan, problems: Vec<Problem>) {
         self.scan = None;
         let store = worker.recorder.store();
@@ -144,7 +144,7 @@ impl Scanner {
             return;
         }
         worker.record_unusable(problems);
-        // The record lacks projects with only invalid files. They may be removed now.
+        // The record lacks projects that have only invalid files. Compare these too.
         recorded.extend(worker.invalid_files.keys_in(None));
         recorded.sort_unstable();
         recorded.dedup();

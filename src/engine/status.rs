@@ -42,7 +42,7 @@ pub(crate) enum Trouble {
 }
 
 impl Trouble {
-    /// Whether events of other projects are inferred as usual.
+    /// Whether the problem stops only some events, not all.
     const fn is_partial(self) -> bool {
         matches!(self, Self::Removals | Self::Repositories)
     }
@@ -110,13 +110,15 @@ pub(crate) struct Snapshot {
     /// The number of recorded events, by event and origin.
     #[serde(skip)]
     pub events: BTreeMap<(&'static str, &'static str), u64>,
-    /// The number of recorded events by the source of their username, if `audit` is a source.
+    /// The number of events by source of their username, if `audit` is a source.
     #[serde(skip)]
     pub usernames: BTreeMap<String, u64>,
 }
 
 impl Snapshot {
-    /// Whether the start is complete: the first full scan is recorded, or a problem prevents it.
+    /// Whether the start is complete.
+    ///
+    /// This is the case if the first full scan is recorded, or a problem prevents it.
     ///
     /// With a problem, the service manager must not wait: its start job would hang until the
     /// problem ends.
@@ -127,7 +129,7 @@ impl Snapshot {
 
     /// Whether the engine notices changes.
     ///
-    /// It does once the first full scan is recorded, while there is no problem. Two problems are
+    /// It does after the first full scan is recorded, unless there is a problem. Two problems are
     /// ignored, because events of other projects are inferred: held removals, and repositories that
     /// are not in the configuration.
     pub(crate) fn is_watching(&self) -> bool {
@@ -156,12 +158,12 @@ impl Status {
         self.is_stopping.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the engine must stop, so that a long step has to end.
+    /// Whether the engine must stop. A long step checks this, and ends early.
     pub(super) fn is_stopping(&self) -> bool {
         self.is_stopping.load(Ordering::Relaxed)
     }
 
-    /// Reads the current state without a copy.
+    /// Reads the current state without cloning it.
     pub(super) fn with<T>(&self, read: impl FnOnce(&Snapshot) -> T) -> T {
         read(&self.known.borrow())
     }

@@ -158,16 +158,15 @@ impl Statuses {
         left_out.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the loop of any engine runs. An engine with a stuck file system does not stop the
-    /// others.
+    /// Whether the loop of any engine runs. A stuck file system of one engine does not matter.
     pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
         self.lock().iter().any(|one| one.is_alive(now, standstill))
     }
 
     /// Whether the start of every engine is complete.
     ///
-    /// A stuck engine does not delay the start of the others. If all are stuck, the start is not
-    /// complete.
+    /// A stuck engine does not delay the start of other engines. If all engines are stuck, the
+    /// start is not complete.
     pub(crate) fn is_started(&self, now: Moment, standstill: Duration) -> bool {
         let all = self.lock();
         let is_alive = |one: &OfRepository| one.is_alive(now, standstill);

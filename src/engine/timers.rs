@@ -7,7 +7,7 @@ use crate::domain::settle::Moment;
 
 /// The time between two pulses. A pulse checks the store, the root and the timers.
 const PULSE: Duration = Duration::from_secs(1);
-/// How long inference pauses after the store failed or the root could not be opened.
+/// How long inference pauses after a failure of the store or the root.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The next time of each recurring task.
@@ -87,7 +87,7 @@ impl Timers {
         self.polls.then_some(self.poll)
     }
 
-    /// Returns whether a scan by `repository.rescan` is due, and schedules the next one.
+    /// Returns whether a scan by `repository.rescan` is due, and schedules the next.
     pub(super) fn take_rescan(&mut self, now: Moment, repository: &Repository) -> bool {
         let is_due = now >= self.rescan;
         if is_due {

@@ -57,7 +57,7 @@ impl Worker {
         if self.doubted_unusable.is_empty() {
             return;
         }
-        // The check of the root reports the reason.
+        // The check of the root reports why this fails.
         let Ok(Some(root)) = self.root.open() else {
             return;
         };

@@ -1,4 +1,4 @@
-//! Runs a step: observes due projects, judges the observations, and commits the result.
+//! Runs a step: observes due projects, judges the observations, commits the result.
 //!
 //! Constraint: a step is all or nothing, except for the portions of large changes. If the root or
 //! the store fails, all projects of the step become due again, and their reported files are kept.
@@ -402,7 +402,8 @@ impl Worker {
         };
         match surveyed {
             Ok(true) => {
-                // At a start, nobody knows whether the root is still being restored.
+                // After a failed survey, somebody is restoring the root. At a start, assume that
+                // too.
                 let is_restored = self.root.take_incomplete() || self.phase.is_starting();
                 if is_restored && !is_adopting {
                     self.agenda.expect_returns(self.clock.moment());
