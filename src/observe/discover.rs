@@ -2,7 +2,7 @@
 //!
 //! Constraint: an unreadable directory is reported as a problem, and is never treated as empty. The
 //! search stops at directories that belong to only one project. An observation of the project reads
-//! the rest.
+//! everything below.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, OwnedFd};

@@ -38,7 +38,7 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Whether this is the recorded file, with the recorded content or an earlier one.
+    /// Whether this is the recorded file, with the recorded or an earlier content.
     ///
     /// A file that was overwritten in place has the recorded inode, but a later change time.
     pub(crate) fn is_recorded_as(&self, known: &FileState) -> bool {
@@ -49,16 +49,16 @@ impl Held {
 /// Opens files to hold them.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
-    /// Each held file has a clone of this. So the reference count is the number of held files plus
-    /// one.
+    /// Each held file has a clone of this. So the number of held files is the reference count minus
+    /// 1.
     held: Arc<()>,
 }
 
 impl Holder {
     /// Opens a file to hold it. Also returns whether the file is empty.
     ///
-    /// `home` is the path of the project's directory, if the layout has one. An empty file is not
-    /// held: usually it was just created, and a report of its close follows.
+    /// `home` is the path of the project's directory, if the layout has such a directory. An empty
+    /// file is not held: usually it was just created, and a report of its close follows.
     pub(crate) fn hold(
         &self,
         root: &Root,

@@ -41,7 +41,7 @@ pub(crate) use listing::{Entry, entries, is_absent, join, unreadable};
 pub(crate) use reported::Reported;
 pub(crate) use unchanged::is_unchanged;
 
-/// For this time after its last change, an invalid file is observed without a hint.
+/// How long an invalid file is observed again without a hint, from its last change.
 ///
 /// Later, only a report or a full scan causes another observation.
 const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
@@ -154,8 +154,8 @@ impl Observer {
 
     /// Reads a held file. Returns `None` if it is invalid.
     ///
-    /// Removing a file changes its change time. So the returned stamp has the earlier change time,
-    /// because change times order the files.
+    /// Change times order the files, but removing a file changes its change time. So the returned
+    /// stamp has the earlier change time.
     pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)
@@ -244,7 +244,7 @@ fn read_up_to(file: BorrowedFd<'_>, size: u64, max: u64) -> io::Result<Bytes> {
     Ok(Bytes::from(bytes))
 }
 
-/// The number of bytes that are compared in one step.
+/// The number of bytes that are compared at once.
 const COMPARED_AT_ONCE: usize = 32 * 1024;
 
 /// Whether a second reading returns the same bytes.

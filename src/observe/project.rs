@@ -30,8 +30,8 @@ impl Observer {
     /// Observes one project.
     ///
     /// A file whose metadata proves it unchanged is not read, unless it was `reported`. A reported
-    /// change may leave the metadata as it was: two writes to one page of a memory mapping may have
-    /// the same times, and some file systems have no change time.
+    /// change may leave the metadata unchanged: two writes to one page of a memory mapping may have
+    /// the same times. Some file systems have no change time.
     ///
     /// The copies, that is published copies and snapshots, are read before the definition. In
     /// between, somebody may take a snapshot and restore it. The event of the snapshot would then
@@ -141,7 +141,7 @@ fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)>
 struct ProjectWalk<'a> {
     observer: &'a mut Observer,
     root: &'a Root,
-    /// Whether the walk begins at the root, because the files have no directory in common.
+    /// Whether the walk begins at the root, because the files have no common directory.
     has_no_home: bool,
     recorded: &'a Recorded,
     reported: &'a Reported,
@@ -209,7 +209,8 @@ impl ProjectWalk<'_> {
     ///
     /// If files are created during a listing, it may contain a later file and miss an earlier file.
     /// Then their events would be recorded in the wrong order. If two listings are equal, they miss
-    /// only files that are newer than all listed files. If no name is new, one listing is enough.
+    /// only files that are newer than all listed files. If no name is new, a single listing is
+    /// enough.
     fn names_at_one_moment(
         &mut self,
         directory: BorrowedFd<'_>,

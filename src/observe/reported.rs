@@ -8,7 +8,7 @@ use tracing::debug;
 
 use super::Held;
 
-/// The maximum number of held files of one project, and of its reported paths.
+/// The maximum number of a project's held files, and of its reported paths.
 const MAX: usize = 128;
 
 /// The reported files of one project.

@@ -1,4 +1,4 @@
-//! Records the entries, directories and file systems that an observation cannot read.
+//! Records entries, directories and file systems that an observation cannot read.
 //!
 //! Constraint: a file that may exist is not treated as gone. So each record has the roles of the
 //! files that may be hidden.
