@@ -1,4 +1,4 @@
-//! The interface of a backend, which receives reports of changes from the operating system.
+//! The interface of a backend, which receives change reports from the system.
 //!
 //! Constraint: a backend makes no decisions. It watches the directories that it gets from the walk,
 //! and returns reports in the order of the changes.
@@ -40,7 +40,7 @@ pub(super) trait Backend: Send {
     /// Returns the watched directory at a path below the root, or [`NOWHERE`].
     fn at(&self, path: &str) -> Node;
 
-    /// Drops the directories at and below a path, so that the next walk watches them again.
+    /// Drops the directories at and below a path. The next walk watches them again.
     fn forget(&mut self, path: &str);
 
     /// Watches a directory. The caller passes a parent before its children.
@@ -62,8 +62,8 @@ pub(super) trait Backend: Send {
 
     /// Releases the watches of directories that were moved out of the repository.
     ///
-    /// The caller must have read all reports, because an unread one may have a new path below the
-    /// root.
+    /// The caller must have read all reports, because an unread report may contain a new path below
+    /// the root.
     fn release_moved_away(&mut self) {}
 
     fn n_watches(&self) -> usize;
@@ -84,7 +84,7 @@ pub(super) struct Directory<'a> {
 pub(super) enum WatchError {
     /// The limit of watches is reached.
     Limit,
-    /// The same directory is already watched at this other path, for instance by a bind mount.
+    /// The same directory is already watched at this other path. One may be a bind mount.
     SameAs(String),
     Other(io::Error),
 }
@@ -109,7 +109,7 @@ pub(super) struct Change {
     /// The name of the entry.
     pub(super) name: OsString,
     pub(super) kind: ChangeKind,
-    /// Whether the entry is a directory. `None` if the report does not contain this.
+    /// Whether the entry is a directory. `None` if the report does not say.
     pub(super) is_directory: Option<bool>,
 }
 

@@ -1,6 +1,7 @@
 //! Sends commands to the watch thread and wakes it.
 //!
-//! Constraint: sending a command never blocks. A new command replaces a pending one of its kind.
+//! Constraint: sending a command never blocks. A new command replaces a pending command of its
+//! kind.
 
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};

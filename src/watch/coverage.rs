@@ -119,7 +119,7 @@ pub(super) struct Gaps {
     unwatchable: BTreeMap<String, Gap>,
     /// The number of changes of `unwatchable`.
     n_changes: usize,
-    /// The directories that were removed from `unwatchable` since the last [`Gaps::take_ended`].
+    /// The directories removed from `unwatchable` since the last [`Gaps::take_ended`].
     ended: Vec<String>,
 }
 
@@ -147,7 +147,7 @@ impl Gaps {
         }
     }
 
-    /// Whether this directory or one below it has no watch.
+    /// Whether this directory, or a directory below it, has no watch.
     pub(super) fn is_unwatchable(&self, path: &str) -> bool {
         self.at_or_below(path).next().is_some()
     }
@@ -198,7 +198,7 @@ impl Gaps {
         }
     }
 
-    /// Ends the gaps of a directory and of all directories below it, because they are gone.
+    /// Ends the gaps at and below a path, because the directories are gone.
     pub(super) fn gone(&mut self, path: &str) {
         let gone: Vec<String> = self.at_or_below(path).cloned().collect();
         for path in gone {
@@ -206,7 +206,7 @@ impl Gaps {
         }
     }
 
-    /// Returns directories whose gap ended since the last call: they are now watched or gone.
+    /// Returns directories that were watched or removed since the last call.
     pub(super) fn take_ended(&mut self) -> Vec<String> {
         let ended = std::mem::take(&mut self.ended);
         let is_over = |path: &String| !self.unwatchable.contains_key(path);

@@ -1,4 +1,4 @@
-//! Reads the kernel's limits of watches, and makes the notes with advice for the operator.
+//! Reads the kernel's limits of watches, and formats advice for the operator.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -47,7 +47,8 @@ fn describe(settings: &[&'static str; 2]) -> (&'static str, String, usize) {
 pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     let directories = watches.saturating_add(uncovered);
     let (name, shown, limit) = describe(&WATCH_LIMITS);
-    // Other programs of this user have the other watches. Allow the tree to grow by half.
+    // Assume that other programs of this user need the rest of the limit. Allow the tree to grow by
+    // half.
     let others = limit.saturating_sub(watches);
     let needed = directories
         .saturating_add(directories / 2)
@@ -60,7 +61,7 @@ pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
     )
 }
 
-/// Returns the note that directories cannot be watched. It names the first one.
+/// Returns the note that directories cannot be watched. It names the first directory.
 pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
     let advice = match gap {
         Gap::Failed(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
@@ -82,7 +83,7 @@ pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
 /// error.
 pub(super) fn no_events(error: &dyn Display) -> String {
     let (name, shown, limit) = describe(&INSTANCE_LIMITS);
-    // Other programs of this user have the existing instances.
+    // Other programs of this user use the existing instances.
     let needed = limit.saturating_mul(2).max(1_024);
     format!(
         "no file events are available ({error}); if the limit of instances is reached ({name} = \
@@ -109,10 +110,10 @@ pub(super) fn unknown_mounts() -> String {
         .to_owned()
 }
 
-/// Returns the device of a path, if its file system counts the links of directories.
+/// Returns a path's device, if its file system counts the links of directories.
 ///
-/// On such a file system, a directory has two links plus one for each subdirectory. On others, the
-/// number of links means nothing.
+/// On such a file system, a directory has two links plus one for each subdirectory. On other file
+/// systems, the number of links means nothing.
 pub(super) fn counts_links(path: &Path) -> Option<u64> {
     // From linux/magic.h: ext2 to ext4, XFS, tmpfs, F2FS.
     const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];
@@ -158,7 +159,9 @@ const NETWORK: [(&str, &str); 31] = [
     ("wekafs", "WekaFS"),
 ];
 
-/// Returns the name in messages of a file system that does not report all changes.
+/// Returns the display name of a file system type that does not report all changes.
+///
+/// `None` for any other type.
 pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
     // FUSE file systems have a subtype, such as fuse.sshfs.
     let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);

@@ -28,7 +28,7 @@ use crate::config::WatchMode;
 const REPORTS: usize = 16_384;
 /// The longest wait for an old watcher to release its watches.
 ///
-/// The number of watches is limited, so the new watcher needs them.
+/// The number of watches is limited, and the new watcher needs the watches of the old one.
 const RELEASE: Duration = Duration::from_secs(10);
 /// The node of every watched directory. notify identifies directories by path, not by node.
 const WATCHED: Node = 1;
@@ -53,7 +53,7 @@ pub(super) struct Notify {
     watched: BTreeMap<String, Watched>,
     /// The path of each watched directory, by inode.
     paths: HashMap<Inode, String>,
-    /// The number of the walk in progress, or of the last one.
+    /// The number of the walk in progress, or of the last walk.
     walk: u32,
     /// Whether no walk with this watcher has ended yet. notify and this backend then have the same
     /// watches.
@@ -155,8 +155,8 @@ impl Notify {
 
     /// Compares the watched directories with the watches of notify.
     ///
-    /// Releases the watches that only notify has. Removes the directories that notify does not
-    /// watch from `watched`, and returns them.
+    /// Releases the watches that only notify has. Removes from `watched` the directories that
+    /// notify does not watch, and returns them.
     fn compare(&mut self) -> Vec<String> {
         let known = self
             .watcher

@@ -1,4 +1,4 @@
-//! Retries directories that could not be watched, and sets watches again where a mount changed.
+//! Retries unwatched directories, and sets watches again where a mount changed.
 //!
 //! Constraint: once a directory can be watched, the thread watches it without a restart of the
 //! daemon. A report, a change of the mounts, a retry or a full scan sets the missing watch.
@@ -209,7 +209,7 @@ impl Thread {
         let (first, others) = paths.split_at(paths.partition_point(|path| *path <= self.retried));
         for path in others.iter().chain(first).take(RETRIED) {
             self.retried.clone_from(path);
-            // The retry of a parent directory may already have watched this one.
+            // The retry of a parent directory may already have watched this directory.
             if !self.gaps.contains(path) || self.is_useless(path) {
                 continue;
             }

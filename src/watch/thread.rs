@@ -31,7 +31,7 @@ use crate::observe::{is_absent, join};
 
 /// The number of reports that are handled between two checks for commands.
 const BATCH: usize = 512;
-/// After this many batches, the thread handles an overflow even if the queue is not empty.
+/// After this many batches, an overflow is handled even if the queue is not empty.
 const BATCHES_MAX: usize = 1_024;
 
 /// The state that the thread shares with its handle.
@@ -148,7 +148,7 @@ impl Thread {
         }
     }
 
-    /// Prepares the backend that the settings select for a walk.
+    /// Prepares the backend of the configured mode for a walk.
     pub(super) fn choose_backend(&mut self, reason: RescanReason) {
         self.gaps = Gaps::default();
         self.list_mounts();
@@ -195,7 +195,7 @@ impl Thread {
         }
     }
 
-    /// Publishes the coverage after a walk, even if its counts are the same: its note may differ.
+    /// Publishes the coverage even if its counts are unchanged. Its note may differ.
     pub(super) fn publish_coverage_of_walk(&mut self) {
         self.published = None;
         self.publish_coverage();
@@ -328,7 +328,7 @@ fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn 
     Ok(Box::new(notify::Notify::new(Arc::clone(commands))))
 }
 
-/// Waits until a descriptor is ready, at most `timeout`. Returns whether the last one is ready.
+/// Waits until a descriptor is ready, at most `timeout`. Returns whether the last is ready.
 fn wait_for(
     descriptors: &[(Option<BorrowedFd<'_>>, PollFlags)],
     timeout: Option<Duration>,

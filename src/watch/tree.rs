@@ -2,12 +2,12 @@
 //!
 //! Constraint: the cost of renaming or removing a subtree depends only on its size, not on the
 //! number of all watches. So a watch has a parent and a name, but no path. Renaming a directory
-//! changes one entry, and thereby the paths of all directories below.
+//! changes one entry, and thereby the paths of all directories below it.
 //!
 //! The kernel has one watch for each directory, even if the path of the directory changes. Adding
 //! the watch again returns the same watch descriptor (`Wd`). A directory that was moved away from
 //! its parent is an *orphan* until all reports are read. If a report shows its new parent, the
-//! orphan keeps its watch and those below it. Otherwise these watches are removed.
+//! orphan keeps its watch and the watches below it. Otherwise these watches are removed.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use crate::observe::join;
 /// No template has that many components, so a longer chain of parents is a ring. Outdated entries
 /// can form a ring until the next report.
 const DEPTH_MAX: usize = 1_100;
-/// The maximum number of names that are stored once for all directories, such as `published`.
+/// The maximum number of names to store only once, such as `published`.
 const SHARED_MAX: usize = 64;
 
 #[derive(Debug)]
@@ -162,7 +162,7 @@ impl Tree {
         }
     }
 
-    /// Removes and returns the watches of all orphans and of the directories below them.
+    /// Removes and returns the watches of all orphans and the directories below them.
     pub(super) fn take_orphans(&mut self) -> Vec<Wd> {
         let mut waiting: Vec<Wd> = std::mem::take(&mut self.orphans)
             .into_iter()

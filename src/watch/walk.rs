@@ -50,7 +50,7 @@ struct Listing {
 }
 
 impl Thread {
-    /// Walks the whole tree: watches all directories, and releases the watches of removed ones.
+    /// Walks the whole tree: watches all directories, and releases outdated watches.
     pub(super) fn walk_everything(&mut self, reason: RescanReason) {
         self.reporter.root = None;
         self.delayed_walk = None;
@@ -107,7 +107,7 @@ impl Thread {
         });
     }
 
-    /// Handles a root that cannot be opened: the root is lost, or the error may be temporary.
+    /// Handles a root that cannot be opened. It may be lost, or the error temporary.
     fn cannot_walk(&mut self, reason: RescanReason, error: io::Error) {
         let is_lost = error.kind() == io::ErrorKind::PermissionDenied
             || Root::identity_at(&self.reporter.settings.root).is_err();
