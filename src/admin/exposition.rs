@@ -430,7 +430,7 @@ impl Figures {
     }
 }
 
-/// The state of an engine, with the name of its repository if there are several.
+/// The state of an engine. With several repositories, also the name of its repository.
 type Engine<'a> = (Option<&'a str>, &'a Snapshot);
 
 fn engines(daemon: &DaemonReport) -> Vec<Engine<'_>> {

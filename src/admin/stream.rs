@@ -344,8 +344,8 @@ impl Client {
 /// New events and changed deliveries, as they are recorded.
 ///
 /// The first message is `ready`, or `missed` if `Last-Event-ID` is unknown. After it, the client
-/// reads the listings. Messages `event` and `delivery` follow, with the JSON of the listings. A later
-/// `missed` means that the client missed items and must read the listings again.
+/// reads the listings. Messages `event` and `delivery` follow, with the JSON of the listings. A
+/// later `missed` means that the client missed items and must read the listings again.
 #[utoipa::path(get, path = "/api/v1/stream", tag = "read",
     params(("Last-Event-ID" = Option<String>, Header, description = "The id of the last message")),
     responses((status = 200, content_type = "text/event-stream", body = String),

@@ -233,7 +233,7 @@ fn a_directory_that_was_moved_away_names_the_mover() {
     // The file may have been removed from a directory that was moved here later.
     log.rename(4, 1_300, (99, "new"), (ORGANIZATION, "project"), 42, None);
     assert_eq!(log.user(&gone(&[ORGANIZATION, 42], 900)), None);
-    // The same holds for a whole organization.
+    // A move of the whole organization explains the missing file too.
     let mut log = Log::default();
     log.rename(5, 1_000, (ROOT, "org"), (99, "org"), ORGANIZATION, None);
     assert_eq!(log.user(&gone(&[], 900)), Some(5));

@@ -1,7 +1,7 @@
 //! Shows the loaded configuration without secrets.
 //!
-//! Constraint: values that may be secrets are never shown. The page shows the names of headers, the
-//! number of signing secrets, and, as in errors, URLs without the parts that may be secret.
+//! Constraint: values that may be secrets are never shown. The page shows only the names of
+//! headers, only the number of signing secrets, and URLs without the parts that may be secret.
 
 use std::sync::Arc;
 use std::time::Duration;
