@@ -478,8 +478,8 @@ async fn stop_removed(removed: Running) -> Option<Running> {
     }
     warn!(
         repository = removed.name(),
-        "the engine of a removed repository has not ended within {REMOVED:?}. It records nothing more once \
-         its current step ends, and the repository can be added again after that"
+        "the engine of a removed repository did not end within {REMOVED:?}. It stops after its current \
+         step. Until then, the repository cannot be added again"
     );
     Some(removed)
 }

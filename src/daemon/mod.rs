@@ -68,7 +68,8 @@ pub(crate) enum DaemonError {
     Superseded,
     #[error(
         "the state in {state_dir} was recorded with {}, and the configuration has {}, so the daemon \
-         does not start: the records differ. Set state_dir to an empty directory, or use the former setting",
+         does not start: the two settings need different states. Set state_dir to an empty directory, \
+         or use the former setting",
         if *.has_several { "repositories" } else { "repository" },
         if *.has_several { "repository" } else { "repositories" }
     )]
@@ -87,7 +88,7 @@ pub(crate) enum DaemonError {
         what: &'static str,
         source: std::io::Error,
     },
-    #[error("the engine of a repository cannot go on; see the log lines before this one")]
+    #[error("the engine of a repository ended; see the log lines before this one")]
     EngineEnded,
     #[error("{part} ended unexpectedly; this is a bug, see the log lines before this one")]
     PartEnded { part: &'static str },

@@ -67,9 +67,9 @@ pub(super) fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> 
         let mut others = new.repositories.iter();
         if let Some(renamed) = others.find(|other| other.path == removed.path) {
             return Err(vec![format!(
-                "repositories: {} is now named {}, and its record belongs to the former name. Keep \
-                 that name. To begin a new record, remove the repository in one reload and add it in \
-                 the next",
+                "repositories: {} is now named {}, but its record belongs to the former name. Keep \
+                 the former name. To begin a new record, remove the repository in one reload and add it \
+                 in the next",
                 removed.name(),
                 renamed.name()
             )]);
@@ -263,8 +263,8 @@ impl Daemon<'_> {
 /// Returns the warning that an engine applies the configuration later.
 fn late(repository: &str) -> String {
     format!(
-        "{repository}: the engine does not respond, so it keeps the former settings until it does, and then applies \
-         the new ones by itself"
+        "{repository}: the engine does not respond. It keeps the former settings, and applies the new \
+         settings once it responds"
     )
 }
 

@@ -231,7 +231,10 @@ pub(crate) async fn reread(
     if let Some(sending) = sending
         && let Err(error) = sending.apply(&new)
     {
-        error!("nothing changed: {}", chain(&error));
+        error!(
+            "the configuration is rejected and nothing changed: {}",
+            chain(&error)
+        );
         return;
     }
     rereading.logging.change(new.log);

@@ -279,8 +279,8 @@ fn warn_of_unmoved(store: &Store, config: &Config) -> Result<(), DaemonError> {
     };
     if has_record(|key| former.meta_of(None, key)).unwrap_or_default() {
         warn!(
-            "the state in {} was never moved to {}: an empty state begins there, and pending \
-             deliveries stay behind. To move it, stop the daemon and run `project-webhooks \
+            "the state in {} was never moved to {}, so the daemon starts with an empty state, and does \
+             not send the old pending deliveries. To move the old state, stop the daemon and run `project-webhooks \
              migrate-store --to postgres` with an empty database or another repository.name",
             config.state_dir.display(),
             store.location()
@@ -410,7 +410,7 @@ pub(super) fn first_of(errors: Vec<TargetError>) -> DaemonError {
     match errors.into_iter().next() {
         Some(error) => DaemonError::Webhook(error),
         None => DaemonError::PartEnded {
-            part: "the making of clients",
+            part: "the preparation of webhooks",
         },
     }
 }
