@@ -305,8 +305,8 @@ pub(super) fn check_lengths(request: &Request) -> Result<(), String> {
     let length = request.url.as_str().len();
     if length > LENGTH_MAX {
         return Err(format!(
-            "not sent: the parameters make the URL {length} bytes long, and receivers accept \
-             {LENGTH_MAX}; {advice}"
+            "not sent: the parameters make the URL {length} bytes long, but receivers accept at \
+             most {LENGTH_MAX}; {advice}"
         ));
     }
     let is_format =
@@ -314,12 +314,12 @@ pub(super) fn check_lengths(request: &Request) -> Result<(), String> {
     let mut headers = request.headers.iter();
     match headers.find(|(name, value)| is_format(name) && value.len() > LENGTH_MAX) {
         Some((name, value)) if name == WEBHOOK_SIGNED_HEADERS => Err(format!(
-            "not sent: the header {name} is {} bytes long, and receivers accept {LENGTH_MAX}; shorten \
-             the names in the project, or turn signed_headers off; then redeliver it",
+            "not sent: the header {name} is {} bytes long, but receivers accept at most {LENGTH_MAX}; \
+             shorten the names in the project, or turn signed_headers off; then redeliver it",
             value.len()
         )),
         Some((name, value)) => Err(format!(
-            "not sent: the header {name} is {} bytes long, and receivers accept {LENGTH_MAX}; {advice}",
+            "not sent: the header {name} is {} bytes long, but receivers accept at most {LENGTH_MAX}; {advice}",
             value.len()
         )),
         None => Ok(()),
