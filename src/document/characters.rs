@@ -75,8 +75,8 @@ pub(super) fn check_name(text: &str, at: usize) -> Result<(), Fault> {
 /// Finds the first character that a document must not contain.
 pub(super) fn find_forbidden(text: &str) -> Option<Fault> {
     // Suspicious bytes are control characters, and the first byte of U+FFFE and U+FFFF. Each block
-    // is first searched for any such byte, for which the compiler uses vector instructions. Only
-    // in a block with such a byte, the characters of suspicious bytes are checked.
+    // is first searched for any such byte, which the compiler does with vector instructions. If a
+    // block has such bytes, the characters that begin there are checked.
     const BLOCK: usize = 128;
     let suspicious = |byte: u8| (byte < b' ' && !is_space(byte)) || byte == 0xEF;
     for (index, block) in text.as_bytes().chunks(BLOCK).enumerate() {

@@ -76,8 +76,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let Some(fault) = characters::find_forbidden(legible).or(fault) else {
         return reader::read(&text).map_err(|fault| fault.locate(&text));
     };
-    // An earlier fault is reported instead. A fault at the end of `before` is none of the document,
-    // because `before` was only cut there.
+    // An earlier fault is reported instead. A fault at the end of `before` is ignored, because the
+    // text was only cut there.
     let before = text.get(..fault.at).unwrap_or(&text);
     let first = match reader::read(before) {
         Err(earlier) if earlier.at < before.len() => earlier,

@@ -44,7 +44,7 @@ fn offset(position: u64) -> usize {
 
 /// Checks a comment. `start` is the offset of its `<!--`.
 pub(super) fn check_comment(content: &str, start: usize) -> Result<(), Fault> {
-    // A hyphen at the end also makes a `--`, together with the end of the comment.
+    // A hyphen at the end also makes a `--`, together with the `-->`.
     let hyphens = content
         .find("--")
         .or_else(|| content.ends_with('-').then(|| content.len() - 1));
@@ -385,9 +385,10 @@ fn check_tag_end(content: &str, at: usize) -> Result<(), Fault> {
     }
 }
 
-/// Returns the value of an attribute, and the offset of its name. `at` is the offset of the tag.
+/// Returns the value of an attribute, and the offset of its name.
 ///
-/// References are resolved, and white space becomes spaces (section 3.3.3).
+/// `at` is the offset of the tag. References are resolved, and white space becomes spaces (section
+/// 3.3.3).
 fn value_of(tag: &BytesStart<'_>, name: &str, at: usize) -> Result<Option<(String, usize)>, Fault> {
     let failed = |error: &dyn std::fmt::Display| Fault::at(at, error.to_string());
     let attribute = tag.try_get_attribute(name);

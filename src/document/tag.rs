@@ -99,7 +99,9 @@ pub(super) fn offset_in(whole: &str, part: &str) -> usize {
     part.saturating_sub(whole)
 }
 
-/// Checks an XML declaration (productions 23 to 32). `content` is the text between `<?` and `?>`.
+/// Checks an XML declaration (productions 23 to 32).
+///
+/// `content` is the text between `<?` and `?>`.
 pub(super) fn check_declaration(content: &str) -> Result<(), Fault> {
     const AT: usize = "<?".len();
     const NAME_LENGTH: usize = "xml".len();

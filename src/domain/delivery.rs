@@ -17,8 +17,9 @@ pub enum State {
     Pending,
     /// The receiver answered 2xx.
     Delivered,
-    /// The last attempt of the schedule failed, or the request is too long to be sent. An operator
-    /// can redeliver the delivery.
+    /// The last attempt of the schedule failed, or the request is too long to be sent.
+    ///
+    /// An operator can redeliver the delivery.
     Dead,
     /// An operator cancelled the delivery.
     Cancelled,
@@ -70,10 +71,9 @@ pub enum Outcome {
 /// A wait that the receiver requested (Retry-After), measured from its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// The wait is for all deliveries, because the receiver is overloaded (429, 503).
+    /// A wait for all deliveries, because the receiver is overloaded (429, 503).
     Webhook(Duration),
-    /// The wait is only for this delivery, because a gateway did not reach the receiver (502,
-    /// 504).
+    /// A wait for this delivery, because a gateway did not reach the receiver (502, 504).
     Delivery(Duration),
 }
 
@@ -88,8 +88,10 @@ impl RetryAfter {
 /// Whether the endpoint or only one delivery failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// There was no answer, or a gateway answered. Other deliveries of this process would fail as
-    /// well, but another process may reach the endpoint.
+    /// There was no answer, or a gateway answered.
+    ///
+    /// Other deliveries of this process would fail as well, but another process may reach the
+    /// endpoint.
     Unreachable,
     /// The endpoint failed, so other deliveries to it would fail as well.
     Endpoint,
@@ -155,7 +157,9 @@ pub enum Verdict {
     Delivered,
     /// Retry at this time or later, as the schedule requires.
     Retry(Timestamp),
-    /// Retry at this time or later, as the receiver requested. Enabling the webhook ends this wait.
+    /// Retry at this time or later, as the receiver requested.
+    ///
+    /// Enabling the webhook ends this wait.
     RetryAsAsked(Timestamp),
     /// Retry at this time or later without using up an attempt, because the endpoint is down.
     Repeat(Timestamp),
@@ -163,7 +167,9 @@ pub enum Verdict {
     RepeatAsAsked(Timestamp),
     /// The last attempt of the schedule failed, or the request is too long to be sent.
     Dead,
-    /// Switch the webhook off. The delivery stays pending until the webhook is switched on again.
+    /// Switch the webhook off.
+    ///
+    /// The delivery stays pending until the webhook is switched on again.
     SwitchOff,
 }
 
@@ -243,7 +249,7 @@ pub fn next(
     }
 }
 
-/// Returns the time of the next attempt: after the delay, and not before the requested wait ends.
+/// Returns the time of the next attempt, after the delay and the requested wait.
 fn retry_time(
     delay: Duration,
     retry_after: Option<RetryAfter>,

@@ -5,11 +5,11 @@
 //! does not show whether the endpoint or the project is the cause. So there are three rules:
 //!
 //! - An endpoint is down after [`DOWN_AFTER`] projects in a row had an endpoint failure
-//!   ([`Outcome::is_endpoint_failure`]). One success makes it up again.
+//!   ([`Outcome::is_endpoint_failure`]). One success brings it up again.
 //! - While an endpoint is down, the projects that have failed send only probes: together one
 //!   delivery at a time, after the delays of the retry schedule. The other projects send in rounds.
 //!   A round ends after [`ROUND`] failures, and the next round starts after a delay of the retry
-//!   schedule. So a project whose deliveries succeed does not wait for those that fail, and the
+//!   schedule. So a project whose deliveries succeed does not wait for failing projects, and the
 //!   endpoint gets few requests.
 //! - While an endpoint is down, the first failure of each project uses up no attempt of the
 //!   delivery's schedule.
@@ -54,8 +54,9 @@ const FAILED_MAX: usize = 4096;
 /// The health of an endpoint.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Endpoint {
-    /// The projects that failed since the last success, except suspects. Fewer than
-    /// [`DOWN_AFTER`].
+    /// The projects that failed since the last success, except suspects.
+    ///
+    /// There are fewer than [`DOWN_AFTER`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeMap<ProjectKey, Suspicion>,
     /// The projects that were asked to wait since the last success. At most [`DOWN_AFTER`].
@@ -77,10 +78,11 @@ enum Suspicion {
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Down {
     since: Timestamp,
-    /// The projects that failed since the last success, and the suspects when the endpoint went
-    /// down.
+    /// The projects that send only probes.
+    ///
+    /// They failed since the last success, or were suspects when the endpoint went down.
     failed: BTreeSet<ProjectKey>,
-    /// The number of failures after which this round ends.
+    /// The number of failures that this round still allows.
     n_left: usize,
     /// The rounds that have ended, and the time of the next round.
     rounds: Probes,
@@ -196,7 +198,7 @@ impl Endpoint {
         }
     }
 
-    /// Replaces the old keys of renamed projects by the new ones.
+    /// Replaces the old keys of renamed projects with the new keys.
     pub fn moved(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
         let new = |key: ProjectKey| moves.get(&key).cloned().unwrap_or(key);
         for keys in [&mut self.failing, &mut self.asked] {

@@ -12,9 +12,9 @@
 //!   the definition is confirmed. The copy may belong to a successor.
 //! - If neither the record nor the disk has a definition, a copy waits for the settle time. A
 //!   checkout handles one file at a time. So the copy may be the last file of a project that is
-//!   being removed, or the first file of a new project. So a project that appears and disappears in
-//!   this time causes no event. If a definition is being written, the copy waits until it is
-//!   complete.
+//!   being removed, or the first file of a new project. A project that appears and disappears in
+//!   this time causes no event. If a definition is being written, the copy waits until the
+//!   definition is complete.
 //!
 //! A definition without an id keeps the id that its project had; see [`super::identity`]. A
 //! definition with another id belongs to another project, even if a snapshot in the directory has
@@ -23,14 +23,14 @@
 //! Four more events exist: a save, a move ([`super::moves`]), and the removal of a published copy
 //! or a snapshot while the project stays. Only webhooks that name these events receive them.
 //!
-//! A deleted project counts as unpublished only if no published copy remains. A copy also
-//! remains if it has new content or another tag. A new copy with another id is ignored, because it
+//! A deleted project counts as unpublished only if no published copy remains. A copy
+//! with new content or another tag also remains. A new copy with another id is ignored, because it
 //! belongs to another project.
 //!
 //! If a published copy of a deleted project cannot be read, the delete does not wait for it. The
 //! record keeps the last definition ([`Recorded::deleted`]) until the copies can be read. If they
-//! are gone then, the project is unpublished. If a new definition appears in the directory before,
-//! the copies belong to it, and the record drops the old definition.
+//! are gone then, the project is unpublished. If a new definition appears in the directory first,
+//! the copies belong to the new project, and the record drops the old definition.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -40,7 +40,9 @@ use super::project::{FileState, Observed, ObservedFile, Recorded, Role};
 /// Whether missing files count as removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Removals {
-    /// Missing files do not count as removed yet, for example because the settle time is not over.
+    /// Missing files do not count as removed yet.
+    ///
+    /// For example, the settle time is not over.
     Unconfirmed,
     /// Missing files count as removed.
     Confirmed,
@@ -91,7 +93,7 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
 
 /// Returns a predicate for new copies without a definition.
 ///
-/// Such a copy has a definition neither in the record nor on disk.
+/// For such a copy, neither the record nor the disk has a definition.
 fn is_orphan(recorded: &Recorded, observed: &Observed) -> impl Fn(&FileState) -> bool {
     let has_definition = recorded.definition.is_some() || observed.definition().is_some();
     move |seen| !has_definition && recorded.file(&seen.path).is_none()

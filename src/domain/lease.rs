@@ -3,12 +3,12 @@
 //! Constraint: a process cannot be sure that it still has the lease, because it may have been
 //! stopped or cut off since the database answered. So the lease only avoids needless take-overs.
 //! The *epoch* protects the record: each grant has a higher epoch, and the database rejects commits
-//! with an older one.
+//! with an older epoch.
 //!
 //! | state | the process |
 //! |---|---|
 //! | [`LeaseState::Waiting`] | asks for the lease. It observes and commits nothing. |
-//! | [`LeaseState::Held`] | observes and commits. It renews the lease at a third of its length. |
+//! | [`LeaseState::Held`] | observes and commits. It renews after a third of the lease's length. |
 //! | [`LeaseState::Over`] | commits nothing more. To observe again, it needs a new lease. |
 //!
 //! The database measures the length of the lease with its own clock, from each grant and renewal.
@@ -16,7 +16,9 @@
 
 use std::time::Duration;
 
-/// The time between two requests of a waiting process, also while the database is unavailable.
+/// The time between two requests of a waiting process.
+///
+/// It is the same while the database is unavailable.
 pub const ASK_AGAIN: Duration = Duration::from_millis(400);
 
 /// The state of the lease in one process.
@@ -29,7 +31,7 @@ pub enum LeaseState {
         /// The number of the grant.
         epoch: i64,
     },
-    /// Another process took over, or this one released the lease.
+    /// Another process took over, or this process released the lease.
     Over,
 }
 

@@ -10,9 +10,9 @@
 //! - If no definition was recorded at the new location, the project moves immediately, without
 //!   waiting for the settle time.
 //! - If another project was recorded there, the move waits until the removal of that project is
-//!   confirmed, or until it has moved away. Until then the removal at the old location waits too
-//!   ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted at the old location
-//!   and imported at the new one.
+//!   confirmed, or until that project has moved away. Until then the removal at the old location
+//!   waits too ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted at the old
+//!   location and imported at the new one.
 //! - The record of a file that is gone from the old location moves with the project, even if the
 //!   file has not arrived yet. Files that remain or cannot be read stay recorded at the old
 //!   location.
@@ -30,7 +30,7 @@ use super::pairs::{Pairs, pair};
 use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
 use super::shared_ids::{Hold, Removal, SharedIds};
 
-/// Returns the path that the layout gives a recorded file after its project moved.
+/// Returns the new path of a recorded file after its project moved.
 pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
 
 /// The record of a project and an observation of it.
@@ -67,7 +67,8 @@ pub struct Conclusion {
     pub lives_on_in: Option<ProjectKey>,
     /// Another missing directory of the same project, whose removal is not confirmed yet.
     ///
-    /// The removal of this directory waits for it; see [`super::settle::Agenda::confirm_with`].
+    /// The removal of this directory waits for that removal; see
+    /// [`super::settle::Agenda::confirm_with`].
     pub removed_with: Option<ProjectKey>,
     /// The new record, the events, and the removals that are not confirmed yet.
     pub inference: Inference,
@@ -117,7 +118,7 @@ impl Comparison {
 
 /// Returns the observed definition if it may have moved here.
 ///
-/// That is possible if no definition is recorded here, or if another project's is recorded.
+/// That is possible if no definition is recorded here, or the definition of another project.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)
@@ -276,10 +277,10 @@ fn left_behind(from: &Comparison) -> Recorded {
         .collect()
 }
 
-/// Returns the record that moves with a project: the files that are gone from its old location.
+/// Returns the record that moves with a project: files gone from its old location.
 ///
-/// A file that has not arrived yet is recorded here too. A checkout moves file by file, and a file
-/// that arrives later must not cause an event.
+/// A file that has not arrived yet is recorded at the new location too. A checkout moves file by
+/// file, and a file that arrives later must not cause an event.
 fn carried_along(
     origin: &Comparison,
     here: &Comparison,

@@ -36,7 +36,7 @@ const FIRST_RUN: u32 = 16;
 /// The largest number of accepted requests before a small increase of the rate.
 const RUN_MAX: u32 = 256;
 
-/// If fewer requests were accepted since the last requested wait, the next halves the rate.
+/// With fewer accepted requests between two requested waits, the rate is halved.
 const FEW: u32 = 4;
 
 /// After this time without a requested wait, the rate doubles again.

@@ -46,7 +46,7 @@ impl<'a> Departures<'a> {
 
     /// Removes and returns the departure of the project that arrived in `arrived_in`.
     ///
-    /// That is the first by name with the same content, else the first with the same identity.
+    /// That is the first departure by name with the same content, else with the same identity.
     fn take(&mut self, comparisons: &[&'a Comparison], arrived_in: usize) -> Option<usize> {
         let here = comparisons.get(arrived_in).copied()?;
         let arrived = here.newcomer()?;
@@ -92,10 +92,10 @@ const PAIRED_AT_MOST: usize = 8;
 /// Pairs arrivals with departures.
 ///
 /// A changed definition without an id may be a save or a replacement. The same is true of the first
-/// definition with an id. It is a replacement if its content came from another location, and the
-/// project recorded here went to another location. So an exchange of locations is recognised as
-/// moves, with or without ids. Each round drops the definitions that turned out to be saves, and
-/// pairs again.
+/// definition with an id. Such a change is a replacement if its content came from another location,
+/// and the project recorded here went to another location. So an exchange of locations is
+/// recognised as moves, with or without ids. Each round drops the definitions that turned out to be
+/// saves, and pairs again.
 pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {
     let indexed = comparisons.iter().enumerate();
     let mut replaced: BTreeSet<usize> = indexed
@@ -146,7 +146,7 @@ fn moves_between<'a>(
     (moves, departures)
 }
 
-/// Pairs arrivals with departures, including those that have to wait.
+/// Pairs arrivals with departures, including arrivals that have to wait.
 fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
     let (moves, mut departures) = moves_between(comparisons, replaced);
     let mut waiting = BTreeMap::new();

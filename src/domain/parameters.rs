@@ -162,10 +162,11 @@ fn not_empty(text: Option<&str>) -> Option<&str> {
     text.filter(|text| !text.trim().is_empty())
 }
 
-/// Returns the id of a project: its engineId, else the root attribute `id`, else a generated id.
+/// Returns the id of a project.
 ///
-/// A published copy has the id of its project, so that its publish and the import have the same
-/// id. A copy with a different id belongs to another project and has its own id.
+/// It is the engineId, else the root attribute `id`, else a generated id. A published copy has the
+/// id of its project, so that its publish and the import have the same id. A copy with a different
+/// id belongs to another project and has its own id.
 pub(crate) fn project_id(
     key: &ProjectKey,
     subject: &FileState,

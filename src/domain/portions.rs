@@ -45,8 +45,9 @@ pub struct Change<'a> {
     pub after: &'a Recorded,
     /// The events, in the order of [`order`].
     pub events: &'a [InferredEvent],
-    /// The number of events of short-lived files. They come first in `events`. The changes without
-    /// an event are recorded after them.
+    /// The number of events of short-lived files, which come first in `events`.
+    ///
+    /// The changes without an event are recorded after these events.
     pub n_short_lived: usize,
 }
 

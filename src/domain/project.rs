@@ -56,7 +56,9 @@ impl ProjectKey {
     }
 }
 
-/// Returns the bounds of the stored names of a repository's organizations. The end is exclusive.
+/// Returns the bounds of the stored names of a repository's organizations.
+///
+/// The end is exclusive.
 pub(crate) fn organizations_of(repository: &str) -> (String, String) {
     // In ASCII, `0` follows the slash.
     (format!("{repository}//"), format!("{repository}/0"))
@@ -86,7 +88,7 @@ pub enum Role {
     Published,
     /// A snapshot of the definition.
     Snapshot,
-    /// The last definition of a deleted project. Only the record has it; see [`Recorded::deleted`].
+    /// The last definition of a deleted project, in a record; see [`Recorded::deleted`].
     Deleted,
 }
 
@@ -354,8 +356,9 @@ impl ObservedFile {
 pub struct Unreadable {
     /// The path, and why the directory could not be read.
     pub problem: Problem,
-    /// The roles of files that the directory may contain. Files with these roles do not count as
-    /// gone.
+    /// The roles of files that the directory may contain.
+    ///
+    /// Files with these roles do not count as gone.
     pub hides: BTreeSet<Role>,
 }
 

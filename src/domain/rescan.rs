@@ -17,8 +17,9 @@ pub enum RescanReason {
     Root,
     /// A reload changed the configuration of the repository.
     Reload,
-    /// Many projects vanished together. The scan must confirm that no more vanish; see
-    /// [`super::wave`].
+    /// Many projects vanished together; see [`super::wave`].
+    ///
+    /// The scan must confirm that no more projects vanish.
     Removals,
     /// The user database answers again, and some recorded files have no known owner.
     Owners,

@@ -15,7 +15,7 @@ pub struct Subscription {
     pub webhook: String,
     /// The events that the webhook receives.
     pub events: BTreeSet<EventKind>,
-    /// The globs that select its projects, in the composed form. `None` selects all.
+    /// The globs that select the webhook's projects, in the composed form. `None` selects all.
     pub projects: Option<GlobSet>,
     /// The repositories whose events the webhook receives. `None` selects all.
     pub repositories: Option<BTreeSet<String>>,
@@ -26,9 +26,9 @@ pub struct Subscription {
 /// A filter of the values of one parameter. Its globs are in the composed form.
 #[derive(Clone, Debug, Default)]
 pub struct ValueFilter {
-    /// A value must match one of these. `None` selects all.
+    /// A value must match one of these globs. `None` selects all values.
     pub included: Option<GlobSet>,
-    /// A value must match none of these.
+    /// A value must match none of these globs.
     pub excluded: GlobSet,
 }
 

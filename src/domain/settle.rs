@@ -93,8 +93,10 @@ struct Entry {
     active_at: Moment,
     /// The missing files of the last observation.
     missing: Option<Missing>,
-    /// The time of the next observation. `None` between [`Agenda::due`] and [`Agenda::observed`],
-    /// and while this project waits for other vanished projects.
+    /// The time of the next observation.
+    ///
+    /// `None` between [`Agenda::due`] and [`Agenda::observed`], and while this project waits for
+    /// other vanished projects.
     observe_at: Option<Moment>,
     /// The origin of the observation in progress. `None` after [`Agenda::observed`].
     taken: Option<Origin>,
@@ -245,7 +247,8 @@ impl Agenda {
 
     /// Delays the removals of a project until those at its new location are due.
     ///
-    /// So both are judged in the same step, and the project is not deleted before it moves.
+    /// So the removals at both locations are judged in the same step, and the project is not
+    /// deleted before it moves.
     pub fn confirm_after(&mut self, key: &ProjectKey, moves_to: &ProjectKey) {
         let since = self.entries.get(moves_to).and_then(Entry::idle_since);
         let Some(entry) = self.entries.get_mut(key) else {
@@ -536,7 +539,7 @@ impl Agenda {
         self.vanished.retain(now, is_missing);
     }
 
-    /// Schedules the observations that confirm these removals, in the order of their settle times.
+    /// Schedules the observations that confirm these removals, each at its settle time.
     ///
     /// The removals may have waited or been held for more than [`SETTLE_TIMES_MAX`] settle times.
     /// Even then, a hint since the last observation postpones them, because a file may be back.
@@ -575,8 +578,9 @@ impl Agenda {
         self.vanished.see_late(sees_late);
     }
 
-    /// Holds the projects that the next full scan does not find, because a restore may bring them
-    /// back.
+    /// Holds the projects that the next full scan does not find.
+    ///
+    /// A restore of the repository may bring them back.
     pub fn expect_returns(&mut self, now: Moment) {
         self.vanished.expect_returns(now);
     }

@@ -4,13 +4,13 @@
 //! ensure this:
 //!
 //! - A project is deleted from its organization once: when the last directory with its id is gone.
-//!   So replacing a directory by a copy of itself causes no event. Missing directories wait for
+//!   So replacing a directory with a copy of itself causes no event. Missing directories wait for
 //!   each other and are judged together, even if their removals were noticed at different times.
 //!   Of the directories that had published copies, the project is deleted from the last by name. If
 //!   no directory had any, the project is deleted from the last directory by name.
 //! - A project that moved to another organization is first deleted from the old organization, and
 //!   then imported into the new one. The arrived project waits until the old directory is judged.
-//!   While the old directory still has the project, the arrived project is a copy and does not wait.
+//!   If the old directory still has the project, the arrived project is a copy and does not wait.
 //!
 //! If the old directory cannot be read, the project may have moved or may be a copy. The arrived
 //! project is then imported after the settle time.

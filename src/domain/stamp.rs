@@ -7,10 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use super::project::FileState;
 
-/// The metadata of a file. If it differs from the recorded metadata, the file is read again.
+/// The metadata of a file.
 ///
-/// The device number is not included, because it may change when a disk is mounted again. Then
-/// unchanged files would look changed after a restart.
+/// If it differs from the recorded metadata, the file is read again. The device number is not
+/// included, because it may change when a disk is mounted again. Then unchanged files would look
+/// changed after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// The inode number.
@@ -23,7 +24,7 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// The minimum age of the last change at a reading that can prove the file unchanged.
+/// A reading proves a file unchanged only if the last change is older than this.
 ///
 /// Two writes within one tick of the file system's clock leave the same times. A tick is up to
 /// 10 ms on Linux, and 2 s on some network and FAT file systems. So a file that changed shortly
@@ -97,7 +98,7 @@ impl Stamp {
                 == (other.size, other.modified_ns, other.changed_ns)
     }
 
-    /// Whether every change after a reading at this time would change the times.
+    /// Whether every change of the file after a reading at `read_ns` would change the times.
     fn is_old(&self, read_ns: i64) -> bool {
         self.changed_ns.max(self.modified_ns) < read_ns.saturating_sub(TICK_NS)
     }

@@ -4,9 +4,9 @@
 //! new events. At the limit, old rows are removed even before their retention ends. If files
 //! of other programs fill the disk, no rows are removed.
 
-/// The size of the log, in bytes, at which a reader probably prevents its reuse.
+/// From this size in bytes, a reader probably prevents reuse of the write-ahead log.
 ///
-/// Without readers, the write-ahead log is truncated to 16 MiB. A large commit may need some more.
+/// Without readers, the log is truncated to 16 MiB. A large commit may need some more.
 pub const LOG_HELD: u64 = 256 << 20;
 
 /// The lowest limit if none is configured, in bytes.
@@ -90,7 +90,7 @@ pub const fn reserve(total: u64) -> u64 {
     if eighth < RESERVE { eighth } else { RESERVE }
 }
 
-/// Returns the limit: the configured one, or nine tenths of the space available to the state.
+/// Returns the configured limit, or nine tenths of the space available to the state.
 ///
 /// `space` is the largest space available since the start. So if files of other programs fill the
 /// disk later, the limit stays and no rows are removed for them. `total` is the size of the file

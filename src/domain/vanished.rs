@@ -52,8 +52,9 @@ impl Presence {
 /// Why removals are held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HeldBecause {
-    /// More than half of the projects vanished, or vanished projects may come back. The hold ends
-    /// at this time.
+    /// More than half of the projects vanished, or vanished projects may come back.
+    ///
+    /// The hold ends at this time.
     MoreThanHalf(Moment),
     /// All projects vanished.
     All,
@@ -90,7 +91,7 @@ struct Group {
     appeared: BTreeSet<ProjectKey>,
     /// The number of recorded projects before the first project vanished, if known.
     n_recorded: Option<usize>,
-    /// The number of projects that vanished, including those that are back.
+    /// The number of projects that vanished, including projects that are back.
     n_vanished: usize,
 }
 
@@ -126,9 +127,10 @@ pub struct Vanished {
     /// The released projects whose removal an operator accepted.
     accepted: BTreeSet<ProjectKey>,
     n_recorded: usize,
-    /// The number of recorded projects when the full scan in progress began, if it was not zero.
+    /// The number of recorded projects when the full scan in progress began.
     ///
-    /// The scan may import projects before it finds that other projects vanished.
+    /// `None` if the number was zero. The scan may import projects before it finds that other
+    /// projects vanished.
     n_before_scan: Option<usize>,
     /// Whether projects may have vanished or moved before they could be observed.
     sees_late: bool,

@@ -79,8 +79,10 @@ pub enum State {
         /// The time when the removals are judged.
         until: Moment,
     },
-    /// All projects vanished. Their removals are held until one project is back, or until an
-    /// operator accepts the removals.
+    /// All projects vanished.
+    ///
+    /// Their removals are held until one project is back, or until an operator accepts the
+    /// removals.
     HeldForOperator,
 }
 
@@ -105,7 +107,7 @@ pub enum Input {
 /// The numbers that decide whether removals are held. A group is a chain or a wave.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
-    /// The number of projects that vanished in this group, including those that are back.
+    /// The number of projects that vanished in this group, including projects that are back.
     pub n_vanished: usize,
     /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,

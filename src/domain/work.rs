@@ -1,4 +1,4 @@
-//! Counts visited files and projects, so that tests can compare the work for n and 4n of them.
+//! Counts visited files and projects, so that tests can compare n with 4n.
 
 #[cfg(test)]
 thread_local! {

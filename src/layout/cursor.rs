@@ -155,7 +155,7 @@ impl Cursor {
         Entries::Only(names)
     }
 
-    /// Returns the project of all paths at and below this one, if they can belong to only one.
+    /// Returns the project, if all paths at and below this one belong to the same project.
     pub(crate) fn project(&self) -> Option<ProjectKey> {
         let (first, others) = self.live.split_first()?;
         let is_same = |live: &Live| {
@@ -166,7 +166,7 @@ impl Cursor {
         others.iter().all(is_same).then_some(key)
     }
 
-    /// Returns the organization of all paths at and below this one, if they can belong to only one.
+    /// Returns the organization, if all paths at and below this one belong to the same one.
     ///
     /// It has the form of [`ProjectKey::organization`].
     pub(crate) fn organization(&self) -> Option<String> {

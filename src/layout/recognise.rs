@@ -110,7 +110,7 @@ impl Recognised {
     }
 }
 
-/// A directory, and the index of a shape.
+/// A directory, and the index of a layout in [`SHAPES`].
 type Candidate<'a> = (&'a str, usize);
 
 /// The role of a file according to a candidate.
@@ -148,7 +148,7 @@ pub(crate) fn recognise(paths: &[String], ignored: &Ignored) -> Option<Recognise
     Some(explain(paths, best, shape, &layouts, projects.get(&best)?))
 }
 
-/// Explains each file by the chosen candidate.
+/// Explains each file with the chosen candidate.
 fn explain(
     paths: &[String],
     chosen: Candidate<'_>,
