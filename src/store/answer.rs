@@ -1,8 +1,8 @@
 //! Converts the bodies of answers to and from their stored form.
 //!
 //! Constraint: a receiver that is down for days may answer each attempt with an error page. So the
-//! store compresses a long body: 16 KiB of a typical page with a stack trace become 1 to 3 KiB.
-//! The body of a success is rarely read, so the store keeps only its beginning.
+//! store compresses a long body: 16 KiB of a typical page with a stack trace become 1 to 3 KiB. The
+//! body of a successful answer is rarely read, so the store keeps only the beginning.
 
 use std::borrow::Cow;
 use std::io;

@@ -16,7 +16,7 @@ use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 /// Changes that the store records in one transaction.
 #[derive(Clone, Debug)]
 pub struct Batch {
-    /// The projects that changed, in the order of their changes.
+    /// The changes of projects, in order.
     pub changes: Vec<Change>,
     /// The payloads of the events and of the new definitions, each with its hash.
     ///
@@ -136,7 +136,7 @@ pub enum MetaKey {
     FirstStart,
     /// The identity of the repository's root directory.
     ///
-    /// Each start compares it with the root directory that exists now.
+    /// Each start compares this identity with that of the current root directory.
     RepositoryRoot,
     /// The path templates that were configured when the record was made.
     Layout,

@@ -95,9 +95,9 @@ pub trait Recording: Records + Send + Sync {
     ///
     /// The new record, its events, their payloads and their deliveries commit together. The store
     /// keeps the payload of every recorded definition, because the event of a delete needs this
-    /// payload. The store also keeps that of a deleted project while the record has its definition.
-    /// The store never reuses the id of an event or a position in the order of recording. If
-    /// another event has or had the id, the new event gets the id of a higher repetition.
+    /// payload. For a deleted project, this holds while the record keeps the definition. The store
+    /// never reuses the id of an event or a position in the order of recording. If another event
+    /// has or had the id, the new event gets the id of a higher repetition.
     ///
     /// If a project moved, its pending deliveries move to the lanes of its new key. In these lanes,
     /// all deliveries keep the order of recording.
@@ -298,7 +298,7 @@ pub trait Backend: Recording + Delivering {
     /// They fail with [`Fault::Closed`](super::Fault::Closed).
     ///
     /// A daemon needs this to stop while a remote database does not answer. A local store does
-    /// nothing, because its running calls always end.
+    /// nothing, because its running calls end soon.
     fn abandon(&self) {}
 }
 

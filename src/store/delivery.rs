@@ -91,7 +91,7 @@ pub struct Claims {
 impl Claims {
     /// Adds a claim, or an unreadable delivery to [`Claims::unreadable`].
     ///
-    /// So an unreadable delivery does not delay the others. Returns any other error.
+    /// An unreadable delivery then does not delay the others. Any other error is returned.
     pub(super) fn add(
         &mut self,
         claim: Result<Claim, Fault>,

@@ -134,7 +134,7 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
-    /// The former record of a repository, watched alone or in a list, is still in use.
+    /// A repository is still watched or delivered from its former record, alone or in a list.
     #[error("{location}: {reason}")]
     NotYet {
         /// The database.
@@ -162,7 +162,7 @@ pub enum OpenError {
         /// The present place of the state.
         to: String,
     },
-    /// The state is an incomplete copy of another one.
+    /// The state is an incomplete copy of another state.
     #[error(
         "{location} has an incomplete copy of the state in {from}: run `project-webhooks migrate-store` again to complete it"
     )]
@@ -434,7 +434,7 @@ pub enum Fault {
     Undecodable {
         /// The row, such as `the event 7`.
         what: String,
-        /// The reason why it is invalid.
+        /// The reason why the row is invalid.
         reason: String,
     },
     /// A change got an empty selector, which would select all deliveries.
@@ -448,13 +448,13 @@ pub enum Fault {
         /// The current number.
         selected: u64,
     },
-    /// The state was moved to another place, or is an incomplete copy of another one.
+    /// The state was moved to another place, or is an incomplete copy of another state.
     #[error("{0}")]
     Moved(String),
     /// A repository would be watched twice: in a list of repositories, and alone.
     #[error("{0}")]
     WatchedTwice(String),
-    /// The former record of a repository, watched alone or in a list, is still in use.
+    /// A repository is still watched or delivered from its former record, alone or in a list.
     #[error("{0}")]
     NotYet(String),
     /// The store was closed, or its thread ended.

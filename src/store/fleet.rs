@@ -7,7 +7,7 @@ use jiff::Timestamp;
 pub struct Fleet {
     /// The name of the repository in the database.
     pub repository: String,
-    /// The names of several repositories, as the last holder recorded them.
+    /// The names in the list `repositories`, as the last holder recorded them.
     ///
     /// Empty for a single repository.
     pub repositories: Vec<String>,
@@ -62,7 +62,7 @@ pub struct Standby {
     pub since: Timestamp,
     /// When the process last asked for the lease.
     pub last_seen: Timestamp,
-    /// Whether the process still waits: it asked less than the length of the lease ago.
+    /// Whether the process still waits: its last request is less than a lease ago.
     pub is_waiting: bool,
 }
 

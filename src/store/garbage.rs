@@ -39,7 +39,7 @@ impl Garbage {
         }
     }
 
-    /// Removes all candidates and returns them.
+    /// Takes all candidates and the progress of the check, and leaves none.
     pub(super) fn take(&mut self) -> Self {
         let none = Self {
             candidates: BTreeSet::new(),

@@ -45,9 +45,9 @@ pub(crate) enum Organizations<'a> {
     One(&'a str),
     /// All organizations of the repository with this name. The filter is `NAME//`.
     OfRepository(&'a str),
-    /// The organizations with the same name in any repository.
+    /// The organizations with this name in any repository.
     ///
-    /// The text is `//ORGANIZATION`, the end of their stored names.
+    /// The filter and this text are `//ORGANIZATION`, the end of the stored names.
     InAnyRepository(&'a str),
 }
 

@@ -55,7 +55,7 @@ pub(super) struct Candidate {
 pub(super) struct Found {
     /// The sequence number of each event, with its delivery to the webhook if any.
     pub(super) events: Vec<(i64, Option<i64>)>,
-    /// The last event that was read. `None` if there are no more.
+    /// The last event that was read. `None` if no event was left.
     pub(super) last: Option<i64>,
 }
 

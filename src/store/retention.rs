@@ -44,7 +44,7 @@ pub(super) fn too_old(age: Duration) -> String {
     format!("pending for longer than retention.pending ({age})")
 }
 
-/// Corrects recording times after `now`, from when the clock was ahead.
+/// Corrects recording times that are after `now`, because the clock was ahead.
 ///
 /// Otherwise such an event and all later ones would stay until the clock reaches that time. A
 /// corrected event gets the time of the next event, because it was not recorded later. The last

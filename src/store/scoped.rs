@@ -111,7 +111,8 @@ impl RepositoryStore {
     pub(crate) fn record(&self, mut batch: Batch) -> Result<Committed, StoreError> {
         if let Some(name) = &self.name {
             for (key, _) in &mut batch.problems {
-                // The files are outside any project. This key names their repository.
+                // Without a key, the files are outside any project. The new key names their
+                // repository.
                 key.get_or_insert_with(|| ProjectKey::new(stored_organization(Some(name), ""), ""));
             }
             batch.repository = Some(Arc::clone(name));

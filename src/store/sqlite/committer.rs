@@ -20,7 +20,7 @@ use super::transaction::transact;
 use super::writer::Write;
 use crate::store::error::Fault;
 
-/// On a full disk, how long to wait for readers before emptying the log.
+/// How long to wait for readers before emptying the log on a full disk.
 const READERS_WAIT: Duration = Duration::from_secs(1);
 
 /// The writing connection and the space in reserve.

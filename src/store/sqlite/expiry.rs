@@ -39,8 +39,8 @@ pub(super) fn oldest_of_largest_backlog(
         .prepare_cached(LARGEST_BACKLOG)?
         .query_row([], |row| row.get(0))
         .optional()?;
-    // Read the table in the order of ids. At the limit of the state's size, nearly all of the
-    // oldest rows are pending. With an index, SQLite would sort the backlog.
+    // Read the table in the order of ids. This runs only at the limit of the state's size, when
+    // nearly all of the oldest rows are pending. With an index, SQLite would sort the backlog.
     let mut statement = connection.prepare_cached(
         "SELECT id FROM deliveries NOT INDEXED WHERE webhook = ?1 AND state = 'pending' \
          ORDER BY id LIMIT ?2",

@@ -1,9 +1,10 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: deliveries are claimed in the order that [`Delivering`] promises. So each change of
-//! a delivery's state or lane updates the column `is_head`. A lane has no head while its oldest
-//! delivery waits for a delete in another lane. When the delete is no longer pending, the waiting
-//! delivery is found by the project id in its row, and becomes the head.
+//! Constraint: deliveries are claimed in the order that [`Delivering`] promises. The column
+//! `is_head` marks the head of each lane. So each change of a delivery's state or lane updates this
+//! column. A lane has no head while its oldest delivery waits for a delete in another lane. When
+//! the delete is no longer pending, the waiting delivery is found by the project id in its row, and
+//! becomes the head.
 //!
 //! [`Delivering`]: crate::store::contract::Delivering
 
@@ -21,12 +22,12 @@ pub(super) const OLDEST_IN_LANE: &str = "SELECT id FROM deliveries \
      WHERE webhook = ?1 AND organization = ?2 AND project = ?3 AND state = 'pending' \
      ORDER BY event LIMIT 1";
 
-/// Selects pending deletes with a project id in other lanes of the webhook.
+/// Selects pending deletes with this project id in other lanes of the webhook.
 pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
      WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
      AND NOT (organization = ?3 AND project = ?4)";
 
-/// The condition that `waiting` waits for an earlier delete with the same project id.
+/// The condition that the row `waiting` waits for a delete with the same project id.
 const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
      AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
      AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
@@ -92,12 +93,12 @@ pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fa
     Ok(())
 }
 
-/// Selects the lanes with a delivery that may wait for deletes with a project id.
+/// Selects the lanes with a delivery that may wait for deletes with this project id.
 pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
      FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
      AND state = 'pending'";
 
-/// Makes the oldest delivery of a lane its head, unless it waits for a delete.
+/// Makes a lane's oldest delivery the head, unless that delivery waits for a delete.
 fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(), Fault> {
     connection
         .prepare_cached(&format!(

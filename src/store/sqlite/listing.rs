@@ -24,7 +24,6 @@ use crate::store::listing::{
     Selector, WebhookState,
 };
 
-/// A connection for reading.
 pub(in crate::store) struct SqliteListings {
     connection: Connection,
     location: Arc<str>,

@@ -4,8 +4,8 @@
 //!
 //! The state directory (created with mode 0700) contains `state.db`, a SQLite database with its
 //! write-ahead log, and the files `lock`, `key` and `reserve`. All files have mode 0600. `schema/`
-//! has a file with SQL for each version of the tables. Each file migrates the state of the version
-//! before.
+//! has a file with SQL for each version of the tables. Each file migrates the state from the
+//! version before.
 //!
 //! # Operation
 //!

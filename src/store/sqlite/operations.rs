@@ -203,7 +203,7 @@ impl Operating for SqliteOperations {
 /// Selected deliveries in the order of their ids.
 struct Chunk {
     ids: Vec<i64>,
-    /// The last delivery that was read. `None` if no deliveries follow.
+    /// The last delivery that was read. `None` if no delivery was left.
     last: Option<i64>,
 }
 

@@ -352,7 +352,7 @@ pub(super) fn retry_now(
     Ok(())
 }
 
-/// Makes deferred deliveries due. The receiver deferred them by `Retry-After`.
+/// Ends the waits of single deliveries that the receiver deferred (`Retry-After`).
 pub(super) fn retry_deferred(connection: &Connection, webhook: &str) -> Result<(), Fault> {
     connection
         .prepare_cached(

@@ -90,7 +90,8 @@ pub(super) fn record(
 /// The numbers of the next event and the next delivery.
 ///
 /// Numbers are never reused. A delivery may be removed while it is being sent. With a reused
-/// number, its result would be recorded for another delivery, and a listing could skip events.
+/// number, the result of this delivery would be recorded for another one, and a listing could skip
+/// events.
 #[derive(Clone, Copy)]
 pub(super) struct NextNumbers {
     pub(super) sequence: i64,

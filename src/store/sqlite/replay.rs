@@ -19,7 +19,7 @@ pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
     Ok(Range::up_to(last))
 }
 
-/// Returns the number of [`after`]'s form of the condition on the organization.
+/// Returns which form of the condition on the organization [`after`] must use.
 ///
 /// Also returns the parameters of the condition.
 fn organization(replay: &Replay) -> (i64, Option<String>, Option<String>) {

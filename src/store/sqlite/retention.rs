@@ -24,7 +24,7 @@ const FREE_PAGES_KEPT: i64 = 1024;
 
 /// A batch ends when the removed payloads have this total size, in bytes.
 ///
-/// The size is that before compression. SQLite overwrites removed contents, so it writes all of
+/// The size is measured before compression. SQLite overwrites removed contents, so it writes all of
 /// their pages to the log.
 const REMOVED_MAX: u64 = 4 << 20;
 

@@ -391,7 +391,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|(_, source)| OpenError::from_sqlite(&building, source))?;
     fs::rename(&building, path).map_err(|source| io_error("create", path, source))?;
     sync(directory)?;
-    // The state directory may be new too. Then its entry in the parent directory must be durable.
+    // The state directory may also be new. Then its entry in the parent directory must be durable.
     match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => match sync(parent) {
             // If this process has no permission for the parent, it did not create the directory.

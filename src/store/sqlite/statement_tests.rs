@@ -127,7 +127,7 @@ fn with_indexes(statement: &str, indexes: &[(String, String)]) -> Vec<String> {
     filled.collect()
 }
 
-/// The partial indexes of the deliveries that a literal names, each with its condition.
+/// The partial indexes of `deliveries` whose name is a literal, each with its condition.
 fn named_indexes(connection: &Connection, literals: &[String]) -> Vec<(String, String)> {
     let sql =
         "SELECT name, sql FROM sqlite_schema WHERE type = 'index' AND tbl_name = 'deliveries'";
@@ -171,8 +171,8 @@ fn statements(connection: &Connection) -> Vec<String> {
         let source = fs::read_to_string(&path).unwrap();
         let code = source.split("#[cfg(test)]\nmod tests {").next().unwrap();
         let verbs = ["SELECT ", "INSERT ", "UPDATE ", "DELETE ", "WITH "];
-        // A transfer to another store reads whole tables. Its statements have placeholders for
-        // their names.
+        // A transfer to another store reads whole tables. Its statements have placeholders for the
+        // names of tables.
         let is_statement = |text: &&String| {
             let is_on_any_table = text.contains("FROM {") || text.contains("INTO {");
             verbs.iter().any(|verb| text.starts_with(verb)) && !is_on_any_table

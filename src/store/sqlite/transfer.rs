@@ -84,7 +84,7 @@ impl SqliteSide {
     }
 }
 
-/// Returns an error if the state must not be opened because of a transfer.
+/// Returns an error if the state was moved away, or is an incomplete copy.
 pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenError> {
     let wrap = |source| OpenError::from_sqlite(path, source);
     let text = connection
@@ -99,7 +99,7 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenErr
     }
 }
 
-/// Returns an error if the state must not be changed because of a transfer.
+/// Returns an error if the state was moved away, or is an incomplete copy.
 ///
 /// Each change calls this function within the transaction of the change.
 pub(super) fn unless_moved(connection: &Connection) -> Result<(), Fault> {

@@ -1,8 +1,8 @@
 //! Stores the state of webhooks that is not in the configuration.
 //!
-//! There are no counters that recording an event or an attempt would update. Deliveries are counted
-//! on request, by reading a whole index. For a million deliveries, this takes 0.15 s of processor
-//! time, and 0.3 to 2 s on a busy machine. `report` reuses the counts for up to a second.
+//! Recording events and attempts updates no counters. Instead, deliveries are counted on request,
+//! by reading a whole index. For a million deliveries, this takes 0.15 s of processor time, and 0.3
+//! to 2 s on a busy machine. `report` reuses the counts for up to a second.
 
 use std::collections::BTreeMap;
 

@@ -263,7 +263,8 @@ impl Writer {
         !queue.jobs.is_empty()
     }
 
-    /// Copies the log into the database. Truncates a log that is too large or has removed data.
+    /// Copies the log into the database. Truncates a log that is too large or contains removed
+    /// data.
     ///
     /// Returns false if a reader or another process prevents the truncation. The part of the log
     /// that readers use is then copied later: by the next call, or by a commit when the log

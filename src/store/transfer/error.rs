@@ -77,8 +77,8 @@ pub enum TransferError {
 impl Fault {
     /// Returns an error if a state with this mark must not be changed.
     ///
-    /// A change must check this in its own transaction. Otherwise the state may be moved between
-    /// the check and the change.
+    /// A change must check this within the transaction of the change. Otherwise the state may be
+    /// moved between the check and the change.
     pub(in crate::store) fn of_mark(text: &str) -> Result<(), Self> {
         match serde_json::from_str(text) {
             Ok(Mark::Arrived { .. }) => Ok(()),

@@ -47,9 +47,9 @@ pub(super) enum Mark {
         id: String,
         from: String,
         position: Position,
-        /// The names of several repositories.
+        /// The names of the repositories, if there are several.
         ///
-        /// No process may watch one of them alone until the move is complete.
+        /// No process may watch one of these repositories alone until the move is complete.
         #[serde(default)]
         names: Vec<String>,
     },
@@ -68,7 +68,7 @@ pub(super) struct Position {
     after: Option<Vec<Cell>>,
 }
 
-/// Numbers that stay valid after the removal of the rows that they came from.
+/// Numbers that must be kept even if the rows that they came from are removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Numbers {
     pub(super) next_event: i64,
@@ -110,7 +110,7 @@ pub(super) trait Side {
     /// Sets the numbers. Also computes the columns that depend on several rows.
     fn complete(&mut self, numbers: Numbers) -> Result<(), StoreError>;
 
-    /// Returns the secret key of the fingerprints of webhooks' settings.
+    /// Returns the secret key that hashes the fingerprints of webhooks' settings.
     fn fingerprint_key(&self) -> [u8; 32];
 
     fn set_fingerprint_key(&mut self, key: &[u8; 32]) -> Result<(), StoreError>;
@@ -144,7 +144,7 @@ pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
 
 /// Moves the state of the source to the target. A new move gets this `id`.
 ///
-/// `names` has the names of several repositories. It is empty if there is only one.
+/// `names` has the names of the repositories, or is empty if there is only one.
 pub(super) fn transfer(
     source: &mut dyn Side,
     target: &mut dyn Side,
@@ -206,7 +206,7 @@ pub(super) fn transfer(
 /// Checks that source and configuration both have one repository, or both several.
 ///
 /// Otherwise the keys of the records would differ. Returns the names of the source's repositories.
-/// If there is only one repository, it has no name.
+/// If there is only one repository, returns no names.
 pub(super) fn check_form(
     source: &mut dyn Side,
     is_for_several: bool,
@@ -334,7 +334,7 @@ struct Copy {
     id: String,
     from: String,
     position: Position,
-    /// The names of several repositories. Empty if there is only one.
+    /// The names of the repositories. Empty if there is only one.
     names: Vec<String>,
 }
 
