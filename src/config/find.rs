@@ -24,7 +24,7 @@ pub(super) const SYSTEM: &str = "/etc/project-webhooks/config.yaml";
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) file: PathBuf,
-    /// The warning that the file at the first default path was ignored, if it was.
+    /// The warning that `HERE` is ignored, if the file exists and is not trusted.
     pub(crate) ignored: Option<Problem>,
 }
 

@@ -58,7 +58,7 @@ pub(super) struct Look {
 /// Checks paths and reads files for one configuration. Checks each path once.
 #[derive(Debug)]
 pub(super) struct Looks {
-    /// Whether `at` checks paths. If not, it returns [`Found::Unknown`].
+    /// Whether paths are checked. Otherwise `at` returns [`Found::Unknown`].
     is_on: bool,
     seen: BTreeMap<PathBuf, Look>,
     /// How long to wait for the next file.

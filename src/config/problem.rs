@@ -114,7 +114,9 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// Sorts problems by position. Replaces those beyond [`LISTED_MAX`] by their number.
+/// Sorts problems by position.
+///
+/// The list has at most [`LISTED_MAX`] problems. A last entry has the number of further problems.
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {

@@ -149,7 +149,7 @@ pub(super) fn repositories(
     Some(Repositories { several, first })
 }
 
-/// Returns the path of a repository. Ignores an invalid path, and reports no errors.
+/// Returns the path of a repository, or `None` without an error if it is invalid.
 fn path_of(item: &Value<'_>, context: &Context<'_>) -> Option<PathBuf> {
     let Kind::Map(entries) = &item.node.kind else {
         return None;

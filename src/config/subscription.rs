@@ -16,7 +16,7 @@ use crate::domain::event::{EventKind, Parameter};
 use crate::domain::names::composed;
 use crate::domain::route::ValueFilter;
 
-/// The longest glob, in bytes. This limits the memory of a compiled glob.
+/// The longest glob, in bytes. A longer glob would need more memory when compiled.
 pub(super) const GLOB_MAX: usize = 1000;
 
 /// Reads `event` or `events`. `is_filtered` is true if the webhook has `projects`.

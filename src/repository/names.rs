@@ -21,7 +21,7 @@ use super::{Root, stat_at};
 #[derive(Debug, Default)]
 pub(super) struct Names {
     listed: RefCell<HashMap<String, HashSet<String>>>,
-    /// For the path of each directory: whether lookups in the directory may ignore case.
+    /// By the path of a directory: whether lookups in the directory may ignore case.
     ignores_case: RefCell<HashMap<String, bool>>,
 }
 
@@ -112,7 +112,7 @@ impl Root {
 
 /// Whether a lookup in this directory finds every existing name.
 ///
-/// This is certain only for the local file systems in `KNOWN`, except in encrypted directories.
+/// True only for the local file systems in `KNOWN`, except in encrypted directories.
 /// Other file systems may send the lookup to another machine or process. They may also cache that a
 /// name does not exist.
 #[cfg(target_os = "linux")]
@@ -135,7 +135,7 @@ fn finds_every_name(_directory: BorrowedFd<'_>) -> bool {
 /// Returns the name in upper case, or in lower case if it is in upper case already.
 ///
 /// Returns `None` if the name has no case. File systems map each character to one character.
-/// So `ß` stays, although its upper case is `SS`.
+/// So `ß` does not become `SS`.
 fn other_spelling(name: &str) -> Option<String> {
     fn one(of: char, mut mapped: impl Iterator<Item = char>) -> char {
         let first = mapped.next().filter(|_| mapped.next().is_none());

@@ -343,7 +343,7 @@ pub struct Log {
 pub enum LogFormat {
     /// `Journald` under systemd, else `Text`.
     Auto,
-    /// Text for people.
+    /// Human-readable text.
     Text,
     /// One JSON object on each line.
     Json,
