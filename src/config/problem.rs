@@ -116,7 +116,7 @@ impl std::error::Error for Problems {}
 
 /// Sorts problems by position.
 ///
-/// The list has at most [`LISTED_MAX`] problems. A last entry has the number of further problems.
+/// Drops problems beyond [`LISTED_MAX`], and adds an entry with the number of dropped problems.
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {

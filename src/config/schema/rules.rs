@@ -219,7 +219,7 @@ fn names_one_of(events: &Value) -> Value {
     ] })
 }
 
-/// The rules against an event that is given twice, by name, by label or by `*`.
+/// The rules that reject an event given twice: by its name, its label or `*`.
 fn events() -> Value {
     let once = EventKind::ALL.map(|kind| {
         let mut words = vec![kind.as_str(), kind.label()];

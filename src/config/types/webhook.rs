@@ -80,7 +80,7 @@ impl Globs {
 /// The format of a request body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum BodyFormat {
-    /// A format of this program.
+    /// A format that this program defines.
     Fixed(Format),
     /// A template of the user.
     Template(Template),
