@@ -81,7 +81,7 @@ pub(super) fn headers(
     if let Some((_, location, _)) = mapping.entries().get(HEADERS_MAX) {
         context.error(
             location,
-            format!("a webhook has at most {HEADERS_MAX} headers"),
+            format!("at most {HEADERS_MAX} headers are allowed"),
         );
         return None;
     }
