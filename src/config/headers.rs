@@ -23,7 +23,7 @@ const BASE64_PREFIX: &str = "whsec_";
 /// Standard Webhooks recommends 24 to 64 bytes.
 const SECRET_MIN: usize = 24;
 
-/// The maximum number of headers of a webhook. Many servers accept no more.
+/// The maximum number of headers of a request. Many servers accept no more.
 pub(super) const HEADERS_MAX: usize = 100;
 
 /// Headers that the daemon sets, or that control the connection.
