@@ -364,7 +364,8 @@ impl EventLoop {
         if self.worker.recorder.check_in_place() {
             self.worker.check_unusable();
         } else {
-            // A commit would go to a database that is no longer in the state directory.
+            // Pause, because a commit would go to a database that is no longer in the state
+            // directory.
             self.worker.timers.pause(now);
         }
         self.worker.invalid_files.log_lasting(now);

@@ -24,7 +24,7 @@ impl Gatherer<'_> {
         let inodes = self.observer.inodes();
         for observation in observations {
             let elsewhere = take_those_elsewhere(observation, inodes);
-            // Before the loop, because judging one held file may record all observed files.
+            // Postpone them first, because judging a held file may record all observed files.
             if observation.comparison.newcomer().is_none() {
                 observation.postpone_later_files();
             }

@@ -1,10 +1,10 @@
 //! Stores held removals for a restart, and reports them.
 //!
 //! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has
-//! the held projects and the end of the hold. So a restart neither releases them early nor starts
-//! the hold again. The store also has the projects that an operator accepted, so that a restart
-//! does not hold their removals again. All of this is stored whenever it differs from the stored
-//! version, so a failed commit is repeated.
+//! the held projects and the end of the hold. So a restart neither releases the removals early nor
+//! starts a new hold. The store also has the projects that an operator accepted, so that a restart
+//! does not hold their removals again. Data is stored whenever it differs from the stored version,
+//! so a failed commit is repeated.
 
 use std::time::Duration;
 

@@ -119,7 +119,8 @@ impl Recorder {
 
     pub(super) fn failed(&mut self, error: &StoreError) {
         self.is_closed |= matches!(error.fault(), Fault::Closed);
-        // A stop may close the store during a step. The next start repeats the step.
+        // If a stop closes the store during a step, this is not a failure: the next start repeats
+        // the step.
         if !(self.is_closed && self.status.is_stopping()) {
             report(&self.status, error);
         }

@@ -104,7 +104,7 @@ pub(crate) struct Snapshot {
     /// The number of full scans, by reason.
     #[serde(skip)]
     pub rescans: BTreeMap<String, u64>,
-    /// The number of applied reloads, and the number of rejected ones.
+    /// The numbers of applied and of rejected reloads.
     #[serde(skip)]
     pub reloads: (u64, u64),
     /// The number of recorded events, by event and origin.
@@ -207,7 +207,7 @@ impl Status {
         self.change(|known| !std::mem::replace(&mut known.ready, true));
     }
 
-    /// Sets or clears a problem. Returns whether it began, ended or has another reason.
+    /// Sets or clears a problem. Returns whether it began, ended or has another reason now.
     pub(crate) fn set_trouble(&self, trouble: Trouble, reason: Option<String>) -> bool {
         self.change(|known| match reason {
             Some(reason) => known.troubles.insert(trouble, reason.clone()) != Some(reason),

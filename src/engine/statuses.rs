@@ -1,7 +1,8 @@
 //! The shared states of all engines: one for each repository.
 //!
-//! Constraint: with one repository, the merged state equals the state of its engine. With several,
-//! the merged state is watching only while every engine watches, and its texts name the repository.
+//! Constraint: with one repository, the merged state equals the state of its engine. With several
+//! repositories, the merged state is watching only while every engine watches, and its texts name
+//! the repository.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -44,7 +45,7 @@ impl OfRepository {
         }
     }
 
-    /// The name of the repository, or the path of the only one.
+    /// The name of the repository, or its path if there is only one repository.
     pub(crate) fn shown(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.path)
     }
@@ -98,7 +99,7 @@ pub(crate) struct RepositoryReport {
 /// An engine that was asked to stop and has not ended.
 #[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub(crate) struct EndingReport {
-    /// The name of the repository, or the path of the only one.
+    /// The name of the repository, or its path if there is only one repository.
     pub(crate) name: String,
     pub(crate) path: String,
     /// The time when the engine was asked to stop.
@@ -111,7 +112,7 @@ pub(crate) struct Statuses {
     all: Mutex<Vec<OfRepository>>,
     /// The engines that are stopping and have not ended.
     ending: Mutex<Vec<EndingReport>>,
-    /// The number of applied reloads, and the number of rejected ones.
+    /// The numbers of applied and of rejected reloads.
     reloads: Mutex<(u64, u64)>,
     /// The repositories that are no longer watched after this process took over.
     left_out: Mutex<Vec<String>>,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::config::Repository;
 use crate::domain::settle::Moment;
 
-/// The time between two pulses. A pulse checks the store, the root and the timers.
+/// The time between two pulses. A pulse checks the store, the root, the mounts and the timers.
 const PULSE: Duration = Duration::from_secs(1);
 /// How long inference pauses after a failure of the store or the root.
 const PAUSE: Duration = Duration::from_secs(1);

@@ -128,10 +128,10 @@ impl Worker {
         self.root.is_trusted() && !self.lacks_mounts_to_adopt()
     }
 
-    /// Whether the engine has to record projects without events, but some are hidden.
+    /// Whether projects must be recorded without events, although some are hidden.
     ///
-    /// Their file system is missing. Their removals would be recorded without events, and their
-    /// return would be an import.
+    /// A hidden project is on a file system that is not mounted. Its removal would be recorded
+    /// without an event, and its return would be an import.
     fn lacks_mounts_to_adopt(&self) -> bool {
         self.phase.is_adopting() && !self.mounts.hidden().is_empty()
     }

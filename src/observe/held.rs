@@ -49,8 +49,8 @@ impl Held {
 /// Opens files to hold them.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
-    /// Each held file has a clone of this. So the number of held files is the reference count minus
-    /// 1.
+    /// Each held file has a clone of this. So the reference count minus 1 is the number of held
+    /// files.
     held: Arc<()>,
 }
 
@@ -82,7 +82,8 @@ impl Holder {
             return (None, is_empty);
         }
         if stat.st_nlink == 0 {
-            // The file was removed after it was opened, which set its change time.
+            // The removal of the file has set its change time, so use the modification time
+            // instead.
             stamp.changed_ns = stamp.modified_ns;
         }
         if Arc::strong_count(&self.held) > HELD_MAX {

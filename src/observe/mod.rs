@@ -41,9 +41,10 @@ pub(crate) use listing::{Entry, entries, is_absent, join, unreadable};
 pub(crate) use reported::Reported;
 pub(crate) use unchanged::is_unchanged;
 
-/// How long an invalid file is observed again without a hint, from its last change.
+/// The maximum age of an invalid file that is observed again without a hint.
 ///
-/// Later, only a report or a full scan causes another observation.
+/// The age is the time since the last change. Later, only a report or a full scan causes another
+/// observation.
 const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 
 /// The result of observing one project.
@@ -51,7 +52,7 @@ const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 pub(crate) struct ObservedProject {
     /// The state on disk.
     pub observed: Observed,
-    /// The inode of the project's directory. `None` if there is none.
+    /// The inode of the project's directory. `None` if there is no such directory.
     pub home: Option<u64>,
     /// Whether a directory moved during the observation. Then this state may never have existed.
     is_torn: bool,

@@ -84,7 +84,7 @@ pub(super) struct Directory<'a> {
 pub(super) enum WatchError {
     /// The limit of watches is reached.
     Limit,
-    /// The same directory is already watched at this other path. One may be a bind mount.
+    /// The directory is already watched at this other path, for instance a bind mount.
     SameAs(String),
     Other(io::Error),
 }

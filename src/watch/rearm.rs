@@ -220,9 +220,9 @@ impl Thread {
         }
     }
 
-    /// Whether a retry is certain to fail, if that is cheap to check.
+    /// Whether a retry is certain to fail. Checks only cheap conditions.
     ///
-    /// A retry observes all projects below the directory.
+    /// A retry is expensive, because it observes all projects below the directory.
     fn is_useless(&mut self, path: &str) -> bool {
         let other = match self.gaps.reason(path) {
             Some(Gap::SameAs(other)) => Some(self.reporter.settings.root.join(other)),

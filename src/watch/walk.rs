@@ -24,7 +24,7 @@ use crate::repository::{Root, check_key, open_directory_at};
 
 /// The number of directories that a walk passes between two checks for reports.
 const STRIDE: usize = 64;
-/// The number of projects in one hint.
+/// A walk sends its found projects in a hint when there are this many.
 const FOUND: usize = 256;
 
 /// The state of a walk of the whole tree.
