@@ -162,7 +162,7 @@ pub(crate) async fn serve<L: Listener>(
     // Release the address for another process.
     drop(listener);
     let ended = async { while connections.join_next().await.is_some() {} };
-    // Dropping the set ends the remaining tasks.
+    // Dropping `connections` ends the remaining tasks.
     let _ = tokio::time::timeout(bounds.stop, ended).await;
 }
 
