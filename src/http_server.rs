@@ -1,10 +1,11 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
 //! Constraint: the number of connections is limited, and an idle client costs nothing but its
-//! connection. At the limit, the server closes an old connection for each new one. Connections
-//! without proven access are closed first, in the network that has the most of them. Among these,
-//! connections without a request are closed first, then the oldest. Each connection has [`GRACE`]
-//! for its request, so the server answers short requests even if very many clients connect.
+//! connection. At the limit, the server closes an old connection for each new one. It begins with
+//! connections without proven access, of the network that has the most of them. Among these, it
+//! begins with connections without a request, and then with the oldest. Each connection has
+//! [`GRACE`] for its request, so the server answers short requests even if very many clients
+//! connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -38,7 +39,7 @@ const UNREAD_MAX: Duration = Duration::from_secs(30);
 /// The minimum rate at which a client must read answers, in bytes per second.
 const RATE_MIN: usize = 16 * 1024;
 
-/// How long the server keeps a connection before it may close it for a new one.
+/// The minimum age of a connection that the server closes for a new one.
 ///
 /// At the limit of connections, this also limits the rate of new connections.
 const GRACE: Duration = Duration::from_millis(10);

@@ -217,7 +217,7 @@ impl Memory {
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }
-            // A file that changed after the move may have been added to the directory after it.
+            // If the file changed after the move, it may not have been in the moved directory.
             let is_moved = matches!(last.deed, Deed::Appeared { is_moved: true, .. });
             if is_moved
                 && changed_ns.div_euclid(1_000_000) <= last.act.time_ms.saturating_add(SLACK_MS)

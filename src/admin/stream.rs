@@ -212,7 +212,7 @@ struct Compared {
 
 impl Compared {
     fn start(listings: Listings) -> Result<Self, ApiError> {
-        // Read the version first. If a commit follows, the next round then compares the state.
+        // Read the version first, so that `next` notices a commit during the other reads.
         let version = listings.version()?;
         let events = listings.events(&EventFilter::default(), COMPARED)?;
         let deliveries = listings.deliveries(&Selector::default(), COMPARED)?;
@@ -224,7 +224,7 @@ impl Compared {
         })
     }
 
-    /// Reads the new and changed items, if the recorded state changed since the last round.
+    /// Reads the new and changed items, if the recorded state changed since the last call.
     fn next(&mut self) -> Result<Items, ApiError> {
         let listings = &self.listings;
         let version = listings.version()?;

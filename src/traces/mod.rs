@@ -31,7 +31,9 @@ use crate::domain::event::{Event, EventId};
 /// The capacity of the channel to the thread of [`export`], in spans.
 const WAITING_MAX: usize = 1_024;
 
-/// The maximum number of remembered steps. A span `queue` begins at a [`Step`].
+/// The maximum number of remembered steps.
+///
+/// The time of a step is the start of a span `queue`.
 const STEPS_MAX: usize = 4_096;
 
 /// The name and the version of the program in traces.

@@ -322,7 +322,7 @@ fn a_project_that_was_moved_by_file_names_who_moved_the_definition() {
     log.remove(3, 1_020, ORGANIZATION, "before", 41);
     let question = moved(&[ORGANIZATION], &[ORGANIZATION, PROJECT], 900);
     assert_eq!(log.user(&question), Some(2));
-    // The directory was moved there for another reason, and the record of the file is missing.
+    // The directory was moved to this path without the file, and the record of the file is missing.
     let mut log = Log::default();
     let to = (ORGANIZATION, "project");
     log.rename(1, 1_000, (99, "empty"), to, PROJECT, None);
