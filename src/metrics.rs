@@ -112,7 +112,7 @@ impl Metrics {
         let latency = Histogram::with_opts(
             HistogramOpts::new(
                 "event_latency_seconds",
-                "From a file's last change to the 2xx of its callback, for live events.",
+                "The time from a file's last change to the 2xx answer of its callback, for live events.",
             )
             .buckets(LATENCY_BUCKETS.to_vec()),
         )?;

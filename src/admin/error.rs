@@ -39,7 +39,7 @@ pub(super) struct ApiError {
     /// After how many seconds the client may try again.
     #[serde(skip)]
     retry_after: Option<u64>,
-    /// The reason, for people.
+    /// The reason, as a text for people.
     pub(super) error: String,
     /// The number of items selected now, if it is not the expected number.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -103,7 +103,7 @@ pub(super) fn of_waiting(
     )?;
     figures.gauges(
         "build_info",
-        "1, with the version.",
+        "Always 1. The label has the version.",
         &["version"],
         [(vec![env!("CARGO_PKG_VERSION")], 1.0)],
     )?;
@@ -156,7 +156,7 @@ impl Figures {
         self.gauges_of(
             &engines,
             "held_removals",
-            "Projects whose removals are held: too many vanished together, or all.",
+            "Projects whose removals are held because too many projects, or all, vanished together.",
             &["reason"],
             |engine| {
                 let causes = ["all", "more-than-half"].map(|cause| {
@@ -171,7 +171,7 @@ impl Figures {
         let version = vec![daemon.version.as_str()];
         self.gauges(
             "build_info",
-            "1, with the version.",
+            "Always 1. The label has the version.",
             &["version"],
             [(version, 1.0)],
         )
@@ -199,7 +199,7 @@ impl Figures {
         self.gauges(
             "trouble",
             "1 while inference waits because of the repository's root, the store, held removals, a stuck engine or watch thread, \
-             or while nobody watches the repository since a take-over.",
+             or because nobody has watched the repository since a take-over.",
             &labels,
             rows,
         )

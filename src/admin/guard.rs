@@ -79,7 +79,7 @@ async fn whole_body(request: Request, next: Next) -> Response {
         ),
         Err(_) => (
             StatusCode::REQUEST_TIMEOUT,
-            "the body took longer than 10 s",
+            "receiving the body took longer than 10 s",
         ),
     };
     let close = [(CONNECTION, HeaderValue::from_static("close"))];

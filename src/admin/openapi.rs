@@ -18,7 +18,7 @@ use super::routes;
     modifiers(&Schemes),
     security(("token" = []), ("session" = [])),
     tags(
-        (name = "read", description = "Listings, the same as those of the command line"),
+        (name = "read", description = "The same listings as on the command line"),
         (name = "act", description = "Changes of deliveries and webhooks")
     )
 )]
