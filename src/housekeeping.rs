@@ -230,8 +230,9 @@ impl Housekeeping {
         }
     }
 
-    /// Wakes the queues of webhooks whose deliveries became dead, because later deliveries of the
-    /// same projects are now due.
+    /// Wakes the queues of webhooks that lost pending deliveries.
+    ///
+    /// Later deliveries of the same projects waited for these deliveries and are now due.
     fn wake(&self, collected: &Collected) {
         if collected.expired.is_empty() {
             return;

@@ -36,7 +36,6 @@ use result::{Routes, ScanView, print, view};
 /// The maximum time without progress. Each directory, each entry and each project is progress.
 const STANDSTILL: Duration = Duration::from_secs(30);
 
-/// Scans the repository and prints the events that `run` would infer.
 pub(super) fn run(
     config: &Config,
     json: bool,
@@ -265,7 +264,7 @@ fn observe(
     for key in keys {
         let recorded =
             listings.map_or(Ok(Recorded::default()), |listings| listings.recorded(&key))?;
-        // A first scan reads the whole repository, so do not keep contents in memory.
+        // A first scan reads the whole repository, so do not keep file contents in memory.
         let mut contents = Contents::none();
         let observed = observer
             .observe(

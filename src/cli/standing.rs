@@ -9,7 +9,6 @@ use super::output::{
 };
 use crate::report::{Standing, WebhookReport};
 
-/// Prints webhooks as a table, with notes below the table.
 pub(super) fn print_webhooks(
     webhooks: &[WebhookReport],
     now: Timestamp,

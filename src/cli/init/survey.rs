@@ -19,13 +19,13 @@ use crate::repository::{Root, kind_of, list_until, stat_at};
 /// The limits of a survey.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bounds {
-    /// The number of directory entries to visit.
+    /// The maximum number of directory entries to visit.
     pub(super) entries: usize,
-    /// The number of path components below the root.
+    /// The maximum number of directories between the root and a file.
     pub(super) depth: usize,
-    /// The number of files to read, to find out whether they define a project.
+    /// The maximum number of files to read, to find out whether they define a project.
     pub(super) reads: usize,
-    /// The total number of bytes to read.
+    /// The maximum number of bytes to read from all files.
     pub(super) bytes: u64,
 }
 
@@ -175,7 +175,7 @@ impl Walk<'_> {
         below
     }
 
-    /// Reads the found files within the limits.
+    /// Reads the XML files that the walk found, within the limits.
     fn read(mut self) -> Survey {
         let mut xml = std::mem::take(&mut self.xml);
         xml.sort_unstable();
