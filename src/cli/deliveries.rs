@@ -40,7 +40,7 @@ pub(super) struct DeliveriesArguments {
 enum DeliveriesCommand {
     /// List deliveries, the newest last
     List(ListArguments),
-    /// Show one delivery: its event, and every attempt with its answer
+    /// Show one delivery: its event, and its newest attempts with their answers
     Show {
         /// The id of the delivery: the first column of `deliveries list`
         #[arg(value_parser = parse_id)]
