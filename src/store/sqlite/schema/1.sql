@@ -32,7 +32,7 @@ CREATE TABLE payloads (
     compressed BLOB    NOT NULL
 ) STRICT;
 
--- The record. A project is its files.
+-- The record: the files of each project.
 CREATE TABLE files (
     organization TEXT    NOT NULL,
     project      TEXT    NOT NULL,
@@ -55,7 +55,7 @@ CREATE TABLE files (
     PRIMARY KEY (organization, project, path)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX files_identity ON files (identity, organization, project) WHERE identity IS NOT NULL;
--- For counts of projects, which do not include deleted ones.
+-- For counts of projects, which do not include deleted projects.
 CREATE INDEX files_deleted ON files (role, organization) WHERE role = 'deleted';
 
 -- Invalid files. Files outside any project have an empty project name.
