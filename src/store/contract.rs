@@ -164,8 +164,8 @@ pub enum Alone {
 /// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
 /// of recording: a claim returns only the oldest pending delivery of a lane, its head.
 ///
-/// If a project appears in a change, the deliveries of this change also wait for earlier deletes
-/// with the same project id in other lanes of the webhook. So if a project moves to another
+/// If a project appears in a change, the deliveries of this change also wait for earlier deletes in
+/// other lanes of the webhook: those with the same project id. So if a project moves to another
 /// organization, a receiver gets the delete before the import.
 pub trait Delivering: Send + Sync {
     /// Claims due heads of a webhook's lanes, the longest overdue first.
@@ -267,7 +267,7 @@ pub struct Notice {
 
 /// The store of a daemon.
 ///
-/// While a daemon has a state in SQLite open, no other daemon can open this state.
+/// A state in SQLite can be open in only one daemon.
 pub trait Backend: Recording + Delivering {
     /// The place of the state, for messages: a path, or a database.
     fn location(&self) -> &str;
@@ -304,8 +304,8 @@ pub trait Backend: Recording + Delivering {
 
 /// The read operations of the command line. They block the calling thread.
 ///
-/// They change nothing, and work with or without a running daemon, and after a daemon was killed.
-/// The size of each result is limited.
+/// They change nothing. They work with a running daemon, without one, and after a daemon was
+/// killed. The size of each result is limited.
 pub trait Listing: Records {
     /// Returns a number that changes whenever something is recorded.
     ///

@@ -114,7 +114,7 @@ pub enum OpenError {
         /// Why this process could not take over the lease.
         refusal: Option<String>,
     },
-    /// The lease is free, but a process with the complete list may take it first.
+    /// The lease is free, but for now only a process with the complete list may take it.
     #[error(
         "nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so this process takes over only if no other process does within `store.lease`"
     )]
@@ -134,7 +134,7 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
-    /// A repository is still watched or delivered from its former record, alone or in a list.
+    /// The former record of a repository still has pending deliveries or a lease.
     #[error("{location}: {reason}")]
     NotYet {
         /// The database.
@@ -454,7 +454,7 @@ pub enum Fault {
     /// A repository would be watched twice: in a list of repositories, and alone.
     #[error("{0}")]
     WatchedTwice(String),
-    /// A repository is still watched or delivered from its former record, alone or in a list.
+    /// The former record of a repository still has pending deliveries or a lease.
     #[error("{0}")]
     NotYet(String),
     /// The store was closed, or its thread ended.

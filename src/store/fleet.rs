@@ -62,7 +62,7 @@ pub struct Standby {
     pub since: Timestamp,
     /// When the process last asked for the lease.
     pub last_seen: Timestamp,
-    /// Whether the process still waits: its last request is less than a lease ago.
+    /// Whether the process still waits: it asked within the duration of one lease.
     pub is_waiting: bool,
 }
 

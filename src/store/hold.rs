@@ -1,8 +1,8 @@
 //! The period in which the claims of a process are certain to exclude other processes.
 //!
-//! Constraint: a sender checks the hold immediately before the first byte of each request, because
-//! waiting for the webhook's `rate` or resolving a host name may take longer than a lease. And a
-//! stopped process does not notice that time passes.
+//! Constraint: a lease may end while a sender waits for the webhook's `rate` or resolves a host
+//! name. And a stopped process does not notice that time passes. So a sender checks the hold
+//! immediately before the first byte of each request.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

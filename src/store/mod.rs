@@ -112,7 +112,9 @@ impl Store {
     }
 }
 
-/// The handle of a process that waits until another one gives up the repository's lease.
+/// The handle of a process that waits for the repository's lease.
+///
+/// Another process has the lease.
 pub(crate) struct Waiting(postgres::PostgresStandby);
 
 impl Waiting {

@@ -4,9 +4,9 @@
 //!
 //! - Daemons must never use both states. So both get a [`Mark`]: no daemon starts with an
 //!   incomplete copy, or with a state that was moved away.
-//! - The process may be killed at any time, and nothing is lost. The same command then continues
-//!   where the killed one ended, because each page of rows commits together with the position of
-//!   its last row.
+//! - The process may be killed at any time, and nothing is lost. The same command, run again,
+//!   continues where the killed process stopped, because each page of rows commits together with
+//!   the position of its last row.
 //! - Before the source is marked as left, checksums of all rows of both states are compared. If the
 //!   source has changed since an interrupted run, the copy starts again.
 //!
