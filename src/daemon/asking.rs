@@ -1,4 +1,4 @@
-//! Sends requests to all engines: to list their held removals, or to release them.
+//! Requests that all engines list or release their held removals.
 //!
 //! Constraint: an engine that does not answer delays only the current request, and only for a
 //! limited time. The list of held removals names the repositories of such engines, because their

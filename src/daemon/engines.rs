@@ -250,7 +250,7 @@ pub(super) struct Engines {
     added: Vec<Running>,
     /// The engines that are stopping but have not ended.
     ///
-    /// Their repositories were removed, or this process lost the lease in the meantime.
+    /// They watched removed repositories, or ran before this process lost the lease.
     leaving: Vec<Leaving>,
     common: Common,
     /// The states of the engines, for other threads.
@@ -260,7 +260,7 @@ pub(super) struct Engines {
 impl Engines {
     /// Starts an engine for each configuration.
     ///
-    /// An engine waits until the former engine of its repository, if in `leaving`, has ended.
+    /// If `leaving` has a former engine of the repository, the new engine waits for its end.
     pub(super) fn start(
         configs: &[Arc<Config>],
         common: Common,

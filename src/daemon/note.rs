@@ -3,9 +3,9 @@
 //! A fingerprint is a hash of a webhook's settings.
 //!
 //! Constraint: the recorded list contains every repository whose engine may still commit. Otherwise
-//! another process could watch the same repository as its only one. So a reload records new names
-//! before it applies them. A name is removed only after the repository's engine has ended. After a
-//! failure, the list may contain too many names until a retry succeeds.
+//! another process could watch the same repository as its only repository. So a reload records new
+//! names before it applies them. A name is removed only after the repository's engine has ended.
+//! After a failure, the list may contain too many names until a retry succeeds.
 
 use std::sync::Arc;
 
@@ -68,9 +68,9 @@ impl Daemon<'_> {
         })
     }
 
-    /// Records the names and fingerprints again if the recorded ones are outdated.
+    /// Records the names and fingerprints again if the recorded values are outdated.
     ///
-    /// They may be outdated after a start, a reload, or the end of a removed engine.
+    /// The values may be outdated after a start, a reload, or the end of a removed engine.
     pub(super) async fn note_again(&mut self) {
         let names = self.names();
         match self.note_names(names).await {
@@ -93,7 +93,7 @@ impl Daemon<'_> {
         }
     }
 
-    /// Logs why the names cannot be recorded. Logs a new refusal as an error.
+    /// Logs why the names cannot be recorded. Only a new refusal is logged as an error.
     fn report(&mut self, error: &DaemonError) {
         let reason = chain(error);
         let is_refused = matches!(

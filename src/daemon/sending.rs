@@ -144,7 +144,7 @@ impl Sending {
     ///
     /// # Errors
     ///
-    /// A queue panicked in the meantime.
+    /// A queue panicked.
     pub(crate) async fn stop(
         self,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,

@@ -35,7 +35,7 @@ use crate::store::{
 };
 use crate::traces::{Counter, Exporter, Traces};
 
-/// The maximum number of waiting requests from commands. They are handled one by one.
+/// The maximum number of requests from commands that wait to be handled.
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
@@ -207,8 +207,9 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<N
     })
 }
 
-/// Logs the repositories that were removed from the configuration. After a take-over, returns those
-/// with projects.
+/// Logs the repositories that were removed from the configuration.
+///
+/// After a take-over, returns the removed repositories that have projects.
 fn report_removed(
     store: &Store,
     config: &Config,

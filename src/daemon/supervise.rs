@@ -248,7 +248,7 @@ pub(super) async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -
     std::future::pending().await
 }
 
-/// Waits until the known state of the lease changes.
+/// Waits until the last known state of the lease changes.
 async fn next_view(lease: &mut Option<watch::Receiver<LeaseView>>) {
     if let Some(lease) = lease
         && lease.changed().await.is_ok()
@@ -259,7 +259,7 @@ async fn next_view(lease: &mut Option<watch::Receiver<LeaseView>>) {
 }
 
 impl Announced {
-    /// Sends a changed status line to systemd, and reports the end of the start once.
+    /// Sends a changed status line to systemd, and `READY=1` once after the start.
     fn change(&mut self, is_started: bool, line: String) {
         if is_started && !self.is_started {
             self.is_started = true;

@@ -153,7 +153,7 @@ impl Ended {
         self.used.fingerprint == *fingerprint
     }
 
-    /// Judges the attempt by the current settings, and counts it in the metrics.
+    /// Returns the result of the attempt under the current settings. Updates the metrics.
     ///
     /// `uses_attempt` is false for a failure that uses up no attempt of the schedule.
     pub(super) fn judge(
@@ -193,7 +193,7 @@ impl Ended {
         }
     }
 
-    /// Returns the verdict by the current schedule.
+    /// Returns the verdict according to the current schedule.
     ///
     /// If the settings changed during a failed attempt, the next attempt is due immediately. Even
     /// an answer 410 does not switch the webhook off then, because it is about the old settings.

@@ -2,8 +2,8 @@
 //!
 //! Constraint: passing a committed delivery to a queue never blocks and never fails. If a handle is
 //! full, it drops the delivery, and the queue later claims the delivery from the store. The handle
-//! also drops a delivery if, since the start of its commit, an operator changed deliveries or a
-//! receiver paused its webhook.
+//! also drops a delivery if the [`Epoch`] of its commit has ended. Then an operator may have
+//! cancelled the delivery, or a receiver may have paused its webhook.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
@@ -20,7 +20,7 @@ use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 /// the rename of a failed project is dropped, the queue no longer knows that the project failed.
 const MOVES_MAX: usize = 1024;
 
-/// The renames of one commit, from the old key to the new one.
+/// The renames of one commit: the new key for each old key.
 pub(super) type Moves = Arc<HashMap<ProjectKey, ProjectKey>>;
 
 /// The handle of a webhook's queue, for other tasks. It outlives the queue.
@@ -126,7 +126,7 @@ impl QueueHandle {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch(u64);
 
-/// The handles of all queues, by webhook.
+/// The handles of all queues, one for each webhook.
 #[derive(Debug, Default)]
 pub(crate) struct QueueHandles {
     epoch: Arc<AtomicU64>,

@@ -109,7 +109,7 @@ impl InFlight {
             .spawn(attempt::send(shared, target, claim, is_probe, n_moves));
     }
 
-    /// Waits for the end of an attempt. Returns `None` if none is in flight.
+    /// Waits for the end of an attempt. Returns `None` if no attempt is in flight.
     pub(super) async fn next(&mut self) -> Option<Ended> {
         let ended = next_of(&mut self.attempts).await;
         self.without(ended)

@@ -1,7 +1,7 @@
 //! Logs attempts.
 //!
 //! Constraint: ten thousand failing deliveries must not fill the log, but the log must show that
-//! attempts fail. So the first failures of each minute are logged in full, and the others are
+//! attempts fail. So the first failures of each minute are logged in full, and further failures are
 //! counted. At level debug, all attempts are logged. The store records every attempt.
 
 use std::time::Duration;

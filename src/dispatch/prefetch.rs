@@ -24,7 +24,7 @@ use crate::clock::Reading;
 use crate::domain::project::ProjectKey;
 use crate::store::{Alone, Asking, Claim, Claims, Hold, Store, StoreError, Unreadable};
 
-/// The number of deliveries to claim in addition to those that can be sent now.
+/// The number of additional deliveries that are claimed before they can be sent.
 ///
 /// The queue claims again when half of these additional deliveries have been sent.
 const PREFETCH: usize = 64;
@@ -44,7 +44,7 @@ const VALID_FOR: Duration = Duration::from_millis(500);
 pub(super) enum Wanted {
     /// Claim the deliveries that can be sent now, and some more in advance.
     Ahead,
-    /// Claim only the deliveries that can be sent now, because others would expire.
+    /// Claim only the deliveries that can be sent now. Further claims would expire.
     Now,
     /// Claim at most `n_fresh` deliveries of projects that are not in `avoiding`.
     ///
@@ -282,12 +282,10 @@ impl Prefetch {
         }
     }
 
-    /// Whether the last claim left out failed projects, because it was too early for a probe.
     pub(super) fn leaves_out_failed(&self) -> bool {
         self.leaves_out_failed
     }
 
-    /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     pub(super) fn is_telling(&self) -> bool {
         self.is_telling
     }
@@ -362,7 +360,7 @@ impl Prefetch {
         });
     }
 
-    /// Waits for the answer of the claim in progress. Waits forever if there is none.
+    /// Waits for the answer of the claim in progress. Without such a claim, waits forever.
     pub(super) async fn answer(&mut self) -> Result<Claims, StoreError> {
         let answer = match next_of(&mut self.question).await {
             Some(answer) => answer,

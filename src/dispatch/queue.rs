@@ -28,7 +28,7 @@ use crate::domain::project::ProjectKey;
 use crate::error::chain;
 use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 
-/// The longest sleep of a queue. It is short, because the clock may be set meanwhile.
+/// The longest sleep of a queue. It is short, because the clock may be set during a sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
 /// If requests are at least this far apart, the queue claims one delivery at a time.
@@ -273,7 +273,7 @@ impl Queue {
         target.webhook.rate.is_some() || self.pace.is_learned()
     }
 
-    /// Whether the next payload must wait for those in flight, to limit memory.
+    /// Whether the next payload must wait for attempts in flight, to limit memory.
     fn is_full(&self) -> bool {
         self.in_flight
             .is_full(self.prefetch.next_size().unwrap_or(1))
@@ -354,8 +354,8 @@ impl Queue {
         }
         let now = self.shared.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
-        // The time for a probe may have come since the claim began. Then the next claim is due at
-        // once.
+        // A probe may have become due since the claim began. Then the next claim is due
+        // immediately.
         if let Admission::Probe { any_at, .. } = self.endpoint.admit(now, self.in_flight.len())
             && self.prefetch.leaves_out_failed()
         {
@@ -471,7 +471,7 @@ impl Queue {
         if may_reach_none && self.shared.store.is_shared() {
             self.give_way(now, &target);
         } else {
-            // This sender reaches the receiver, or shares no rate with other senders.
+            // Do not give way: this sender reaches the receiver, or shares no rate with others.
             self.gives_way_until = Duration::ZERO;
         }
         self.results.push(result, now);

@@ -137,7 +137,7 @@ async fn record(
                 }
                 return;
             }
-            // No retry can succeed. The deliveries are sent again, with the same ids.
+            // No retry can succeed. The deliveries are sent again, with the same event ids.
             Err(error) if matches!(error.fault(), Fault::Fenced | Fault::Closed) => {
                 debug!(webhook, n_results, %error, "cannot save delivery results any more");
                 return;
@@ -158,7 +158,7 @@ async fn record(
         }
         n_failures = n_failures.saturating_add(1);
         if stop_of_all.is_cancelled() && n_failures > 3 {
-            // The next process sends these deliveries again, with the same ids.
+            // The next process sends these deliveries again, with the same event ids.
             return;
         }
         tokio::time::sleep(STORE_PAUSE).await;

@@ -42,9 +42,9 @@ pub(super) struct Prepared {
 pub(crate) struct Targets(Vec<Prepared>);
 
 impl Targets {
-    /// Makes the clients of the enabled webhooks, or returns the errors of those that fail.
+    /// Makes the clients of the enabled webhooks. An error lists all failures.
     ///
-    /// `runs` tells which webhooks have a queue already. The others get a thread.
+    /// `runs` tells whether a webhook has a queue already. If not, it gets a thread.
     pub(crate) fn prepare(
         webhooks: &[config::Webhook],
         network: &NetworkPolicy,

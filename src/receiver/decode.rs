@@ -25,7 +25,7 @@ use crate::webhook::request::{
 };
 use crate::webhook::signature::{self, SigningKey};
 
-/// The attributes that CloudEvents defines. All others are decoded as parameters.
+/// The attributes that CloudEvents defines. All other attributes are decoded as parameters.
 const CORE_ATTRIBUTES: [&str; 8] = [
     "id",
     "source",
@@ -39,7 +39,8 @@ const CORE_ATTRIBUTES: [&str; 8] = [
 
 /// Decodes a request without checking its signature.
 ///
-/// `target` is the path and the query of the request. `now` is the time when it was complete.
+/// `target` is the path and the query of the request. `now` is the time when the request was
+/// complete.
 pub async fn decode(target: &str, headers: &HeaderMap, body: Bytes, now: Timestamp) -> Received {
     let text = |name: &str| headers.get(name).map(lossy).unwrap_or_default();
     let event = text(WEBHOOK_EVENT.as_str());

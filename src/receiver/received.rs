@@ -22,7 +22,7 @@ pub struct Received {
     pub attempt: Option<u32>,
     /// The origin of the delivery.
     pub origin: String,
-    /// The time when the request was sent, by the sender's clock.
+    /// The time when the request was sent, according to the sender's clock.
     pub timestamp: Option<Timestamp>,
     /// The parameters in the order of the request.
     pub parameters: Vec<(String, String)>,

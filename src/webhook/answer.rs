@@ -55,7 +55,7 @@ pub fn outcome(status: StatusCode, headers: &HeaderMap, now: Timestamp) -> Outco
     Outcome::Failed { cause, retry_after }
 }
 
-/// Returns the time of an answer by the receiver's clock.
+/// Returns the time of an answer according to the receiver's clock.
 fn answered_at(headers: &HeaderMap) -> Option<Timestamp> {
     let date = headers.get(DATE)?.to_str().ok()?;
     let date = httpdate::parse_http_date(date.trim()).ok()?;

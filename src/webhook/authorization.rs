@@ -24,10 +24,10 @@ use super::transport::Transport;
 use super::{answer, failure};
 use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 
-/// How long before its expiry a token is replaced, at most a tenth of its life.
+/// How long before its expiry a token is replaced, at most a tenth of its lifetime.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The longest life of a token, if the server states its life.
+/// The longest time that a token is used, if the server states its lifetime.
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Why there is no token.
@@ -35,7 +35,7 @@ const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(super) struct NoToken {
     /// The reason, in one line.
     pub(super) error: String,
-    /// Whether the server refused the client's credentials. Then changed files may help.
+    /// Whether the server refused the client's credentials. Then other credentials may help.
     pub(super) is_refusal: bool,
 }
 
@@ -285,7 +285,7 @@ struct Answer {
     expires_in: Option<Value>,
 }
 
-/// Parses the life of a token in seconds.
+/// Parses the lifetime of a token, in seconds.
 ///
 /// Some servers send a string, or a number with a fraction. A negative number is treated as 0.
 /// `None` if the value is not a number.

@@ -12,7 +12,8 @@ use tokio::sync::Semaphore;
 
 /// The maximum number of threads that one [`BlockingThreads`] uses at a time.
 ///
-/// A webhook has one for host names and one for other work. The runtime has 512 threads.
+/// A webhook has two of them: one for host names, and one for other work. The runtime has 512
+/// threads.
 const AT_ONCE: usize = 8;
 
 /// The blocking threads of the runtime that made the client of a webhook.

@@ -5,7 +5,7 @@
 //! server did not process. There are only these exceptions:
 //!
 //! - If an idle connection was closed before the request was written, the connection pool opens
-//!   another one.
+//!   another connection.
 //! - After an answer 401 or 403, the attempt sends a second request if a file with credentials has
 //!   changed. After 401, a new token of the authorization server is also a reason. If the
 //!   authorization server refuses the client, the attempt reads changed files and starts again.

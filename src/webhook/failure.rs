@@ -214,7 +214,7 @@ fn date(time: UnixTime) -> String {
         .map_or_else(|| "an unknown date".to_owned(), |time| time.to_string())
 }
 
-/// Replaces control characters such as line breaks, because the text may come from outside.
+/// Replaces control characters, such as line breaks. The text may be from a server.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

@@ -116,7 +116,7 @@ pub(crate) struct Forwarder {
     thread: ExchangeThread,
 }
 
-/// The answer to pass back: the target's, or one that makes the sender retry.
+/// The answer to pass back: from the target, or an error that makes the sender retry.
 #[derive(Clone, Debug)]
 pub(crate) struct Forwarded {
     pub(crate) status: StatusCode,
@@ -238,7 +238,7 @@ async fn exchange(request: reqwest::RequestBuilder) -> Result<Forwarded, reqwest
     })
 }
 
-/// Makes an answer for the case that the target gave none.
+/// Makes the answer to pass back if the target gave no answer.
 ///
 /// The sender of the request keeps the answer's body, so the body has the reason.
 fn failed(status: StatusCode, error: String) -> Forwarded {

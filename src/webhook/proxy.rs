@@ -65,7 +65,7 @@ impl fmt::Display for Proxy {
 /// How requests reach a receiver: directly or through a proxy.
 #[derive(Clone, Debug)]
 pub(crate) enum Way {
-    /// Without a proxy, because no variable names one.
+    /// Without a proxy, because no variable names a proxy for this URL.
     Direct,
     /// Without a proxy, because the host is this machine. A proxy would connect to itself.
     Loopback,

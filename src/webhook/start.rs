@@ -22,7 +22,7 @@ pub(crate) type MayBegin = Arc<dyn Fn() -> bool + Send + Sync>;
 #[error("not sent: another process may send this delivery")]
 pub(super) struct Withheld;
 
-/// Records whether a request of one attempt has begun, and whether one was refused.
+/// Records whether a request of an attempt has begun, or was refused.
 pub(super) struct Start {
     may_begin: MayBegin,
     has_begun: AtomicBool,
@@ -47,7 +47,7 @@ impl Start {
         Err(Withheld)
     }
 
-    /// Whether no request of the attempt has begun, because one was refused.
+    /// Whether no request of the attempt has begun, and at least one was refused.
     pub(super) fn is_withheld(&self) -> bool {
         self.was_refused.load(Ordering::Relaxed) && !self.has_begun.load(Ordering::Relaxed)
     }

@@ -122,7 +122,7 @@ impl Transport {
         current.client.clone()
     }
 
-    /// Replaces the client. If that fails, the old one stays.
+    /// Replaces the client. If this fails, the old client stays.
     fn replace(&self, current: &mut Current, versions: Versions) {
         if let Ok(client) = (self.make)(versions) {
             current.client = client;

@@ -35,7 +35,7 @@ impl TrustRoots {
         }
     }
 
-    /// Makes a value without authorities. A webhook then trusts only those in its `tls.ca`.
+    /// Makes a value without authorities. A webhook then trusts only its own `tls.ca`.
     pub fn empty() -> Self {
         Self {
             // Each TLS configuration gets the provider, because installing a default would change
@@ -46,7 +46,7 @@ impl TrustRoots {
         }
     }
 
-    /// Returns a warning if a webhook needs the system's certificates and there are none.
+    /// Warns if a webhook needs the system's certificates, but none were read.
     pub(crate) fn warning(&self, webhooks: &[Webhook]) -> Option<String> {
         if !self.roots.is_empty() {
             return None;

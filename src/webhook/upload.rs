@@ -39,7 +39,7 @@ pub(super) struct Upload {
     pause: Mutex<Pause>,
 }
 
-/// Makes the body of a request. A large one starts after `wait`.
+/// Makes the body of a request. A large body starts after `wait`.
 pub(super) fn body(bytes: BodyBytes, wait: Duration) -> reqwest::Body {
     if bytes.len() <= LARGE {
         return bytes.joined().into();

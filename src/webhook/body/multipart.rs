@@ -15,8 +15,8 @@ pub(super) fn build(content: &CallbackContent) -> Body {
         put("\r\nContent-Disposition: form-data; name=\"");
         put(parameter.as_str());
         // No Content-Type: browsers and curl send none (HTML standard, "multipart/form-data
-        // encoding algorithm"). With one, some parsers, such as formidable, treat the part as a
-        // file.
+        // encoding algorithm"). With this header, some parsers, such as formidable, treat the part
+        // as a file.
         put("\"\r\n\r\n");
         put(value);
         put("\r\n");

@@ -33,8 +33,9 @@ pub(super) struct Credentials {
     pub(super) webhook: config::Webhook,
     pub(super) settings: Arc<RequestSettings>,
     pub(super) authorization: Authorization,
-    /// The secrets that are not in the webhook's requests. The receiver or the authorization server
-    /// has them too, and may repeat them.
+    /// The secrets that are not in the webhook's requests, for instance signing keys.
+    ///
+    /// The receiver or the authorization server has these secrets too, and may repeat them.
     pub(super) secrets: Vec<SecretString>,
 }
 

@@ -19,7 +19,7 @@ use crate::webhook::CallbackContent;
 /// How long a test waits before it fails.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Resolves each name to the next of these addresses. Never answers when none is left.
+/// Resolves each name to the next of these addresses. Never answers if no address is left.
 struct Changing(Mutex<Vec<IpAddr>>);
 
 impl Resolve for Changing {
