@@ -1,10 +1,9 @@
-//! Notifies the processes of a repository, on any machine, of changes by an operator and by
-//! senders.
+//! Notifies all processes of a repository about changes by operators and senders.
 //!
-//! Constraint: a notification may be lost with its connection. So a counter in the row of the
-//! repository counts an operator's changes, and each renewal of the lease reads it. If a
-//! notification is lost, the daemon wakes its queues at the next renewal, within a third of the
-//! lease.
+//! Constraint: a notification is lost if the connection breaks. So an operator's change also
+//! increases the column `changes` of the repository. Each renewal of a lease reads this column and
+//! wakes the queues if it changed. So a lost notification delays the queues by at most a third of
+//! the lease.
 
 use std::time::Duration;
 
@@ -18,13 +17,15 @@ use super::connect::CREATE_MAX;
 use super::lease::Notices;
 use super::session::{Statement, statement};
 
-/// The time before the first new attempt to connect. It doubles up to [`AGAIN_MAX`].
+/// The pause before the first attempt to reconnect.
+///
+/// It doubles with each failed attempt, up to [`AGAIN_MAX`].
 const AGAIN: Duration = Duration::from_millis(200);
 
-/// The longest time between two attempts to connect.
+/// The longest pause between two attempts to reconnect.
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 
-/// Counts a change, and sends a notification with the commit.
+/// Counts an operator's change, and notifies all processes when it is committed.
 pub(super) fn notify(repository: i32) -> Statement {
     statement!(
         "WITH counted AS (UPDATE repositories SET changes = changes + 1 WHERE id = $1) \
@@ -38,7 +39,9 @@ pub(super) fn notify(repository: i32) -> Statement {
 pub(super) enum Kind<'a> {
     /// There may be more deliveries to claim.
     New,
-    /// This sender is now the sole one of the webhook. Others must drop their claims of it.
+    /// The notifying process is now the sole sender of this webhook.
+    ///
+    /// Other processes must begin no more requests to this webhook.
     Alone(&'a str),
 }
 
@@ -51,15 +54,14 @@ impl Kind<'_> {
     }
 }
 
-/// Sends a notification to senders with the commit.
+/// Notifies all senders when the transaction is committed.
 pub(super) fn notify_senders(repository: i32, kind: Kind<'_>) -> Statement {
     let sql = "SELECT pg_notify('project_webhooks', $1)";
     statement!(sql, kind.payload(repository))
 }
 
-/// Handles the payload of a notification.
 fn handle(payload: &str, repository: i32, notices: &Notices) {
-    // The name of a webhook may have spaces.
+    // Split off only two words, because the name of a webhook may contain spaces.
     let mut words = payload.splitn(3, ' ');
     if words.next() != Some(repository.to_string().as_str()) {
         return;
@@ -72,7 +74,7 @@ fn handle(payload: &str, repository: i32, notices: &Notices) {
     }
 }
 
-/// Listens for notifications about a repository, and connects again after an error. Never ends.
+/// Listens for notifications about a repository forever. Reconnects after errors.
 pub(super) async fn listen<T>(config: Config, tls: T, repository: i32, notices: Notices)
 where
     T: MakeTlsConnect<Socket> + Clone,
@@ -82,15 +84,15 @@ where
 {
     let mut pause = AGAIN;
     loop {
-        // A server or a proxy may accept the connection, and then say nothing.
+        // A server or a proxy may accept the connection, and then never answer.
         let connecting = timeout(CREATE_MAX, config.connect(tls.clone()));
         if let Ok(Ok((client, mut connection))) = connecting.await {
             let mut messages = stream::poll_fn(move |context| connection.poll_message(context));
             let subscribed = async {
                 let listen = client.batch_execute("LISTEN project_webhooks");
                 let subscribed = timeout(CREATE_MAX, listen).await;
-                // Notifications before the subscription were missed. The next renewal of a lease
-                // finds an operator's change.
+                // Notifications before the subscription were missed. So assume that senders sent
+                // some. The next renewal of a lease notices an operator's changes.
                 notices.all_paused();
                 notices.more();
                 subscribed

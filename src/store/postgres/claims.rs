@@ -1,13 +1,15 @@
 //! Claims due deliveries for this process.
 //!
-//! Constraint: an index finds the heads of [`lanes`](super::lanes), so a claim reads no other
-//! pending delivery. One transaction of one round trip selects heads and claims them. If it finds
-//! fewer than it may claim, another round trip reads the next due time. A large payload is claimed
-//! alone, and read [in pieces](super::payloads) afterwards.
+//! Constraint: the cost of a claim must not depend on the number of pending deliveries. So an index
+//! finds the heads of [`lanes`](super::lanes), the only deliveries that may be claimed. One
+//! transaction of one round trip selects heads and claims them. If it finds fewer heads than it may
+//! claim, another round trip reads the next due time. A head with a large payload is the only one
+//! of its claim. Its payload is read [in pieces](super::payloads) afterwards.
 //!
-//! Senders claim at the same time, and none waits for another: see [`session`](super::session). A
-//! claim does not wait for a disk or a replica. So a crash of the server may undo the claim of a
-//! delivery that was already sent. Then the delivery is sent again, as after a crash of the sender.
+//! Senders claim at the same time and do not wait for each other: see [`session`](super::session).
+//! The commit of a claim does not wait for a disk or a replica. So a crash of the server may undo
+//! the claim of a delivery that was already sent. The delivery is then sent again, as after a crash
+//! of the sender.
 
 use std::collections::HashSet;
 
@@ -22,25 +24,28 @@ use crate::store::delivery::{Claim, Claims, Unreadable};
 use crate::store::error::Fault;
 use crate::store::payload;
 
-/// The total size of payloads at which a claim ends, in bytes. The last payload may exceed it.
+/// The total size of payloads, in bytes, at which a claim takes no more deliveries.
+///
+/// The payload of the last delivery may exceed this size.
 const CLAIM_BYTES: i64 = 1024 * 1024;
 
-/// The total size of compressed payloads that the answer to a claim contains, in bytes.
+/// The maximum size of the compressed payloads in the answer to a claim, in bytes.
 ///
-/// A larger answer could take longer over a slow link than a statement may.
+/// Over a slow link, a larger answer could exceed the time limit of a statement.
 const ANSWER_BYTES: i64 = payloads::PIECE as i64;
 
-/// The heads of a webhook's lanes that this sender may claim.
+/// Selects the heads of a webhook's lanes that this sender may claim.
 ///
-/// The first five values are the repository, the sender, the webhook, and the organizations and
+/// The values `$1` to `$5` are the repository, the sender, the webhook, and the organizations and
 /// projects to leave out.
 ///
-/// The server reads heads in the order of their index until it has enough. Without `OFFSET 0`, it
-/// might first join all heads with all claims.
+/// `OFFSET 0` makes the server read heads in the order of their index until it has enough.
+/// Otherwise it might first join all heads with all claims.
 ///
-/// The sender's own claim of a head does not exclude the head, but its claim of another delivery of
-/// the lane does. That one was cancelled while the sender sends it, and the project was renamed, so
-/// the projects to leave out have the former key.
+/// The sender may claim a head again that it has already claimed. But it may not claim a head while
+/// it has a claim of another delivery in the lane. Such a claim remains if an operator cancels a
+/// delivery during its attempt. Usually `$4` and `$5` exclude the lane then. But if the project was
+/// renamed during the attempt, they have the former key.
 macro_rules! free_heads {
     () => {
         "FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
@@ -56,10 +61,11 @@ macro_rules! free_heads {
     };
 }
 
-/// Selects and claims the first due heads of a webhook's lanes, the longest overdue first.
+/// Selects and claims due heads of a webhook's lanes, the longest overdue first.
 ///
-/// It claims a head only if the payloads before it have less than `CLAIM_BYTES` bytes in total, and
-/// if its payload fits into the answer. The first head is claimed anyway, but without its payload.
+/// It claims a head only if the payloads before it have less than [`CLAIM_BYTES`] bytes in total,
+/// and if the payload of the head fits into the answer. It claims the first head in any case. If
+/// the payload of that head does not fit, the row lacks the payload.
 const CLAIM: &str = concat!(
     "WITH heads AS MATERIALIZED (SELECT d.* ",
     free_heads!(),
@@ -94,7 +100,7 @@ const EVENT_COLUMN: usize = 10;
 /// The index of the hash of the event's payload in [`CLAIM`].
 const HASH_COLUMN: usize = EVENT_COLUMN + row::N_EVENT_COLUMNS - 1;
 
-/// Reads the first due time of the heads that were not claimed now.
+/// Reads the earliest due time of the heads that are not among the ids `$6`.
 const NEXT: &str = concat!(
     "SELECT greatest(d.due_ms, (SELECT w.rests_until_ms FROM webhooks w \
      WHERE w.repository = $1 AND w.name = $3)) ",
@@ -102,7 +108,7 @@ const NEXT: &str = concat!(
     "AND d.id <> ALL ($6) ORDER BY d.due_ms, d.id LIMIT 1"
 );
 
-/// A claim of a webhook's due deliveries.
+/// The arguments of a claim.
 pub(super) struct Claiming {
     pub(super) repository: i32,
     pub(super) sender: i64,
@@ -115,7 +121,7 @@ pub(super) struct Claiming {
 impl Claiming {
     /// Claims due heads of lanes, the longest overdue first.
     ///
-    /// Returns `None` if the lease of the sender is gone.
+    /// Returns `None` if another sender removed the lease of this one.
     pub(super) async fn claim(&self, session: &mut Session) -> Result<Option<Claims>, Fault> {
         let (organizations, projects) = row::arrays(&self.excluding);
         let answers = session
@@ -152,13 +158,13 @@ impl Claiming {
                 let claimed = claimed.collect::<Result<Vec<i64>, Fault>>()?;
                 self.next_due(session, claimed).await?
             }
-            // More may be due.
+            // More deliveries may be due.
             false => Some(self.now),
         };
         Ok(Some(claims))
     }
 
-    /// Reads a compressed payload that a row of [`CLAIM`] lacks because of its size.
+    /// Reads the compressed payload if it is too large for the row of [`CLAIM`].
     async fn large(&self, session: &mut Session, head: &Row) -> Result<Option<Vec<u8>>, Fault> {
         let (size, compressed): (Option<i64>, Option<&[u8]>) = (head.try_get(8)?, head.try_get(9)?);
         if size.is_none() || compressed.is_some() {
@@ -168,7 +174,7 @@ impl Claiming {
         payloads::read(session, self.repository, hash).await
     }
 
-    /// Reads the first due time of the heads that are not among `claimed`.
+    /// Reads the earliest due time of the heads that are not among `claimed`.
     pub(super) async fn next_due(
         &self,
         session: &mut Session,
@@ -194,9 +200,9 @@ impl Claiming {
     }
 }
 
-/// Drops the claims of a webhook, except those of these deliveries.
+/// Releases this sender's claims of a webhook, except those in `keeping`.
 ///
-/// These may include claims whose answer was lost.
+/// This includes claims that the sender does not know, because their answer was lost.
 pub(super) fn release(
     repository: i32,
     sender: i64,
@@ -213,9 +219,10 @@ pub(super) fn release(
     ]
 }
 
-/// Reads a row of [`CLAIM`], with the compressed payload if the row lacks it.
+/// Adds the delivery of a row of [`CLAIM`] to `claims`.
 ///
-/// An unreadable delivery is no error, but is reported in `claims`.
+/// `large` is the compressed payload if the row lacks it. An unreadable delivery is no error: it is
+/// added to `claims` as unreadable.
 fn claim(head: &Row, large: Option<&[u8]>, claims: &mut Claims) -> Result<(), Fault> {
     let delivery = row::number(head, 0)?;
     let attempt = row::small(head, 3)?.saturating_add(1);

@@ -23,11 +23,11 @@ pub(super) struct Client {
     /// The length of leases.
     pub(super) lease: Duration,
     pub(super) location: Arc<str>,
-    // Dropped last, because it drives the connections of the pool.
+    // The last field, so that it is dropped last: it drives the connections of the pool.
     runtime: Driver,
 }
 
-/// The runtime of the connections. Code in another runtime may drop it too.
+/// The runtime of the connections. It may be dropped inside another runtime.
 struct Driver(Option<Runtime>);
 
 impl Driver {
@@ -45,14 +45,17 @@ impl Driver {
 impl Drop for Driver {
     fn drop(&mut self) {
         if let Some(runtime) = self.0.take() {
-            // Dropping the runtime waits for its threads, and tokio panics if a task does that.
+            // A normal drop waits for the threads of the runtime. In a task, this makes tokio
+            // panic.
             runtime.shutdown_background();
         }
     }
 }
 
 impl Client {
-    /// Connects to a state with the present schema. Refuses one that was moved or is incomplete.
+    /// Connects to a state with the current schema.
+    ///
+    /// Returns an error if the state was moved away, or is an incomplete copy.
     pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
         let client = Self::connect_for_transfer(settings)?;
         let refused = client.runtime.block_on(async {
@@ -63,7 +66,7 @@ impl Client {
         Ok(client)
     }
 
-    /// Connects to a state, even if it was moved away.
+    /// Connects like [`Client::connect`], but also to a moved or incomplete state.
     pub(super) fn connect_for_transfer(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
@@ -91,9 +94,9 @@ impl Client {
         })
     }
 
-    /// Runs work on a connection.
+    /// Runs `work` with a connection.
     ///
-    /// If the work leaves a transaction open, commits it, or rolls it back after an error.
+    /// If `work` leaves a transaction open, this commits it, or rolls it back after an error.
     pub(super) fn block_on<T>(
         &self,
         work: impl AsyncFnOnce(&mut Session, i32) -> Result<T, Fault>,
@@ -107,7 +110,7 @@ impl Client {
     }
 }
 
-/// Reads the id of the repository.
+/// Checks the schema, and reads the id of the repository.
 async fn find(pool: &Pool, settings: &Postgres, location: &Arc<str>) -> Result<i32, OpenError> {
     let fault = |fault| open_error(location, fault);
     let absent = || OpenError::Absent {
@@ -137,7 +140,7 @@ async fn find(pool: &Pool, settings: &Postgres, location: &Arc<str>) -> Result<i
         .map_err(|error: tokio_postgres::Error| fault(error.into()))
 }
 
-/// Reads the number in the first column of the first row. Without a row, it is 0.
+/// Reads the number in the first column of the first row. Returns 0 without rows.
 pub(super) fn number(rows: &[tokio_postgres::Row]) -> Result<i64, Fault> {
     rows.first().map_or(Ok(0), |found| row::number(found, 0))
 }

@@ -1,7 +1,7 @@
 //! Connects to the database.
 //!
 //! Constraint: a connection that hangs must not stop the daemon. So each attempt to connect, each
-//! statement and each wait for a lock is bounded, and TCP keepalives detect a dead peer.
+//! statement and each wait for a lock has a time limit. TCP keepalives detect a dead peer.
 
 use std::io;
 use std::sync::Arc;
@@ -19,7 +19,7 @@ use crate::store::error::{Fault, OpenError};
 
 /// The maximum number of connections, without those for renewals and notifications.
 ///
-/// If all are busy, a caller waits. Most work takes a few round trips.
+/// If all of them are busy, a caller waits. Most callers need only a few round trips.
 const CONNECTIONS_MAX: usize = 6;
 
 /// The number of connections that only renew leases.
@@ -27,30 +27,31 @@ const CONNECTIONS_MAX: usize = 6;
 /// One is for the lease on the repository, and one for the lease of the sender.
 const RENEWING: usize = 2;
 
-/// How long connecting may take.
+/// The default time limit for opening a TCP connection to one address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long connecting may take in all, with TLS and the authentication.
+/// The time limit for making a connection, including TLS and the authentication.
 pub(super) const CREATE_MAX: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 
-/// How long a caller waits for a connection of the pool.
+/// How long a caller waits for a free connection of the pool.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The longest time that a transaction may idle.
+/// The longest time that a transaction may idle, even with a long lease.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// The server ends a transaction that idles for the lease divided by this.
+/// A transaction may idle for the length of the lease divided by this number.
 ///
-/// Four transactions of a process may wait for the lock of the repository, one behind the other:
-/// those of a batch, of results, of a collection and of fingerprints. If the process is stopped,
-/// each gets the lock in turn and idles. All four must end within the lease.
+/// Four transactions of one process may wait for the lock of the repository: those of a batch, of
+/// results of attempts, of a collection and of fingerprints. If the process is stopped, each of
+/// them gets the lock in turn and then idles. The server must end all four within the length of the
+/// lease.
 const IDLE_PART: u32 = 4;
 
-/// Returns the options of each connection.
+/// Returns the server options of each connection.
 ///
-/// A large batch takes seconds on a slow disk, so a statement may take half a minute. A process
-/// that is stopped within a transaction keeps its locks, so the server ends the transaction within
-/// the lease. Otherwise no other process could take over. All statements are short, so JIT
+/// A large batch takes seconds on a slow disk, so a statement may take half a minute. If a process
+/// is stopped during a transaction, the transaction keeps its locks, and no other process can take
+/// over. So the server ends a transaction that idles. Statements need little computation, so JIT
 /// compilation costs more than it saves.
 fn options(lease: Duration) -> String {
     format!(
@@ -60,7 +61,7 @@ fn options(lease: Duration) -> String {
     )
 }
 
-/// The name that the server shows for a connection.
+/// The name of this program in the server's list of connections.
 const APPLICATION: &str = "project-webhooks";
 
 /// Returns the name of the database for messages.
@@ -80,7 +81,7 @@ pub(super) fn location(config: &Config) -> Arc<str> {
     format!("the PostgreSQL database {name} on {}", hosts.join(", ")).into()
 }
 
-/// Reads the settings of a connection.
+/// Makes the configuration of a connection.
 pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
     let mut config: Config =
         settings
@@ -117,10 +118,10 @@ pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
     Ok(config)
 }
 
-/// Lets a daemon's connections plan each statement once.
+/// Makes the server plan each statement only once for each connection of a daemon.
 ///
-/// Its statements find rows by keys, so their plans do not depend on the values. Planning a
-/// statement each time costs as much as executing it (measured).
+/// A daemon's statements find rows by keys, so the best plan does not depend on the values.
+/// Planning a statement each time costs as much as executing it (measured).
 pub(super) fn plan_once(config: &mut Config) {
     let others = config.get_options().unwrap_or_default();
     config.options(format!("-c plan_cache_mode=force_generic_plan {others}"));
@@ -129,13 +130,15 @@ pub(super) fn plan_once(config: &mut Config) {
 /// The TLS settings of connections. `None` for connections without TLS.
 pub(super) type Tls = Option<MakeRustlsConnect>;
 
-/// Makes the pool for all work but renewals. It connects when a connection is needed.
+/// Makes the pool for all work except renewals. The pool connects on demand.
 pub(super) fn pool(tls: &Tls, config: Config, location: &Arc<str>) -> Result<Pool, OpenError> {
     let limits = (CONNECTIONS_MAX, WAIT_TIMEOUT, CREATE_MAX);
     pool_of(tls, config, location, limits)
 }
 
-/// Makes the pool for renewals of leases. Slow statements of other work do not delay them.
+/// Makes the pool for renewals of leases.
+///
+/// It is separate, so that slow statements of other work do not delay a renewal.
 pub(super) fn renewals(
     tls: &Tls,
     mut config: Config,
@@ -151,13 +154,15 @@ pub(super) fn renewals(
     pool_of(tls, config, location, (RENEWING, limit, limit))
 }
 
-/// Makes the pool of a process that waits for the lease: one connection.
+/// Makes the pool of a process that waits for the lease. It has one connection.
 pub(super) fn waiting(tls: &Tls, config: Config, location: &Arc<str>) -> Result<Pool, OpenError> {
     let limits = (1, WAIT_TIMEOUT, CREATE_MAX);
     pool_of(tls, config, location, limits)
 }
 
-/// How long a renewal may take. After that, another one can still begin before the lease ends.
+/// Returns how long a renewal may take.
+///
+/// After this time, a second renewal can still begin before the lease expires.
 pub(super) fn renewal_max(lease: Duration) -> Duration {
     lease / 2
 }
@@ -184,7 +189,7 @@ fn pool_of(
         .map_err(|source| refused(location, source))
 }
 
-/// Returns the TLS settings: the certificate authorities of the system, and `ring`.
+/// Makes the TLS settings, with the certificate authorities of the system.
 pub(super) fn tls(settings: &Postgres, location: &Arc<str>) -> Result<Tls, OpenError> {
     if !settings.tls {
         return Ok(None);
@@ -192,7 +197,7 @@ pub(super) fn tls(settings: &Postgres, location: &Arc<str>) -> Result<Tls, OpenE
     let mut roots = RootCertStore::empty();
     let found = rustls_native_certs::load_native_certs();
     for certificate in found.certs {
-        // The system's store may contain certificates that rustls does not support.
+        // Skip a certificate that rustls does not support. The system may have some.
         let _ = roots.add(certificate);
     }
     if roots.is_empty() {
@@ -222,11 +227,12 @@ fn refused(
     }
 }
 
-/// Converts an error of opening the store.
+/// Converts an error that occurred while the store was opened.
 pub(super) fn open_error(location: &Arc<str>, fault: Fault) -> OpenError {
     let location = Arc::clone(location);
     match fault {
-        // `Busy` and `Slow` pass too: a process that is stopped may hold a lock for a while.
+        // `Busy` and `Slow` are temporary too: a stopped process may hold a lock until the server
+        // ends its transaction.
         Fault::Unreachable(source) | Fault::Busy(source) | Fault::Slow(source) => {
             OpenError::Unreachable { location, source }
         }

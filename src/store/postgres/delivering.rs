@@ -1,4 +1,4 @@
-//! Implements [`Delivering`]: claims, results of attempts, webhooks, and the removal of rows.
+//! Implements [`Delivering`]: claims, results of attempts, webhooks, and retention.
 
 use std::sync::{Arc, Mutex};
 
@@ -16,20 +16,20 @@ use crate::store::error::Fault;
 use crate::store::listing::{Collected, Space, WebhookState};
 use crate::store::retention::{FOR_ROOM, too_old};
 
-/// The results of attempts that wait until the current transaction has ended.
+/// Results of attempts that wait while another transaction records earlier ones.
 ///
-/// The next transaction records all of them, so a burst costs fewer commits.
+/// The next transaction records all waiting results, so a burst needs fewer commits.
 #[derive(Default)]
 pub(super) struct Finishing {
     waiting: Mutex<Vec<Waiting>>,
     turn: tokio::sync::Mutex<()>,
 }
 
-/// The results of attempts, and the sender of the answer to their caller.
+/// Results of attempts, and the channel for the reply to their caller.
 type Waiting = (Arc<[Finish]>, oneshot::Sender<Result<(), Fault>>);
 
 impl Shared {
-    /// Records the results of attempts, together with those of other callers.
+    /// Records results of attempts, together with the waiting results of other callers.
     async fn finish(&self, finished: Arc<[Finish]>) -> Result<(), Fault> {
         let (reply, mut answer) = oneshot::channel();
         guard(&self.finishing.waiting).push((finished, reply));
@@ -63,7 +63,9 @@ impl Shared {
         answer.try_recv().unwrap_or(Err(Fault::Closed))
     }
 
-    /// Returns the statement that locks the repository. A watching process needs its lease.
+    /// Returns the statement that locks the repository.
+    ///
+    /// In a watching process, the statement returns no row if the lease was lost.
     fn lock(&self) -> Statement {
         match self.is_watching {
             true => statement!(LOCK_AS_HOLDER, self.lease.repository, self.lease.epoch),
@@ -88,15 +90,15 @@ impl Shared {
             excluding: asking.excluding,
         };
         if asking.alone == Alone::IfDue && !self.sender.is_sole(&claiming.webhook) {
-            // The other senders need not stop for a sender that has nothing due.
+            // Do not become the sole sender while nothing is due: the other senders would stop.
             let next_due = claiming.next_due(&mut session, Vec::new()).await?;
             if next_due.is_none_or(|due| due > claiming.now) {
                 return Ok(Claims::later(next_due));
             }
         }
         let alone = asking.alone != Alone::No;
-        // The lease is not confirmed, so another sender may have removed it. The next renewal finds
-        // out.
+        // The database has not confirmed the lease in time, so another sender may have removed it.
+        // Claim nothing until a renewal succeeds.
         if (alone || claiming.limit > 0) && !lease.hold.is_valid() {
             return Ok(Claims::default());
         }
@@ -139,7 +141,8 @@ impl Shared {
                 now,
             ))
         };
-        // Usually nothing changed, so read without a lock first. A lock would count as a change.
+        // Usually nothing changed, so first read without the lock. Taking the lock would increase
+        // the version of the state.
         let (statements, _) = changes(&session.rows(webhooks::fingerprints(repository)).await?)?;
         if statements.is_empty() {
             return Ok(Vec::new());
@@ -159,7 +162,9 @@ impl Shared {
         session.end(result).await
     }
 
-    /// Returns how many of the oldest rows hold `needed` bytes: at least one, at most `limit`.
+    /// Estimates how many rows to remove to free `needed` bytes, from 1 to `limit`.
+    ///
+    /// The estimate uses the average payload of the 100 oldest events.
     async fn rows_for(&self, needed: u64, limit: usize) -> Result<usize, Fault> {
         let (mut session, repository) = self.session().await?;
         let rows = session
@@ -175,7 +180,7 @@ impl Shared {
         Ok(n_rows.clamp(1, limit.max(1)))
     }
 
-    /// Collects by `retention`, and makes pending deliveries dead.
+    /// Removes rows older than their `retention`, and makes `expiring` deliveries dead.
     async fn collect(
         &self,
         retention: Retention,

@@ -1,42 +1,45 @@
-//! A batch whose commit has an unknown result, because the connection was lost.
+//! Handles a batch whose commit has an unknown result after a lost connection.
 //!
-//! The next batch finds out whether the earlier one was recorded. If so, a change of the record is
-//! stale, and the caller infers it again from the new record. But an event that leaves the record
-//! as it is would be recorded twice: that of a short-lived snapshot, for example. So the next batch
-//! leaves out such events.
+//! The next batch finds out whether the earlier batch was recorded. For that, each batch stores a
+//! random value, its *mark*. The caller repeats the changes of the earlier batch. If that batch was
+//! recorded, a repeated change of a project's record is stale, and the caller infers again from the
+//! new record. But some changes have an event and keep the record, for example the change of a
+//! short-lived snapshot. Their events would be recorded twice, so the next batch leaves them out.
 
 use std::collections::HashMap;
 
 use crate::domain::event::EventId;
 use crate::store::batch::{Change, NewEvent, RecordedEvent};
 
-/// Events by their id with repetition 0.
+/// Recorded events, by the id that each has with repetition 0.
 pub(super) type FirstIds = HashMap<EventId, RecordedEvent>;
 
-/// The last batch, if its result is unknown, and events of earlier batches that got an error.
+/// The last batch if its result is unknown, and events that a retry may repeat.
 #[derive(Debug, Default)]
 pub(super) struct Doubt {
-    /// The mark of the batch. `None` once its result is known.
+    /// The mark of the last batch. `None` if the result of that batch is known.
     mark: Option<Vec<u8>>,
-    /// The events of the batch.
+    /// The events of the last batch, if its result is unknown.
     unknown: FirstIds,
     /// Events that were recorded, although the caller got an error.
     recorded: FirstIds,
 }
 
 impl Doubt {
-    /// Whether the result of a batch is unknown.
+    /// Whether the result of the last batch is unknown.
     pub(super) fn is_open(&self) -> bool {
         self.mark.is_some()
     }
 
-    /// Remembers a batch by its mark and events, after its commit had no answer.
+    /// Remembers the mark and the events of a batch whose commit got no answer.
     pub(super) fn open(&mut self, mark: Vec<u8>, events: FirstIds) {
         self.mark = Some(mark);
         self.unknown = events;
     }
 
-    /// Finds out whether the batch was recorded, by the mark of the last recorded batch.
+    /// Decides whether the last batch was recorded.
+    ///
+    /// `last_batch` is the mark of the batch that the database recorded last.
     pub(super) fn resolve(&mut self, last_batch: Option<&Vec<u8>>) {
         if let Some(mark) = self.mark.take() {
             let unknown = std::mem::take(&mut self.unknown);
@@ -46,13 +49,17 @@ impl Doubt {
         }
     }
 
-    /// Returns the event's record, if an earlier batch recorded the event.
+    /// Returns the final id and position of an event that is already recorded.
+    ///
+    /// Only for a change that keeps the record of its project. Any other repeated change is stale.
     pub(super) fn recorded(&self, change: &Change, new: &NewEvent) -> Option<&RecordedEvent> {
         let is_record_kept = change.before == change.after;
         self.recorded.get(&new.event.id).filter(|_| is_record_kept)
     }
 
-    /// Forgets events that the caller has received. If the same happens again, it is another event.
+    /// Forgets events of which the caller now knows that they are recorded.
+    ///
+    /// If the same change happens again, it has a new event.
     pub(super) fn forget(&mut self, known: &[RecordedEvent]) {
         self.recorded.retain(|_, event| !known.contains(event));
     }

@@ -35,7 +35,9 @@ impl From<PoolError> for Fault {
     }
 }
 
-/// Whether the connection failed. Invalid certificates count, because they may be renewed.
+/// Whether the connection failed.
+///
+/// This includes an invalid certificate of the server, which its administrator may renew.
 fn is_of_connection(error: &tokio_postgres::Error) -> bool {
     let mut cause = error.source();
     while let Some(found) = cause {
@@ -47,10 +49,10 @@ fn is_of_connection(error: &tokio_postgres::Error) -> bool {
     error.is_closed()
 }
 
-/// Whether the server cannot work now, but may later.
+/// Whether the server cannot work now, but may work later.
 fn is_outage(code: &SqlState) -> bool {
-    // Class 08: the connection failed. Class 57P: the server stops or starts. Class 53: it lacks a
-    // resource. 25P03: the process was stopped within a transaction, so the server closed the
+    // Class 08: the connection failed. Class 57P: the server stops or starts. Class 53: the server
+    // lacks a resource. 25P03: a transaction idled for too long, so the server closed the
     // connection.
     ["08", "57P", "53", "25P03"]
         .iter()

@@ -1,7 +1,8 @@
 //! Finds a free id for each new event of a batch.
 //!
-//! Constraint: no event gets the id of another one. An event whose id is taken gets the id of a
-//! higher repetition ([`EventId::of`]).
+//! Constraint: no two events have the same id. [`EventId::of`] computes an id from the properties
+//! of the event and a number, the *repetition*. If an id is taken, the event gets the id of a
+//! higher repetition.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +13,7 @@ use crate::domain::event::EventId;
 use crate::store::batch::NewEvent;
 use crate::store::error::Fault;
 
-/// The ids that are known to be taken or to be free.
+/// The ids that were looked up, and whether each of them is taken.
 pub(super) struct EventIds {
     is_taken: HashMap<EventId, bool>,
     /// The lowest repetition for the id of a new event.
@@ -20,9 +21,9 @@ pub(super) struct EventIds {
 }
 
 impl EventIds {
-    /// Reads which ids are taken until every event has a free one.
+    /// Looks up ids until every event has a free one.
     ///
-    /// `facts` already has the taken ids with the repetition `asked`.
+    /// The ids with the repetition `asked` are already looked up: `facts` has those that are taken.
     pub(super) async fn find(
         session: &mut Session,
         repository: i32,
@@ -52,14 +53,14 @@ impl EventIds {
         }
     }
 
-    /// Takes the first free id of an event. Returns it with its repetition.
+    /// Assigns the first free id to an event. Returns the id with its repetition.
     pub(super) fn take(&mut self, new: &NewEvent) -> (EventId, u32) {
         let (id, repetition) = self.first(new, |id| self.is_taken.get(id) == Some(&true));
         self.is_taken.insert(id.clone(), true);
         (id, repetition)
     }
 
-    /// Returns those ids that the events would take now and that were not looked up yet.
+    /// Returns the ids that the events would get now, except ids that were looked up.
     fn unknown(&self, new: &[&NewEvent]) -> Vec<String> {
         let mut assigned: HashSet<EventId> = HashSet::new();
         let mut unknown = Vec::new();

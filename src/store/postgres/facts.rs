@@ -1,4 +1,4 @@
-//! The rows that a batch depends on, read in one round trip.
+//! Reads the rows that a batch depends on, in one round trip.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
@@ -13,32 +13,34 @@ use crate::domain::project::{ContentHash, ProjectKey};
 use crate::store::batch::NewEvent;
 use crate::store::error::Fault;
 
-/// The rows that a batch depends on. [`NewRows`](super::new_rows) updates them step by step.
+/// The rows that a batch depends on.
+///
+/// [`NewRows`](super::new_rows) updates them in memory for each row that it adds.
 pub(super) struct Facts {
     pub(super) next_event: i64,
     pub(super) next_delivery: i64,
     /// The lowest repetition for the id of a new event.
     pub(super) repetition: u32,
-    /// The mark of the batch that was recorded last.
+    /// The mark of the last recorded batch; see [`doubt`](super::doubt).
     pub(super) last_batch: Option<Vec<u8>>,
     /// The recorded files of the changed projects, with their hash and change time.
     pub(super) files: HashMap<(ProjectKey, String), (ContentHash, i64)>,
     /// The needed payloads that are already stored.
     pub(super) payloads: HashSet<ContentHash>,
-    /// The requested ids that events already have.
+    /// Those ids of the new events that are already taken.
     pub(super) taken: HashSet<EventId>,
-    /// The listeners of the changed projects.
+    /// The listeners of changed projects: webhooks to which their events were routed.
     pub(super) listeners: BTreeMap<ProjectKey, BTreeSet<String>>,
-    /// The listeners of moved projects, by the new key.
+    /// The listeners of moved projects, by the new key of the project.
     pub(super) arriving: BTreeMap<ProjectKey, BTreeSet<String>>,
-    /// The lanes with a pending delivery.
+    /// Those lanes of the new events that already have a pending delivery.
     pub(super) lanes: HashSet<Lane>,
-    /// The keys of projects with a pending delete, by webhook and hash of the project id.
+    /// The projects with a pending delete, by webhook and by hashed project id.
     pub(super) deletes: HashMap<(String, Vec<u8>), BTreeSet<ProjectKey>>,
 }
 
 impl Facts {
-    /// The statements that read the facts. [`Facts::of`] takes their rows.
+    /// Makes the statements that read the facts. [`Facts::of`] takes their rows.
     pub(super) fn statements(recording: &Recording<'_>) -> Vec<Statement> {
         let repository = recording.repository;
         let changes = &recording.batch.changes;
@@ -94,7 +96,7 @@ impl Facts {
         ]
     }
 
-    /// Reads the rows of the lock, of the listeners that move, and of the statements.
+    /// Reads the rows of the lock, of the moved listeners, and of `Facts::statements`.
     pub(super) fn of(
         lock: &Row,
         arriving: &[Row],
@@ -154,7 +156,7 @@ impl Facts {
     }
 }
 
-/// The lanes that an event may have a delivery in.
+/// Returns the lanes in which an event may get a delivery.
 fn lanes_of(new: &NewEvent) -> impl Iterator<Item = Lane> {
     new.webhooks
         .iter()

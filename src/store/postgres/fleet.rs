@@ -1,4 +1,6 @@
-//! Reads the lease with its standbys and senders, and writes the row of a waiting process.
+//! Reads the lease, the standbys and the senders of a repository.
+//!
+//! Also writes the row of a standby, a process that waits for the lease.
 
 use std::sync::Arc;
 
@@ -12,7 +14,9 @@ use crate::store::batch::names_of;
 use crate::store::error::Fault;
 use crate::store::fleet::{Fleet, Holder, LeaseView, Process, Sender, Standby};
 
-/// The statements whose rows [`of_rows`] reads. `length` is that of the lease, in seconds.
+/// Makes the statements whose rows [`of_rows`] reads.
+///
+/// `length` is the length of the lease in seconds.
 pub(super) fn statements(repository: i32, length: f64) -> [Statement; 4] {
     [
         statement!(
@@ -86,7 +90,7 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     };
     Ok(Fleet {
         repository: name.unwrap_or_default(),
-        // Renewals of leases read the fleet too, so they must not fail because of damaged names.
+        // Ignore damaged names: renewals of leases call this function, and they must not fail.
         repositories: names_of(several.as_deref()).unwrap_or_default(),
         is_listed: is_listed.unwrap_or_default(),
         lease: leases.first().map(holder).transpose()?,
@@ -101,7 +105,7 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     })
 }
 
-/// Reads a process. Another version of the program may write it in another form.
+/// Parses a process. Another version of the program may have used another form.
 fn process(text: &str) -> Process {
     Process::parse(text).unwrap_or_else(|| Process {
         host: text.to_owned(),
@@ -122,7 +126,9 @@ pub(super) fn wait(repository: &str, process: &str) -> Statement {
     )
 }
 
-/// Removes the row of a process that no longer waits, and rows that are older than a day.
+/// Removes the row of a process that no longer waits for the lease.
+///
+/// Also removes the rows of processes that last asked for the lease more than a day ago.
 pub(super) fn wait_no_longer(repository: i32, process: &str) -> Statement {
     statement!(
         "DELETE FROM standbys WHERE repository = $1 \
@@ -132,7 +138,7 @@ pub(super) fn wait_no_longer(repository: i32, process: &str) -> Statement {
     )
 }
 
-/// The processes that share the repository, as this process last read them.
+/// The lease and the processes that share the repository, as last read.
 #[derive(Clone)]
 pub(super) struct LastRead(Arc<watch::Sender<LeaseView>>);
 

@@ -1,8 +1,9 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
-//! Constraint: the order of [`Delivering`] holds. So each change of a delivery's state or lane
-//! updates `is_head`, for all changed lanes in one statement. A lane has no head while its oldest
-//! delivery waits for a delete in another lane.
+//! Constraint: deliveries are sent in the order that [`Delivering`] promises. So only the *head* of
+//! a lane may be sent: its oldest delivery, with the column `is_head` set. Each change of a
+//! delivery's state or lane also updates `is_head`, in one statement for all changed lanes. A lane
+//! has no head while its oldest delivery waits for a delete in another lane.
 //!
 //! [`Delivering`]: crate::store::contract::Delivering
 
@@ -18,23 +19,23 @@ use crate::store::error::Fault;
 /// The lane of a delivery: the webhook and the project.
 pub(super) type Lane = (String, ProjectKey);
 
-/// The condition that the delivery `w` waits for an earlier delete with its project id.
+/// The condition that the delivery `w` waits for an older delete of its project id.
 const WAITS_FOR_A_DELETE: &str = "(w.project_id IS NOT NULL AND NOT w.is_delete \
      AND EXISTS (SELECT 1 FROM deliveries d WHERE d.repository = w.repository \
      AND d.webhook = w.webhook AND d.project_id = w.project_id AND d.is_delete \
      AND d.state = 'pending' AND d.event < w.event))";
 
-/// The common table expression `lanes`: the lanes that three arrays contain.
+/// The common table expression `lanes`: the lanes in the arrays `$2` to `$4`.
 const GIVEN: &str = "lanes AS (SELECT DISTINCT webhook, organization, project \
      FROM unnest($2::text[], $3::text[], $4::text[]) AS l (webhook, organization, project))";
 
-/// The oldest pending delivery of each of the `lanes`.
+/// The common table expression `oldest`: the oldest delivery of each lane.
 const OLDEST: &str = "oldest AS (SELECT h.id FROM lanes l CROSS JOIN LATERAL \
      (SELECT d.id FROM deliveries d WHERE d.repository = $1 AND d.webhook = l.webhook \
      AND d.organization = l.organization AND d.project = l.project AND d.state = 'pending' \
      ORDER BY d.event LIMIT 1) h)";
 
-/// Splits lanes into the arrays of a statement.
+/// Splits lanes into arrays of webhooks, organizations and projects.
 pub(super) fn arrays<'a>(
     lanes: impl IntoIterator<Item = &'a Lane>,
 ) -> (Vec<String>, Vec<String>, Vec<String>) {
@@ -47,7 +48,9 @@ pub(super) fn arrays<'a>(
     arrays
 }
 
-/// Makes the oldest pending deliveries of these lanes heads, unless they wait for a delete.
+/// Makes the oldest delivery of each lane the head, unless the delivery must wait.
+///
+/// It may have to wait for a delete in another lane.
 pub(super) fn promote<'a>(repository: i32, lanes: impl IntoIterator<Item = &'a Lane>) -> Statement {
     let (webhooks, organizations, projects) = arrays(lanes);
     let sql = promote_sql(GIVEN);
@@ -61,7 +64,7 @@ fn promote_sql(lanes: &str) -> String {
     )
 }
 
-/// Clears `is_head` of those deliveries in these lanes that are not the oldest.
+/// Clears `is_head` of all deliveries in these lanes except the oldest.
 pub(super) fn demote<'a>(repository: i32, lanes: impl IntoIterator<Item = &'a Lane>) -> Statement {
     let (webhooks, organizations, projects) = arrays(lanes);
     let sql = demote_sql(GIVEN);
@@ -77,7 +80,9 @@ fn demote_sql(lanes: &str) -> String {
     )
 }
 
-/// Clears `is_head` of later deliveries in other lanes that wait for these, if they are deletes.
+/// Clears `is_head` of all deliveries that wait for the deletes among `deliveries`.
+///
+/// A waiting delivery has the same webhook and project id as the delete, and a later event.
 pub(super) fn demote_behind(repository: i32, deliveries: Vec<i64>) -> Statement {
     statement!(
         "UPDATE deliveries w SET is_head = FALSE FROM deliveries d \
@@ -89,22 +94,24 @@ pub(super) fn demote_behind(repository: i32, deliveries: Vec<i64>) -> Statement 
     )
 }
 
-/// Makes deliveries heads that waited in other lanes for these deletes.
+/// Sets the heads of the lanes that may have waited for these deletes.
 ///
-/// Each delete has its webhook and the hash of its project id.
+/// `deletes` has the webhook and the hash of the project id of each delete.
 pub(super) fn promote_after(repository: i32, deletes: &[(String, Vec<u8>)]) -> Statement {
     let (webhooks, ids): (Vec<String>, Vec<Vec<u8>>) = deletes.iter().cloned().unzip();
     let sql = promote_sql(WAITING);
     statement!(sql, repository, webhooks, ids)
 }
 
-/// The common table expression `lanes`: lanes that may wait for the deletes in two arrays.
+/// The common table expression `lanes`: lanes that may wait for deletes.
+///
+/// The arrays `$2` and `$3` have the webhooks and the hashed project ids of the deletes.
 const WAITING: &str = "lanes AS (SELECT DISTINCT w.webhook, w.organization, w.project \
      FROM deliveries w JOIN unnest($2::text[], $3::bytea[]) AS g (webhook, project_id) \
      ON w.webhook = g.webhook AND w.project_id = g.project_id \
      WHERE w.repository = $1 AND NOT w.is_delete AND w.state = 'pending')";
 
-/// The lanes that deliveries left, and the deletes among those deliveries.
+/// The lanes of deliveries that are no longer pending, and the deletes among them.
 #[derive(Default)]
 pub(super) struct Left {
     lanes: BTreeSet<Lane>,
@@ -123,7 +130,7 @@ impl Left {
         !self.deletes.is_empty()
     }
 
-    /// Makes the next deliveries heads. The former ones must no longer be pending.
+    /// Sets the next heads of the lanes. The former heads must no longer be pending.
     pub(super) fn promote(&self, repository: i32, statements: &mut Vec<Statement>) {
         if !self.lanes.is_empty() {
             statements.push(promote(repository, &self.lanes));
@@ -134,10 +141,11 @@ impl Left {
     }
 }
 
-/// Moves the deliveries of projects to the lanes of their new keys, and remembers the moves.
+/// Moves deliveries to the lanes of the projects' new keys, and stores the moves.
 ///
-/// Delivered ones stay. Each pair has the former key and the new one. Projects may exchange keys.
-/// The last statement deletes the listeners of the former keys, and returns them.
+/// Deliveries in the state `delivered` keep the former key. Each pair has the former and the new
+/// key of a project. Two projects may exchange their keys. The last statement deletes the listeners
+/// of the former keys and returns the deleted rows.
 pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> Vec<Statement> {
     let (from_organizations, from_projects) = row::arrays(moves.iter().map(|(from, _)| from));
     let (to_organizations, to_projects) = row::arrays(moves.iter().map(|(_, to)| to));
@@ -178,7 +186,7 @@ pub(super) fn move_all(repository: i32, moves: &[(ProjectKey, ProjectKey)]) -> V
     ]
 }
 
-/// The common table expression `lanes`: the lanes of the projects in two arrays.
+/// The common table expression `lanes`: the lanes of the projects in `$2` and `$3`.
 const OF_PROJECTS: &str = "lanes AS (SELECT DISTINCT d.webhook, d.organization, d.project \
      FROM deliveries d JOIN unnest($2::text[], $3::text[]) AS t (o, p) \
      ON d.organization = t.o AND d.project = t.p \
@@ -200,7 +208,9 @@ const MOVE_CLAIMS: &str = "UPDATE claims c SET organization = f.new_o, project =
      FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS f (o, p, new_o, new_p) \
      WHERE c.repository = $1 AND c.organization = f.o AND c.project = f.p";
 
-/// All moves of a repository, by former key, in order.
+/// All moves of projects in a repository, by former key, the oldest first.
+///
+/// Each move has the number of its batch, the last event before it, and the new key.
 pub(super) struct Moves(BTreeMap<ProjectKey, Vec<(i64, i64, ProjectKey)>>);
 
 impl Moves {
@@ -225,7 +235,7 @@ impl Moves {
         Ok(Self(moves))
     }
 
-    /// Returns the lane of an event: the key of its project after all moves since the event.
+    /// Returns the present key of an event's project, after all moves since the event.
     pub(super) fn lane_of(&self, sequence: i64, mut key: ProjectKey) -> ProjectKey {
         let mut after = 0_i64;
         loop {

@@ -1,13 +1,16 @@
-//! The lease: the right of one process to work on a repository.
+//! The lease: the right of one process to watch a repository and record changes.
 //!
-//! Constraint: at most one process commits, whatever stops, cuts off or continues the others. The
-//! lease itself cannot ensure that: a process may be stopped after it reads its clock and before it
-//! commits. So each holder has an *epoch*, and each commit first locks the row of the repository if
-//! it still has that epoch. A process that takes over raises the epoch, and waits for a commit in
-//! progress. Then the former holder can commit nothing more. The server rolls back a transaction
-//! that idles for a part of the lease, because its process was stopped or cut off.
+//! Constraint: at most one process records changes, even if another one is stopped or cut off and
+//! later continues. The time limit of a lease cannot ensure this: a process may check the time, be
+//! stopped, and commit after its lease has expired. So each grant of the lease has a higher number,
+//! its *epoch*, which is also in the row of the repository. Each commit first locks this row, and
+//! fails if the row does not have the epoch of the process.
 //!
-//! [`LeaseState`] has the rule. Only the clock of the server counts.
+//! A process that takes over waits for a running commit and then sets its own epoch in the row.
+//! From then on, the former holder can commit nothing. If a process is stopped or cut off during a
+//! transaction, the server rolls the transaction back after a part of the lease.
+//!
+//! [`LeaseState`] decides when a process sends which request. Leases expire by the server's clock.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,22 +37,23 @@ pub(super) struct Lease {
     pub(super) epoch: i64,
     /// The time after which the lease expires without a renewal.
     pub(super) length: Duration,
-    /// The number of changes by operators at the grant.
+    /// The number of changes by operators when the lease was granted.
     n_changes: i64,
 }
 
-/// The attempt to get the lease.
+/// The result of an attempt to get the lease.
 pub(super) enum Attempt {
     Got(Lease),
-    /// Another process has the lease: its name, and the names of repositories that it recorded.
+    /// The process that has the lease, and the list of repositories that it recorded.
     Held(String, Vec<String>),
-    /// The repository may not be watched, because of the record of a list.
+    /// The repository may not be watched alone, because it is or was in a list.
     Refused(Refusal),
 }
 
 /// Gets the lease on a repository, if no other process has it.
 ///
-/// `is_to_watch` is false for a state that moves away: it may be in a list meanwhile.
+/// `is_to_watch` is false if the process only copies the state elsewhere. A list may then already
+/// contain the repository.
 pub(super) async fn acquire(
     pool: &Pool,
     repository: i32,
@@ -60,7 +64,7 @@ pub(super) async fn acquire(
     let (name, length) = (settings.repository.as_str(), settings.lease);
     let mut session = Session::of(pool).await?;
     let result = async {
-        // The names of a list are checked when the process records them.
+        // The names of a list are checked later, when the process records them.
         if settings.repositories.is_empty() && is_to_watch {
             if let Some(refusal) = names::refuse_listed(&mut session, name).await? {
                 return Ok(Attempt::Refused(refusal));
@@ -96,7 +100,8 @@ pub(super) async fn acquire(
         let sql = "UPDATE repositories SET epoch = $2 WHERE id = $1 RETURNING changes";
         let rows = session.rows(statement!(sql, repository, epoch)).await?;
         let present = fleet::wait_no_longer(repository, holder);
-        // The wait may have used up the lease. Then the next standby would take over immediately.
+        // The lease may have expired during the wait, so extend it again. Otherwise a standby would
+        // take over immediately.
         let whole = statement!(
             "UPDATE leases SET leased_until = clock_timestamp() + make_interval(secs => $2) \
              WHERE repository = $1",
@@ -116,9 +121,9 @@ pub(super) async fn acquire(
 }
 
 impl Lease {
-    /// The absent lease of a process that only sends.
+    /// Returns a value for a process that has no lease, because it only sends.
     ///
-    /// No stored epoch is negative, so such a process commits nothing that needs a lease.
+    /// Its epoch is negative, and a stored epoch is not. So each commit that needs the lease fails.
     pub(super) fn none(repository: i32, length: Duration) -> Self {
         Self {
             repository,
@@ -128,8 +133,9 @@ impl Lease {
         }
     }
 
-    /// Renews the lease. Returns the number of changes by operators, or `None` if the lease is
-    /// lost.
+    /// Renews the lease.
+    ///
+    /// Returns the number of changes by operators, or `None` if the lease is lost.
     async fn renew(&self, pool: &Pool, last_read: &LastRead) -> Result<Option<i64>, Fault> {
         let mut session = self.session(pool).await?;
         let length = self.length.as_secs_f64();
@@ -168,7 +174,7 @@ impl Lease {
         fleet::of_rows(&session.consistently(reads.into()).await?)
     }
 
-    /// Gives the lease back, so that another process need not wait until it expires.
+    /// Releases the lease, so that another process need not wait until it expires.
     pub(super) async fn give_back(&self, pool: &Pool) -> Result<(), Fault> {
         let mut session = self.session(pool).await?;
         session
@@ -181,9 +187,10 @@ impl Lease {
         Ok(())
     }
 
-    /// Follows [`LeaseState`] until `stop`, or until another process takes over.
+    /// Renews the lease until `stop`, and then releases it.
     ///
-    /// The connections of `pool` only renew leases.
+    /// Also ends when another process takes over the lease. The connections of `pool` are used only
+    /// for leases.
     pub(super) async fn keep(
         self,
         pool: Pool,
@@ -256,7 +263,7 @@ impl From<Input> for Answer {
     }
 }
 
-/// The sender of notices to the daemon.
+/// Sends notices to the daemon.
 #[derive(Clone)]
 pub(super) struct Notices(Arc<watch::Sender<Notice>>);
 
@@ -265,32 +272,32 @@ impl Notices {
         Self(Arc::new(watch::channel(Notice::default()).0))
     }
 
-    /// Returns a receiver. It also gets the notices sent before.
+    /// Returns a receiver that also gets the notices sent before.
     pub(super) fn subscribe(&self) -> watch::Receiver<Notice> {
         let mut receiver = self.0.subscribe();
         receiver.mark_changed();
         receiver
     }
 
-    /// Deliveries or webhooks were changed, or may have been.
+    /// Reports that another process may have changed deliveries or webhooks.
     pub(super) fn changed(&self) {
         self.0
             .send_modify(|notice| notice.n_changes = notice.n_changes.wrapping_add(1));
     }
 
-    /// There may be more deliveries to claim.
+    /// Reports that there may be more deliveries to claim.
     pub(super) fn more(&self) {
         self.0
             .send_modify(|notice| notice.n_more = notice.n_more.wrapping_add(1));
     }
 
-    /// Claims that are not sent yet may no longer be sent.
+    /// Reports that the unsent claims of all webhooks may no longer be sent.
     pub(super) fn all_paused(&self) {
         self.0
             .send_modify(|notice| notice.n_pauses = notice.n_pauses.wrapping_add(1));
     }
 
-    /// Claims of a webhook that are not sent yet may no longer be sent.
+    /// Reports that the unsent claims of this webhook may no longer be sent.
     pub(super) fn paused(&self, webhook: &str) {
         self.0.send_modify(|notice| {
             let n_pauses = notice.n_pauses_of.entry(webhook.to_owned()).or_default();
@@ -298,7 +305,7 @@ impl Notices {
         });
     }
 
-    /// Another process took over.
+    /// Reports that another process took over the lease.
     pub(super) fn superseded(&self) {
         self.0.send_modify(|notice| notice.is_superseded = true);
     }

@@ -20,7 +20,6 @@ use crate::store::listing::{
 };
 use crate::store::payload;
 
-/// A client for reading.
 pub(in crate::store) struct PostgresListings {
     client: Client,
 }
@@ -75,8 +74,8 @@ impl Records for PostgresListings {
 impl Listing for PostgresListings {
     fn version(&self) -> Result<i64, StoreError> {
         self.client.block_on(async |session, repository| {
-            // Each sender counts its recordings in its own row, so that senders do not wait for
-            // each other.
+            // Add the counts of the senders. Each sender counts its transactions in its own row, so
+            // that senders do not wait for each other.
             let sql = "SELECT r.version + coalesce((SELECT sum(s.n_recordings) FROM senders s \
                  WHERE s.repository = r.id), 0)::bigint FROM repositories r WHERE r.id = $1";
             super::client::number(&session.rows(statement!(sql, repository)).await?)
@@ -140,8 +139,7 @@ impl Listing for PostgresListings {
 
     fn event_ids(&self, prefix: &str, limit: usize) -> Result<Vec<EventId>, StoreError> {
         self.read(async |session, repository| {
-            // All characters of an id sort before the tilde, so the server reads one range of the
-            // index.
+            // All characters of an id sort before `~`, so these ids are one range of the index.
             let rows = session
                 .rows(statement!(
                     "SELECT id FROM events WHERE repository = $1 AND id >= $2 \

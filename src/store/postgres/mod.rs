@@ -1,33 +1,38 @@
-//! The implementation of the store in PostgreSQL, for more than one machine.
+//! Implements the store in PostgreSQL, for processes on several machines.
 //!
 //! # Constraints
 //!
-//! - One process at a time watches a repository. `lease` and the epoch that its commits check
-//!   ensure this.
-//! - Any number of processes send, side by side. `sender` has their claims.
-//! - Several repositories share one database. Each row of their states names its repository.
-//! - A commit costs two round trips. Only payloads above 64 KiB (compressed) and taken event ids
-//!   cost more. A claim costs one, or two if it finds fewer deliveries than it may claim, and one for
-//!   each piece of a large payload. `session` explains how, and why no anomaly is possible.
-//! - While the server cannot be reached, each operation fails with
-//!   [`Fault::Unreachable`], and the caller retries. The next operation connects again.
+//! - Only one process at a time watches a repository: the holder of its `lease`. Each grant of the
+//!   lease has a number, the epoch. Each commit checks the epoch, so a former holder commits
+//!   nothing.
+//! - Any number of processes send deliveries at the same time. `sender` prevents two of them from
+//!   sending the same delivery.
+//! - Several repositories can share one database. Each row has the id of its repository.
+//! - Recording a batch usually costs two round trips to the server. It costs more if the payloads
+//!   of the batch exceed 64 KiB, or if an event id is taken.
+//! - A claim usually costs one round trip. It costs one more if it finds fewer deliveries than it
+//!   may claim, and one for each piece of a large payload. `session` explains how transactions run
+//!   without anomalies.
+//! - While the server cannot be reached, each operation fails with [`Fault::Unreachable`], and the
+//!   caller retries. The next operation connects again.
 //!
 //! # Modules
 //!
-//! - `connect` makes connections, `schema` the tables, `worker` the thread that drives them.
-//! - `session` sends statements. `row` converts values. `error` converts errors.
-//! - `recording` and `delivering` implement the contracts of inference and of sending.
+//! - `connect` makes connections. `schema` creates the tables. `worker` has the thread that runs
+//!   all work on the database.
+//! - `session` sends statements. `row` converts rows. `error` converts errors.
+//! - `recording` implements the operations of inference, and `delivering` those of sending.
 //! - `record` records a batch: it reads the `facts`, finds free `event_ids`, computes the
-//!   `new_rows`, and commits the statements of `write`. If a commit got no answer, `doubt` finds
-//!   out whether the batch is committed. `recorded` reads the record.
-//! - `claims` claims the deliveries of `lanes`, and `queue` records the results of their attempts.
-//!   `payloads` reads large payloads in pieces. `webhooks` keeps the state of webhooks.
+//!   `new_rows`, and commits the statements of `write`. If a commit gets no answer, `doubt` finds
+//!   out later whether it succeeded. `recorded` reads the record.
+//! - `claims` claims deliveries. `lanes` keeps them in order. `queue` records the results of their
+//!   attempts. `payloads` reads large payloads in pieces. `webhooks` stores the state of webhooks.
 //! - `retention` removes old rows.
-//! - `client` connects the command line. `listing` reads for it: `select` has the conditions,
-//!   `listed` reads the rows and `pages` a page of them. `operations` and `replay` change
-//!   deliveries.
-//! - `names` prevents a repository from being watched twice: alone, and in a list of
-//!   `repositories`.
+//! - `client` connects the command line. `listing` implements its reads: `select` has the
+//!   conditions, `listed` reads rows, and `pages` reads pages of rows. `operations` and `replay`
+//!   change deliveries.
+//! - `names` prevents two processes from watching the same repository, one of them alone and the
+//!   other in a list of `repositories`.
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
 //!   `server_time` is the clock of all senders.
 //! - `statistics` tells the server to analyze growing tables.
@@ -102,7 +107,7 @@ use super::fleet::{LeaseView, Process};
 use super::garbage::Garbage;
 use crate::config::Postgres;
 
-/// The open database, and the lease on one repository in it.
+/// An open store. A process that watches also has the lease on its repository.
 pub(super) struct PostgresStore {
     worker: Worker,
     shared: Arc<Shared>,
@@ -117,7 +122,7 @@ struct Shared {
     location: Arc<str>,
     lease: Lease,
     last_read: LastRead,
-    /// Whether this process has the lease. If not, it only sends.
+    /// Whether this process has the lease on the repository. Otherwise it only sends.
     is_watching: bool,
     sender: Sender,
     statistics: Statistics,
@@ -125,21 +130,22 @@ struct Shared {
     notices: Notices,
     garbage: Mutex<Garbage>,
     doubt: tokio::sync::Mutex<Doubt>,
-    /// The lowest repetition that new events could have when the last batch was recorded.
+    /// The lowest repetition for new event ids, as the last batch read it.
     repetition: AtomicU32,
     finishing: delivering::Finishing,
 }
 
-/// Locks a mutex, even after a panic of another holder.
+/// Locks a mutex, even if a thread panicked while it held the lock.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The key of the fingerprints of settings.
+/// The secret key of the fingerprints of webhooks' settings.
 ///
-/// Whoever has a copy of the database could guess secrets and compare their fingerprints. So the
-/// database stores the key encrypted with the database password, which all processes have. The
-/// stored value is a random salt, and the key XOR a hash of salt and password.
+/// Without a key, somebody with a copy of the database could guess a secret setting and compare its
+/// fingerprint. All processes need the same key, so the database stores the key, encrypted with the
+/// database password. The stored value is a random salt, then the key XOR a hash of salt and
+/// password.
 #[derive(Clone, Copy)]
 struct FingerprintKey([u8; 32]);
 
@@ -153,7 +159,7 @@ impl FingerprintKey {
         Self(key)
     }
 
-    /// Returns the key as the database stores it, with a new salt.
+    /// Encrypts the key for the database, with a new salt.
     fn stored(&self, settings: &Postgres) -> Vec<u8> {
         let mut stored = random().to_vec();
         let mask = Self::mask(&stored, settings);
@@ -171,12 +177,11 @@ impl FingerprintKey {
         *hasher.finalize().as_bytes()
     }
 
-    /// The fingerprint as it is stored.
+    /// Returns the keyed hash of a fingerprint, for the database.
     fn keyed(&self, fingerprint: &[u8; 32]) -> [u8; 32] {
         *blake3::keyed_hash(&self.0, fingerprint).as_bytes()
     }
 
-    /// Takes the key of the source of a move.
     fn of_bytes(key: [u8; 32]) -> Self {
         Self(key)
     }
@@ -189,7 +194,6 @@ impl FingerprintKey {
 /// The length of the salt, in bytes.
 const SALT: usize = 32;
 
-/// Returns 32 random bytes.
 fn random() -> [u8; 32] {
     let mut hasher = blake3::Hasher::new();
     for _ in 0..3 {
@@ -198,15 +202,16 @@ fn random() -> [u8; 32] {
     *hasher.finalize().as_bytes()
 }
 
-/// The purpose for which a state is opened.
+/// The purpose of opening a store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
+    /// To watch the repository and send its deliveries.
     Work,
-    /// To send only.
+    /// To send deliveries without watching.
     Send,
-    /// To be the target of a move.
+    /// To copy a state to this database (`migrate-store`).
     MoveHere,
-    /// To be the source of a move.
+    /// To copy the state from this database elsewhere.
     MoveAway,
 }
 
@@ -248,7 +253,7 @@ impl PostgresStore {
         Ok(store)
     }
 
-    /// Starts the background tasks: leases, statistics of tables, and notifications.
+    /// Starts the tasks for renewals of leases, analysis of tables, and notifications.
     fn start_background(&self, tls: Tls, config: Config) {
         let shared = Arc::clone(&self.shared);
         let stop = self.stop.clone();
@@ -264,7 +269,7 @@ impl PostgresStore {
         self.start_task(async move {
             let pools = (shared.renewals.clone(), shared.pool.clone());
             let notices = shared.notices.clone();
-            // A watching process reads the fleet when it renews the lease on the repository.
+            // In a watching process, the renewal of the lease on the repository reads the fleet.
             let last_read = (!shared.is_watching).then(|| shared.last_read.clone());
             shared.sender.keep(pools, notices, last_read, stop).await;
         });
@@ -294,7 +299,7 @@ impl PostgresStore {
 
     /// Starts a task on the worker's thread that ends when the store is closed.
     fn start_task(&self, task: impl Future<Output = ()> + Send + 'static) {
-        // The thread is new, so there is room for the job.
+        // This cannot fail: the queue of the new thread has room.
         let _ = self.worker.start_job(task);
     }
 
@@ -327,7 +332,7 @@ impl PostgresStore {
     }
 }
 
-/// Connects, creates or migrates the tables, and gets the lease.
+/// Connects, creates or migrates the tables, and gets the lease if needed.
 async fn open(
     settings: &Postgres,
     tls: &Tls,
@@ -343,7 +348,7 @@ async fn open(
     let name = Process::this().to_string();
     let is_watching = purpose != Purpose::Send;
     if purpose == Purpose::Work && !settings.repositories.is_empty() {
-        // Refuse a standby now, and not only when it takes over.
+        // Check the names now. A standby would otherwise find a conflict only when it takes over.
         let mut session = Session::of(&pool).await.map_err(fault)?;
         let refused = names::refuse_own(&mut session, &settings.repositories).await;
         let refused = refused.map_err(fault)?;
@@ -365,7 +370,7 @@ async fn open(
     let (sender, last_read, statistics) = match started {
         Ok(parts) => parts,
         Err(error) => {
-            // Otherwise the next start, and standbys, would wait until the lease expires.
+            // Release the lease. Otherwise a standby or the next start waits until it expires.
             if let Err(fault) = lease.give_back(&pool).await {
                 tracing::debug!(%fault, "cannot give the lease back; it expires by itself");
             }
@@ -390,7 +395,9 @@ async fn open(
     })
 }
 
-/// Checks the state under the lease, and makes the parts of the store that need it.
+/// Checks that the state may be used. Makes the sender and the statistics.
+///
+/// The process already has the lease on the repository, unless it only sends.
 async fn start(
     pool: &Pool,
     location: &Arc<str>,
@@ -418,7 +425,7 @@ async fn start(
     let name = Process::this().to_string();
     let sender = Sender::new(repository, name, settings.lease, time);
     if purpose == Purpose::Send {
-        // Get the sender's lease now. A move must find this sender even before its first claim.
+        // Get the sender's lease now. A move must find a sender even before its first claim.
         sender.lease(&mut session).await.map_err(fault)?;
     }
     drop(session);
@@ -427,7 +434,7 @@ async fn start(
     Ok((sender, last_read, statistics))
 }
 
-/// Returns the id of the repository and its stored key. Inserts its row if it is missing.
+/// Returns the id and the stored key of the repository. Inserts a missing row.
 async fn register(pool: &Pool, settings: &Postgres) -> Result<(i32, Vec<u8>), Fault> {
     let name = &settings.repository;
     let mut session = Session::of(pool).await?;
@@ -435,8 +442,8 @@ async fn register(pool: &Pool, settings: &Postgres) -> Result<(i32, Vec<u8>), Fa
     let answers = session
         .pipeline(vec![
             statement!(
-                // Otherwise each start would use up an id: the server takes it before it finds the
-                // conflict.
+                // Without `NOT EXISTS`, each start would use up an id: the server takes an id
+                // before it finds the conflict.
                 "INSERT INTO repositories (name, fingerprint_key) SELECT $1, $2 \
                  WHERE NOT EXISTS (SELECT FROM repositories WHERE name = $1) \
                  ON CONFLICT DO NOTHING",
@@ -463,7 +470,7 @@ impl Backend for PostgresStore {
     }
 
     fn is_in_place(&self) -> bool {
-        // No path to check: the server keeps the files.
+        // There is no path to check, because the server has the files.
         true
     }
 

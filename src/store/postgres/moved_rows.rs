@@ -1,4 +1,4 @@
-//! The statements that read and write all rows of a state for `migrate-store`.
+//! Makes the statements that read and write all rows of a state in a transfer.
 
 use tokio_postgres::Row as Found;
 
@@ -10,17 +10,19 @@ use crate::store::transfer::{Cell, Kind, MARK, Row, Table, identity};
 /// The maximum number of rows of a page.
 const ROWS_MAX: usize = 1_000;
 
-/// The size of the large column after which a page ends, in bytes.
+/// The total size of the large column's values at which a page ends, in bytes.
 const BYTES_MAX: i64 = 4 << 20;
 
-/// The columns that a target computes: from a path, or from the document of a file.
+/// The columns that are computed and not copied, each with its table.
+///
+/// `path_hash` is computed from the path, and `identity` from the document of a file.
 const COMPUTED: [(&str, &str); 3] = [
     ("files", "path_hash"),
     ("problems", "path_hash"),
     ("files", "identity"),
 ];
 
-/// The key of a table in PostgreSQL. It has the hash of a path, not the path.
+/// Returns the columns of a table's key, in which `path_hash` replaces `path`.
 pub(super) fn key_of(table: &Table) -> Vec<&'static str> {
     let is_hashed = COMPUTED.contains(&(table.name, "path_hash"));
     let names = table.key.iter();
@@ -32,7 +34,7 @@ pub(super) fn key_of(table: &Table) -> Vec<&'static str> {
         .collect()
 }
 
-/// The type of a column of the key.
+/// Returns the type of a column of the key.
 pub(super) fn kind_of(table: &Table, name: &str) -> Kind {
     let column = table.columns.iter().find(|(column, _)| *column == name);
     column.map_or(Kind::Bytes, |(_, kind)| *kind)
@@ -83,7 +85,7 @@ pub(super) fn select(repository: i32, table: &Table, after: Option<&[Cell]>) -> 
             table.name
         ),
         // The server knows the lengths without reading the bytes. Each page has at least one row,
-        // whatever its size.
+        // even if that row exceeds the limit.
         Some(large) => format!(
             "SELECT {columns}, {last} FROM {0} WHERE {condition} AND ({keys}) <= (SELECT {keys} FROM \
              (SELECT {keys}, sum(octet_length({large})) OVER (ORDER BY {keys}) - \
@@ -110,7 +112,7 @@ pub(super) fn cell(found: &Found, at: usize, kind: Kind) -> Result<Cell, Fault> 
     })
 }
 
-/// The values of a column as an array.
+/// Returns the values of one column, as an array for a statement.
 fn array(rows: &[Row], at: usize, kind: Kind) -> Value {
     let cells = || rows.iter().map(|row| row.get(at));
     match kind {
@@ -141,7 +143,7 @@ fn array(rows: &[Row], at: usize, kind: Kind) -> Value {
     }
 }
 
-/// The computed columns of these rows: names and values.
+/// Computes the columns in [`COMPUTED`]. Returns their names and values.
 fn computed(table: &Table, rows: &[Row]) -> Result<Vec<(&'static str, Value)>, Fault> {
     let of_table = COMPUTED.iter().filter(|(name, _)| *name == table.name);
     let path = table.columns.iter().position(|(name, _)| *name == "path");

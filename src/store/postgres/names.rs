@@ -1,17 +1,22 @@
-//! The names of repositories: of a list that one process watches, and of single ones.
+//! Prevents two processes from watching the same repository.
+//!
+//! A process watches either a single repository or a list of `repositories`. Each single repository
+//! has its own record in the database, and the list has one common record.
 //!
 //! # Constraints
 //!
-//! - No repository is watched twice. So the record of a list stores the names of its repositories.
-//!   [`refuse_listed`] checks them before a single repository gets its lease, and [`record`] checks
-//!   the single ones before it stores the list. Both hold an advisory lock until they commit, so
-//!   one of them finds the other. Single repositories take it in shared mode, so they do not wait
-//!   for each other.
-//! - Deliveries of two records have no common order. So before a repository changes from one record
-//!   to the other, the former record must have no pending deliveries of the repository. Later ones
-//!   are ignored, so that a redelivery by an operator stops nobody from watching.
-//! - While the state of a list moves here, its names are in the mark of the move, because its rows
-//!   arrive in several transactions.
+//! - A repository must not be watched both alone and in the list. So the record of the list
+//!   contains the names of its repositories. Before a process gets the lease on a single
+//!   repository, [`refuse_listed`] checks that the list does not contain it. Before [`record`]
+//!   stores the names of a list, it checks that none of its repositories is in use alone. Both hold
+//!   an advisory lock until they commit, so the second one finds the conflict. Single repositories
+//!   share the lock and do not wait for each other.
+//! - Deliveries in different records have no common order. So before a repository changes from one
+//!   record to the other, its former record must have no pending deliveries of it. After the
+//!   change, new pending deliveries in the former record are ignored. Otherwise an operator's
+//!   redelivery could prevent watching.
+//! - `migrate-store` copies the state of a list in several transactions. Until the copy is
+//!   complete, the [`Mark`] of the transfer contains the names of the list.
 
 use std::sync::Arc;
 
@@ -29,7 +34,7 @@ use crate::store::transfer::Mark;
 /// The key of the advisory lock: `pwnames` in ASCII.
 const LOCK: i64 = 0x0070_776e_616d_6573;
 
-/// A condition: `migrate-store` did not move the state of the repository away.
+/// The condition that `migrate-store` did not move the repository's state away.
 macro_rules! is_here {
     ($repository:literal) => {
         concat!(
@@ -40,7 +45,7 @@ macro_rules! is_here {
     };
 }
 
-/// A condition: the name of the repository is in the list of this database.
+/// The condition that the name of the repository is in the list of this database.
 macro_rules! is_listed {
     ($repository:literal) => {
         concat!(
@@ -55,11 +60,11 @@ macro_rules! is_listed {
 }
 pub(super) use {is_here, is_listed};
 
-/// Why a repository may not be watched.
+/// The reason why a process may not watch its repository or its list.
 #[derive(Debug)]
 pub(super) struct Refusal {
     pub(super) reason: String,
-    /// Whether the reason may pass without a change of the configuration.
+    /// Whether the process may watch later without a change of the configuration.
     is_passing: bool,
 }
 
@@ -80,9 +85,10 @@ impl Refusal {
     }
 }
 
-/// Reads the names of a list: a value in `meta`, or no row.
+/// Reads the recorded names of a list, in JSON.
 ///
-/// `name` is the name in the table `repositories`.
+/// `name` is the name of the list itself in the table `repositories`. For the name of a single
+/// repository, the statement returns no row.
 pub(super) fn listed(name: &str) -> Statement {
     statement!(
         "SELECT m.value FROM meta m JOIN repositories r ON r.id = m.repository \
@@ -98,9 +104,9 @@ pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
     names_of(value.as_deref())
 }
 
-/// Reads those facts in the record of the list that concern a single repository.
+/// Reads from the record of the list whether a single repository may be watched.
 ///
-/// Pending deliveries matter only until the repository has projects in its own record here.
+/// Its pending deliveries in that record matter only until it has projects in its own record.
 fn list_beside(name: &str) -> Statement {
     let (first, end) = organizations_of(name);
     statement!(
@@ -125,7 +131,7 @@ fn list_beside(name: &str) -> Statement {
     )
 }
 
-/// Reads the rows of [`list_beside`]: why the single repository may not be watched.
+/// Returns why the repository may not be watched. Takes rows of [`list_beside`].
 fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     let Some(found) = rows.first() else {
         return Ok(None);
@@ -139,7 +145,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     };
     match mark.transpose()? {
         Some(Mark::Left { .. }) => return Ok(None),
-        // Other rows of the list's state are ignored: they arrive now, or are replaced.
+        // Ignore the other rows in the record of the list, because the move replaces them.
         Some(Mark::Arriving { names, .. }) if is_in(&names) => {
             return refused(
                 false,
@@ -184,9 +190,9 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     }
 }
 
-/// Returns why a single repository may not be watched: it is in the record of the list.
+/// Returns why no process may watch a single repository, if the list forbids it.
 ///
-/// Begins a transaction, in which the caller must take the lease.
+/// Begins the transaction in which the caller must then get the lease.
 pub(super) async fn refuse_listed(
     session: &mut Session,
     name: &str,
@@ -198,11 +204,12 @@ pub(super) async fn refuse_listed(
     single_refusal(name, answers.get(1).map_or(&[], Vec::as_slice))
 }
 
-/// Reads a repository of a list that has its own record, lease or deliveries, if there is one.
+/// Reads one repository of the list that is in use alone.
 ///
-/// Pending deliveries matter only until the list contains the repository. A state that is moving
-/// here is a record. An index finds the smallest organization. For `EXISTS` the server might read
-/// all files.
+/// Such a repository has its own record, lease or pending deliveries. An incomplete copy by
+/// `migrate-store` is a record too. Pending deliveries matter only until the recorded list contains
+/// the repository. An index finds the `min` of the organizations. With `EXISTS`, the server might
+/// read all files.
 fn own_records(names: &[String]) -> Statement {
     statement!(
         concat!(
@@ -223,7 +230,7 @@ fn own_records(names: &[String]) -> Statement {
     )
 }
 
-/// Reads the rows of [`own_records`]: why the list may not be watched.
+/// Returns why the list may not be watched. Takes rows of [`own_records`].
 fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     let Some(found) = rows.first() else {
         return Ok(None);
@@ -256,7 +263,7 @@ fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     }))
 }
 
-/// Returns why a list may not be watched: one of its repositories has a record of its own.
+/// Returns why no process may watch a list, if a repository in it is in use alone.
 pub(super) async fn refuse_own(
     session: &mut Session,
     names: &[String],
@@ -264,7 +271,7 @@ pub(super) async fn refuse_own(
     refusal(&session.rows(own_records(names)).await?)
 }
 
-/// Reads why a single repository, or else a list, may not be watched.
+/// Reads whether a process may watch a repository, or a list if there are `names`.
 pub(super) fn check(name: &str, names: &[String]) -> Statement {
     match names.is_empty() {
         true => list_beside(name),
@@ -272,7 +279,7 @@ pub(super) fn check(name: &str, names: &[String]) -> Statement {
     }
 }
 
-/// Reads the rows of [`check`].
+/// Returns why the process may not watch. Takes rows of [`check`].
 pub(super) fn checked(
     name: &str,
     names: &[String],
@@ -284,7 +291,9 @@ pub(super) fn checked(
     }
 }
 
-/// Replaces the list of names, while the process has the lease on the list.
+/// Replaces the recorded names of a list.
+///
+/// Fails if the process no longer has the lease on the list.
 pub(super) async fn record(
     session: &mut Session,
     repository: i32,
@@ -304,9 +313,10 @@ pub(super) async fn record(
     Ok(())
 }
 
-/// Reserves names for a state that moves here. Writes the mark of the move, which has them.
+/// Reserves the names of a list whose state `migrate-store` is about to copy here.
 ///
-/// The process has the lease on the list.
+/// Writes the mark of the transfer, which contains the names. Fails if the process no longer has
+/// the lease on the list.
 pub(super) async fn reserve(
     session: &mut Session,
     repository: i32,
@@ -319,11 +329,11 @@ pub(super) async fn reserve(
     Ok(())
 }
 
-/// Begins a transaction that may add names to the list.
+/// Begins a transaction that stores names of a list. Fails if a name is in use.
 ///
-/// Returns the rows of the mark of a transfer. A stopped process may have an expired lease on a
-/// single repository without projects, which it could renew when it continues. So each expired
-/// lease gets the next epoch.
+/// Returns the rows of the mark of a transfer. A process that watches one of the repositories alone
+/// may be stopped until its lease has expired. It could renew the lease when it continues. So this
+/// raises the epoch of each expired lease, and then checks again.
 async fn begin(
     session: &mut Session,
     repository: i32,
@@ -357,7 +367,7 @@ async fn begin(
                  AND l.leased_until < clock_timestamp()",
                 names.to_vec()
             ),
-            // This waits for a commit of such a process, which may record its first project.
+            // This waits for a running commit of such a process, which may record a project.
             statement!(
                 "UPDATE repositories r SET epoch = l.epoch FROM leases l \
                  WHERE l.repository = r.id AND r.name = ANY($1) AND r.epoch < l.epoch",

@@ -1,7 +1,7 @@
-//! Computes the new rows of a batch in memory: events, deliveries, files and listeners.
+//! Computes the new events, deliveries, files and listeners of a batch in memory.
 //!
-//! Constraint: nothing is read here. If a file to replace or remove is not as recorded, the whole
-//! batch fails.
+//! Constraint: this module reads nothing from the database. If a file that the batch replaces or
+//! removes differs from the recorded file, the whole batch fails.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -21,7 +21,6 @@ use crate::store::batch::{Change, Committed, NewEvent, RecordedEvent};
 use crate::store::error::Fault;
 use crate::store::payload::Given;
 
-/// The new rows of a batch.
 pub(super) struct NewRows<'a> {
     recording: &'a Recording<'a>,
     facts: Facts,
@@ -32,7 +31,6 @@ pub(super) struct NewRows<'a> {
     deliveries: Vec<write::Delivery>,
     /// The new state of files: `None` if the file is removed.
     files: BTreeMap<(ProjectKey, String), Option<&'a FileState>>,
-    /// The listeners of projects before the batch.
     listeners_before: BTreeMap<ProjectKey, BTreeSet<String>>,
     webhooks: BTreeSet<String>,
     committed: Committed,
@@ -46,7 +44,9 @@ pub(super) struct Pending {
 }
 
 impl<'a> NewRows<'a> {
-    /// Computes all rows of the batch. `doubt` has events that an earlier batch recorded.
+    /// Computes all rows of the batch.
+    ///
+    /// Leaves out the events that `doubt` has, because an earlier batch already recorded them.
     pub(super) fn compute(
         recording: &'a Recording<'a>,
         facts: Facts,
@@ -74,7 +74,7 @@ impl<'a> NewRows<'a> {
         Ok(rows)
     }
 
-    /// Inserts the events of a change, and updates the listeners of its project.
+    /// Adds the events of a change, and updates the listeners of its project.
     fn insert_events(&mut self, change: &'a Change) -> Result<(), Fault> {
         let key = &change.key;
         let mut arriving = self.facts.arriving.remove(key).unwrap_or_default();
@@ -181,7 +181,7 @@ impl<'a> NewRows<'a> {
         self.payloads.contains_key(hash) || self.facts.payloads.contains(hash)
     }
 
-    /// Computes the difference between the files before and after a change.
+    /// Adds the files that differ between the records before and after a change.
     fn replace_files(&mut self, change: &'a Change) -> Result<(), Fault> {
         let after: BTreeMap<&str, &'a FileState> = change
             .after
@@ -228,7 +228,7 @@ impl<'a> NewRows<'a> {
         Ok(())
     }
 
-    /// Returns the statements that write the batch, and its outcome after their commit.
+    /// Returns the statements that write the batch, and the outcome of their commit.
     pub(super) fn finish(
         mut self,
         moves: &[(ProjectKey, ProjectKey)],
@@ -247,7 +247,7 @@ impl<'a> NewRows<'a> {
         statements.extend(write::events(repository, &self.events, now)?);
         statements.extend(write::deliveries(repository, &self.deliveries, now));
         statements.extend(write::files(repository, &self.files)?);
-        // The listeners of former keys are deleted already.
+        // An earlier statement already deleted the listeners of the former keys.
         for (from, _) in moves {
             self.listeners_before.entry(from.clone()).or_default();
         }

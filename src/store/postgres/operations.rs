@@ -12,7 +12,7 @@ use crate::store::contract::{CHANGED_MAX, Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{OffCause, Replay, Selector};
 
-/// A client for writing that needs no lease.
+/// A client that changes deliveries and webhooks. It needs no lease.
 pub(in crate::store) struct PostgresOperations {
     client: Client,
     progress: Option<Progress>,
@@ -27,8 +27,10 @@ impl PostgresOperations {
         })
     }
 
-    /// Runs `change` on the selected deliveries in chunks. Returns the number of changed
-    /// deliveries.
+    /// Runs `change` on chunks of the selected deliveries, each in a transaction.
+    ///
+    /// `change` gets the ids of a chunk, and returns how many deliveries it changed. This function
+    /// returns the sum of these numbers.
     fn in_chunks(
         &mut self,
         selector: &Selector,
@@ -100,7 +102,7 @@ async fn all_ids(
     }
 }
 
-/// Reads the next selected deliveries in the order of their ids.
+/// Reads the next ids of selected deliveries: the first ids greater than `after`.
 async fn chunk(
     session: &mut Session,
     repository: i32,
@@ -168,7 +170,7 @@ impl Operating for PostgresOperations {
     }
 
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
-        // Events that are recorded meanwhile get deliveries anyway.
+        // Leave out events that are recorded during the replay. They get deliveries anyway.
         let mut range = self
             .client
             .block_on(async |session, repository| replay::all(session, repository).await)?;
@@ -250,7 +252,7 @@ impl Operating for PostgresOperations {
     }
 }
 
-/// Reads a number of the row of the lock.
+/// Reads a number from the row that the lock returned. Returns 0 without a row.
 fn number_at(answers: &[Vec<Row>], column: usize) -> Result<i64, Fault> {
     let lock = answers.first().and_then(|rows| rows.first());
     lock.map_or(Ok(0), |found| row::number(found, column))

@@ -10,7 +10,6 @@ use crate::store::listing::{
     EventFilter, ListedDelivery, ListedEvent, PAGE_READ_MAX, Page, Selector,
 };
 
-/// Reads a page of events.
 pub(super) async fn events(
     session: &mut Session,
     repository: i32,
@@ -33,7 +32,6 @@ pub(super) async fn events(
     Ok(Page { items, next })
 }
 
-/// Reads a page of deliveries.
 pub(super) async fn deliveries(
     session: &mut Session,
     repository: i32,
@@ -43,7 +41,7 @@ pub(super) async fn deliveries(
 ) -> Result<Page<ListedDelivery>, Fault> {
     let selected = Conditions::selected(selector, repository);
     let sql = |conditions: &str, before: &str| {
-        // An id is the primary key, so the server finds selected ids directly.
+        // If the selector has ids, the primary key finds their rows. So filter by the conditions.
         let ids = if selector.ids.is_empty() {
             "TRUE"
         } else {
@@ -62,11 +60,10 @@ pub(super) async fn deliveries(
     Ok(Page { items, next })
 }
 
-/// Returns the selected positions of a page.
+/// Finds the selected positions of a page, at most `limit`.
 ///
-/// Each row has a position, and whether it is selected.
-///
-/// Also returns the position below which the next page begins, if there is one.
+/// Each row has a position, and whether that position is selected. Also returns the value of
+/// `before` for the next page. `None` if no page follows.
 fn found(rows: &[Row], limit: usize) -> Result<(Vec<i64>, Option<i64>), Fault> {
     let mut positions = Vec::new();
     let mut last = None;

@@ -1,17 +1,18 @@
 //! Reads payloads of any size.
 //!
-//! Constraint: the server ends a statement that takes too long, and the time that a slow link needs
-//! for the answer counts. So a payload is read in pieces, each by a statement of its own.
+//! Constraint: the server ends a statement that takes too long, including the time that a slow link
+//! needs for the answer. So each piece of a payload is read by a separate statement.
 
 use super::session::{Session, statement};
 use crate::store::error::Fault;
 
-/// The size of a piece, in bytes. A link with 16 KiB in a second needs 8 s for it.
+/// The size of a piece, in bytes. It takes 8 s over a link of 16 KiB per second.
 pub(super) const PIECE: usize = 128 * 1024;
 
 /// Reads a compressed payload. Returns `None` if it is missing.
 ///
-/// The session must not be in a transaction: it would idle while a piece is on the way.
+/// The session must not be in a transaction. Otherwise the transaction would idle while the answer
+/// with a piece is in transit.
 pub(super) async fn read(
     session: &mut Session,
     repository: i32,
@@ -19,7 +20,7 @@ pub(super) async fn read(
 ) -> Result<Option<Vec<u8>>, Fault> {
     let mut all = Vec::new();
     loop {
-        // The server reads only these pages of the payload, because it does not compress it again.
+        // The server does not compress the column again, so it reads only the pages of this piece.
         let rows = session
             .rows(statement!(
                 "SELECT substring(compressed FROM $3::int FOR $4::int) FROM payloads \

@@ -1,8 +1,8 @@
 //! Records the results of attempts, and changes due times.
 //!
-//! Constraint: senders record at the same time. A result waits for other senders only if it ends a
-//! delete that their lanes may wait for, or if they send from the same lane.
-//! [`session`](super::session) has the rules.
+//! Constraint: senders record results at the same time. A sender waits for others in two cases
+//! only: it records the end of a delete, for which other lanes may wait, or another sender sends
+//! from the same lane. [`session`](super::session) has the rules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -36,12 +36,12 @@ struct Entry {
     finished: Option<i64>,
     last_status: Option<i32>,
     last_error: Option<String>,
-    /// Whether another sender also sends from this lane, because a move merged two lanes.
+    /// Whether another sender also sends from this lane, after a move merged two lanes.
     is_lane_shared: bool,
     is_changed: bool,
 }
 
-/// Locks and reads the deliveries that this sender has claimed.
+/// Locks and reads those of the deliveries `$2` that this sender has claimed.
 const ENTRIES: &str = "SELECT d.id, d.webhook, d.organization, d.project, d.state, \
      CASE WHEN d.is_delete THEN d.project_id END, d.n_redeliveries, w.fingerprint, d.n_attempts, \
      d.n_attempts_before, d.due_ms, d.is_due_as_asked, d.finished_ms, d.last_status, d.last_error, \
@@ -83,7 +83,7 @@ impl Entry {
     }
 }
 
-/// The results of attempts while they are applied in memory.
+/// The effects of results of attempts, collected in memory.
 #[derive(Default)]
 struct Results<'a> {
     entries: HashMap<i64, Entry>,
@@ -100,17 +100,18 @@ pub(super) struct Finishing<'a> {
     pub(super) sender: i64,
     pub(super) finished: &'a [Finish],
     pub(super) key: &'a FingerprintKey,
-    /// Whether this process saves the fingerprints of settings.
+    /// Whether this process saves the fingerprints of webhooks' settings.
     ///
-    /// Other processes may have older settings.
+    /// If not, its own settings may be older than those with the saved fingerprints.
     pub(super) is_watching: bool,
 }
 
 impl<'a> Finishing<'a> {
-    /// Records attempts and their verdicts in one transaction, usually of two round trips.
+    /// Records attempts and their verdicts in one transaction.
     ///
-    /// It ignores removed deliveries, attempts that are already recorded, and deliveries without a
-    /// claim: another sender may have taken them over.
+    /// This usually costs two round trips. It ignores removed deliveries and attempts that are
+    /// already recorded. It also ignores deliveries that this sender has no claim of, because
+    /// another sender may have taken them over.
     pub(super) async fn finish(&self, session: &mut Session) -> Result<(), Fault> {
         let mut results = self.read(session, LOCK_SHARED).await?;
         if results.depend_on_others() {
@@ -171,9 +172,10 @@ impl<'a> Finishing<'a> {
 }
 
 impl<'a> Results<'a> {
-    /// Whether another sender may record results of the same lane, or of one that waits for it.
+    /// Whether these results and another sender's results may affect the same lane.
     ///
-    /// If neither saw the other's results, neither would make the next delivery a head.
+    /// If both were recorded at the same time, neither transaction would see the other results, and
+    /// neither would set the next head of the lane.
     fn depend_on_others(&self) -> bool {
         let mut entries = self.entries.values();
         self.left.has_deletes() || entries.any(|entry| entry.is_lane_shared)
@@ -247,7 +249,7 @@ impl<'a> Results<'a> {
 }
 
 impl Entry {
-    /// Applies an attempt to the row.
+    /// Applies an attempt and its effect to the row.
     fn take(
         &mut self,
         attempt: &AttemptLog,

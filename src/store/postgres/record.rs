@@ -2,8 +2,8 @@
 //!
 //! Constraint: a [`Batch`] is recorded completely or not at all. The first round trip locks the
 //! repository and reads all rows that the batch depends on ([`Facts`]). Then [`NewRows`] computes
-//! the new rows in memory, and the second round trip writes them and commits. Nobody else writes to
-//! the repository meanwhile.
+//! the new rows in memory. The second round trip writes them and commits. Between the two, the lock
+//! keeps other processes from writing.
 
 use super::doubt::Doubt;
 use super::event_ids::EventIds;
@@ -22,18 +22,20 @@ pub(super) struct Recording<'a> {
     pub(super) epoch: i64,
     pub(super) batch: &'a Batch,
     pub(super) payloads: &'a [Given],
-    /// The lowest repetition that new events could have when the last batch was recorded.
+    /// The lowest repetition for new event ids, as the last batch read it.
     pub(super) repetition: u32,
 }
 
-/// The result of recording a batch.
 pub(super) struct Outcome {
     pub(super) committed: Committed,
     pub(super) repetition: u32,
 }
 
 impl Recording<'_> {
-    /// Records the batch. `doubt` is about the last batch: first the one before, then this one.
+    /// Records the batch.
+    ///
+    /// First finds out whether the earlier batch in `doubt` was recorded. If the commit of this
+    /// batch gets no answer, puts this batch into `doubt`.
     pub(super) async fn run(
         &self,
         session: &mut Session,
@@ -70,7 +72,7 @@ impl Recording<'_> {
         }
     }
 
-    /// Begins the transaction, locks the repository, moves projects, and reads.
+    /// Begins the transaction, locks the repository, moves projects, and reads facts.
     async fn read(
         &self,
         session: &mut Session,
@@ -84,7 +86,7 @@ impl Recording<'_> {
         statements.extend(Facts::statements(self));
         let mut answers = session.begin("BEGIN", statements).await?;
         let read = answers.split_off(n_before);
-        // The last of the statements that move projects returns the listeners.
+        // The last statement of the moves returns the listeners of the former keys.
         let arriving = if moves.is_empty() {
             Vec::new()
         } else {

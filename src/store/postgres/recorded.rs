@@ -1,7 +1,7 @@
-//! Reads the record: the files of projects, invalid files, and facts about the whole repository.
+//! Reads the record: project files, invalid files, and facts about a repository.
 //!
-//! Each function keeps the promise of the operation of [`Records`], [`Recording`] or [`Listing`]
-//! that it implements.
+//! Most functions implement an operation of [`Records`], [`Recording`] or [`Listing`]. See there
+//! for the promises of each operation.
 //!
 //! [`Records`]: crate::store::contract::Records
 //! [`Recording`]: crate::store::contract::Recording
@@ -80,7 +80,10 @@ pub(super) async fn marks(
         .collect())
 }
 
-/// `repository` is the id of the store's row, and `name` one of several repositories in the store.
+/// Lists the projects with a record, sorted.
+///
+/// `repository` is the id of a row in the table `repositories`. If it is the row of a list, `name`
+/// can select one repository of the list.
 pub(super) async fn keys(
     session: &mut Session,
     repository: i32,
@@ -303,7 +306,7 @@ pub(super) async fn listeners(
     rows.iter().map(|found| row::text(found, 0)).collect()
 }
 
-/// Returns those of these payloads that are stored.
+/// Returns which of these payloads are stored.
 pub(super) async fn stored(
     session: &mut Session,
     repository: i32,

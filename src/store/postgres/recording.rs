@@ -113,7 +113,7 @@ impl Recording for PostgresStore {
             batch.changes.iter().filter_map(Change::replaced).collect();
         let sent: Vec<ContentHash> = write::large(&payloads).map(|(one, _)| one.hash()).collect();
         let committed = self.run_blocking(|shared| commit(shared, batch, payloads));
-        // After a failed transaction, the payloads sent before it may be unneeded.
+        // If the transaction failed, the payloads that were sent before it may be unneeded.
         let unneeded = if committed.is_ok() { replaced } else { sent };
         guard(&self.shared.garbage).add(unneeded);
         committed
@@ -132,8 +132,9 @@ impl Recording for PostgresStore {
 
 /// Records a batch in a transaction.
 ///
-/// Engines of several repositories record at the same time. Their batches take turns here, because
-/// a batch must know whether the one before it is in doubt. A waiting batch needs no connection.
+/// Engines of several repositories record at the same time. Their batches take turns, because each
+/// batch must first find out whether the previous commit succeeded. A waiting batch needs no
+/// connection.
 async fn commit(
     shared: Arc<Shared>,
     batch: Batch,
@@ -151,7 +152,7 @@ async fn commit(
     };
     let result = job.run(&mut session, &mut doubt).await;
     if doubt.is_open() {
-        // The queues ask the database for deliveries, because the commit may have succeeded.
+        // The commit may have succeeded, so make the queues look for new deliveries.
         shared.notices.more();
     }
     let record::Outcome {

@@ -16,7 +16,7 @@ use crate::store::error::Fault;
 use crate::store::listing::{Organizations, Replay};
 use crate::store::replay::{Candidate, Found, READ_MAX, Range};
 
-/// The range of all events that are recorded now.
+/// Reads the range of all events that are recorded now.
 pub(super) async fn all(session: &mut Session, repository: i32) -> Result<Range, Fault> {
     let sql = "SELECT coalesce(max(sequence), 0) FROM events WHERE repository = $1";
     let last = number(&session.rows(statement!(sql, repository)).await?)?;
@@ -32,7 +32,7 @@ const EVENTS: &str = "SELECT e.sequence, e.kind, e.organization, e.project, \
      CASE WHEN $10::bool THEN e.parameters END FROM events e WHERE e.repository = $1 AND e.sequence > $3 AND e.sequence <= $4 \
      ORDER BY e.sequence LIMIT $9";
 
-/// Reads the selected events in a range, at most `limit`.
+/// Reads the next selected events of a range, at most `limit`.
 pub(super) async fn after(
     session: &mut Session,
     repository: i32,
@@ -90,7 +90,6 @@ pub(super) async fn after(
     Ok(found)
 }
 
-/// Counts the selected events.
 pub(super) async fn count(
     session: &mut Session,
     repository: i32,
@@ -99,7 +98,7 @@ pub(super) async fn count(
     Ok(selected(session, repository, replay).await?.len() as u64)
 }
 
-/// The sequence numbers of all selected events, sorted.
+/// Reads the sequence numbers of all selected events, sorted.
 pub(super) async fn selected(
     session: &mut Session,
     repository: i32,
@@ -128,9 +127,10 @@ struct Queued {
     is_delete: bool,
 }
 
-/// Queues the deliveries of these events, in a transaction that has locked the repository.
+/// Queues the deliveries of these events.
 ///
-/// `next` is the next id of a delivery. Returns the number of queued deliveries.
+/// The transaction must have locked the repository. `next` is the id for the next new delivery.
+/// Returns the number of queued deliveries.
 pub(super) async fn enqueue(
     session: &mut Session,
     repository: i32,
@@ -158,9 +158,10 @@ pub(super) async fn enqueue(
     Ok(found.events.len() as u64)
 }
 
-/// Makes these deliveries pending and due now, in a transaction that has locked the repository.
+/// Makes these deliveries pending and due now, and commits.
 ///
-/// Returns the number of deliveries that still exist.
+/// The transaction must have locked the repository. Returns the number of deliveries that still
+/// exist.
 pub(super) async fn redeliver(
     session: &mut Session,
     repository: i32,
@@ -183,7 +184,8 @@ pub(super) async fn redeliver(
     for found in rows(1) {
         let (event, then) = (row::number(found, 5)?, row::key(found, 6)?);
         let project_id = row::project_id_in(&then, &row::text(found, 8)?);
-        // The others moved with their project.
+        // A delivered one kept the key of its event, so apply the moves since then. Others moved
+        // with their project.
         let is_delivered = row::text(found, 2)? == State::Delivered.as_str();
         let key = match is_delivered {
             true => moves.lane_of(event, then),
@@ -204,7 +206,9 @@ pub(super) async fn redeliver(
     Ok(queued.len() as u64)
 }
 
-/// Finds the deliveries and lanes of events. Also returns the next id of a delivery.
+/// Finds the deliveries and lanes of events. New deliveries get ids from `next`.
+///
+/// Also returns the id for the next new delivery after them.
 async fn queued(
     session: &mut Session,
     repository: i32,
@@ -254,9 +258,9 @@ async fn queued(
     Ok((queued, next))
 }
 
-/// Inserts the deliveries of events that the webhook did not get.
+/// Inserts deliveries for events without a delivery to the webhook.
 ///
-/// They are inserted as cancelled. Then [`again`] makes them pending, as in a redelivery.
+/// These deliveries are cancelled at first. [`again`] then makes them pending, as in a redelivery.
 fn insert(repository: i32, queued: &[Queued], now: i64) -> Statement {
     let new: Vec<&Queued> = queued.iter().filter(|one| one.is_new).collect();
     statement!(
@@ -277,10 +281,10 @@ fn insert(repository: i32, queued: &[Queued], now: i64) -> Statement {
     )
 }
 
-/// Makes deliveries pending and due now, in the lanes that their projects have now.
+/// Makes deliveries pending and due now, in the present lanes of their projects.
 ///
-/// They may have to wait for a delete in another lane. Others may have to wait for a delete that
-/// becomes pending.
+/// Then sets the heads of lanes. A delivery may have to wait for a delete in another lane. And if a
+/// delete becomes pending, deliveries in other lanes may have to wait for it.
 fn make_pending(repository: i32, queued: &[Queued], now: i64) -> Vec<Statement> {
     let lanes: BTreeSet<&Lane> = queued.iter().map(|one| &one.lane).collect();
     vec![
@@ -311,7 +315,9 @@ fn again(repository: i32, queued: &[Queued], now: i64) -> Statement {
     )
 }
 
-/// Makes the webhook a listener of the recorded projects whose events it receives.
+/// Makes the webhook a listener of the projects of these events.
+///
+/// Skips deletes, and projects without a record.
 fn listen(repository: i32, queued: &[Queued]) -> Statement {
     let heard = queued.iter().filter(|one| !one.is_delete);
     let projects: BTreeSet<&ProjectKey> = heard.map(|one| &one.lane.1).collect();

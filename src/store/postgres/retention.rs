@@ -30,15 +30,17 @@ pub(super) struct Collection {
 /// The pending deliveries that become dead.
 pub(super) enum Expiring {
     None,
-    /// Those that became pending before this time, with the reason.
+    /// Deliveries that became pending before this time in milliseconds.
+    ///
+    /// The text is the reason why they become dead.
     Older(i64, String),
-    /// The oldest ones of the webhook with the most pending deliveries, with the reason.
+    /// The oldest deliveries of the webhook with the most pending ones, and the reason.
     LargestBacklog(String),
 }
 
-/// Removes at most `limit` deliveries of each state, `limit` events and `limit` payloads.
+/// Removes old deliveries and events, and unneeded payloads, in one transaction.
 ///
-/// Makes at most `limit` pending deliveries dead.
+/// Also makes pending deliveries dead. `limit` bounds each step, so the transaction is short.
 pub(super) async fn collect(
     session: &mut Session,
     garbage: &mut Garbage,
@@ -89,7 +91,7 @@ pub(super) async fn collect(
         n_deliveries: removal.n_removed,
         n_events: sweep.n_removed,
         n_payloads,
-        // The server's own vacuum reuses the space.
+        // The server frees the space itself, by vacuum.
         n_pages: 0,
         expired,
         has_more: has_more_events || garbage.has_more(),
@@ -158,9 +160,10 @@ async fn expire(
     Ok(expired)
 }
 
-/// Collects the lanes that deliveries left, and the deletes among these deliveries.
+/// Collects the lanes and the deletes of deliveries that are no longer pending.
 ///
-/// A row has the webhook, the organization, the project and, if it is a delete, the project id.
+/// Each row has the webhook, the organization and the project of a delivery. For a delete, it also
+/// has the hash of the project id.
 pub(super) fn left(rows: &[Row]) -> Result<Left, Fault> {
     let mut left = Left::default();
     for found in rows {
@@ -210,9 +213,9 @@ pub(super) async fn remove(
     })
 }
 
-/// Removes deliveries that are not pending, in a transaction that has locked the repository.
+/// Removes deliveries that are not pending.
 ///
-/// The next collection checks their events again.
+/// The transaction must have locked the repository. The next collection checks their events again.
 pub(super) async fn purge(
     session: &mut Session,
     repository: i32,
@@ -233,10 +236,10 @@ pub(super) async fn purge(
     Ok(removal.n_removed as u64)
 }
 
-/// The progress of a removal of events without deliveries.
+/// A removal of old events without deliveries, in the order of recording.
 struct EventSweep {
     repository: i32,
-    /// Only events recorded before this time are removed.
+    /// Only events recorded before this time in milliseconds are removed.
     before: i64,
     /// The last event that was checked. All earlier events were checked as well.
     last: i64,
@@ -247,7 +250,7 @@ struct EventSweep {
 }
 
 impl EventSweep {
-    /// Checks events again after their deliveries were removed.
+    /// Checks these events again, because their deliveries were removed.
     async fn check_again(&mut self, session: &mut Session, events: &[i64]) -> Result<(), Fault> {
         let again: BTreeSet<i64> = events.iter().copied().filter(|e| *e <= self.last).collect();
         if again.is_empty() {
@@ -273,7 +276,7 @@ impl EventSweep {
         self.remove_done(session, old).await
     }
 
-    /// Removes those of these events that have no deliveries.
+    /// Removes these events, except events that still have deliveries.
     async fn remove_done(&mut self, session: &mut Session, events: Vec<i64>) -> Result<(), Fault> {
         if events.is_empty() {
             return Ok(());
@@ -297,16 +300,16 @@ impl EventSweep {
         Ok(())
     }
 
-    /// Removes events without deliveries among the next `limit` old ones.
+    /// Checks the next `limit` events, and removes old ones without deliveries.
     ///
-    /// Returns whether there may be more.
+    /// Returns whether more old events may follow.
     async fn check_next(
         &mut self,
         session: &mut Session,
         now: i64,
         limit: usize,
     ) -> Result<bool, Fault> {
-        // Also read the event after the limit: `correct_times` needs its time.
+        // Also read the event after these: `correct_times` needs its time.
         let rows = session
             .rows(statement!(
                 "SELECT sequence, recorded_ms FROM events WHERE repository = $1 \
@@ -348,7 +351,7 @@ impl EventSweep {
         Ok(is_full)
     }
 
-    /// Saves the facts about removed events that are still needed.
+    /// Returns the statements that save the progress, and remove unneeded moves.
     fn finish(&self) -> Vec<Statement> {
         let mut statements = vec![statement!(
             "UPDATE repositories SET last_swept_event = $2, first_repetition = $3 WHERE id = $1 \
@@ -358,7 +361,7 @@ impl EventSweep {
             self.first_repetition
         )];
         if self.n_removed > 0 {
-            // Moves before the first remaining event concern no event.
+            // A move concerns only earlier events. Once all of them are removed, remove the move.
             statements.push(statement!(
                 "DELETE FROM moves WHERE repository = $1 AND last_event < \
                  coalesce((SELECT min(sequence) FROM events WHERE repository = $1), \
@@ -370,9 +373,10 @@ impl EventSweep {
     }
 }
 
-/// Removes unneeded payloads among at most `limit` candidates and `limit` others.
+/// Removes unneeded payloads. Returns their number.
 ///
-/// Returns how many it removed.
+/// Checks at most `limit` candidates. While all payloads are to be checked, also checks the next
+/// `limit` payloads.
 async fn remove_garbage(
     session: &mut Session,
     repository: i32,

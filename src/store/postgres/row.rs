@@ -1,8 +1,8 @@
 //! Converts between rows and the types of the domain.
 //!
 //! Constraint: PostgreSQL's integers are signed, so an inode number above the signed range is
-//! stored as a negative number. Its text cannot contain NUL. Invalid rows are errors: see
-//! [`values`](crate::store::values).
+//! stored as a negative number. PostgreSQL's text cannot contain NUL. An invalid row is an error:
+//! see [`values`](crate::store::values).
 
 use tokio_postgres::Row;
 
@@ -15,7 +15,6 @@ pub(super) fn text(row: &Row, column: usize) -> Result<String, Fault> {
     Ok(row.try_get(column)?)
 }
 
-/// Reads a signed number of 64 bits.
 pub(super) fn number(row: &Row, column: usize) -> Result<i64, Fault> {
     Ok(row.try_get(column)?)
 }
@@ -34,7 +33,7 @@ pub(super) fn hash_in(what: &str, row: &Row, column: usize) -> Result<ContentHas
     hash(what, row.try_get::<_, &[u8]>(column)?)
 }
 
-/// Reads a project's key from two columns. `first` is the index of the first.
+/// Reads a project's key from two columns, of which `first` is the first.
 pub(super) fn key(row: &Row, first: usize) -> Result<ProjectKey, Fault> {
     Ok(ProjectKey::new(
         text(row, first)?,
@@ -47,12 +46,12 @@ pub(super) fn storable(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// Collects one value of each row, as an array of a statement.
+/// Collects one value of each row, as an array for a statement.
 pub(super) fn column<R, T>(rows: &[R], value: impl Fn(&R) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }
 
-/// Splits keys into the arrays of a statement.
+/// Splits keys into two arrays for a statement: organizations and projects.
 pub(super) fn arrays<'a>(
     keys: impl IntoIterator<Item = &'a ProjectKey>,
 ) -> (Vec<String>, Vec<String>) {
@@ -77,7 +76,7 @@ pub(super) fn file(row: &Row) -> Result<FileState, Fault> {
     })
 }
 
-/// Reads a stamp from four columns. `first` is the index of the first.
+/// Reads a stamp from four columns, of which `first` is the first.
 pub(super) fn stamp(row: &Row, first: usize) -> Result<Stamp, Fault> {
     let column = |offset: usize| number(row, first.saturating_add(offset));
     Ok(Stamp {
@@ -88,7 +87,7 @@ pub(super) fn stamp(row: &Row, first: usize) -> Result<Stamp, Fault> {
     })
 }
 
-/// Reads an event from a row. `first` is the index of the first of the [`EVENT_COLUMNS`].
+/// Reads an event from the [`EVENT_COLUMNS`], of which `first` is the first.
 pub(super) fn event(row: &Row, first: usize) -> Result<Event, Fault> {
     let at = |column: usize| first.saturating_add(column);
     let id = text(row, at(0))?;

@@ -1,7 +1,7 @@
 //! Creates and migrates the tables.
 //!
-//! Constraint: several processes may start at once. So a migration runs under an advisory lock, in
-//! a transaction with the number of the schema that it makes.
+//! Constraint: several processes may start at once. So each takes an advisory lock. One transaction
+//! then runs the missing migrations and stores the number of the new schema.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 /// The key of the advisory lock: `pwhooks` in ASCII.
 const LOCK: i64 = 0x0070_7768_6f6f_6b73;
 
-/// The table with the number of the schema.
+/// Creates the table with the number of the schema.
 const VERSIONS: &str =
     "CREATE TABLE IF NOT EXISTS project_webhooks_schema (version BIGINT NOT NULL)";
 
@@ -31,7 +31,7 @@ fn known() -> i64 {
 pub(super) enum Found {
     /// The schema of this program.
     Tables,
-    /// Another schema, by its number. The number is 0 without tables.
+    /// The number of another schema. It is 0 if there are no tables.
     Other(i64),
 }
 
@@ -90,12 +90,12 @@ pub(super) fn older(location: &Arc<str>, found: i64) -> OpenError {
     }
 }
 
-/// Whether this schema is later than all that the program supports.
+/// Whether this program is too old for the schema with this number.
 pub(super) fn is_newer(found: i64) -> bool {
     found > known()
 }
 
-/// Applies missing migrations. Returns the number of the schema before them.
+/// Applies missing migrations. Returns the number of the former schema.
 async fn apply(client: &mut Client) -> Result<i64, Fault> {
     let transaction = client.transaction().await?;
     transaction

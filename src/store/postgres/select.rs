@@ -13,7 +13,7 @@ pub(super) struct Conditions {
 }
 
 impl Conditions {
-    /// Restricts the table with this alias to the repository.
+    /// Makes the condition on the repository, for the table with this alias.
     pub(super) fn of(alias: &'static str, repository: i32) -> Self {
         Self {
             sql: format!("{alias}.repository = $1"),
@@ -21,7 +21,7 @@ impl Conditions {
         }
     }
 
-    /// The conditions on the table `events` with the alias `e`.
+    /// Makes the conditions of a filter, for the table `events` as `e`.
     pub(super) fn filtered(filter: &EventFilter, repository: i32) -> Self {
         let mut conditions = Self::of("e", repository);
         conditions.and_project(
@@ -36,7 +36,7 @@ impl Conditions {
         conditions
     }
 
-    /// The conditions on the table `deliveries` with the alias `d`.
+    /// Makes the conditions of a selector, for the table `deliveries` as `d`.
     pub(super) fn selected(selector: &Selector, repository: i32) -> Self {
         let mut conditions = Self::of("d", repository);
         if !selector.ids.is_empty() {
@@ -62,7 +62,7 @@ impl Conditions {
         conditions
     }
 
-    /// Adds the conditions on the project of the table with this alias.
+    /// Adds conditions on organization and project, for the table with this alias.
     fn and_project(&mut self, alias: &str, organization: Option<&str>, project: Option<&str>) {
         if let Some(filter) = organization {
             let n = self.values.len().saturating_add(1);
@@ -93,7 +93,7 @@ impl Conditions {
         }
     }
 
-    /// Adds a condition. Its value follows the text `condition`, in parentheses.
+    /// Adds the SQL `condition`, followed by the placeholder of `value` in parentheses.
     pub(super) fn and(
         &mut self,
         condition: &str,

@@ -1,24 +1,28 @@
-//! Senders: the processes that deliver, side by side.
+//! Senders: the processes that send deliveries, any number at the same time.
 //!
-//! Constraint: two processes never send the deliveries of one lane at the same time. A sender
-//! *claims* a delivery before it sends it. While the claim exists, no other sender claims a
-//! delivery of the same lane. Each sender has a lease, which it renews while it runs. So a renewal
-//! updates one row, however many requests are in flight. If a lease expires, another sender removes
-//! it with its claims. Before that, the other sender must have renewed its own lease for the length
-//! of a lease: after an outage, all leases have expired.
+//! Constraint: two processes never send deliveries of one lane at the same time. (A lane has the
+//! pending deliveries of one project to one webhook.) A sender *claims* a delivery before it sends
+//! the delivery. While the claim exists, no other sender claims a delivery of the same lane.
 //!
-//! A process that was stopped past its lease may continue. Its claims are gone then, and the store
-//! ignores the results of its attempts. Another sender sends the same deliveries again, with the
-//! same ids and bodies, although a request may have arrived. To keep this rare, no request begins
-//! unless the database has confirmed the lease in time: see [`Hold`].
+//! Each sender has a lease for all of its claims, and renews the lease while it runs. So a renewal
+//! updates one row, even if many requests are in flight. If a lease expires, another sender removes
+//! it with its claims. But after an outage of the database, the leases of all senders have expired.
+//! So a sender removes other leases only if its own renewals have succeeded for the length of a
+//! lease.
 //!
-//! A sender becomes the *sole sender* of a webhook that has a `rate`, or whose receiver asked for a
-//! wait: then it must know of every request. Other senders claim nothing of the webhook meanwhile.
-//! While the endpoint may be out of its own reach, the sole sender lets others try.
+//! A process may be stopped until its lease has expired, and then continue. By then, its claims may
+//! be removed. The store ignores the results of its attempts, and another sender sends the same
+//! deliveries again, with the same ids and bodies. To keep this rare, no request begins unless the
+//! database has recently confirmed the lease: see [`Hold`].
+//!
+//! If requests to a webhook are limited to a rate, one sender must see all of them. It becomes the
+//! *sole sender* of the webhook: other senders claim none of its deliveries. The limit is either
+//! the setting `rate`, or learned from waits that the receiver asked for. If the sole sender cannot
+//! reach the endpoint, others perhaps can, so it lets them try.
 //!
 //! Senders claim and record results at the same time ([`claims`](super::claims)). To become the
-//! sole sender, or to remove leases, a sender locks the repository alone. The clock of the server
-//! decides about leases.
+//! sole sender or to remove leases, a sender needs the exclusive lock of the repository. Leases
+//! expire by the server's clock.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -46,22 +50,22 @@ use crate::store::transfer::MARK;
 #[derive(Clone)]
 pub(super) struct SenderLease {
     pub(super) id: i64,
-    /// How long the claims of this lease certainly exclude other senders.
+    /// Whether the claims of this lease are certain to exclude other senders.
     pub(super) hold: Hold,
 }
 
 /// This process as a sender.
 pub(super) struct Sender {
     repository: i32,
-    /// The name for operators.
+    /// The name that operators see.
     name: String,
     /// The time after which the lease expires without a renewal.
     length: Duration,
-    /// The time of the server, which decides what is due.
+    /// The server's clock, which decides which deliveries are due.
     time: ServerTime,
     /// The lease. `None` before the first claim, and after the lease was lost.
     lease: tokio::sync::Mutex<Option<SenderLease>>,
-    /// The webhooks of which this process is the sole sender, or may be.
+    /// The webhooks whose sole sender this process is or may be.
     owned: Mutex<HashMap<String, Owned>>,
 }
 
@@ -90,14 +94,15 @@ impl Sender {
         self.time.now()
     }
 
-    /// Returns the lease. Gets one if there is none.
+    /// Returns the lease of this process. Requests one if there is none.
     pub(super) async fn lease(&self, session: &mut Session) -> Result<SenderLease, Fault> {
         let mut lease = self.lease.lock().await;
         if let Some(lease) = &*lease {
             return Ok(lease.clone());
         }
         let requested = Instant::now();
-        // A move that ends now finds this sender, or else this sender finds the mark of the move.
+        // A transfer may end at the same time. The lock ensures that either the transfer finds this
+        // sender, or this sender finds the mark of the transfer.
         let answers = session
             .transact(vec![
                 statement!(LOCK_SHARED, self.repository),
@@ -140,9 +145,9 @@ impl Sender {
         }
     }
 
-    /// Becomes the sole sender of a webhook, or ends that if `alone` is false.
+    /// Starts to be the sole sender of a webhook, or stops if `alone` is false.
     ///
-    /// Returns whether the sender may claim.
+    /// Returns whether this process may claim deliveries of the webhook.
     pub(super) async fn own(
         &self,
         session: &mut Session,
@@ -155,8 +160,8 @@ impl Sender {
             return Ok(true);
         }
         if alone && self.is_owned_by_other(session, sender, webhook).await? {
-            // Stay in doubt: an earlier statement without an answer may still succeed once the
-            // other sender leaves.
+            // Keep `Owned::Perhaps`, if set. An earlier request that got no answer may still
+            // succeed when the other sender stops.
             return Ok(false);
         }
         let kind = if alone {
@@ -196,9 +201,9 @@ impl Sender {
         guard(&self.owned).get(webhook) == Some(&Owned::Surely)
     }
 
-    /// Whether another sender is the sole one of a webhook.
+    /// Whether another process is the sole sender of a webhook.
     ///
-    /// A waiting sender asks again and again. So this takes no lock and writes nothing.
+    /// A waiting sender calls this repeatedly, so it takes no lock and writes nothing.
     async fn is_owned_by_other(
         &self,
         session: &mut Session,
@@ -211,10 +216,10 @@ impl Sender {
         Ok(!session.rows(asked).await?.is_empty())
     }
 
-    /// Renews the lease at a third of its length until `stop`, and removes it then.
+    /// Renews the lease at a third of its length until `stop`, and then removes it.
     ///
-    /// Also removes the leases and claims of senders that are gone. The first pool only renews
-    /// leases, because a removal may wait for a long commit.
+    /// Also removes the expired leases of other senders with their claims. The first pool is only
+    /// for renewals, because a removal may wait for a long commit.
     pub(super) async fn keep(
         &self,
         (renewals, pool): (Pool, Pool),
@@ -225,7 +230,7 @@ impl Sender {
         let ended = Notify::new();
         let renewing = async {
             let mut n_changes = None;
-            // The time of the first answer after the last failed renewal.
+            // The time of the first successful renewal after the last failed one.
             let mut reached_at = None;
             let mut is_warned = false;
             loop {
@@ -241,8 +246,8 @@ impl Sender {
                             notices.changed();
                         }
                         n_changes = Some(found);
-                        // After an outage all leases have expired, even of senders that are about
-                        // to renew theirs.
+                        // After an outage, all leases have expired. So first give the other senders
+                        // time to renew theirs.
                         if have_ended && reached >= self.length {
                             ended.notify_one();
                         }
@@ -260,7 +265,7 @@ impl Sender {
                         again = self.length / 10;
                     }
                 }
-                // On a slow link, the next request begins without a pause.
+                // Subtract the time that the renewal took. On a slow link, no pause remains.
                 tokio::time::sleep(again.saturating_sub(requested.elapsed())).await;
             }
         };
@@ -284,7 +289,7 @@ impl Sender {
         }
     }
 
-    /// Whether there is a lease whose claims may no longer exclude others.
+    /// Whether this process has a lease that the database did not confirm in time.
     async fn has_ended(&self) -> bool {
         let lease = self.lease.lock().await;
         lease.as_ref().is_some_and(|lease| !lease.hold.is_valid())
@@ -302,7 +307,7 @@ impl Sender {
 
     /// Renews the lease if there is one.
     ///
-    /// Returns the number of changes by operators, and whether leases have expired.
+    /// Returns the number of changes by operators, and whether a sender's lease has expired.
     async fn renew(
         &self,
         pool: &Pool,
@@ -353,14 +358,15 @@ impl Sender {
         Ok((row::number(found, 0)?, found.try_get(1)?))
     }
 
-    /// Removes this lease and all expired ones, with their claims.
+    /// Removes the lease `id` and all expired leases, with their claims.
     async fn remove(&self, pool: &Pool, id: Option<i64>) -> Result<(), Fault> {
         let mut session = Session::of(pool).await?;
         session
             .transact(vec![
                 statement!(LOCK, self.repository),
                 statement!(
-                    // `Listing::version` is the sum of both counts, so it must not shrink.
+                    // Keep the counts of the removed senders, because `Listing::version` adds the
+                    // counts of all senders and must not shrink.
                     "WITH gone AS (DELETE FROM senders WHERE repository = $1 \
                      AND (id = $2 OR leased_until < clock_timestamp()) RETURNING n_recordings) \
                      UPDATE repositories SET version = version \
@@ -386,7 +392,7 @@ impl Sender {
     }
 }
 
-/// Returns the name of a running sender, if there is one.
+/// Returns the name of a sender with a valid lease, if there is one.
 pub(super) async fn running(
     session: &mut Session,
     repository: i32,

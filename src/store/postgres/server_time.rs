@@ -1,8 +1,8 @@
-//! The time by the clock of the server, without asking it each time.
+//! Computes the time by the server's clock, without a request each time.
 //!
-//! Constraint: due times and waits mean the same to all processes, whatever the clocks of their
-//! hosts say. So senders use the server's time as last read, plus the monotonic time that has
-//! passed since. Each renewal of the lease reads it again.
+//! Constraint: due times and waits must mean the same to all processes, even if the clocks of their
+//! hosts differ. So senders use the time that the server last returned, plus the time since then on
+//! a monotonic clock. Each renewal of a sender's lease reads the server's time again.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -17,10 +17,11 @@ use crate::store::error::Fault;
 
 /// The longest round trip whose answer replaces the stored time.
 ///
-/// The server reads its clock at an unknown point of the round trip.
+/// The server reads its clock at an unknown point of the round trip. So the longer the round trip
+/// takes, the less exact the time is.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 
-/// The server's time as last read.
+/// The time that the server last returned, and the local moment of that reading.
 pub(super) struct ServerTime(Mutex<(Timestamp, Instant)>);
 
 impl ServerTime {
@@ -31,12 +32,14 @@ impl ServerTime {
         Ok(Self(Mutex::new((time(&rows)?, middle(asked)))))
     }
 
-    /// The statement whose rows [`set`](Self::set) takes.
+    /// Reads the server's clock. [`set`](Self::set) takes the rows.
     pub(super) fn statement() -> Statement {
         statement!("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
     }
 
-    /// Replaces the time by the rows of [`statement`](Self::statement), which was sent at `asked`.
+    /// Sets the time to that in the rows of [`statement`](Self::statement).
+    ///
+    /// The statement was sent at `asked`. Keeps the former time if the round trip took too long.
     pub(super) fn set(&self, rows: &[Row], asked: Instant) -> Result<(), Fault> {
         if asked.elapsed() <= ROUND_TRIP_MAX {
             *guard(&self.0) = (time(rows)?, middle(asked));
@@ -44,7 +47,7 @@ impl ServerTime {
         Ok(())
     }
 
-    /// Returns the present time in whole microseconds, as listings show it.
+    /// Returns the present time in whole microseconds, as in listings.
     pub(super) fn now(&self) -> Timestamp {
         let (time, read) = *guard(&self.0);
         let now = time.saturating_add(read.elapsed()).unwrap_or(time);

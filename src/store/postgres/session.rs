@@ -1,30 +1,30 @@
-//! Statements on one connection, sent together if they do not need each other's results.
+//! Sends statements on one connection, several at once if possible.
 //!
-//! Constraint: a commit costs round trips to another machine. [`Session::pipeline`] sends its
-//! statements without waiting between them, so that a batch needs two round trips: one that begins
-//! the transaction, locks the repository and reads, and one that writes and commits.
+//! Constraint: each round trip to the server takes time. So [`Session::pipeline`] sends statements
+//! together if none needs the result of another. Recording a batch takes two round trips. The first
+//! begins the transaction, locks the repository and reads. The second writes and commits.
 //!
 //! # Isolation
 //!
-//! Every transaction that writes begins with a lock on its repository, which it holds until its
-//! end. With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`] nobody else writes meanwhile. At the
-//! level READ COMMITTED each later statement has a new snapshot, which has all commits of earlier
-//! writers. So no anomaly is possible, and no transaction has to be retried because of another one.
-//! Reads of several statements use REPEATABLE READ.
+//! A transaction that writes the record or deliveries begins with a lock on the repository, and
+//! holds the lock until its end. With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`], no other such
+//! transaction runs at the same time. At the level READ COMMITTED, each statement after the lock
+//! sees all commits of earlier writers. So no anomaly is possible, and no transaction fails because
+//! of another one. Several reads that must see one state use REPEATABLE READ.
 //!
-//! Claims and most results of attempts take [`LOCK_SHARED`]. So senders do not wait for each other,
-//! and the server makes several commits durable together. These rules prevent conflicts between
-//! senders:
+//! Transactions that claim deliveries or record results of attempts usually take [`LOCK_SHARED`].
+//! So senders do not wait for each other, and the server makes several commits durable together.
+//! These rules prevent conflicts between senders:
 //!
-//! - A sender changes a delivery only while it has its claim, and locks the row first. A claim
-//!   locks the rows of deliveries before it inserts claims, and skips rows that are locked. If a
-//!   row changed since the snapshot of the statement, the server evaluates the conditions on the
-//!   new row.
-//! - While the lock is shared, the head of a lane changes only by the result of its claimed
-//!   delivery. So a lane without a claim keeps its head.
-//! - Other lanes may wait for a delete. So the result that ends a delete takes [`LOCK_ALONE`].
-//! - Row locks have an order: deliveries, claims, webhooks, the sender's own row. Rows of one table
-//!   are locked in the order of their keys, or by one sender alone.
+//! - A sender changes a delivery only while it has claimed the delivery, and locks the row first. A
+//!   claim locks the rows of deliveries before it inserts claims. It skips locked rows. If a row
+//!   has changed since the snapshot of the statement, the server checks the conditions again.
+//! - Under the shared lock, only the result of a claimed delivery changes the head of its lane. So
+//!   a lane without a claim keeps its head.
+//! - Other lanes may wait for a delete. So a transaction that ends a delete takes [`LOCK_ALONE`].
+//! - Each transaction locks rows in this order: deliveries, claims, webhooks, the row of the
+//!   sender. Within a table, it locks them in the order of their keys, unless no other sender locks
+//!   the same rows.
 
 use std::borrow::Cow;
 use std::io;
@@ -38,7 +38,6 @@ use tokio_postgres::types::ToSql;
 
 use crate::store::error::Fault;
 
-/// A value of a statement.
 pub(super) type Value = Box<dyn ToSql + Sync + Send>;
 
 /// A statement with its values.
@@ -55,7 +54,7 @@ macro_rules! statement {
 }
 pub(super) use statement;
 
-/// A statement that locks a repository and its row, and returns columns that writers need.
+/// Locks a repository and its row, and returns the columns that writers need.
 macro_rules! lock_row {
     ($condition:literal) => {
         concat!(
@@ -71,25 +70,27 @@ macro_rules! lock_row {
 
 /// Locks the repository for a transaction that writes.
 ///
-/// It also counts the transaction, for [`Listing::version`](crate::store::Listing::version). The
-/// lock on the repository is advisory. With row locks, many shared locks could make an exclusive
-/// one wait forever.
+/// It also increases the number that [`Listing::version`](crate::store::Listing::version) returns.
+/// The lock is advisory: with row locks, an exclusive lock could wait forever while more and more
+/// shared locks are taken.
 pub(super) const LOCK: &str = lock_row!("");
 
-/// Locks the repository, if the process still has the lease of this epoch.
+/// Locks the repository. Returns no row if the process lost the lease.
+///
+/// The second value is the epoch of the lease.
 pub(super) const LOCK_AS_HOLDER: &str = lock_row!("AND r.epoch = $2 ");
 
-/// Locks the repository for a change that no listing shows.
+/// Locks the repository without increasing its version.
 pub(super) const LOCK_ALONE: &str =
     "SELECT pg_advisory_xact_lock(tableoid::int, id) FROM repositories WHERE id = $1";
 
-/// Locks the repository together with other senders.
+/// Locks the repository in shared mode: other senders may hold this lock too.
 pub(super) const LOCK_SHARED: &str =
     "SELECT pg_advisory_xact_lock_shared(tableoid::int, id) FROM repositories WHERE id = $1";
 
-/// Lets a commit return before it is durable.
+/// Makes the commit of this transaction return before it is durable.
 ///
-/// A crash of the server may undo this commit, but no durable one.
+/// A crash of the server may undo this commit, but none of the durable commits.
 pub(super) const UNHURRIED: &str = "SET LOCAL synchronous_commit = off";
 
 /// Begins a read-only transaction whose statements all see one state.
@@ -97,9 +98,8 @@ pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ REA
 
 /// The maximum size of the rows that one statement writes, in bytes.
 ///
-/// The server ends a transaction that waits for its next statement for longer than a part of the
-/// lease. On a slow link, sending a larger statement would take longer than that, and so would each
-/// retry.
+/// The server ends a transaction that idles for a part of the lease. Over a slow link, a larger
+/// statement would take longer than that to arrive, and so would each retry.
 pub(super) const PART: usize = 64 * 1024;
 
 /// Splits rows into parts of at most [`PART`] bytes. A single row may be larger.
@@ -115,18 +115,18 @@ pub(super) fn parts<R>(rows: &[R], size: impl Fn(&R) -> usize) -> impl Iterator<
     })
 }
 
-/// How long statements that are sent together may take.
+/// The time limit for statements that are sent together.
 ///
-/// The server ends each statement after half of this time. But a stopped server, or a network that
-/// drops all packets, sends no answer at all.
+/// The server itself ends each statement after half of this time. This limit is for the case that
+/// no answer arrives, because the server is stopped or the network drops all packets.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A connection of the pool.
 pub(super) struct Session {
-    /// `None` after the database did not answer in time, and while the session is dropped.
+    /// `None` after the database did not answer in time, and during a drop.
     client: Option<Object>,
     is_in_transaction: bool,
-    /// How long statements that are sent together may take.
+    /// The time limit for statements that are sent together.
     answer_max: Duration,
 }
 
@@ -139,7 +139,7 @@ impl Session {
         })
     }
 
-    /// Sets how long statements that are sent together may take.
+    /// Sets the time limit for statements that are sent together.
     pub(super) fn answers_within(mut self, limit: Duration) -> Self {
         self.answer_max = limit;
         self
@@ -155,7 +155,7 @@ impl Session {
         match answers {
             Ok(answers) => answers,
             Err(_) => {
-                // The connection is busy until its answer arrives, so close it.
+                // The connection is unusable until the answer arrives, so close it.
                 drop(self.client.take().map(Object::take));
                 Err(no_answer())
             }
@@ -178,7 +178,7 @@ impl Session {
         Ok(answers)
     }
 
-    /// Begins a transaction with these statements. Returns the rows of each.
+    /// Begins a transaction with these statements. Returns the rows of each statement.
     pub(super) async fn begin(
         &mut self,
         how: &'static str,
@@ -191,7 +191,9 @@ impl Session {
         Ok(answers)
     }
 
-    /// Runs these statements as a transaction, in one round trip. Returns the rows of each.
+    /// Runs these statements as a transaction, in one round trip.
+    ///
+    /// Returns the rows of each statement.
     pub(super) async fn transact(
         &mut self,
         statements: Vec<Statement>,
@@ -242,14 +244,15 @@ impl Session {
 
 /// Sends these statements on a connection. Returns their rows, or the first error.
 async fn send(client: &ClientWrapper, statements: &[Statement]) -> Result<Vec<Vec<Row>>, Fault> {
-    // Prepare all of them first, in one round trip. A connection prepares each only once.
+    // First prepare all statements, in one round trip. A connection prepares each only once.
     let all = statements.iter().map(|(sql, _)| client.prepare_cached(sql));
     let prepared = try_join_all(all).await?;
     let values: Vec<Vec<&(dyn ToSql + Sync)>> = statements
         .iter()
         .map(|(_, values)| values.iter().map(|value| &**value as _).collect())
         .collect();
-    // The client sends a request at the first poll of its future. `join_all` polls in this order.
+    // The client sends a request at the first poll of its future. `join_all` polls the futures in
+    // the order of the statements.
     let requests = prepared
         .iter()
         .zip(&values)

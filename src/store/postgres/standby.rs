@@ -1,10 +1,10 @@
-//! A process that waits while another one has the lease.
+//! A standby: a process that waits while another one has the lease.
 //!
 //! Constraint: waiting must cost little, because any number of standbys may wait for months. So a
-//! standby keeps one connection, and asks with one round trip. If the lease is free, the process
-//! opens the store, which tries to get the lease. If its list lacks repositories that were watched,
-//! other processes go first: it opens the store only after the lease has been free for
-//! `store.lease`.
+//! standby keeps one connection, and needs one round trip to read the lease. If the lease is free,
+//! the process opens the store, which tries to get the lease. But if its list `repositories` lacks
+//! some that the last holder watched, a process with a complete list should take over. So it opens
+//! the store only after the lease has been free for `store.lease`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use crate::store::fleet::Process;
 /// The time between two writes of the row that shows this process to others.
 const SEEN: Duration = Duration::from_secs(1);
 
-/// A connection that waits for the lease.
+/// A process that waits for the lease, with its connection.
 pub(in crate::store) struct PostgresStandby {
     worker: Worker,
     location: Arc<str>,
@@ -37,12 +37,12 @@ struct Waiting {
     name: String,
     /// The time of the last write of the standby's row.
     seen: Mutex<Option<Instant>>,
-    /// When this process first found the lease free. `None` while another process has it.
+    /// When this process first found the lease free. `None` while the lease is taken.
     free_since: Mutex<Option<Instant>>,
 }
 
 impl PostgresStandby {
-    /// Prepares to wait. Connects at the first request.
+    /// Prepares to wait. The first request connects.
     pub(in crate::store) fn new(settings: &Postgres) -> Result<Self, OpenError> {
         let config = connect::config(settings)?;
         let location = connect::location(&config);
@@ -61,11 +61,12 @@ impl PostgresStandby {
         })
     }
 
-    /// Returns the error [`OpenError::Leased`] while another process has the lease.
+    /// Returns an error while this process should not open the store.
     ///
-    /// If the lease is free, returns [`OpenError::WatchedTwice`] or [`OpenError::NotYet`] if this
-    /// process may not have it, and [`OpenError::Yields`] while others go first. `settings` may
-    /// have another list of names than at the start.
+    /// The error is [`OpenError::Leased`] while another process has the lease. If the lease is
+    /// free, it is [`OpenError::WatchedTwice`] or [`OpenError::NotYet`] if this process may not
+    /// watch its repositories, and [`OpenError::Yields`] while others may take over first. The list
+    /// of repositories in `settings` may differ from that at the start.
     pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
         let (shared, names) = (Arc::clone(&self.shared), settings.repositories.clone());
         let found = self.worker.run(async move { shared.ask(names).await });
@@ -89,18 +90,16 @@ impl PostgresStandby {
 
 /// The answer of the database to a waiting process.
 struct Found {
-    /// The process that has the lease.
     holder: Option<String>,
     /// The list of names that the last holder recorded.
     recorded: Vec<String>,
-    /// How long the lease has been free.
     free_for: Duration,
-    /// Why the repository or the list of this process may not be watched.
+    /// Why this process may not watch its repository or its list.
     refusal: Option<Refusal>,
 }
 
 impl Waiting {
-    /// Reads the lease, and whether this process with these names may have it.
+    /// Reads the lease, and whether this process may watch its repository or `names`.
     async fn ask(&self, names: Vec<String>) -> Result<Found, Fault> {
         let mut session = Session::of(&self.pool).await?;
         let mut statements = vec![

@@ -1,10 +1,10 @@
 //! Tells the server to analyze growing tables.
 //!
-//! Constraint: the server plans a statement once for each connection, by its statistics of that
-//! time. Its autovacuum analyzes a table at most once a minute. In that minute a first scan or a
-//! sender may fill empty tables with a hundred thousand rows. With a plan for an empty table, each
-//! statement would read all of them. So a process analyzes the tables each time that its own
-//! changes have doubled.
+//! Constraint: the server plans a statement once for each connection, by its statistics of the
+//! tables at that time. Its autovacuum analyzes a table at most once a minute. Within a minute, a
+//! first scan or a sender may fill empty tables with a hundred thousand rows. With a plan for an
+//! empty table, each statement would read all rows. So a process analyzes the tables whenever the
+//! number of its own changes has doubled.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -21,11 +21,11 @@ const FIRST: i64 = 500;
 
 /// Analyzes the tables whose rows are found by keys.
 ///
-/// It leaves out a table that another process analyzes now.
+/// It skips a table that another process is analyzing.
 const ANALYZE: &str = "ANALYZE (SKIP_LOCKED) attempts, claims, deliveries, events, files, listeners, \
      moves, payloads, problems";
 
-/// The number of rows that this process changed, and the number at which an analysis is due.
+/// Counts the rows that this process changed, to decide when an analysis is due.
 pub(super) struct Statistics {
     n_changed: AtomicI64,
     next_at: AtomicI64,
@@ -33,9 +33,11 @@ pub(super) struct Statistics {
 }
 
 impl Statistics {
-    /// Starts with the size of the smallest table, as the server knows it.
+    /// Reads the server's estimates of the numbers of rows, to plan the first analysis.
     ///
-    /// For large tables, the server's autovacuum is soon enough.
+    /// The first analysis is due after as many changes as the smallest of three tables has rows,
+    /// because autovacuum is soon enough for large tables. It is due at once if a table with rows
+    /// has no estimate.
     pub(super) async fn read(pool: &Pool) -> Result<Self, Fault> {
         let mut session = Session::of(pool).await?;
         let sql = "SELECT min(reltuples)::bigint, \
@@ -61,7 +63,7 @@ impl Statistics {
         }
     }
 
-    /// Analyzes the tables whenever it is due. Never ends.
+    /// Analyzes the tables whenever an analysis is due. Never ends.
     pub(super) async fn keep(&self, pool: &Pool) {
         loop {
             self.is_due.notified().await;

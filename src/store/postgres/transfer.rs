@@ -1,7 +1,8 @@
 //! The state in PostgreSQL as the source or the target of a transfer.
 //!
-//! Constraint: this process has the lease on the repository, and each write checks its epoch. An
-//! operator's command may still change a source, which [`Side::version`] shows.
+//! Constraint: no daemon may watch the repository during the transfer. So this process has the
+//! lease on the repository, and each write checks the epoch of the lease. An operator's command may
+//! still change the source. [`Side::version`] shows such a change.
 
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ pub(in crate::store) struct PostgresSide {
 impl PostgresSide {
     /// Opens the state to move. Its tables must exist.
     pub(in crate::store) fn source(settings: &Postgres) -> Result<Self, OpenError> {
-        // Reports missing tables and a missing repository, and creates neither.
+        // This fails if the tables or the repository are missing. `open` would create them.
         drop(super::client::Client::connect_for_transfer(settings)?);
         Self::open(settings, Purpose::MoveAway)
     }
@@ -48,8 +49,8 @@ impl PostgresSide {
     fn rows(&self, statement: Statement) -> Result<Vec<Found>, StoreError> {
         self.store.run_blocking(|shared| async move {
             let mut session = session(&shared).await?;
-            // Sending a large page over a slow link takes long. The transaction does not idle
-            // meanwhile, because its end is sent with it.
+            // A slow link needs a long time for a large page. The transaction does not idle during
+            // that time, because its `COMMIT` is sent together with the statement.
             let unlimited = statement!("SET LOCAL statement_timeout = 0");
             let mut answers = session.transact(vec![unlimited, statement]).await?;
             answers.truncate(2);
@@ -57,10 +58,11 @@ impl PostgresSide {
         })
     }
 
-    /// Sets the mark, if none of the repositories that it names is watched alone.
+    /// Sets the mark, which reserves the names of its repositories.
     ///
-    /// This is a separate transaction. The removal of a large state takes long, and all starts
-    /// would wait for it.
+    /// Fails if one of the repositories is in use alone. This is a separate transaction, because it
+    /// locks the names. The removal of a large state takes long, and all starts of daemons would
+    /// wait for the lock.
     fn reserve(&self, mark: &Mark) -> Result<(), StoreError> {
         let Mark::Arriving { names, .. } = mark else {
             return Ok(());
@@ -75,7 +77,7 @@ impl PostgresSide {
         })
     }
 
-    /// Commits statements while this process has the lease.
+    /// Commits these statements. Fails if this process no longer has the lease.
     fn write(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
         self.store.run_blocking(|shared| async move {
             let mut session = session(&shared).await?;
@@ -85,14 +87,14 @@ impl PostgresSide {
     }
 }
 
-/// How long statements of a transfer that are sent together may take.
+/// The time limit for statements of a transfer that are sent together.
 const ANSWER_MAX: Duration = Duration::from_secs(60 * 60);
 
 async fn session(shared: &Shared) -> Result<Session, Fault> {
     Ok(Session::of(&shared.pool).await?.answers_within(ANSWER_MAX))
 }
 
-/// Begins a transaction that checks the epoch.
+/// Begins a transaction. Fails if this process no longer has the lease.
 async fn begin(shared: &Shared, session: &mut Session) -> Result<(), Fault> {
     let lock = statement!(LOCK_AS_HOLDER, shared.lease.repository, shared.lease.epoch);
     // Removing a large state takes long, and so does sending a large page over a slow link.
@@ -143,7 +145,6 @@ pub(super) fn unless_moved(mark: Option<&Vec<Found>>) -> Result<(), Fault> {
     mark.map_or(Ok(()), |found| Fault::of_mark(&row::text(found, 0)?))
 }
 
-/// Reads the mark of a transfer.
 pub(super) fn read_mark(repository: i32) -> Statement {
     statement!(
         "SELECT value FROM meta WHERE repository = $1 AND key = $2",
@@ -164,8 +165,8 @@ fn write_mark(repository: i32, mark: &Mark) -> Result<Statement, Fault> {
 
 impl Side for PostgresSide {
     fn location(&self) -> String {
-        // The name of a list leaves out its repositories: they may change before the move is
-        // continued.
+        // When an interrupted move continues, it compares this text. A list may have changed by
+        // then, so the text leaves out its repositories.
         let repository = match self.settings.repositories.is_empty() {
             true => format!("repository {}", self.settings.repository),
             false => "its list of repositories".to_owned(),
@@ -311,8 +312,8 @@ impl Side for PostgresSide {
                 let is_sent = sender::running(&mut session, repository).await?.is_some();
                 let is_same = super::client::number(&rows)? == version && !is_sent;
                 if is_same {
-                    // A sender that was stopped past its lease may continue. It then finds neither
-                    // lease nor claims, but the mark.
+                    // A sender may have been stopped until its lease expired. When it continues, it
+                    // must find the mark, and neither its lease nor its claims.
                     let claims = statement!("DELETE FROM claims WHERE repository = $1", repository);
                     let senders =
                         statement!("DELETE FROM senders WHERE repository = $1", repository);

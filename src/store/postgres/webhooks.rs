@@ -54,7 +54,9 @@ pub(super) async fn states(
     Ok(states.into_values().collect())
 }
 
-/// Counts up to a limit. An index has the time of the last success.
+/// Counts the deliveries of each webhook up to the limit `$2`.
+///
+/// Also reads the time of the last success, from an index.
 const UP_TO: &str = "SELECT w.name, \
      (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
        AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p), \
@@ -189,7 +191,7 @@ pub(super) fn ensure(repository: i32, name: &str) -> Statement {
     )
 }
 
-/// Switches a webhook off. The last statement returns whether it was on.
+/// Switches a webhook off. The last statement returns whether the webhook was on.
 pub(super) fn switch_off(
     repository: i32,
     name: &str,
@@ -213,7 +215,7 @@ pub(super) fn switch_off(
     ]
 }
 
-/// Ends the pause that the receiver requested.
+/// Ends the pause that the receiver requested for all deliveries of a webhook.
 fn end_rest(repository: i32, name: &str) -> Statement {
     statement!(
         "UPDATE webhooks SET rests_until_ms = NULL, rests_since_ms = NULL \
@@ -225,7 +227,7 @@ fn end_rest(repository: i32, name: &str) -> Statement {
 
 /// Switches a webhook on, and ends the waits that its receiver requested.
 ///
-/// The last statement returns a row if it was off.
+/// The last statement returns a row if the webhook was off.
 pub(super) fn switch_on(repository: i32, name: &str) -> Vec<Statement> {
     vec![
         end_rest(repository, name),
@@ -239,7 +241,7 @@ pub(super) fn switch_on(repository: i32, name: &str) -> Vec<Statement> {
     ]
 }
 
-/// Reads the fingerprints of all webhooks, and the causes that switched them off.
+/// Reads the fingerprint of each webhook, and the cause if the webhook is off.
 pub(super) fn fingerprints(repository: i32) -> Statement {
     statement!(
         "SELECT name, fingerprint, off_cause FROM webhooks WHERE repository = $1",
@@ -247,7 +249,7 @@ pub(super) fn fingerprints(repository: i32) -> Statement {
     )
 }
 
-/// A recorded fingerprint.
+/// The recorded fingerprint of a webhook, and the cause if the webhook is off.
 pub(super) struct Fingerprint {
     recorded: Option<Vec<u8>>,
     off_cause: Option<String>,
@@ -266,7 +268,7 @@ pub(super) fn recorded_fingerprints(rows: &[Row]) -> Result<BTreeMap<String, Fin
         .collect()
 }
 
-/// Stores fingerprints that changed. Also returns the webhooks that this switches on.
+/// Stores changed fingerprints. Also returns the webhooks that this switches on.
 pub(super) fn set_fingerprints(
     repository: i32,
     recorded: &BTreeMap<String, Fingerprint>,

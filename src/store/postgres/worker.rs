@@ -1,8 +1,9 @@
 //! The thread of the store. Its runtime drives the connections and runs all jobs.
 //!
 //! Constraint: inference calls the store from threads that block, and queues call it from tasks.
-//! Both send a job to this thread and wait for its result, so a connection outlives the runtime of
-//! a caller. The number of waiting jobs is bounded, and so is the time that closing takes.
+//! Both send a job to this thread and wait for the result of the job. So no connection depends on
+//! the runtime of a caller. The number of waiting jobs is bounded, and so is the time that closing
+//! takes.
 
 use std::future::Future;
 use std::io;
@@ -24,9 +25,9 @@ const JOBS_WAITING: usize = 256;
 /// The maximum number of jobs that run at the same time.
 const JOBS_RUNNING: usize = 256;
 
-/// How long closing waits for jobs to end. One of them gives the lease back.
+/// How long closing waits for jobs to end. One of the jobs releases the lease.
 ///
-/// A database that does not answer must not delay the end of the process for longer.
+/// If the database does not answer, the process must still end soon.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
 
 type Job = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -59,7 +60,7 @@ impl Worker {
             .name("store-postgres".to_owned())
             .spawn(move || {
                 runtime.block_on(run(waiting, is_abandoned));
-                // Dropping the runtime would wait until host names are resolved.
+                // Dropping the runtime would wait for running look-ups of host names.
                 runtime.shutdown_background();
             })?;
         Ok(Self {
@@ -109,7 +110,7 @@ impl Worker {
         self.abandoned.cancel();
     }
 
-    /// Ends the thread after its jobs. They have at most [`CLOSE_MAX`].
+    /// Waits until the jobs have ended, for at most [`CLOSE_MAX`], and ends the thread.
     pub(super) fn close(&self) {
         super::guard(&self.jobs).take();
         if let Some(thread) = super::guard(&self.thread).take() {
@@ -156,9 +157,9 @@ impl Wake for Unpark {
     }
 }
 
-/// Blocks this thread until a future is ready, also inside a runtime.
+/// Blocks this thread until a future is ready. This works inside a runtime, too.
 ///
-/// No runtime polls the future, so it must not use timers or sockets.
+/// No runtime polls the future, so the future must not use timers or sockets.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     let mut future = pin!(future);
     let waker = Waker::from(Arc::new(Unpark(thread::current())));

@@ -35,7 +35,7 @@ pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Vec<Statemen
         .iter()
         .map(|given| match given.compressed() {
             Some(compressed) => Ok((*given, compressed.clone())),
-            // The stored payload was removed since the batch was prepared.
+            // The payload was removed from the store after the batch was prepared.
             None => Ok((*given, given.compress_late()?)),
         })
         .collect::<Result<Vec<(&Given, Bytes)>, Fault>>()?;
@@ -53,7 +53,9 @@ pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Vec<Statemen
     Ok(parts(&all, size).map(insert).collect())
 }
 
-/// Returns the payloads that are too large for a transaction, with their compressed bytes.
+/// Returns the payloads that are too large for the transaction of their batch.
+///
+/// Each has its compressed bytes.
 pub(super) fn large(given: &[Given]) -> impl Iterator<Item = (&Given, &Bytes)> {
     let new = given
         .iter()
@@ -61,7 +63,7 @@ pub(super) fn large(given: &[Given]) -> impl Iterator<Item = (&Given, &Bytes)> {
     new.filter(|(_, compressed)| compressed.len() > PART)
 }
 
-/// Inserts a payload before its batch, if the process still has the lease of this epoch.
+/// Inserts a payload before its batch, if the process still has the lease.
 pub(super) fn payload(repository: i32, epoch: i64, given: &Given, compressed: &Bytes) -> Statement {
     statement!(
         "INSERT INTO payloads (repository, hash, size, compressed) \
@@ -88,7 +90,7 @@ pub(super) fn webhooks(repository: i32, names: &BTreeSet<String>) -> Option<Stat
     })
 }
 
-/// A new event with its id, the repetition of the id ([`EventId::of`]), and its sequence.
+/// A new event, its id, the repetition of the id, and its sequence number.
 pub(super) type Numbered<'a> = (&'a NewEvent, EventId, u32, i64);
 
 /// Inserts events.
@@ -101,7 +103,7 @@ pub(super) fn events(
         .iter()
         .map(|numbered| {
             let event = &numbered.0.event;
-            // JSON escapes NUL.
+            // JSON escapes NUL, which the database cannot store.
             let parameters = row::to_json("the event's parameters", &event.parameters)?;
             let explanation = row::to_json("the event's explanation", &event.explanation)?;
             Ok((numbered, parameters, explanation))
@@ -182,7 +184,9 @@ pub(super) fn deliveries(
     })
 }
 
-/// The identity to store in the row of a definition, also of a deleted project.
+/// Returns the hash of a project's identity, to store in the row of its definition.
+///
+/// This includes the kept definition of a deleted project. `None` for other files.
 pub(super) fn identity_of(file: &FileState) -> Option<Vec<u8>> {
     let is_definition = matches!(file.role, Role::Definition | Role::Deleted);
     is_definition.then(|| row::indexed(&file.identity().to_string()))
@@ -260,7 +264,7 @@ const PUT_FILES: &str = "INSERT INTO files (repository, organization, project, p
      read_ns = excluded.read_ns, hash = excluded.hash, owner = excluded.owner, \
      document = excluded.document, identity = excluded.identity";
 
-/// Removes and adds listeners: the difference between before and after a batch.
+/// Removes and adds listeners, by the difference between before and after a batch.
 pub(super) fn listeners(
     repository: i32,
     before: &BTreeMap<ProjectKey, BTreeSet<String>>,
@@ -297,7 +301,9 @@ pub(super) fn listeners(
     removed.into_iter().chain(added).collect()
 }
 
-/// Replaces the lists of invalid files of these projects. A path that stays keeps its time.
+/// Replaces the lists of invalid files of these projects.
+///
+/// A file that is in both the former and the new list keeps the time when it was first found.
 pub(super) fn problems(
     repository: i32,
     lists: &[(Option<ProjectKey>, Vec<Problem>)],
@@ -306,7 +312,7 @@ pub(super) fn problems(
     if lists.is_empty() {
         return Vec::new();
     }
-    // Only the last list of a project counts. Files outside any project have empty names.
+    // If a project has several lists, use the last one. Files outside any project have empty names.
     let lists: BTreeMap<ProjectKey, BTreeMap<&str, &Problem>> = lists
         .iter()
         .map(|(key, list)| {
@@ -372,7 +378,7 @@ pub(super) fn meta(
     name: Option<&str>,
     facts: &[(MetaKey, String)],
 ) -> Option<Statement> {
-    // Only the last value of a key counts.
+    // If a key has several values, use the last one.
     let facts: BTreeMap<Cow<'_, str>, &str> = facts
         .iter()
         .map(|(key, value)| (key.stored(name), value.as_str()))
