@@ -89,8 +89,8 @@ impl Root {
 
     /// Whether lookups in a directory may ignore case.
     ///
-    /// Lookups may ignore case if a lookup of another spelling finds an entry, or fails for another
-    /// reason than a missing entry.
+    /// Lookups may ignore case if a lookup of another spelling finds an entry, or fails for a reason
+    /// other than a missing entry.
     fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
         if let Some(known) = self.names.ignores_case.borrow().get(parent) {
             return *known;
