@@ -180,7 +180,7 @@ impl Template {
                 ErrorKind::OutOfFuel => limit(
                     &error,
                     &self.source,
-                    "it takes too many steps or too much memory",
+                    "the template takes too many steps or too much memory",
                 ),
                 _ => described(&error, &self.source),
             })?;

@@ -266,8 +266,8 @@ impl State {
         if self.unknown.is_empty() {
             warn!(
                 uid,
-                "cannot look up the owner of a file: {reason}. Callbacks use the next source of \
-                 `username` until the user database answers; retrying. Check `getent passwd {uid}`"
+                "cannot look up the owner of a file: {reason}; retrying. Until the user database \
+                 answers, callbacks use the next source of `username`; check `getent passwd {uid}`"
             );
         }
         if self.unknown.len() < NAMES_MAX {

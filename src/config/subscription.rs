@@ -204,7 +204,7 @@ pub(super) fn when(
                     .collect();
                 let name = parameter.as_str();
                 let fault = Fault::new(format!("no event of this webhook has a {name}"))
-                    .allowed(format!("events with it: {}", having.join(", ")));
+                    .allowed(format!("events with a {name}: {}", having.join(", ")));
                 context.error(&value.location, fault);
                 return None;
             }

@@ -161,7 +161,7 @@ fn signed_headers(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<bo
     const KEY: &str = "signed_headers";
     let is_on = mapping.read(context, KEY, Value::boolean)?;
     if let (true, None, Some(value)) = (is_on, mapping.given("secret"), mapping.given(KEY)) {
-        let fault = Fault::new("needs secret as well, because signatures are made with it");
+        let fault = Fault::new("needs secret as well; without secret, requests have no signature");
         context.error(&value.location, fault);
         return None;
     }
@@ -276,7 +276,7 @@ pub(super) fn url(text: &str) -> Result<Url, Fault> {
         return Err(Fault::new(message).allowed(allowed));
     }
     if url.fragment().is_some() {
-        let message = "contains a fragment (#…), which HTTP never sends; remove it";
+        let message = "contains a fragment (#…), which HTTP never sends; remove the fragment";
         return Err(Fault::not_allowed(message));
     }
     Ok(url)
@@ -287,7 +287,7 @@ pub(super) fn endpoint(text: &str) -> Result<Url, Fault> {
     let url = url(text)?;
     if url.query().is_some() {
         return Err(Fault::not_allowed(
-            "contains a query (?…), which cannot be extended by a path",
+            "contains a query (?…); the daemon cannot append a path to a query",
         ));
     }
     Ok(url)

@@ -115,7 +115,7 @@ pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
             let before = bytes.get(..error.valid_up_to()).unwrap_or_default();
             return Err(vec![Problem {
                 position: Some(end_of(before)),
-                ..Problem::of_file(file, "is not UTF-8; save the file in that encoding")
+                ..Problem::of_file(file, "is not UTF-8; save the file as UTF-8")
             }]);
         }
     };
@@ -225,7 +225,7 @@ impl Builder<'_> {
             Event::DocumentStart(_) => {
                 self.n_documents += 1;
                 if self.n_documents > 1 {
-                    let message = "a second document begins here; the file must have only one";
+                    let message = "a second document begins here; the file must have one document";
                     self.problem(position, message);
                     return ControlFlow::Break(());
                 }
