@@ -80,7 +80,7 @@ pub struct Claims {
     pub ready: Vec<Claim>,
     /// The due deliveries that cannot be read.
     pub unreadable: Vec<Unreadable>,
-    /// The earliest due time of unclaimed lanes, without those of excluded projects.
+    /// The earliest due time of the lanes that are neither claimed nor excluded.
     ///
     /// This time is not in the future if more deliveries may be due than the limit allows.
     pub next_due: Option<Timestamp>,

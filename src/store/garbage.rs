@@ -48,7 +48,7 @@ impl Garbage {
         std::mem::replace(self, none)
     }
 
-    /// Puts taken candidates back. Keeps those that were added in the meantime.
+    /// Puts taken candidates back. Keeps candidates that were added in the meantime.
     pub(super) fn put_back(&mut self, rest: Self) {
         self.all_after = self.all_after.or(rest.all_after);
         self.add(rest.candidates);

@@ -124,7 +124,7 @@ pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     })
 }
 
-/// Decompresses at most `size` bytes.
+/// Decompresses to at most `size` bytes. Fails if the content is larger.
 pub(super) fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
     DECOMPRESSOR.with_borrow_mut(|kept| {
         let mut decompressor = match kept.take() {

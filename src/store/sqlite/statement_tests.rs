@@ -70,7 +70,7 @@ const SCANS: &[(&str, &str)] = &[
     ),
 ];
 
-/// Tables with few rows, and names of rows that a statement itself generates.
+/// Tables with few rows, and names for rows that a statement generates itself.
 const SMALL: [&str; 9] = [
     "CONSTANT",
     "json_each",
