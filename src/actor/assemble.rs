@@ -1,8 +1,8 @@
 //! Collects the records of each system call, until its end.
 //!
 //! Constraint: any input takes only limited memory. A call is complete only if all its path records
-//! arrived. If a record is missing, the caller must discard all earlier changes, because the record
-//! may be about the same files.
+//! arrived. If a record is missing, the caller must discard all earlier changes, because the
+//! missing record may be about the same files.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -106,10 +106,10 @@ impl Assembler {
         Assembled::Nothing
     }
 
-    /// Returns [`Assembled::Lost`] if the first record of this call is missing.
+    /// Returns [`Assembled::Lost`] if the first record of this call was lost.
     ///
-    /// A call with a lower serial number than the first known call began before the reader started.
-    /// The first record of such a call was never received, so it is not missing.
+    /// A call with a lower serial number than the first known call began before the reader started,
+    /// so its first record could not arrive.
     fn unknown(&self, key: EventKey) -> Assembled {
         match self.first.is_some_and(|first| key.serial > first) {
             true => Assembled::Lost,

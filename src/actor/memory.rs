@@ -212,8 +212,8 @@ impl Memory {
             let Some(last) = self.latest_of(*directory, Change::is_appearance) else {
                 continue;
             };
-            // The directory was last seen elsewhere, so the record of the move to this path is
-            // missing.
+            // The last record has the directory at another path, so the record of its move to this
+            // path is missing.
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }
@@ -230,7 +230,7 @@ impl Memory {
         later(Some(named), wrote).map(|change| &change.act)
     }
 
-    /// Returns the call that changed the file after the recorded state.
+    /// Returns the call that changed the file after the recorded change time.
     ///
     /// The call opened the file for writing, or gave it the name at this path.
     fn rewritten(
@@ -366,8 +366,8 @@ impl Memory {
             let Some(last) = self.latest_of(*directory, Change::is_appearance) else {
                 continue;
             };
-            // The directory was last seen elsewhere, so the record of the move to this path is
-            // missing.
+            // The last record has the directory at another path, so the record of its move to this
+            // path is missing.
             if !last.is_at(&path.place_of(index)?) {
                 return None;
             }

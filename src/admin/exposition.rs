@@ -232,7 +232,7 @@ impl Figures {
         Ok(())
     }
 
-    /// Adds the metrics of a state in PostgreSQL, in the process that holds the lease.
+    /// Adds the metrics about the lease, for the process that holds it.
     fn lease(&self, view: &LeaseView) -> Result<(), prometheus::Error> {
         let standbys = view.fleet.standbys.iter();
         let n_standbys = standbys.filter(|standby| standby.is_waiting).count();

@@ -67,8 +67,8 @@ async fn settings_of_file(admin: &Admin) -> Settings {
     let config = admin.sources.config();
     let present = Settings::of(&config);
     let read = move || {
-        // The status then shows an invalid file as changed, because the defaults differ from the
-        // settings in use.
+        // For an invalid file, return the defaults. They differ from the settings in use, so the
+        // status shows the file as changed.
         Ok(config::load(&config.file, &WithoutSecrets).map_or_else(
             |_| Settings::default(),
             |loaded| Settings::of(&loaded.config),

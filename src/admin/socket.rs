@@ -1,6 +1,6 @@
 //! Binds the listening socket of the admin server, at a TCP address or at a path.
 //!
-//! Constraint: from a path, only a socket without a listener may be removed, and no other file.
+//! Constraint: never remove a file from the path, except a socket without a listener.
 
 use std::fs::Permissions;
 use std::io;

@@ -37,7 +37,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The number of checks after the last client disconnected.
 ///
-/// Until then, a client can reconnect without missing items.
+/// During these checks, a client can reconnect without missing items.
 const ROUNDS_KEPT: u32 = 60;
 
 /// The maximum number of items that are kept for slow clients.

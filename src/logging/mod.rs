@@ -109,10 +109,9 @@ fn warn_of(fallback: Option<&io::Error>) {
     }
 }
 
-/// Makes the layer of a format.
+/// Makes the layer of a format, or of text if journald is unavailable.
 ///
-/// If the setting is `journald` and journald is unavailable, makes a text layer, and also returns
-/// the error.
+/// Also returns the error if the setting is `journald`.
 fn lines(format: LogFormat, writer: &LogWriter) -> (Lines, Option<io::Error>) {
     let is_given = format == LogFormat::Journald;
     let queue = writer.queue();

@@ -297,7 +297,7 @@ impl Collector {
     }
 }
 
-/// Adds the spans of the next [`GATHERING`], so that an event's spans go together.
+/// Adds spans for [`GATHERING`], so that the spans of one event are sent together.
 async fn gather(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     let more = async {
         while batch.len() < BATCH_MAX

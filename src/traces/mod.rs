@@ -2,7 +2,7 @@
 //! collector.
 //!
 //! Constraint: tracing never delays an event. Spans go into a bounded channel. If the channel is
-//! full, they are dropped and counted. Only the thread of [`export`] waits for the collector.
+//! full, spans are dropped and counted. Only the thread of [`export`] waits for the collector.
 //!
 //! The ids of a trace and of its spans are derived from the id of the event. So all attempts to
 //! deliver an event belong to one trace, even after a restart or on another machine. No id has to
@@ -241,8 +241,8 @@ fn system_time(at: Timestamp) -> SystemTime {
 
 /// The id of an event's trace.
 ///
-/// The 32 hexadecimal digits in the id of the event, or a hash of the event's id if it has another
-/// form.
+/// These are the 32 hexadecimal digits in the event's id. If the event's id has no such digits, the
+/// trace id is a hash of the event's id.
 fn trace_of(event: &EventId) -> TraceId {
     let digits = event.0.strip_prefix("evt_").unwrap_or_default();
     match TraceId::from_hex(digits) {

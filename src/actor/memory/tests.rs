@@ -205,7 +205,7 @@ fn a_removed_directory_names_who_removed_the_file_in_it() {
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), Some(1));
     log.remove(3, 1_020, ROOT, "org", ORGANIZATION);
     assert_eq!(log.user(&gone(&[], 900)), Some(1));
-    // Without the record of the file, the directory proves nothing.
+    // Without a record about the file, the removal of its directory proves nothing.
     let mut log = Log::default();
     log.remove(2, 1_010, ORGANIZATION, "project", PROJECT);
     assert_eq!(log.user(&gone(&[ORGANIZATION], 900)), None);
@@ -300,7 +300,7 @@ fn a_moved_project_names_the_last_mover() {
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(1));
     // The recorded state is later than the move.
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 1_100)), None);
-    // Saving the file later is not the move.
+    // A later save of the file is not the move.
     log.create(2, 1_100, PROJECT, "project.xml", 51);
     log.write(2, 1_100, FILE);
     assert_eq!(log.user(&moved(&[ORGANIZATION], &here, 900)), Some(1));
@@ -380,7 +380,7 @@ fn a_new_file_was_named_by_its_creator_or_by_who_renamed_it() {
         Some(49),
     );
     assert_eq!(log.user(&appeared(1_005, 3)), Some(2));
-    // A later write made another state.
+    // A later write explains only a later state.
     log.write(3, 1_020, FILE);
     assert_eq!(log.user(&appeared(1_005, 3)), Some(2));
     assert_eq!(log.user(&appeared(1_021, 3)), Some(3));
