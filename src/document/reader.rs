@@ -229,7 +229,6 @@ impl<'a> State<'a> {
         Ok(())
     }
 
-    /// Closes the innermost element.
     fn close(&mut self) -> Result<(), Fault> {
         self.open.pop();
         match self.open.len() {

@@ -80,7 +80,6 @@ impl Comparison {
         arrival(&self.recorded, &self.observed)
     }
 
-    /// The identity of the recorded project.
     pub(crate) fn recorded_identity(&self) -> Option<Identity> {
         let definition = self.recorded.definition.as_ref()?;
         Some(definition.project_identity(&self.key))

@@ -88,7 +88,6 @@ struct Learned {
     run: u32,
     /// The time of the last requested wait.
     waited_at: Duration,
-    /// The time of the last step.
     stepped_at: Duration,
 }
 

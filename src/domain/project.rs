@@ -342,7 +342,6 @@ pub enum ObservedFile {
 }
 
 impl ObservedFile {
-    /// The role of the file in its project.
     pub(crate) fn role(&self) -> Role {
         match self {
             ObservedFile::Complete(file) => file.role,

@@ -89,7 +89,6 @@ pub struct Agenda {
 
 #[derive(Debug)]
 struct Entry {
-    /// The time of the last activity.
     active_at: Moment,
     /// The missing files of the last observation.
     missing: Option<Missing>,
@@ -309,7 +308,7 @@ impl Agenda {
         entry
     }
 
-    /// Makes a project due no later than `at`.
+    /// Makes a project due at `at`, unless it is due earlier.
     fn schedule(&mut self, key: &ProjectKey, at: Moment) {
         let Some(entry) = self.entries.get_mut(key) else {
             return;

@@ -42,7 +42,6 @@ pub enum Hold {
 /// The consequence of a confirmed removal in one directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Removal<'a> {
-    /// The project is deleted.
     Deletes,
     /// Another directory still has the project, or the project is deleted from that directory.
     MergesInto(&'a ProjectKey),
@@ -110,7 +109,6 @@ impl<'a> Holders<'a> {
 
 /// All directories of the comparisons.
 pub(super) struct SharedIds<'a> {
-    /// The directories by identity and organization.
     places: BTreeMap<Identity, BTreeMap<&'a str, Places<'a>>>,
     /// The holders of each identity, if it has any.
     holders: BTreeMap<Identity, Holders<'a>>,

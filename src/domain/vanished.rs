@@ -249,7 +249,6 @@ impl Vanished {
         }
     }
 
-    /// Records an observation of a project.
     pub(super) fn observed(&mut self, key: &ProjectKey, presence: Presence, now: Moment) {
         if matches!(presence, Presence::Absent | Presence::Appears) {
             // A crash may have left an accepted removal that is already judged.
@@ -405,7 +404,6 @@ impl Vanished {
         held.reset_if_empty();
     }
 
-    /// The held removals, if there are any.
     pub(super) fn held(&self) -> Option<Held> {
         let because = match self.held.state {
             State::Calm | State::Chain { .. } | State::Wave { .. } => return None,
@@ -419,17 +417,14 @@ impl Vanished {
         })
     }
 
-    /// The held projects, in order.
     pub(super) fn held_projects(&self) -> impl Iterator<Item = &ProjectKey> {
         self.held.projects.keys()
     }
 
-    /// See [`super::settle::Agenda::n_holds`].
     pub(super) fn n_holds(&self) -> u64 {
         self.n_holds
     }
 
-    /// The accepted projects that are not judged yet.
     pub(super) fn accepted(&self) -> &BTreeSet<ProjectKey> {
         &self.accepted
     }

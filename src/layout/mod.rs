@@ -76,7 +76,6 @@ impl Ignored {
         &self.globs
     }
 
-    /// Whether a glob matches this name.
     pub(crate) fn matches(&self, name: &str) -> bool {
         !self.globs.is_empty() && self.set.is_match(&*composed(name))
     }
@@ -199,7 +198,6 @@ impl Layout {
         self
     }
 
-    /// The name of the repository in keys, if there are several.
     pub(crate) fn repository(&self) -> Option<&Arc<str>> {
         self.repository.as_ref()
     }
