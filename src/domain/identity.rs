@@ -40,7 +40,7 @@ impl KeptIds {
 pub enum Identity {
     /// The id of the project, in lower case.
     Id(String),
-    /// The hash of the definition of a project without an id.
+    /// The hash of the definition, if the project has no id.
     Content(ContentHash),
 }
 

@@ -165,7 +165,7 @@ impl Pace {
             return;
         };
         if began <= learned.waited_at {
-            // The request started before the wait was known.
+            // The request started before the wait was known, so its answer is ignored.
             return;
         }
         learned.interval = if learned.doubles || learned.n_since_wait < FEW {

@@ -92,8 +92,8 @@ const PAIRED_AT_MOST: usize = 8;
 /// Pairs arrivals with departures.
 ///
 /// A changed definition without an id may be a save or a replacement. The same is true of the first
-/// definition with an id. Such a change is a replacement if its content came from another location,
-/// and the project recorded here went to another location. So an exchange of locations is
+/// definition with an id. Such a change is a replacement if the new content came from another
+/// location, and the project recorded here went to another location. So an exchange of locations is
 /// recognised as moves, with or without ids. Each round drops the definitions that turned out to be
 /// saves, and pairs again.
 pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {

@@ -22,7 +22,7 @@ pub struct Organization {
 pub enum UsernameSource {
     /// The user who made the change, from the kernel's audit records with this key.
     Audit(String),
-    /// The annotation of the project.xml with this name.
+    /// The annotation with this name in the project.xml.
     Annotation(String),
     /// The owner of the file.
     Owner,

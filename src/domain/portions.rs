@@ -8,14 +8,15 @@
 //! three special cases:
 //!
 //! - Changes without an event are recorded after the events of short-lived files and before all
-//!   other events, because a move also changes the record at the old location.
+//!   other events. If a project moved, its first portion needs them, because the same commit
+//!   removes the moved files from the record at the old location.
 //! - A snapshot that was taken after a save is recorded after the save. Otherwise the save would
 //!   look like a restore.
 //! - Missing files stay recorded until the last portion, because deletes and restores are inferred
 //!   from them.
 //!
-//! Once an event of these two kinds is recorded, another event could no longer be inferred. So it
-//! comes after that event:
+//! Two kinds of events are recorded late. Otherwise they would hide another event from the next
+//! observation:
 //!
 //! - new content of a snapshot whose old content was restored: after the restore
 //! - a published copy with another id than the deleted definition: after the delete

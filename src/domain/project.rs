@@ -161,7 +161,8 @@ pub struct Document {
     pub annotations: BTreeMap<String, String>,
     /// Ids that the project keeps although this content lacks them.
     ///
-    /// Only recorded definitions have kept ids, and new ones after [`FileState::avoid_kept_ids`].
+    /// Recorded definitions may have kept ids. New definitions get them only from
+    /// [`FileState::avoid_kept_ids`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Box<KeptIds>>,
 }

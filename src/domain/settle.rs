@@ -299,8 +299,8 @@ impl Agenda {
             .entries
             .entry(key.clone())
             .or_insert_with(|| Entry::new(now, origin, hint));
-        // The observation that is already due may find changes from before this hint. So it keeps
-        // its origin.
+        // An observation that is still due may find changes from before this hint. So `origin` is
+        // replaced only after [`Agenda::due`] has used it.
         if entry.origin_served {
             entry.origin = origin;
             entry.origin_served = false;
