@@ -274,7 +274,7 @@ impl<'a> Recording<'a> {
         self.record.put(file);
     }
 
-    /// Records that the definition of a deleted project is kept, or no longer kept.
+    /// Updates the kept definition of a deleted project.
     fn keep_deleted(&mut self) {
         match &self.change.after.deleted {
             Some(deleted) => self.put(deleted.clone()),

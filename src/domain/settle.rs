@@ -179,7 +179,7 @@ impl Agenda {
 
     /// Changes the settings, also for removals that are not confirmed yet.
     ///
-    /// A current hold ends as planned, but at most the new [`Times::hold`] from now.
+    /// A current hold ends as planned, but no later than the new [`Times::hold`] from now.
     pub fn set_times(&mut self, times: Times, now: Moment) {
         let settle_time = times.settle;
         self.settle_time = settle_time;
@@ -443,7 +443,7 @@ impl Agenda {
 
     /// Restores held removals from an earlier run, and the projects whose removal was accepted.
     ///
-    /// A hold ends as planned, but at most [`Times::hold`] from now.
+    /// A hold ends as planned, but no later than [`Times::hold`] from now.
     pub fn remember(
         &mut self,
         held: Option<HeldBefore>,

@@ -117,8 +117,8 @@ pub(super) struct SharedIds<'a> {
 impl<'a> SharedIds<'a> {
     /// Groups the directories of the comparisons by identity and organization.
     ///
-    /// `moves` maps the index of each new location to the index of the old one. Both are in the
-    /// same organization.
+    /// `moves` maps the index of each new location to the index of the old location. Both locations
+    /// are in the same organization.
     pub(super) fn of(
         comparisons: &[&'a Comparison],
         moves: &BTreeMap<usize, usize>,
