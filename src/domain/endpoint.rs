@@ -16,8 +16,8 @@
 //!
 //! A project is a *suspect* if it failed while the endpoint worked for another project. Failures
 //! of a suspect do not count towards [`DOWN_AFTER`]. If a suspect succeeds, the endpoint probably
-//! caused the earlier failure. So the other suspects are cleared too, except those that failed
-//! again while the endpoint was up.
+//! caused the earlier failure. So the other suspects are cleared too, except suspects that
+//! failed again while the endpoint was up.
 //!
 //! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). That is no failure.
 //! The store enforces the wait, and [`super::pace`] limits the rate of requests. The wait uses up

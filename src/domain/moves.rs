@@ -99,7 +99,7 @@ impl Comparison {
         is_newcomer.then_some(seen)
     }
 
-    /// Whether the definition may have been saved, or replaced by another project's.
+    /// Whether the change of the definition may be a save or a replacement.
     pub(super) fn is_saved_or_replaced(&self) -> bool {
         self.newcomer().is_some() && self.arrival().is_none()
     }
@@ -260,7 +260,7 @@ fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inf
 
 /// Returns the record that stays at the old location of a moved project.
 ///
-/// It has the files that are still there and unchanged, and those that cannot be read.
+/// It has the files that are still there and unchanged, and the files that cannot be read.
 fn left_behind(from: &Comparison) -> Recorded {
     let observed = &from.observed;
     let is_gone = observed.is_gone();

@@ -244,7 +244,7 @@ impl Agenda {
         self.schedule(key, now);
     }
 
-    /// Delays the removals of a project until those at its new location are due.
+    /// Delays the removals of a project until the removals at its new location are due.
     ///
     /// So the removals at both locations are judged in the same step, and the project is not
     /// deleted before it moves.

@@ -129,8 +129,8 @@ pub struct Vanished {
     n_recorded: usize,
     /// The number of recorded projects when the full scan in progress began.
     ///
-    /// `None` if the number was zero. The scan may import projects before it finds that other
-    /// projects vanished.
+    /// `None` if no scan is in progress, or if the number was zero. The scan may import projects
+    /// before it finds that other projects vanished.
     n_before_scan: Option<usize>,
     /// Whether projects may have vanished or moved before they could be observed.
     sees_late: bool,

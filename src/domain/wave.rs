@@ -3,10 +3,10 @@
 //! Constraint: this module reads no clock and no store. The caller passes times and the number of
 //! recorded projects.
 //!
-//! A project *vanishes* when its definition is gone or is replaced by another project's. The
-//! project may appear in another directory later, as in a slow checkout or synchronisation. Then it
-//! moved, and must not be deleted. So projects that vanish in short succession, each within the
-//! settle time after the previous one, are judged together at the end:
+//! A project *vanishes* when its definition is gone, or another project's definition replaces it.
+//! The project may appear in another directory later, as in a slow checkout or synchronisation.
+//! Then it moved, and must not be deleted. So projects that vanish in short succession, each within
+//! the settle time after the previous one, are judged together at the end:
 //!
 //! - Fewer than ten projects are a *chain*. It ends a settle time after its last project vanished,
 //!   but after ten settle times at the latest.
