@@ -81,7 +81,7 @@ pub trait Recording: Records + Send + Sync {
     /// Lists the projects of an organization with a record, sorted.
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
-    /// Lists the projects of each of these identities, sorted.
+    /// Lists the projects with each of these identities, sorted.
     ///
     /// Includes deleted projects whose definition is kept.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
@@ -214,10 +214,11 @@ pub trait Delivering: Send + Sync {
     /// Atomic, durable, idempotent. Writes nothing if no fingerprint changed, and so works on a
     /// full disk.
     ///
-    /// If a webhook's fingerprint changed, its pause ends and its failed deliveries become due now.
-    /// These include deliveries that the receiver deferred (`Retry-After`), because the new
-    /// settings may name another receiver. A webhook that the receiver switched off (410) is
-    /// switched on again. Returns the webhooks that were switched on.
+    /// If a webhook's fingerprint changed, the wait that its receiver requested ends, and its
+    /// failed deliveries become due now. These include deliveries that the receiver deferred
+    /// (`Retry-After`), because the new settings may name another receiver. A webhook that the
+    /// receiver switched off (410) is switched on again. Returns the webhooks that were switched
+    /// on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,

@@ -6,7 +6,8 @@
 //!   ([`Recording::record`]). If the commit fails, nothing has changed. The record still differs
 //!   from the disk, so the next observation infers the same events.
 //! - A change is durable when its call returns: from then on, it survives a power cut.
-//! - Delivery is at least once: a delivery stays pending until an attempt has an outcome.
+//! - Delivery is at least once: a delivery stays pending until the outcome of an attempt is
+//!   recorded.
 //! - All pending deliveries are only in the store, not in memory. The cost of finding the next
 //!   delivery does not depend on their number.
 //! - Opening a damaged state, or one of a newer version, returns an error and changes nothing.

@@ -69,7 +69,7 @@ impl RepositoryStore {
         self.call(|store| store.n_defined_of(self.name.as_deref()))
     }
 
-    /// Lists the projects of each identity, sorted.
+    /// Lists the projects with each of these identities, sorted.
     pub(crate) fn with_identities(
         &self,
         wanted: &[Identity],

@@ -119,8 +119,8 @@ impl Shared {
 
 /// Locks a mutex, even if another holder panicked.
 ///
-/// The data is still valid after a panic: the job has already left its queue, and its transaction
-/// is not committed.
+/// The data is still valid: a job that panicked had already left its queue, and its transaction is
+/// not committed.
 fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

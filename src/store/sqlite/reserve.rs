@@ -26,7 +26,7 @@ use crate::store::error::Fault;
 /// The file name of the reserve in the state directory.
 const RESERVE_FILE: &str = "reserve";
 
-/// Commits need at least the full size of the reserve divided by this number.
+/// The smallest reserve that allows commits: the full size divided by this number.
 ///
 /// With a smaller reserve, even the removal of rows could fail.
 const LEAST_PART: u64 = 8;
