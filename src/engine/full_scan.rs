@@ -58,7 +58,9 @@ impl FullScan {
         }
     }
 
-    /// Returns the time of the next piece. `None` if all projects known so far were compared.
+    /// Returns the time of the next piece or of the end.
+    ///
+    /// `None` while the walk must find more projects.
     pub(super) fn next(&self) -> Option<Moment> {
         let has_work = self.n_compared < self.keys.len() || self.is_complete;
         has_work.then_some(self.next_piece)

@@ -40,7 +40,7 @@ impl Gathered {
         }
     }
 
-    /// Returns all reported files to `files`, because this step was not committed.
+    /// Puts all reported files back into `files`, because this step was not committed.
     pub(super) fn put_back_reported(self, files: &mut ReportedFiles) {
         for mut observation in self.observations {
             let mut reported = observation.reported;

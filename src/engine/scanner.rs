@@ -30,7 +30,7 @@ impl Scanner {
         self.scan.is_some()
     }
 
-    /// Whether the watch thread walks the tree for the current scan.
+    /// Whether the current scan uses a walk of the watch thread.
     pub(super) fn is_walking(&self) -> bool {
         self.scan.as_ref().is_some_and(|scan| scan.has_walked)
     }

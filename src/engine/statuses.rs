@@ -22,7 +22,7 @@ const STUCK: &str =
 /// The state of one engine, with its repository.
 #[derive(Clone, Debug)]
 pub(crate) struct OfRepository {
-    /// The name of the repository, if there are several.
+    /// The name of the repository, if there are several repositories.
     pub(crate) name: Option<Arc<str>>,
     pub(crate) path: String,
     pub(crate) status: Arc<Status>,
@@ -190,7 +190,7 @@ impl Statuses {
             .collect()
     }
 
-    /// Reads the merged state, without the counts of reloads.
+    /// Reads the merged state. The counts of reloads may be missing.
     pub(crate) fn with<T>(
         &self,
         now: Moment,
@@ -294,7 +294,7 @@ fn either<T>(one: Option<T>, other: Option<T>, merge: impl FnOnce(T, T) -> T) ->
 fn held(one: HeldReport, other: HeldReport) -> HeldReport {
     HeldReport {
         count: one.count.saturating_add(other.count),
-        // If all projects of one repository vanished, an operator is needed.
+        // If all projects of a repository vanished, an operator is needed, so show that cause.
         cause: if one.cause == "all" {
             one.cause
         } else {

@@ -150,7 +150,7 @@ struct ProjectWalk<'a> {
     definition_rank: usize,
     /// The inodes of the directories visited so far. `None` for an absent directory.
     directories: HashMap<String, Option<u64>>,
-    /// The index of each unreadable path in `unreadable`.
+    /// The index of each path in the list of unreadable paths.
     blind_at: HashMap<String, usize>,
     seen: ObservedProject,
 }

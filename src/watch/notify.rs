@@ -347,8 +347,8 @@ impl Backend for Notify {
             _ => is_at(&absolute, directory.opened),
         };
         if !matches!(is_there, Ok(true)) {
-            // The directory was removed or moved in the meantime, and a report follows. Or the
-            // metadata cannot be read.
+            // Either the directory was removed or moved in the meantime, and a report follows. Or
+            // its metadata cannot be read.
             let _ = watcher.unwatch(&absolute);
             return is_there.map(|_| NOWHERE).map_err(WatchError::Other);
         }

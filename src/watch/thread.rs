@@ -53,7 +53,7 @@ pub(super) struct Thread {
     pub(super) clock: Clock,
     /// The time of the next retry. `None` if there is nothing to retry.
     pub(super) retry_at: Option<Moment>,
-    /// The directory that was retried last. The next retry continues after it.
+    /// The directory that was retried last. The next retry continues after this directory.
     pub(super) retried: String,
     /// The reason for a walk that could not begin yet.
     pub(super) delayed_walk: Option<RescanReason>,
