@@ -128,7 +128,7 @@ impl Asking {
     }
 }
 
-/// Merges the engines' answers to a release.
+/// Merges the answers of engines to the request to release their removals.
 ///
 /// The answer of an engine that did not respond is `None`.
 fn outcome<'a>(answers: impl Iterator<Item = (Option<&'a str>, Option<Accepted>)>) -> Accepted {

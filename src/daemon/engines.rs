@@ -1,7 +1,7 @@
 //! Runs one engine for each repository.
 //!
-//! Constraint: a fault in one repository must not stop the engines of the others. So every wait for
-//! an engine has a time limit.
+//! Constraint: a fault in one repository must not stop the engines of other repositories. So every
+//! wait for an engine has a time limit.
 //!
 //! At most one engine works on a repository. A removed repository cannot be added again before its
 //! engine has ended. If this process loses the lease and gets it again, the new engine of a
@@ -30,7 +30,7 @@ use crate::engine::{Engine, Parts};
 use crate::store::{RepositoryStore, Store};
 use crate::traces::Traces;
 
-/// How long a reload waits for a removed or rejected engine to end.
+/// How long a reload waits for engines to end.
 const REMOVED: Duration = Duration::from_secs(5);
 
 /// The parts that all engines share.

@@ -149,7 +149,7 @@ impl Daemon<'_> {
         Arc::clone(&self.config)
     }
 
-    /// Returns the shared state of the first engine, which changes while the daemon runs.
+    /// Returns the state of the first engine. The engine updates this state while it runs.
     pub(crate) fn status(&self) -> Arc<Status> {
         self.engines.first_status()
     }

@@ -26,7 +26,7 @@ pub(crate) struct Noted {
     ///
     /// Empty with the setting `repository`.
     pub(super) names: Option<Vec<String>>,
-    /// The repositories with projects that only the former process watched.
+    /// The repositories that have projects, and that only the former process watched.
     pub(super) left_out: Vec<String>,
     /// The last logged reason why the state refuses the names.
     pub(super) refusal: Option<String>,

@@ -13,7 +13,7 @@ use crate::config::{self, Config, Environment, Loaded, Repository};
 use crate::dispatch::Targets;
 use crate::error::chain;
 
-/// The results of the steps of a reload that can fail. No step applies its result.
+/// The prepared parts of a reload. Preparing can fail, and applies nothing.
 struct Prepared {
     config: Arc<Config>,
     /// The configuration of each engine.
@@ -116,7 +116,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Performs the steps of a reload that can fail, without applying their results.
+    /// Prepares a reload: does everything that can fail, and applies nothing.
     async fn prepare(&mut self) -> Result<Prepared, Vec<String>> {
         let loaded = load(&self.config.file, self.rereading.environment).await?;
         for warning in &loaded.warnings {

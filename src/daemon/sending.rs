@@ -47,8 +47,8 @@ pub(crate) struct Sending {
 impl Sending {
     /// Starts the queues.
     ///
-    /// Returns `None` if this process has no role `deliver`, or if its state is in SQLite, which no
-    /// other process can share.
+    /// Returns `None` if this process does not have the role `deliver`, or if its state is in
+    /// SQLite, which no other process can share.
     pub(crate) async fn start(config: &Arc<Config>) -> Result<Option<Self>, DaemonError> {
         if !config.roles.deliver {
             return Ok(None);

@@ -139,7 +139,7 @@ pub(crate) async fn open_store(config: Arc<Config>) -> Result<Store, DaemonError
 
 /// Refuses the state of one repository for several repositories, and vice versa.
 ///
-/// The two kinds of states have different keys.
+/// The keys of projects differ: with several repositories, they contain the repository's name.
 fn check_record(store: &Store, config: &Config) -> Result<(), DaemonError> {
     let is_for_several = !config.repositories.is_empty();
     let has_several = store.meta_of(None, MetaKey::HasRepositories)?.is_some();

@@ -161,8 +161,7 @@ impl Prefetch {
 
     /// Adds the committed deliveries that a claim would also return.
     ///
-    /// Ignores a delivery that is not newer than all claimed deliveries, and a delivery of a busy
-    /// project.
+    /// Ignores deliveries that the queue may have claimed before, and deliveries of busy projects.
     pub(super) fn accept_committed(&mut self, committed: Vec<Claim>, at: Duration) {
         for claim in committed {
             let is_busy = self.busy.has(&claim.key, claim.delivery);

@@ -315,7 +315,7 @@ async fn claims_of_a_late_answer_are_valid() {
     assert_eq!(fixture.next(), Some(1));
 }
 
-/// The queue repeats the request to drop other claims until the store answers it.
+/// The queue repeats the request to drop other claims until the store confirms it.
 #[tokio::test]
 async fn dropped_claims_are_released_although_a_release_fails() {
     let mut fixture = Fixture::shared();

@@ -183,7 +183,7 @@ impl fmt::Debug for Shared {
 }
 
 impl Receiver {
-    /// Listens on an address, with port 0 on any free port.
+    /// Listens on an address. Port 0 stands for any free port.
     ///
     /// Also returns the channel of decoded requests.
     ///

@@ -102,7 +102,7 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
 
 /// Returns the target of a redirect without parts that may be secrets. `None` if nothing remains.
 fn shown(location: &str) -> Option<String> {
-    // A relative target has the receiver's host, which the message shows elsewhere.
+    // A relative target has the receiver's host, which the message need not repeat.
     let base = Url::parse("http://receiver.invalid/").ok()?;
     let url = base.join(location).ok()?;
     if !url.username().is_empty() || url.password().is_some() {

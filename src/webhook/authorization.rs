@@ -27,7 +27,7 @@ use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 /// How long before its expiry a token is replaced, at most a tenth of its lifetime.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The longest time that a token is used, if the server states its lifetime.
+/// The longest time that a token is used, if the server states the token's lifetime.
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Why there is no token.

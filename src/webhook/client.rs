@@ -7,8 +7,8 @@
 //! - If an idle connection was closed before the request was written, the connection pool opens
 //!   another connection.
 //! - After an answer 401 or 403, the attempt sends a second request if a file with credentials has
-//!   changed. After 401, a new token of the authorization server is also a reason. If the
-//!   authorization server refuses the client, the attempt reads changed files and starts again.
+//!   changed. After 401, it also does so with a new token. If the authorization server refuses the
+//!   client, the attempt reads changed files and starts again.
 //! - If the server requires HTTP/1.1, or closes the connection during a large upload, the attempt
 //!   sends a second request.
 //!
@@ -55,7 +55,7 @@ pub struct WebhookClient {
     transport: Transport,
     to: Destination,
     connections: Connections,
-    /// The credentials. They are replaced when one of their files has changed.
+    /// The credentials. After a refusal, they are replaced if one of their files has changed.
     credentials: RwLock<Arc<Credentials>>,
     threads: BlockingThreads,
     timeout: Duration,

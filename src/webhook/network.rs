@@ -7,7 +7,7 @@
 //!
 //! With a proxy, the policy checks the address of the proxy. An HTTP proxy resolves the receiver's
 //! name itself, so the proxy's own rules apply. With `socks5://` and `socks4://`, this module
-//! resolves and checks the receiver's name. An address in the URL is checked with every proxy.
+//! resolves and checks the receiver's name. An address in the URL is checked even with a proxy.
 
 use std::error::Error;
 use std::fmt;

@@ -185,7 +185,7 @@ pub struct Request {
     pub body: BodyBytes,
 }
 
-/// The settings of a webhook on which its requests depend.
+/// The settings of a webhook that determine its requests.
 #[derive(Clone, Debug)]
 pub struct RequestSettings {
     /// The URL of the receiver.

@@ -46,7 +46,7 @@ impl TrustRoots {
         }
     }
 
-    /// Warns if a webhook needs the system's certificates, but none were read.
+    /// Returns a warning if a webhook needs system certificates, but none were read.
     pub(crate) fn warning(&self, webhooks: &[Webhook]) -> Option<String> {
         if !self.roots.is_empty() {
             return None;

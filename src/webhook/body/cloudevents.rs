@@ -19,7 +19,7 @@ use super::Body;
 use crate::domain::event::Parameter;
 use crate::webhook::request::{CallbackContent, header_text, header_value};
 
-/// The characters to escape in a path segment: all except "unreserved" of RFC 3986.
+/// The characters to escape in a path segment: all except unreserved ones (RFC 3986).
 ///
 /// So every directory name becomes exactly one segment.
 const SEGMENT_ESCAPES: &AsciiSet = &NON_ALPHANUMERIC

@@ -56,7 +56,7 @@ impl BodyBytes {
 
     /// Removes up to `max` bytes from the front and returns them.
     ///
-    /// They are from one part, so they may be fewer. The result is empty only at the end.
+    /// All of them are from one part. The result is empty only at the end of the body.
     pub(in crate::webhook) fn take_piece(&mut self, max: usize) -> Bytes {
         let parts = [&mut self.head, &mut self.payload, &mut self.tail];
         let first = parts.into_iter().find(|part| !part.is_empty());
