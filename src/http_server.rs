@@ -169,7 +169,8 @@ pub(crate) async fn serve<L: Listener>(
 
 /// Returns the index of the connection to close for a new one.
 ///
-/// The connection may be younger than [`GRACE`] if all candidates are.
+/// The connection may be younger than [`GRACE`] if all candidates are. The caller waits until it is
+/// old enough.
 fn to_close(open: &VecDeque<Open>, now: Instant) -> Option<usize> {
     let mut n_of: HashMap<Option<IpAddr>, usize> = HashMap::new();
     for one in open.iter().filter(|one| !one.known.is_set()) {
