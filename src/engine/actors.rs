@@ -203,7 +203,7 @@ impl Source {
             );
         }
         if let Some(error) = counts.failure {
-            let failure = format!("reading audit records failed: {error}; reload to try again");
+            let failure = format!("cannot read audit records: {error}; a reload retries");
             warn!("{failure}. Usernames come from the next source");
             self.report.failure = Some(failure);
             self.reader = None;
