@@ -230,7 +230,7 @@ pub struct NewDeliveries {
 }
 
 impl NewDeliveries {
-    /// Adds a due delivery to the ready ones, if the limits allow it.
+    /// Adds a due delivery to `ready`, if the limits allow it.
     pub(super) fn add_ready(
         &mut self,
         webhook: &str,

@@ -114,7 +114,9 @@ pub enum OpenError {
         /// Why this process could not take over the lease.
         refusal: Option<String>,
     },
-    /// The lease is free, but for now only a process with the complete list may take it.
+    /// The lease is free, but this process lacks a repository of the recorded list.
+    ///
+    /// For now, only a process with the complete list may take the lease.
     #[error(
         "nobody watches {repository} in {location}. The list `repositories` of this process {difference}, so this process takes over only if no other process does within `store.lease`"
     )]
