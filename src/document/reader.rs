@@ -386,8 +386,8 @@ fn check_tag_end(content: &str, at: usize) -> Result<(), Fault> {
 
 /// Returns the value of an attribute, and the offset of its name.
 ///
-/// `at` is the offset of the tag. References are resolved, and white space becomes spaces (section
-/// 3.3.3).
+/// `at` is the offset of the tag's name. References are resolved, and white space becomes spaces
+/// (section 3.3.3).
 fn value_of(tag: &BytesStart<'_>, name: &str, at: usize) -> Result<Option<(String, usize)>, Fault> {
     let failed = |error: &dyn std::fmt::Display| Fault::at(at, error.to_string());
     let attribute = tag.try_get_attribute(name);
