@@ -41,8 +41,8 @@ const FEW: u32 = 4;
 
 /// After this time without a requested wait, the rate doubles again.
 ///
-/// Then a receiver that limits requests refuses one or two of them. A receiver that was only busy
-/// soon gets requests at the full rate.
+/// Then a receiver that limits requests refuses one or two of them. If a receiver was only busy,
+/// it soon gets requests at the full rate again.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// How late a request may start without delaying the requests after it, at high rates.
