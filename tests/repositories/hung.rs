@@ -310,7 +310,7 @@ fn a_repository_that_hangs_at_the_start_can_be_removed_and_added_again() {
     // It has one engine at a time. Nobody else may watch it while that has not ended.
     let alone = Settings::of([webhook()]).repository("name: finance");
     let alone = Home::new(&alone.top(ADMIN).top(&store));
-    start_refused(&alone, "the repository finance is one of the list");
+    start_refused(&alone, "the repository finance is in the list");
     home.reconfigure(&both);
     assert!(!daemon.reload());
     daemon.wait_message(

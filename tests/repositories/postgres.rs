@@ -296,7 +296,7 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     // The other way round, and also after the repository was removed from the list.
     put(&home, "finance", DEFINITION, &xml("Ledger", "e-2", "one"));
     endpoint.wait_for(2);
-    start_refused(&alone, "the repository finance is one of the list");
+    start_refused(&alone, "the repository finance is in the list");
     // A sender with the former configuration gets no new delivery.
     let former = Home::new(&place.single("finance").top("roles: [deliver]"));
     let sending = launch(&former);
@@ -307,7 +307,7 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     assert!(sending.terminate().success());
     home.configure(&place.list(&["empty"]));
     assert!(list.reload());
-    start_refused(&alone, "the repository finance was one of the list");
+    start_refused(&alone, "the repository finance was in the list");
     home.configure(&place.list(&["finance"]));
     assert!(list.reload());
 
@@ -322,7 +322,7 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     wait_until("the end of the lease", || list.reload().then_some(()));
     empty.write(DEFINITION, &xml("Late", "e-3", "one"));
     daemon.signal(Signal::CONT);
-    daemon.wait_message("the repository empty is one of the list", 1);
+    daemon.wait_message("the repository empty is in the list", 1);
     wait_health(&empty, "/readyz", 503);
     assert!(daemon.terminate().success());
     put(&home, "empty", DEFINITION, &xml("Orders", "e-4", "one"));

@@ -204,9 +204,9 @@ fn a_lease_that_ends_refuses_nobody_for_good() {
     );
     alone.close();
     let listed = start(&both).unwrap();
-    watched_twice(&empty, "that other processes with this database watch");
+    watched_twice(&empty, "that other processes watch in this database");
     listed.close();
-    watched_twice(&empty, "that was last watched with this database");
+    watched_twice(&empty, "that was last watched in this database");
     start(&list(&of, &["models"])).unwrap().close();
     Store::connect(&empty).unwrap().close();
 }

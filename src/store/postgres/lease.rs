@@ -239,7 +239,7 @@ impl Lease {
             Request::GiveBack { .. } => match self.give_back(pool).await {
                 Ok(()) => Input::Renewed.into(),
                 Err(fault) => {
-                    tracing::debug!(%fault, "cannot give the lease back; it expires by itself");
+                    tracing::debug!(%fault, "cannot release the lease; it expires by itself");
                     Input::Unanswered.into()
                 }
             },

@@ -372,7 +372,7 @@ async fn open(
         Err(error) => {
             // Release the lease. Otherwise a standby or the next start waits until it expires.
             if let Err(fault) = lease.give_back(&pool).await {
-                tracing::debug!(%fault, "cannot give the lease back; it expires by itself");
+                tracing::debug!(%fault, "cannot release the lease; it expires by itself");
             }
             return Err(error);
         }

@@ -149,8 +149,8 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
         Some(Mark::Arriving { names, .. }) if is_in(&names) => {
             return refused(
                 false,
-                "is in the state of several repositories that `project-webhooks migrate-store` is moving to \
-                 this database. Complete that move, or set another repository.name"
+                "is in a list of repositories whose state `project-webhooks migrate-store` is moving to this \
+                 database. Complete this move, or set another repository.name"
                     .to_owned(),
             );
         }
@@ -163,27 +163,27 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     match (is_listed, has_projects, has_pending) {
         (true, ..) if is_watched => refused(
             false,
-            "is one of the list `repositories` that other processes with this database watch, so it would be \
-             watched twice. Set another repository.name, or remove it from the list"
+            "is in the list `repositories` that other processes watch in this database, so it would be \
+             watched twice. Set another repository.name, or remove the repository from the list"
                 .to_owned(),
         ),
         (true, ..) => refused(
             false,
-            "is one of the list `repositories` that was last watched with this database, so it would be \
-             watched twice. Set another repository.name, or start the list without it"
+            "is in the list `repositories` that was last watched in this database, so it would be watched \
+             twice. Set another repository.name, or start a process whose list lacks the repository"
                 .to_owned(),
         ),
         (false, true, _) => refused(
             false,
-            "was one of the list `repositories` of this database, which still has the record of its projects. \
-             Set another repository.name, or add it to the list again"
+            "was in the list `repositories` of this database, whose record still has its projects. Set \
+             another repository.name, or add the repository to the list again"
                 .to_owned(),
         ),
         (false, false, true) => refused(
             true,
-            "was one of the list `repositories` of this database, whose record has pending deliveries of it, \
-             and these go first. Processes with that list deliver them, or cancel them with its configuration \
-             (`project-webhooks deliveries cancel`)"
+            "was in the list `repositories` of this database, whose record still has its pending deliveries. \
+             Let processes with this list deliver them first, or cancel them with the configuration of the \
+             list (`project-webhooks deliveries cancel`)"
                 .to_owned(),
         ),
         (false, false, false) => Ok(None),
@@ -243,7 +243,7 @@ fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
                 holder.map_or_else(String::new, |holder| format!(", which {holder} watches"));
             format!(
                 "has a record of its own in this database{watches}, so it would be watched twice. Set another \
-                 name in the list, or remove it there"
+                 name in the list, or remove the repository from the list"
             )
         }
         (Some(holder), false) => format!(
@@ -251,8 +251,8 @@ fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
              repository from the list"
         ),
         (None, false) => {
-            "has pending deliveries in a record of its own in this database, and these go first. With its \
-             former configuration, deliver them (`roles: [deliver]`) or cancel them (`project-webhooks \
+            "has pending deliveries in a record of its own in this database. With the former configuration of \
+             the repository, first deliver them (`roles: [deliver]`) or cancel them (`project-webhooks \
              deliveries cancel`)"
                 .to_owned()
         }

@@ -139,8 +139,8 @@ impl Sender {
             lost.hold.end();
             guard(&self.owned).clear();
             warn!(
-                "another process took over the deliveries of this process, which did not reach the \
-                 database for longer than store.lease"
+                "another process took over the deliveries of this process, because this process could not \
+                 reach the database for longer than store.lease"
             );
         }
     }
@@ -273,7 +273,7 @@ impl Sender {
             loop {
                 ended.notified().await;
                 if let Err(fault) = self.remove(&pool, None).await {
-                    debug!(%fault, "cannot remove the leases of senders that are gone; retrying");
+                    debug!(%fault, "cannot remove expired leases of senders; retrying");
                 }
             }
         };
