@@ -156,7 +156,9 @@ fn reason((name, answer): (Option<&str>, Option<Accepted>)) -> String {
     let reason = match answer {
         Some(Accepted::Failed(reason)) => format!("cannot record the decision: {reason}"),
         Some(_) => "other removals are held now".to_owned(),
-        None => "the engine does not respond; it may still release its removals".to_owned(),
+        None => {
+            "the engine does not respond; it may still release its held removals later".to_owned()
+        }
     };
     match name {
         Some(name) => format!("{name}: {reason}"),

@@ -122,8 +122,8 @@ fn log_stuck(stuck: &[Leaving], reason: Reason) {
     let stuck: Vec<&str> = stuck.iter().map(Leaving::shown).collect();
     let stuck = stuck.join(", ");
     let consequence = match reason {
-        Reason::End => "the next start repeats its last step",
-        Reason::Superseded => "it records nothing more",
+        Reason::End => "the next start repeats the last step",
+        Reason::Superseded => "the engine records nothing more",
     };
     warn!(
         "inference did not stop in time in {stuck}; {consequence}. Is a disk or network file system stuck?"
@@ -139,9 +139,7 @@ pub(super) async fn wait(
 ) -> bool {
     let requests = async {
         if timeout(DRAIN, requests).await.is_err() {
-            warn!(
-                "some requests did not finish within {DRAIN:?}; they are sent again after the next start"
-            );
+            warn!("some requests did not finish within {DRAIN:?}; they are sent again later");
         }
     };
     let others = timeout(DRAIN, others);

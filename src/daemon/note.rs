@@ -62,7 +62,7 @@ impl Daemon<'_> {
         self.noted.has_webhooks = false;
         self.note_webhooks(new).await.map_err(|error| {
             vec![format!(
-                "cannot save the changed webhook settings; fix this and reload again: {}",
+                "cannot save the changed webhook settings; fix the cause and reload again: {}",
                 chain(&error)
             )]
         })

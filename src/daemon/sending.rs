@@ -172,7 +172,7 @@ impl Sending {
             .await
             .is_err()
         {
-            warn!("some requests did not finish within {DRAIN:?}; they are sent again");
+            warn!("some requests did not finish within {DRAIN:?}; they are sent again later");
         }
         close(
             self.store,

@@ -63,7 +63,7 @@ impl AttemptLogger {
             ),
             Verdict::Dead => error!(
                 webhook, %event_id, %project, attempt = number, ms, status,
-                "given up: {reason}. After fixing the cause, send it again with \
+                "given up: {reason}. After fixing the cause, send the delivery again with \
                  `project-webhooks deliveries redeliver --webhook {webhook}`"
             ),
         }

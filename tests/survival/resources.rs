@@ -167,7 +167,7 @@ fn starts_on_a_full_disk(is_changed: bool) -> bool {
         assert!(daemon.reload(), "nothing is to be recorded for it");
         home.reconfigure(&settings(changed));
         assert!(!daemon.reload());
-        daemon.wait_message("fix this and reload again: ", 1);
+        daemon.wait_message("fix the cause and reload again: ", 1);
     }
     database.execute_batch("ROLLBACK").unwrap();
     fs::remove_file(&filler).unwrap();
