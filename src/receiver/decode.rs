@@ -123,7 +123,7 @@ fn compare(fields: &str, received: &Received) -> Result<(), String> {
             name => received.parameter(name),
         };
         if found != Some(&*signed) {
-            return Err(format!("{name} is not the signed {signed:?}"));
+            return Err(format!("{name} is not the signed value {signed:?}"));
         }
     }
     for name in Parameter::ALL.map(Parameter::as_str) {

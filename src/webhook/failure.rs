@@ -191,11 +191,11 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
         other => match format!("{other:?}") {
             text if text.contains("CaUsedAsEndEntity") => format!(
                 "the certificate of {host} is that of an authority (CA:TRUE), which a server must \
-                 not use; create one for the server, without CA:TRUE"
+                 not use; create a certificate for the server, without CA:TRUE"
             ),
             text if text.contains("UnsupportedCertVersion") => format!(
                 "the certificate of {host} has X.509 version 1, which supports no host names \
-                 (subjectAltName); create one with version 3"
+                 (subjectAltName); create a certificate with version 3"
             ),
             _ => format!("the certificate of {host} is not valid: {other}"),
         },

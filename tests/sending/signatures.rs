@@ -190,7 +190,7 @@ async fn signed_headers_cover_the_event_and_the_parameters_of_every_format() {
         let event = "project-delete".parse().unwrap();
         changed.headers.insert("webhook-event", event);
         let found = received(&changed).await;
-        let expected = "event is not the signed \"project-publish\"";
+        let expected = "event is not the signed value \"project-publish\"";
         assert!(is_wrong(found.signature, expected), "{format:?}");
 
         let mut changed = request.clone();
