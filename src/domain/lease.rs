@@ -97,8 +97,8 @@ impl LeaseState {
                 (self, next(Request::Renew { epoch }, length / 10))
             }
             (Self::Held { .. }, Input::Stale) | (Self::Waiting, Input::Stop) => (Self::Over, None),
-            // A grant may arrive after the stop. If it were not released, other processes would have
-            // to wait until it expires.
+            // A grant may arrive after the stop. If it were not released, other processes would
+            // have to wait until it expires.
             (Self::Held { epoch }, Input::Stop) | (Self::Over, Input::Granted { epoch }) => (
                 Self::Over,
                 next(Request::GiveBack { epoch }, Duration::ZERO),
