@@ -1,6 +1,8 @@
 //! Reads `store`, the database of the state, and `roles`.
 
-use tokio_postgres::config::Host;
+use std::net::IpAddr;
+
+use tokio_postgres::config::{Host, SslMode};
 
 use super::problem::shown;
 use super::reader::{Context, Fault, Mapping, all};
@@ -86,6 +88,9 @@ fn connection(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, b
             let message = "contains a password; set store.password instead, which is never printed";
             return Err(Fault::new(message));
         }
+        if config.get_ssl_mode() != SslMode::Prefer {
+            return Err(Fault::new("contains sslmode; set store.tls instead"));
+        }
         if config.get_hosts().is_empty() {
             return Err(Fault::not_allowed("has no host"));
         }
@@ -95,10 +100,15 @@ fn connection(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, b
                 name == "localhost"
                     || name
                         .parse()
-                        .is_ok_and(|address: std::net::IpAddr| address.is_loopback())
+                        .is_ok_and(|address: IpAddr| address.is_loopback())
             }
         };
-        let is_local = config.get_hosts().iter().all(is_local);
+        // With `hostaddr`, connections go to these addresses, and the hosts are only names.
+        let addresses = config.get_hostaddrs();
+        let is_local = match addresses.is_empty() {
+            true => config.get_hosts().iter().all(is_local),
+            false => addresses.iter().all(IpAddr::is_loopback),
+        };
         Ok((text.to_owned(), is_local))
     })
 }

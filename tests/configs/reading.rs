@@ -243,6 +243,23 @@ fn positions_are_those_of_an_editor() {
 }
 
 #[test]
+fn a_database_on_another_host_needs_tls_by_default() {
+    let files = Files::new();
+    for (connection, tls) in [
+        ("host=/run/postgresql", false),
+        ("host=localhost", false),
+        ("host=127.0.0.1,::1", false),
+        ("host=localhost,db.example.com", true),
+        ("host=localhost hostaddr=192.0.2.1", true),
+        ("host=db.example.com hostaddr=127.0.0.1", false),
+    ] {
+        let loaded = files.load(&format!("store: {{ postgres: '{connection}' }}\n"));
+        let store = loaded.unwrap().config.store.unwrap();
+        assert_eq!(store.tls, tls, "{connection}");
+    }
+}
+
+#[test]
 fn a_file_that_is_too_large_is_not_parsed() {
     let text = " ".repeat(1024 * 1024 + 1);
     let problems = load_str(text.as_bytes(), Path::new("c.yaml"), &BTreeMap::new()).unwrap_err();

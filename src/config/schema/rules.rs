@@ -17,9 +17,9 @@ const DEFINITION: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project
 /// A name without control characters, and without spaces around it.
 const NAME: &str = r"^(?!\s)[^\u0000-\u001f\u007f-\u009f]+(?<!\s)$";
 
-/// A connection string of PostgreSQL that names a host and has no password.
+/// A connection string of PostgreSQL that names a host, and has no password and no `sslmode`.
 const CONNECTION: &str = concat!(
-    r"^(?!.*\bpassword\s*=)\s*",
+    r"^(?!.*\b(password\s*=|sslmode\s*=\s*'?(disable|require)))\s*",
     r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
 );
 /// The name of a repository: no control character, no `//`, and no final slash.
