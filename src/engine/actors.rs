@@ -264,8 +264,8 @@ impl Source {
             warn!(
                 path = event.subject.path,
                 key = self.report.key,
-                "no audit record shows who made a change, so its username comes from the next source. \
-                 Run `project-webhooks check` as root to see what is missing; this is logged once"
+                "no audit record shows who made a change, so its username comes from the next \
+                 source. Run `project-webhooks check` as root to see what is missing; this is logged once"
             );
         }
     }

@@ -460,7 +460,8 @@ impl EventLoop {
             return;
         }
         info!(
-            "the new repository.layout takes effect once the changes under the old layout are recorded"
+            "the new repository.layout takes effect once the changes under the old layout are \
+             recorded"
         );
         let mut rest = Config::clone(&config);
         rest.repository.path.clone_from(&old.path);

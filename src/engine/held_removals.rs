@@ -229,8 +229,8 @@ impl HeldReport {
                 cause: "more-than-half".to_owned(),
                 // Each output adds the end in its own time zone.
                 reason: format!(
-                    "{n} of {} projects vanished together. Run `project-webhooks accept` to release their \
-                     removals; otherwise they are held for repository.mass_delete_after",
+                    "{n} of {} projects vanished together. Run `project-webhooks accept` to release \
+                     their removals; otherwise they are held for repository.mass_delete_after",
                     held.n_recorded
                 ),
                 until: Some(time_of(at, now)),

@@ -89,8 +89,8 @@ impl Holder {
         if Arc::strong_count(&self.held) > HELD_MAX {
             debug!(
                 path,
-                "cannot hold a reported file open, because {HELD_MAX} files are open; if it is removed \
-                 now, its content is lost"
+                "cannot hold a reported file open, because {HELD_MAX} files are open; if it is \
+                 removed now, its content is lost"
             );
             return (None, false);
         }

@@ -43,8 +43,8 @@ impl Reported {
             } else {
                 debug!(
                     path = held.path,
-                    "cannot hold a reported file open, because {MAX} files of its project are open; if \
-                     it is removed now, its content is lost"
+                    "cannot hold a reported file open, because {MAX} files of its project are open; \
+                     if it is removed now, its content is lost"
                 );
             }
         }
