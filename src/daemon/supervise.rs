@@ -98,7 +98,7 @@ impl Daemon<'_> {
                         return part_ended("the log");
                     }
                     self.health.keep(self.config.admin.as_ref()).await;
-                    // A stuck engine does not report that its state changed.
+                    // A stuck engine reports no change, so check the states regularly.
                     self.announce(&mut announced);
                 }
                 signal = signals.next() => match signal {

@@ -115,7 +115,7 @@ impl InFlight {
         self.without(ended)
     }
 
-    /// Returns an attempt that has ended already.
+    /// Returns an attempt that has ended already, if any.
     pub(super) fn ended(&mut self) -> Option<Ended> {
         let ended = ended_of(&mut self.attempts);
         self.without(ended)

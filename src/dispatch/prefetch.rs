@@ -129,8 +129,8 @@ pub(super) struct Prefetch {
     is_shared: bool,
     /// Whether the store may still have claims that this queue does not use.
     ///
-    /// Such claims prevent other processes from sending. They were made by an earlier queue, were
-    /// dropped, or were in an answer that was lost.
+    /// Such claims prevent other processes from sending these deliveries. They were made by an
+    /// earlier queue, were dropped, or were in an answer that was lost.
     has_others: bool,
     /// The value of [`Asking::alone`] in the last claim.
     told: Alone,

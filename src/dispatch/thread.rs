@@ -56,7 +56,7 @@ impl QueueThread {
         Ok(Self(sender))
     }
 
-    /// Runs a queue on the thread. Returns whether it ended without a panic.
+    /// Runs a queue on the thread. Returns whether the queue ended without a panic.
     ///
     /// If the future is dropped, the queue ends at its next wait.
     pub(super) fn run(

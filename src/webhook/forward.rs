@@ -176,7 +176,7 @@ impl Forwarder {
             Some(Host::Ipv6(ip)) => is_same(ip.into()),
             Some(Host::Domain(name)) => {
                 let found = tokio::net::lookup_host((name, address.port())).await;
-                // If the name has no address, forwarding fails later with the reason.
+                // If the name has no address, forwarding fails later and reports the reason.
                 found.is_ok_and(|mut found| found.any(|found| is_same(found.ip())))
             }
             None => false,

@@ -37,7 +37,7 @@ pub(crate) struct Proxies {
     warnings: Vec<String>,
 }
 
-/// A proxy. Neither its text nor its `Debug` output has the user name and password.
+/// A proxy. Its text and its `Debug` output do not contain the user name and password.
 #[derive(Clone)]
 pub(crate) struct Proxy {
     /// The value of the variable, with user name and password.

@@ -15,7 +15,7 @@ use crate::dispatch::Target;
 use crate::dispatch::results::STORE_PAUSE;
 use crate::store::{Alone, Fault};
 
-/// How long a sender with a rate lets others try an endpoint after a failure.
+/// How long a rate-limited sender lets others try an endpoint after a failure.
 ///
 /// This is longer than [`super::SHARED_POLL`], the longest time between two claims of another
 /// sender.

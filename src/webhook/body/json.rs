@@ -30,7 +30,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     Body::plain("application/json", object.to_string())
 }
 
-/// Makes the JSON Schema of the body. It requires exactly the parameters of the event.
+/// Makes the JSON Schema of the body. For each event, it requires exactly its parameters.
 #[must_use]
 pub fn schema() -> Value {
     let mut events: Vec<Value> = EventKind::ALL
@@ -79,7 +79,7 @@ fn of_event(event: EventName, parameters: &[Parameter]) -> Value {
     } })
 }
 
-/// Makes the schema of the user who made the change.
+/// Makes the schema of `actor`, the user who made the change.
 fn actor() -> Value {
     json!({
         "type": "object",
