@@ -175,7 +175,7 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
     judgement
 }
 
-/// Returns the projects that are gone here and arrived in another organization.
+/// Returns the removed projects that arrived in another organization.
 ///
 /// They moved, so they are not treated as vanished.
 fn left_organization(

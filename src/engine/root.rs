@@ -1,9 +1,9 @@
 //! Guards the root: only the recorded directory is compared with the record.
 //!
 //! Constraint: no event is inferred while the root is missing or an unknown directory is in its
-//! place. A directory with another identity is trusted only after a survey: at least half of the
-//! recorded projects must have files there. So a deployment may swap directories while the daemon
-//! runs. An empty mount point is not trusted, even if somebody wrote a project into it.
+//! place. An unknown directory is trusted only after a survey: at least half of the recorded
+//! projects must have files there. So a deployment may swap directories while the daemon runs. An
+//! empty mount point is not trusted, even if somebody wrote a project into it.
 //!
 //! If an earlier survey found too few projects, somebody is restoring the root. Then the removals
 //! of projects that are still missing are held. This also applies at a start, because earlier

@@ -83,7 +83,7 @@ pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>
     for (parent, wanted) in by_parent {
         let cursor = layout.at(parent);
         let cursor = cursor.filter(|cursor| cursor.project().is_none());
-        // The problem of an unreadable parent has the path of the parent.
+        // Skip an unreadable parent. Its problem is listed at the parent's path.
         let (Some(cursor), Ok(directory)) = (cursor, root.open_directory(parent)) else {
             continue;
         };

@@ -41,7 +41,7 @@ impl Progress {
         *self.lock() = Some(Work { path, last });
     }
 
-    /// Records progress in the work on the path.
+    /// Records progress of the current work.
     pub(super) fn go_on(&self) {
         if let Some(work) = &mut *self.lock() {
             work.last = self.clock.moment();

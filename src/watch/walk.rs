@@ -33,7 +33,7 @@ pub(super) struct Walk {
     n_passed: usize,
     found: Vec<ProjectKey>,
     problems: Vec<Problem>,
-    /// Whether the walk reports a project as soon as it has passed its directory.
+    /// Whether the walk reports a project once it has passed the project's directory.
     ///
     /// This needs a layout where all files of a project are below one directory.
     reports_early: bool,
@@ -107,7 +107,7 @@ impl Thread {
         });
     }
 
-    /// Handles a root that cannot be opened. It may be lost, or the error temporary.
+    /// Handles a root that cannot be opened. The root may be lost, or the error may be temporary.
     fn cannot_walk(&mut self, reason: RescanReason, error: io::Error) {
         let is_lost = error.kind() == io::ErrorKind::PermissionDenied
             || Root::identity_at(&self.reporter.settings.root).is_err();
