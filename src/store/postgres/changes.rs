@@ -25,7 +25,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 /// The longest pause between two attempts to reconnect.
 const AGAIN_MAX: Duration = Duration::from_secs(10);
 
-/// Counts an operator's change, and notifies all processes when it is committed.
+/// Counts an operator's change, and notifies all processes at the commit.
 pub(super) fn notify(repository: i32) -> Statement {
     statement!(
         "WITH counted AS (UPDATE repositories SET changes = changes + 1 WHERE id = $1) \
@@ -54,7 +54,7 @@ impl Kind<'_> {
     }
 }
 
-/// Notifies all senders when the transaction is committed.
+/// Notifies all senders at the commit of the transaction.
 pub(super) fn notify_senders(repository: i32, kind: Kind<'_>) -> Statement {
     let sql = "SELECT pg_notify('project_webhooks', $1)";
     statement!(sql, kind.payload(repository))

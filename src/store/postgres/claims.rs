@@ -45,7 +45,7 @@ const ANSWER_BYTES: i64 = payloads::PIECE as i64;
 /// The sender may claim a head again that it has already claimed. But it may not claim a head while
 /// it has a claim of another delivery in the lane. Such a claim remains if an operator cancels a
 /// delivery during its attempt. Usually `$4` and `$5` exclude the lane then. But if the project was
-/// renamed during the attempt, they have the former key.
+/// renamed during the attempt, these values contain its former key.
 macro_rules! free_heads {
     () => {
         "FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
@@ -202,7 +202,7 @@ impl Claiming {
 
 /// Releases this sender's claims of a webhook, except those in `keeping`.
 ///
-/// This includes claims that the sender does not know, because their answer was lost.
+/// This includes claims that the sender does not know, because the answer was lost.
 pub(super) fn release(
     repository: i32,
     sender: i64,

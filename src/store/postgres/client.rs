@@ -55,7 +55,8 @@ impl Drop for Driver {
 impl Client {
     /// Connects to a state with the current schema.
     ///
-    /// Returns an error if the state was moved away, or is an incomplete copy.
+    /// Returns an error if `migrate-store` moved the state away, or has not finished copying it
+    /// here.
     pub(super) fn connect(settings: &Postgres) -> Result<Self, OpenError> {
         let client = Self::connect_for_transfer(settings)?;
         let refused = client.runtime.block_on(async {
@@ -96,7 +97,7 @@ impl Client {
 
     /// Runs `work` with a connection.
     ///
-    /// If `work` leaves a transaction open, this commits it, or rolls it back after an error.
+    /// If `work` leaves a transaction open, it is committed, or rolled back after an error.
     pub(super) fn block_on<T>(
         &self,
         work: impl AsyncFnOnce(&mut Session, i32) -> Result<T, Fault>,

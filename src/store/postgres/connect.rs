@@ -154,7 +154,7 @@ pub(super) fn renewals(
     pool_of(tls, config, location, (RENEWING, limit, limit))
 }
 
-/// Makes the pool of a process that waits for the lease. It has one connection.
+/// Makes a pool of one connection, for a process that waits for the lease.
 pub(super) fn waiting(tls: &Tls, config: Config, location: &Arc<str>) -> Result<Pool, OpenError> {
     let limits = (1, WAIT_TIMEOUT, CREATE_MAX);
     pool_of(tls, config, location, limits)

@@ -90,7 +90,7 @@ impl Shared {
             excluding: asking.excluding,
         };
         if asking.alone == Alone::IfDue && !self.sender.is_sole(&claiming.webhook) {
-            // Do not become the sole sender while nothing is due: the other senders would stop.
+            // Do not become the sole sender while nothing is due: others would have to stop.
             let next_due = claiming.next_due(&mut session, Vec::new()).await?;
             if next_due.is_none_or(|due| due > claiming.now) {
                 return Ok(Claims::later(next_due));

@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use crate::domain::event::EventId;
 use crate::store::batch::{Change, NewEvent, RecordedEvent};
 
-/// Recorded events, by the id that each has with repetition 0.
+/// Recorded events, by the id that each would have with repetition 0.
 pub(super) type FirstIds = HashMap<EventId, RecordedEvent>;
 
 /// The last batch if its result is unknown, and events that a retry may repeat.
@@ -57,7 +57,7 @@ impl Doubt {
         self.recorded.get(&new.event.id).filter(|_| is_record_kept)
     }
 
-    /// Forgets events of which the caller now knows that they are recorded.
+    /// Forgets these events, because the caller now knows that they are recorded.
     ///
     /// If the same change happens again, it has a new event.
     pub(super) fn forget(&mut self, known: &[RecordedEvent]) {

@@ -111,7 +111,7 @@ const WAITING: &str = "lanes AS (SELECT DISTINCT w.webhook, w.organization, w.pr
      ON w.webhook = g.webhook AND w.project_id = g.project_id \
      WHERE w.repository = $1 AND NOT w.is_delete AND w.state = 'pending')";
 
-/// The lanes of deliveries that are no longer pending, and the deletes among them.
+/// Deliveries that are no longer pending: their lanes, and the deletes among them.
 #[derive(Default)]
 pub(super) struct Left {
     lanes: BTreeSet<Lane>,

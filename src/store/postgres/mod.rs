@@ -297,7 +297,9 @@ impl PostgresStore {
         });
     }
 
-    /// Starts a task on the worker's thread that ends when the store is closed.
+    /// Starts a task on the worker's thread.
+    ///
+    /// The task must end when the store is closed.
     fn start_task(&self, task: impl Future<Output = ()> + Send + 'static) {
         // This cannot fail: the queue of the new thread has room.
         let _ = self.worker.start_job(task);
@@ -425,7 +427,8 @@ async fn start(
     let name = Process::this().to_string();
     let sender = Sender::new(repository, name, settings.lease, time);
     if purpose == Purpose::Send {
-        // Get the sender's lease now. A move must find a sender even before its first claim.
+        // Get the sender's lease now. `migrate-store` must find a sender even before its first
+        // claim.
         sender.lease(&mut session).await.map_err(fault)?;
     }
     drop(session);

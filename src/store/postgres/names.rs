@@ -12,9 +12,9 @@
 //!   an advisory lock until they commit, so the second one finds the conflict. Single repositories
 //!   share the lock and do not wait for each other.
 //! - Deliveries in different records have no common order. So before a repository changes from one
-//!   record to the other, its former record must have no pending deliveries of it. After the
-//!   change, new pending deliveries in the former record are ignored. Otherwise an operator's
-//!   redelivery could prevent watching.
+//!   record to the other, the former record must have no pending deliveries of the repository.
+//!   After the change, new pending deliveries in the former record are ignored. Otherwise an
+//!   operator's redelivery could prevent watching.
 //! - `migrate-store` copies the state of a list in several transactions. Until the copy is
 //!   complete, the [`Mark`] of the transfer contains the names of the list.
 
@@ -106,7 +106,8 @@ pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
 
 /// Reads from the record of the list whether a single repository may be watched.
 ///
-/// Its pending deliveries in that record matter only until it has projects in its own record.
+/// Pending deliveries in that record matter only until the repository has projects in a record of
+/// its own.
 fn list_beside(name: &str) -> Statement {
     let (first, end) = organizations_of(name);
     statement!(
@@ -145,7 +146,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     };
     match mark.transpose()? {
         Some(Mark::Left { .. }) => return Ok(None),
-        // Ignore the other rows in the record of the list, because the move replaces them.
+        // Ignore the other rows in the record of the list: `migrate-store` replaces them.
         Some(Mark::Arriving { names, .. }) if is_in(&names) => {
             return refused(
                 false,
@@ -332,8 +333,8 @@ pub(super) async fn reserve(
 /// Begins a transaction that stores names of a list. Fails if a name is in use.
 ///
 /// Returns the rows of the mark of a transfer. A process that watches one of the repositories alone
-/// may be stopped until its lease has expired. It could renew the lease when it continues. So this
-/// raises the epoch of each expired lease, and then checks again.
+/// may be stopped until its lease has expired. When the process continues, it could renew the
+/// lease. So this function raises the epoch of each expired lease, and then checks again.
 async fn begin(
     session: &mut Session,
     repository: i32,

@@ -74,7 +74,7 @@ impl PostgresOperations {
     }
 }
 
-/// Locks the repository for a change. Fails if the state was moved.
+/// Locks the repository for a change. Fails if `migrate-store` moved the state.
 async fn begin(session: &mut Session, repository: i32) -> Result<Vec<Vec<Row>>, Fault> {
     let statements = vec![
         statement!(LOCK, repository),

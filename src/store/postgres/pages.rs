@@ -41,7 +41,8 @@ pub(super) async fn deliveries(
 ) -> Result<Page<ListedDelivery>, Fault> {
     let selected = Conditions::selected(selector, repository);
     let sql = |conditions: &str, before: &str| {
-        // If the selector has ids, the primary key finds their rows. So filter by the conditions.
+        // Conditions on ids may be in `WHERE`, because the primary key finds these rows. Other
+        // conditions there could make the server read all rows for one page.
         let ids = if selector.ids.is_empty() {
             "TRUE"
         } else {

@@ -1,8 +1,8 @@
 //! Records the results of attempts, and changes due times.
 //!
 //! Constraint: senders record results at the same time. A sender waits for others in two cases
-//! only: it records the end of a delete, for which other lanes may wait, or another sender sends
-//! from the same lane. [`session`](super::session) has the rules.
+//! only: if it records the end of a delete, for which other lanes may wait, and if another sender
+//! sends from the same lane. [`session`](super::session) has the rules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -109,9 +109,9 @@ pub(super) struct Finishing<'a> {
 impl<'a> Finishing<'a> {
     /// Records attempts and their verdicts in one transaction.
     ///
-    /// This usually costs two round trips. It ignores removed deliveries and attempts that are
-    /// already recorded. It also ignores deliveries that this sender has no claim of, because
-    /// another sender may have taken them over.
+    /// Usually needs two round trips. Ignores removed deliveries, and attempts that are already
+    /// recorded. Also ignores deliveries that this sender has no claim of, because another sender
+    /// may have taken them over.
     pub(super) async fn finish(&self, session: &mut Session) -> Result<(), Fault> {
         let mut results = self.read(session, LOCK_SHARED).await?;
         if results.depend_on_others() {

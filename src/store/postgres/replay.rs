@@ -184,8 +184,8 @@ pub(super) async fn redeliver(
     for found in rows(1) {
         let (event, then) = (row::number(found, 5)?, row::key(found, 6)?);
         let project_id = row::project_id_in(&then, &row::text(found, 8)?);
-        // A delivered one kept the key of its event, so apply the moves since then. Others moved
-        // with their project.
+        // A delivered delivery kept the key of its event, so apply the moves since then. Any other
+        // delivery moved with its project.
         let is_delivered = row::text(found, 2)? == State::Delivered.as_str();
         let key = match is_delivered {
             true => moves.lane_of(event, then),

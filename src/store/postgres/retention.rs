@@ -309,7 +309,7 @@ impl EventSweep {
         now: i64,
         limit: usize,
     ) -> Result<bool, Fault> {
-        // Also read the event after these: `correct_times` needs its time.
+        // Read one event more than the limit, because `correct_times` needs its time.
         let rows = session
             .rows(statement!(
                 "SELECT sequence, recorded_ms FROM events WHERE repository = $1 \

@@ -6,9 +6,9 @@
 //!
 //! Each sender has a lease for all of its claims, and renews the lease while it runs. So a renewal
 //! updates one row, even if many requests are in flight. If a lease expires, another sender removes
-//! it with its claims. But after an outage of the database, the leases of all senders have expired.
-//! So a sender removes other leases only if its own renewals have succeeded for the length of a
-//! lease.
+//! the lease with its claims. But after an outage of the database, the leases of all senders have
+//! expired. So a sender removes other leases only if its own renewals have succeeded for the length
+//! of a lease.
 //!
 //! A process may be stopped until its lease has expired, and then continue. By then, its claims may
 //! be removed. The store ignores the results of its attempts, and another sender sends the same
@@ -72,7 +72,7 @@ pub(super) struct Sender {
 /// Whether this process is the sole sender of a webhook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Owned {
-    /// The database did not answer yet, or its answer was lost.
+    /// The request to become the sole sender has no answer yet, or the answer was lost.
     Perhaps,
     Surely,
 }

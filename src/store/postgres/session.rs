@@ -10,7 +10,7 @@
 //! holds the lock until its end. With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`], no other such
 //! transaction runs at the same time. At the level READ COMMITTED, each statement after the lock
 //! sees all commits of earlier writers. So no anomaly is possible, and no transaction fails because
-//! of another one. Several reads that must see one state use REPEATABLE READ.
+//! of another one. Reads that must see the same state use REPEATABLE READ.
 //!
 //! Transactions that claim deliveries or record results of attempts usually take [`LOCK_SHARED`].
 //! So senders do not wait for each other, and the server makes several commits durable together.
@@ -80,7 +80,7 @@ pub(super) const LOCK: &str = lock_row!("");
 /// The second value is the epoch of the lease.
 pub(super) const LOCK_AS_HOLDER: &str = lock_row!("AND r.epoch = $2 ");
 
-/// Locks the repository without increasing its version.
+/// Locks the repository like [`LOCK`], but does not increase its version.
 pub(super) const LOCK_ALONE: &str =
     "SELECT pg_advisory_xact_lock(tableoid::int, id) FROM repositories WHERE id = $1";
 
@@ -93,7 +93,7 @@ pub(super) const LOCK_SHARED: &str =
 /// A crash of the server may undo this commit, but none of the durable commits.
 pub(super) const UNHURRIED: &str = "SET LOCAL synchronous_commit = off";
 
-/// Begins a read-only transaction whose statements all see one state.
+/// Begins a read-only transaction whose statements all see the same state.
 pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// The maximum size of the rows that one statement writes, in bytes.
@@ -168,7 +168,7 @@ impl Session {
         Ok(answers.pop().unwrap_or_default())
     }
 
-    /// Sends these reads together. All of them see one state.
+    /// Sends these reads together. All of them see the same state of the database.
     pub(super) async fn consistently(
         &mut self,
         reads: Vec<Statement>,

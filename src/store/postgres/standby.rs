@@ -3,8 +3,8 @@
 //! Constraint: waiting must cost little, because any number of standbys may wait for months. So a
 //! standby keeps one connection, and needs one round trip to read the lease. If the lease is free,
 //! the process opens the store, which tries to get the lease. But if its list `repositories` lacks
-//! some that the last holder watched, a process with a complete list should take over. So it opens
-//! the store only after the lease has been free for `store.lease`.
+//! a repository that the last holder watched, it lets other processes take over first. In this
+//! case, it opens the store only after the lease has been free for `store.lease`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -64,9 +64,9 @@ impl PostgresStandby {
     /// Returns an error while this process should not open the store.
     ///
     /// The error is [`OpenError::Leased`] while another process has the lease. If the lease is
-    /// free, it is [`OpenError::WatchedTwice`] or [`OpenError::NotYet`] if this process may not
-    /// watch its repositories, and [`OpenError::Yields`] while others may take over first. The list
-    /// of repositories in `settings` may differ from that at the start.
+    /// free, the error is [`OpenError::WatchedTwice`] or [`OpenError::NotYet`] if this process may
+    /// not watch its repositories, and [`OpenError::Yields`] while others may take over first. The
+    /// list of repositories in `settings` may differ from that at the start.
     pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
         let (shared, names) = (Arc::clone(&self.shared), settings.repositories.clone());
         let found = self.worker.run(async move { shared.ask(names).await });

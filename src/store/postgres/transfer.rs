@@ -58,11 +58,11 @@ impl PostgresSide {
         })
     }
 
-    /// Sets the mark, which reserves the names of its repositories.
+    /// Sets the mark, which reserves the names of repositories that it contains.
     ///
-    /// Fails if one of the repositories is in use alone. This is a separate transaction, because it
-    /// locks the names. The removal of a large state takes long, and all starts of daemons would
-    /// wait for the lock.
+    /// Fails if one of these repositories is in use alone. This is a separate transaction, because
+    /// it locks the names of all repositories. The removal of a large state takes long, and
+    /// starting daemons would wait for the lock.
     fn reserve(&self, mark: &Mark) -> Result<(), StoreError> {
         let Mark::Arriving { names, .. } = mark else {
             return Ok(());

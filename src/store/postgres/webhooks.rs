@@ -171,7 +171,7 @@ pub(super) fn failed(repository: i32, failures: &BTreeMap<String, Failure>) -> S
     )
 }
 
-/// Ends a webhook's pause if it was requested before the clock was set back.
+/// Ends a webhook's pause if its request came before the clock was set back.
 pub(super) fn correct_rest(repository: i32, name: &str, now: i64) -> Statement {
     statement!(
         "UPDATE webhooks SET rests_until_ms = NULL, rests_since_ms = NULL \

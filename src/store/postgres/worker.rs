@@ -40,7 +40,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// Starts the thread, for the database at this location.
+    /// Starts the thread. Error messages contain `location`.
     pub(super) fn start(location: &str) -> Result<Self, OpenError> {
         Self::spawn().map_err(|source| OpenError::Io {
             what: "start a thread for",

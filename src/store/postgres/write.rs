@@ -35,7 +35,8 @@ pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Vec<Statemen
         .iter()
         .map(|given| match given.compressed() {
             Some(compressed) => Ok((*given, compressed.clone())),
-            // The payload was removed from the store after the batch was prepared.
+            // The payload was already stored when the batch was prepared, so it was not compressed.
+            // It has been removed since then.
             None => Ok((*given, given.compress_late()?)),
         })
         .collect::<Result<Vec<(&Given, Bytes)>, Fault>>()?;
