@@ -348,8 +348,8 @@ impl Queue {
             Err(error) => return self.ask_later(&error),
         };
         if self.prefetch.is_telling() {
-            // Ignore the next due time in this answer. It may be that of a failed project that must
-            // not send yet, and then the queue would claim again and again.
+            // Ignore the next due time in this answer. It may be the due time of a failed project
+            // that must not send yet. Then the queue would claim again and again.
             return;
         }
         let now = self.shared.now();

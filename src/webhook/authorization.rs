@@ -144,7 +144,7 @@ pub(super) struct TokenSource {
     to: Destination,
     policy: Arc<NetworkPolicy>,
     settings: OAuth2,
-    /// Locked while a request fetches a token, so that no other request does.
+    /// Locked while a request fetches a token. Other attempts wait for this token.
     state: Mutex<State>,
 }
 

@@ -30,7 +30,7 @@ pub(super) fn build(content: &CallbackContent) -> Body {
     Body::plain("application/json", object.to_string())
 }
 
-/// Makes the JSON Schema of the body. For each event, it requires exactly its parameters.
+/// Makes the JSON Schema of the body. It requires the exact parameters of each event.
 #[must_use]
 pub fn schema() -> Value {
     let mut events: Vec<Value> = EventKind::ALL
