@@ -24,8 +24,9 @@ pub(super) enum Reason {
 
 /// How the parts stopped.
 pub(super) struct Drained {
-    /// The part that panicked, if any. An engine that has not ended is no failure, because its file
-    /// system may be stuck.
+    /// The part that panicked, if any.
+    ///
+    /// An engine that has not ended is no failure, because its file system may be stuck.
     pub panicked: Option<&'static str>,
     /// Whether a signal to stop arrived during the drain.
     pub is_signalled: bool,

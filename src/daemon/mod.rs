@@ -101,7 +101,7 @@ pub(crate) struct Rereading<'a> {
     pub(crate) environment: &'static (dyn Environment + Sync),
     /// The logging. A reload may change the level and the format.
     pub(crate) logging: &'a Logging,
-    /// Whether the command line sets the log level, so that a reload does not change it.
+    /// Whether the command line sets the log level. Then a reload does not change the level.
     pub(crate) level_is_fixed: bool,
 }
 

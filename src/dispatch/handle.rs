@@ -47,7 +47,9 @@ impl QueueHandle {
         self.wakes.notified().await;
     }
 
-    /// Passes a committed delivery to the queue, unless the handle is full or the epoch has ended.
+    /// Passes a committed delivery to the queue.
+    ///
+    /// Drops the delivery if the handle is full or the epoch has ended.
     fn pass(&self, claim: Claim, epoch: Epoch) {
         let mut committed = self.lock();
         if self.epoch.load(Ordering::Acquire) != epoch.0 {

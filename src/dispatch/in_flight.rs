@@ -17,7 +17,7 @@ use crate::store::{Claim, Hold};
 /// another.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The attempts of one webhook that are in flight, and the renames of projects since they began.
+/// The attempts in flight of one webhook, and the later renames of projects.
 #[derive(Default)]
 pub(super) struct InFlight {
     attempts: JoinSet<Ended>,
@@ -139,7 +139,7 @@ impl InFlight {
         self.renames.kept.push_back(moves);
     }
 
-    /// Returns the current key of an attempt's project, which may have been renamed since.
+    /// Returns the current key of an attempt's project, after all later renames.
     pub(super) fn current_key(&self, ended: &Ended) -> ProjectKey {
         self.renames.current_key(ended.project(), ended.n_moves())
     }

@@ -109,7 +109,7 @@ impl Claimed {
 pub(super) struct Prefetch {
     handle: Arc<QueueHandle>,
     claims: VecDeque<Prefetched>,
-    /// The deliveries that are prefetched, being sent, or sent without a recorded result.
+    /// The deliveries that are prefetched, being sent, or waiting to be recorded.
     busy: Claimed,
     /// The claim in progress, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
@@ -117,7 +117,7 @@ pub(super) struct Prefetch {
     n_asked: usize,
     /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     is_telling: bool,
-    /// Whether the last claim left out failed projects, because it was too early for a probe.
+    /// Whether the last claim left out failed projects, because no probe was due.
     leaves_out_failed: bool,
     /// The deliveries that were released after the claim in progress began.
     released: Claimed,

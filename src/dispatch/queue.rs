@@ -31,7 +31,7 @@ use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 /// The longest sleep of a queue. It is short, because the clock may be set during a sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
-/// If requests are at least this far apart, the queue claims one delivery at a time.
+/// From this time between requests on, the queue claims one delivery at a time.
 ///
 /// Further claims would expire before the queue can send them.
 const RARELY: Duration = Duration::from_millis(20);

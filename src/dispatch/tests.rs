@@ -140,8 +140,10 @@ async fn deliveries_passed_to_a_removed_queue_are_not_sent_by_the_next() {
     assert!(received.try_recv().is_err());
 }
 
-/// A delivery is not passed to a queue if its commit was before an operator's command or before
-/// the receiver switched its webhook off.
+/// Deliveries of earlier commits are not passed to a queue.
+///
+/// A commit is earlier if it began before an operator's command, or before the receiver switched
+/// its webhook off.
 #[test]
 fn deliveries_committed_before_a_command_are_not_passed_after_it() {
     let directory = tempfile::tempdir().unwrap();

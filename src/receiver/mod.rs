@@ -90,7 +90,7 @@ pub struct ReceiverOptions {
     pub clock: Clock,
     /// The largest allowed difference between the time of a signature and the clock.
     pub tolerance: Duration,
-    /// If set, requests are passed on, and the answers of the other receiver replace `answer`.
+    /// Passes requests on to another receiver, whose answers replace `answer`.
     pub(crate) pass_on: Option<PassOn>,
 }
 

@@ -27,7 +27,7 @@ use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 /// How long before its expiry a token is replaced, at most a tenth of its lifetime.
 const MARGIN: Duration = Duration::from_secs(30);
 
-/// The longest time that a token is used, if the server states the token's lifetime.
+/// The maximum lifetime of a token, if the server states a lifetime.
 const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// Why there is no token.
@@ -299,7 +299,9 @@ fn life(value: &Value) -> Option<Duration> {
     Some(life.unwrap_or(LIFE_MAX).min(LIFE_MAX))
 }
 
-/// Describes an answer without a token, with the server's error code (RFC 6749, section 5.2).
+/// Describes an answer without a token.
+///
+/// The description has the server's error code (RFC 6749, section 5.2).
 fn rejection(status: StatusCode, body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Rejection {

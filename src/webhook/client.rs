@@ -130,7 +130,7 @@ enum Refusal {
     Unauthorized(Option<HeaderValue>),
     /// The receiver answered 403.
     Forbidden,
-    /// The authorization server refused the client, so no request was sent to the receiver.
+    /// The authorization server refused the client. No request was sent to the receiver.
     NoToken,
 }
 
@@ -201,8 +201,9 @@ impl WebhookClient {
         self.send_if(callback, now, &always).await
     }
 
-    /// Sends a callback like [`send`](Self::send), but only if `may_begin` allows it when the
-    /// request begins.
+    /// Sends a callback like [`send`](Self::send), if `may_begin` allows it.
+    ///
+    /// The last check is when the body of the request begins.
     pub(crate) async fn send_if(
         &self,
         callback: &Callback,

@@ -237,7 +237,7 @@ const PART_MIN: usize = 6;
 /// A shorter part may be an ordinary word.
 const WORD_MAX: usize = 16;
 
-/// Returns the parts of a secret URL to hide in messages and answers, the longest first.
+/// Returns the parts of a secret URL to hide in texts, the longest first.
 fn parts(url: &Url) -> Vec<String> {
     let path = url.path();
     let query = url.query().unwrap_or_default();

@@ -196,8 +196,9 @@ pub struct RequestSettings {
     pub headers: Vec<(HeaderName, HeaderValue)>,
     /// The signing keys.
     pub keys: Vec<SigningKey>,
-    /// Whether to add a second signature that also covers the event, attempt, origin and
-    /// parameters.
+    /// Whether to add the header `webhook-signed-headers`.
+    ///
+    /// Its signatures also cover the event, attempt, origin and parameters.
     pub signed_headers: bool,
 }
 
@@ -288,7 +289,7 @@ fn signed_fields(callback: &Callback) -> String {
     fields.finish()
 }
 
-/// The maximum length of a URL, and of the value of a header with parameters, in bytes.
+/// The maximum length of a URL or of a header value with parameters, in bytes.
 ///
 /// RFC 9110 recommends that every receiver accepts URLs of this length. Most receivers limit a
 /// header to 8 KiB.

@@ -53,7 +53,9 @@ impl Start {
     }
 }
 
-/// Makes a body that ends with an error before its first byte if the request may not begin.
+/// Adds a check before the first byte of a body.
+///
+/// If the request may not begin, the body ends with an error.
 pub(super) fn guarded(body: reqwest::Body, start: &Arc<Start>) -> reqwest::Body {
     reqwest::Body::wrap(Guarded {
         body,

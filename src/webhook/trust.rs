@@ -21,9 +21,10 @@ pub struct TrustRoots {
 }
 
 impl TrustRoots {
-    /// Reads the system's certificates, or those that `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    /// Reads the system's certificates.
     ///
-    /// Reading files blocks the calling thread.
+    /// If `SSL_CERT_FILE` or `SSL_CERT_DIR` is set, reads those certificates instead. Reading files
+    /// blocks the calling thread.
     pub(crate) fn load() -> Self {
         let found = rustls_native_certs::load_native_certs();
         let mut roots = RootCertStore::empty();

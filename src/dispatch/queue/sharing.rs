@@ -86,7 +86,7 @@ impl Queue {
         }
     }
 
-    /// Leaves the webhook to other senders for [`GIVE_WAY`], in case they reach the endpoint.
+    /// Leaves the webhook to other senders for [`GIVE_WAY`]. They may reach the endpoint.
     ///
     /// This time begins when the rate allows this sender's next request. An earlier request of
     /// another sender would exceed the rate.

@@ -127,7 +127,7 @@ fn unsent(webhook: &config::Webhook) -> Vec<SecretString> {
     secrets
 }
 
-/// Marks the values of configured headers as sensitive, so that logs do not show them.
+/// Marks the values of configured headers as sensitive, to hide them in logs.
 fn sensitive(headers: &[(HeaderName, HeaderValue)]) -> Vec<(HeaderName, HeaderValue)> {
     let mut headers = headers.to_vec();
     for (_, value) in &mut headers {
