@@ -228,7 +228,8 @@ impl Ended {
         let moment = shared.clock.moment();
         shared.metrics.attempted(webhook, outcome, took, moment);
         if outcome == AttemptOutcome::Delivered && self.origin == Origin::Live {
-            // The change time of a file may be in the future.
+            // The change time of a file may be in the future. Then the latency is the duration of
+            // the attempt.
             let until_sent =
                 Duration::try_from(self.began.duration_since(self.content.occurred_at));
             let latency = until_sent.unwrap_or_default().saturating_add(took);
