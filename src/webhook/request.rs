@@ -204,7 +204,7 @@ pub struct RequestSettings {
 
 /// Builds the request for `callback` at the time `now`.
 ///
-/// Configured headers never replace a header that the daemon sets.
+/// Configured headers never replace a header that the daemon sets, except `traceparent`.
 ///
 /// # Errors
 ///
