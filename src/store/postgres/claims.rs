@@ -121,7 +121,7 @@ pub(super) struct Claiming {
 impl Claiming {
     /// Claims due heads of lanes, the longest overdue first.
     ///
-    /// Returns `None` if another sender removed the lease of this one.
+    /// Returns `None` if another sender removed this sender's lease.
     pub(super) async fn claim(&self, session: &mut Session) -> Result<Option<Claims>, Fault> {
         let (organizations, projects) = row::arrays(&self.excluding);
         let answers = session
@@ -158,7 +158,7 @@ impl Claiming {
                 let claimed = claimed.collect::<Result<Vec<i64>, Fault>>()?;
                 self.next_due(session, claimed).await?
             }
-            // More deliveries may be due.
+            // The limit is reached, so more deliveries may be due.
             false => Some(self.now),
         };
         Ok(Some(claims))
@@ -202,7 +202,7 @@ impl Claiming {
 
 /// Releases this sender's claims of a webhook, except those in `keeping`.
 ///
-/// This includes claims that the sender does not know, because the answer was lost.
+/// This includes claims that the sender does not know, because the answer of the database was lost.
 pub(super) fn release(
     repository: i32,
     sender: i64,

@@ -37,7 +37,7 @@ impl Doubt {
         self.unknown = events;
     }
 
-    /// Decides whether the last batch was recorded.
+    /// Finds out whether a batch with an unknown result was recorded.
     ///
     /// `last_batch` is the mark of the batch that the database recorded last.
     pub(super) fn resolve(&mut self, last_batch: Option<&Vec<u8>>) {
@@ -49,9 +49,10 @@ impl Doubt {
         }
     }
 
-    /// Returns the final id and position of an event that is already recorded.
+    /// Returns the final id and position of a new event that is already recorded.
     ///
-    /// Only for a change that keeps the record of its project. Any other repeated change is stale.
+    /// Returns `None` if the change does not keep the record of its project. Such a change is stale
+    /// when it is repeated.
     pub(super) fn recorded(&self, change: &Change, new: &NewEvent) -> Option<&RecordedEvent> {
         let is_record_kept = change.before == change.after;
         self.recorded.get(&new.event.id).filter(|_| is_record_kept)

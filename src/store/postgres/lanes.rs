@@ -64,7 +64,7 @@ fn promote_sql(lanes: &str) -> String {
     )
 }
 
-/// Clears `is_head` of all deliveries in these lanes except the oldest.
+/// Clears `is_head` of all deliveries in these lanes, except the oldest of each.
 pub(super) fn demote<'a>(repository: i32, lanes: impl IntoIterator<Item = &'a Lane>) -> Statement {
     let (webhooks, organizations, projects) = arrays(lanes);
     let sql = demote_sql(GIVEN);

@@ -211,7 +211,7 @@ enum Purpose {
     Send,
     /// To copy a state to this database (`migrate-store`).
     MoveHere,
-    /// To copy the state from this database elsewhere.
+    /// To copy a state from this database (`migrate-store`).
     MoveAway,
 }
 
@@ -269,7 +269,8 @@ impl PostgresStore {
         self.start_task(async move {
             let pools = (shared.renewals.clone(), shared.pool.clone());
             let notices = shared.notices.clone();
-            // In a watching process, the renewal of the lease on the repository reads the fleet.
+            // A watching process already reads the fleet when it renews the lease on the
+            // repository.
             let last_read = (!shared.is_watching).then(|| shared.last_read.clone());
             shared.sender.keep(pools, notices, last_read, stop).await;
         });
@@ -334,7 +335,9 @@ impl PostgresStore {
     }
 }
 
-/// Connects, creates or migrates the tables, and gets the lease if needed.
+/// Opens the database for this purpose.
+///
+/// Creates or migrates the tables, and gets the lease unless the process only sends.
 async fn open(
     settings: &Postgres,
     tls: &Tls,

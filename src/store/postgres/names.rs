@@ -272,7 +272,9 @@ pub(super) async fn refuse_own(
     refusal(&session.rows(own_records(names)).await?)
 }
 
-/// Reads whether a process may watch a repository, or a list if there are `names`.
+/// Reads whether a process may watch the repository `name` or the list of `names`.
+///
+/// `names` is empty for a single repository.
 pub(super) fn check(name: &str, names: &[String]) -> Statement {
     match names.is_empty() {
         true => list_beside(name),
@@ -368,7 +370,8 @@ async fn begin(
                  AND l.leased_until < clock_timestamp()",
                 names.to_vec()
             ),
-            // This waits for a running commit of such a process, which may record a project.
+            // This waits for a running commit of a process whose lease has expired. The commit may
+            // record the first project of the repository.
             statement!(
                 "UPDATE repositories r SET epoch = l.epoch FROM leases l \
                  WHERE l.repository = r.id AND r.name = ANY($1) AND r.epoch < l.epoch",

@@ -174,8 +174,8 @@ impl<'a> Finishing<'a> {
 impl<'a> Results<'a> {
     /// Whether these results and another sender's results may affect the same lane.
     ///
-    /// If both were recorded at the same time, neither transaction would see the other results, and
-    /// neither would set the next head of the lane.
+    /// If both were recorded at the same time, neither transaction would see the results of the
+    /// other, and neither would set the next head of the lane.
     fn depend_on_others(&self) -> bool {
         let mut entries = self.entries.values();
         self.left.has_deletes() || entries.any(|entry| entry.is_lane_shared)

@@ -63,7 +63,7 @@ pub(super) struct Sender {
     length: Duration,
     /// The server's clock, which decides which deliveries are due.
     time: ServerTime,
-    /// The lease. `None` before the first claim, and after the lease was lost.
+    /// The lease. `None` until one is first needed, and after the lease was lost.
     lease: tokio::sync::Mutex<Option<SenderLease>>,
     /// The webhooks whose sole sender this process is or may be.
     owned: Mutex<HashMap<String, Owned>>,

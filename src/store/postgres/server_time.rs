@@ -37,9 +37,9 @@ impl ServerTime {
         statement!("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
     }
 
-    /// Sets the time to that in the rows of [`statement`](Self::statement).
+    /// Stores the time in the rows of [`statement`](Self::statement), sent at `asked`.
     ///
-    /// The statement was sent at `asked`. Keeps the former time if the round trip took too long.
+    /// If the round trip took too long, keeps the former time.
     pub(super) fn set(&self, rows: &[Row], asked: Instant) -> Result<(), Fault> {
         if asked.elapsed() <= ROUND_TRIP_MAX {
             *guard(&self.0) = (time(rows)?, middle(asked));

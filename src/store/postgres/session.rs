@@ -71,8 +71,8 @@ macro_rules! lock_row {
 /// Locks the repository for a transaction that writes.
 ///
 /// It also increases the number that [`Listing::version`](crate::store::Listing::version) returns.
-/// The lock is advisory: with row locks, an exclusive lock could wait forever while more and more
-/// shared locks are taken.
+/// The lock is advisory: with row locks, an exclusive lock could wait forever while other
+/// transactions keep taking shared locks.
 pub(super) const LOCK: &str = lock_row!("");
 
 /// Locks the repository. Returns no row if the process lost the lease.

@@ -63,10 +63,12 @@ impl PostgresStandby {
 
     /// Returns an error while this process should not open the store.
     ///
-    /// The error is [`OpenError::Leased`] while another process has the lease. If the lease is
-    /// free, the error is [`OpenError::WatchedTwice`] or [`OpenError::NotYet`] if this process may
-    /// not watch its repositories, and [`OpenError::Yields`] while others may take over first. The
-    /// list of repositories in `settings` may differ from that at the start.
+    /// - [`OpenError::Leased`]: another process has the lease.
+    /// - [`OpenError::WatchedTwice`] or [`OpenError::NotYet`]: the lease is free, but this process
+    ///   may not watch its repositories.
+    /// - [`OpenError::Yields`]: the lease is free, but other processes may take over first.
+    ///
+    /// The list of repositories in `settings` may differ from the list at the start.
     pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
         let (shared, names) = (Arc::clone(&self.shared), settings.repositories.clone());
         let found = self.worker.run(async move { shared.ask(names).await });
@@ -99,7 +101,7 @@ struct Found {
 }
 
 impl Waiting {
-    /// Reads the lease, and whether this process may watch its repository or `names`.
+    /// Reads the lease, and whether this process may watch its repository or list.
     async fn ask(&self, names: Vec<String>) -> Result<Found, Fault> {
         let mut session = Session::of(&self.pool).await?;
         let mut statements = vec![

@@ -106,7 +106,7 @@ fn time(found: &Row, column: usize) -> Result<Option<Timestamp>, Fault> {
     Ok(time.map(row::from_milliseconds))
 }
 
-/// Reads the rows of [`STATES`]. The states have no counts.
+/// Reads the rows of [`STATES`]. The states lack the counts of deliveries.
 fn without_counts(rows: &[Row]) -> Result<BTreeMap<String, WebhookState>, Fault> {
     let states = rows.iter().map(|found| {
         let state = state(found)?;
