@@ -24,7 +24,7 @@ use crate::store::delivery::{Claim, Claims, Unreadable};
 use crate::store::error::Fault;
 use crate::store::payload;
 
-/// The total size of payloads, in bytes, at which a claim takes no more deliveries.
+/// A claim ends when the payloads of its deliveries reach this total size in bytes.
 ///
 /// The payload of the last delivery may exceed this size.
 const CLAIM_BYTES: i64 = 1024 * 1024;

@@ -10,7 +10,7 @@ use crate::store::transfer::{Cell, Kind, MARK, Row, Table, identity};
 /// The maximum number of rows of a page.
 const ROWS_MAX: usize = 1_000;
 
-/// The total size of the large column's values at which a page ends, in bytes.
+/// A page ends when the values of its large column exceed this total size in bytes.
 const BYTES_MAX: i64 = 4 << 20;
 
 /// The columns that are computed and not copied, each with its table.

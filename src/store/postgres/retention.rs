@@ -215,7 +215,8 @@ pub(super) async fn remove(
 
 /// Removes deliveries that are not pending.
 ///
-/// The transaction must have locked the repository. The next collection checks their events again.
+/// The transaction must have locked the repository. The next collection checks the events of the
+/// removed deliveries again.
 pub(super) async fn purge(
     session: &mut Session,
     repository: i32,

@@ -33,7 +33,7 @@ pub(super) fn hash_in(what: &str, row: &Row, column: usize) -> Result<ContentHas
     hash(what, row.try_get::<_, &[u8]>(column)?)
 }
 
-/// Reads a project's key from two columns, of which `first` is the first.
+/// Reads a project's key from the two columns that begin with the column `first`.
 pub(super) fn key(row: &Row, first: usize) -> Result<ProjectKey, Fault> {
     Ok(ProjectKey::new(
         text(row, first)?,
@@ -76,7 +76,7 @@ pub(super) fn file(row: &Row) -> Result<FileState, Fault> {
     })
 }
 
-/// Reads a stamp from four columns, of which `first` is the first.
+/// Reads a stamp from the four columns that begin with the column `first`.
 pub(super) fn stamp(row: &Row, first: usize) -> Result<Stamp, Fault> {
     let column = |offset: usize| number(row, first.saturating_add(offset));
     Ok(Stamp {
@@ -87,7 +87,7 @@ pub(super) fn stamp(row: &Row, first: usize) -> Result<Stamp, Fault> {
     })
 }
 
-/// Reads an event from the [`EVENT_COLUMNS`], of which `first` is the first.
+/// Reads an event from the [`EVENT_COLUMNS`], which begin with the column `first`.
 pub(super) fn event(row: &Row, first: usize) -> Result<Event, Fault> {
     let at = |column: usize| first.saturating_add(column);
     let id = text(row, at(0))?;

@@ -29,7 +29,7 @@ fn known() -> i64 {
 
 /// The schema of the database.
 pub(super) enum Found {
-    /// The schema of this program.
+    /// The tables have the schema of this program.
     Tables,
     /// The number of another schema. It is 0 if there are no tables.
     Other(i64),

@@ -145,7 +145,7 @@ impl Sender {
         }
     }
 
-    /// Starts to be the sole sender of a webhook, or stops if `alone` is false.
+    /// Becomes the sole sender of a webhook, or releases it if `alone` is false.
     ///
     /// Returns whether this process may claim deliveries of the webhook.
     pub(super) async fn own(

@@ -37,9 +37,9 @@ impl ServerTime {
         statement!("SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint")
     }
 
-    /// Stores the time in the rows of [`statement`](Self::statement), sent at `asked`.
+    /// Replaces the stored time by the answer to [`statement`](Self::statement).
     ///
-    /// If the round trip took too long, keeps the former time.
+    /// The statement was sent at `asked`. If the round trip took too long, the stored time stays.
     pub(super) fn set(&self, rows: &[Row], asked: Instant) -> Result<(), Fault> {
         if asked.elapsed() <= ROUND_TRIP_MAX {
             *guard(&self.0) = (time(rows)?, middle(asked));

@@ -268,7 +268,7 @@ pub(super) fn recorded_fingerprints(rows: &[Row]) -> Result<BTreeMap<String, Fin
         .collect()
 }
 
-/// Stores changed fingerprints. Also returns the webhooks that this switches on.
+/// Stores changed fingerprints. Also returns the webhooks that are switched on.
 pub(super) fn set_fingerprints(
     repository: i32,
     recorded: &BTreeMap<String, Fingerprint>,
