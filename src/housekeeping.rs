@@ -106,15 +106,26 @@ impl Housekeeping {
     async fn first_steadiness(&self) -> Steadiness {
         let states = self.store.webhook_states().await;
         let reading = self.reading();
-        let is_plausible = states.is_ok_and(|states| {
-            let last = states.iter().filter_map(WebhookState::last_change).max();
-            last.is_none_or(|last| Steadiness::is_plausible(last, reading.now()))
-        });
-        if !is_plausible {
-            info!(
-                "the last delivery was recorded more than an hour ago, or the clock is wrong; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
-            );
-        }
+        let is_plausible = match states {
+            Ok(states) => {
+                let last = states.iter().filter_map(WebhookState::last_change).max();
+                let is_plausible =
+                    last.is_none_or(|last| Steadiness::is_plausible(last, reading.now()));
+                if !is_plausible {
+                    info!(
+                        "the last delivery was recorded more than an hour ago, or the clock is wrong; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
+                    );
+                }
+                is_plausible
+            }
+            Err(error) => {
+                warn!(
+                    %error,
+                    "cannot compare the clock with the last delivery; old deliveries and events are kept until the clock has been steady for an hour"
+                );
+                false
+            }
+        };
         Steadiness::new(reading, is_plausible)
     }
 

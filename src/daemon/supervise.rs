@@ -65,10 +65,10 @@ impl Daemon<'_> {
         let drained = self.drain(reason, signals).await;
         leaving.extend(drained.leaving);
         match (ended, drained.panicked) {
-            (Err(DaemonError::Superseded), _) if drained.is_signalled => Ok(()),
             (Ok(()) | Err(DaemonError::Superseded | DaemonError::EngineEnded), Some(part)) => {
                 Err(DaemonError::PartEnded { part })
             }
+            (Err(DaemonError::Superseded), None) if drained.is_signalled => Ok(()),
             (ended, _) => ended,
         }
     }
