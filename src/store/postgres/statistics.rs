@@ -36,8 +36,8 @@ impl Statistics {
     /// Reads the server's estimates of the numbers of rows, to plan the first analysis.
     ///
     /// The first analysis is due when the number of changes reaches the number of rows in the
-    /// smallest of three tables, or at least [`FIRST`]. Large tables can wait for autovacuum. If a
-    /// table with rows has no estimate, the analysis is due at once.
+    /// smallest of three tables, but not before [`FIRST`]. Large tables can wait for autovacuum. If
+    /// a table with rows has no estimate, the analysis is due at once.
     pub(super) async fn read(pool: &Pool) -> Result<Self, Fault> {
         let mut session = Session::of(pool).await?;
         let sql = "SELECT min(reltuples)::bigint, \
