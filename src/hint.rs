@@ -76,7 +76,7 @@ pub(crate) struct HintSender {
 impl HintSender {
     /// Makes a sender for a channel that also transports other messages.
     ///
-    /// If the channel is full, the sender sets `has_lost_hints`.
+    /// If the channel is full, [`HintSender::send`] sets `has_lost_hints`.
     pub(crate) fn new<Message: From<Hint> + Send + 'static>(
         channel: SyncSender<Message>,
         has_lost_hints: Arc<AtomicBool>,

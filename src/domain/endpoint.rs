@@ -56,7 +56,8 @@ const FAILED_MAX: usize = 4096;
 pub struct Endpoint {
     /// The projects that failed since the last success, except suspects.
     ///
-    /// There are fewer than [`DOWN_AFTER`].
+    /// With the project number [`DOWN_AFTER`], the endpoint is down and all of them move to
+    /// [`Down::failed`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeMap<ProjectKey, Suspicion>,
     /// The projects that were asked to wait since the last success. At most [`DOWN_AFTER`].

@@ -99,7 +99,7 @@ impl Comparison {
         is_newcomer.then_some(seen)
     }
 
-    /// Whether the change of the definition may be a save or a replacement.
+    /// Whether the ids do not show if the changed definition is a save or a replacement.
     pub(super) fn is_saved_or_replaced(&self) -> bool {
         self.newcomer().is_some() && self.arrival().is_none()
     }

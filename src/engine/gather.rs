@@ -238,10 +238,10 @@ impl Gatherer<'_> {
         Ok(origins.into_values().collect())
     }
 
-    /// Returns unobserved directories to which departed projects wait to move.
+    /// Returns the directories that departed projects wait to move to, except observed ones.
     ///
-    /// Unless they are observed, a departed project seems to be in no directory of its
-    /// organization.
+    /// If such a directory is not observed in the same step, its project seems to be gone, and
+    /// could be deleted instead of moved.
     fn destinations(&self, first: usize, gathered: &Gathered, more: &[Due]) -> Vec<Due> {
         let new = gathered.observations.iter().skip(first);
         let departed = new.filter(|one| one.comparison.departure().is_some());

@@ -73,8 +73,8 @@ pub(super) fn is_encrypted(_directory: BorrowedFd<'_>) -> io::Result<bool> {
 ///
 /// # Errors
 ///
-/// The directory is encrypted, and its key is missing. Or its metadata cannot be read, so it may be
-/// encrypted.
+/// The directory is encrypted, and its key is missing or cannot be shown to be there. Or the
+/// metadata of the directory cannot be read, so it may be encrypted.
 pub(crate) fn check_key(directory: BorrowedFd<'_>) -> io::Result<()> {
     let has_key = || match Search::default().below(directory, DEPTH_MAX) {
         Found::Nothing | Found::Readable => true,

@@ -37,7 +37,10 @@ pub(super) struct KnownMounts {
     ///
     /// The flag is necessary, because the kernel reports each change only once.
     pub(super) has_changed: bool,
-    /// Whether a file system was unmounted. An equal entry of the list may then be a new mount.
+    /// Whether a mount may have been replaced since `known` was read.
+    ///
+    /// A file system was unmounted, or the list could not be read. A listed mount that equals one
+    /// of `known` may then be a new one.
     pub(super) is_stale: bool,
 }
 

@@ -44,7 +44,7 @@ impl Postgres {
 /// The tasks of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
-    /// Whether the process watches the repository, or waits as a standby to take over.
+    /// Whether the process may watch: it watches the repository, or is a standby.
     pub watch: bool,
     /// Whether the process sends callbacks.
     pub deliver: bool,

@@ -1,8 +1,9 @@
 //! Records the results of attempts, and changes due times.
 //!
-//! Constraint: senders record results at the same time. A sender waits for others in two cases
-//! only: if it records the end of a delete, for which other lanes may wait, and if another sender
-//! sends from the same lane. [`session`](super::session) has the rules.
+//! Constraint: senders record results at the same time. A sender locks out all others in only two
+//! cases: if a delete is no longer pending, because deliveries in other [lanes](super::lanes) may
+//! wait for it, and if another sender sends from the same lane. Senders that record failures of the
+//! same webhook wait for each other at its row. [`session`](super::session) has the rules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

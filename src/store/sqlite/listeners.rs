@@ -1,7 +1,7 @@
 //! Stores the *listeners* of a project: the webhooks that its events were routed to.
 //!
-//! Constraint: the listeners receive the delete of the project, even after the project was renamed.
-//! When the project is deleted, its listeners are deleted too.
+//! Constraint: listeners that subscribe to the delete of the project receive it, even after the
+//! project was renamed. The listeners are deleted once no further delete of the project can follow.
 
 use std::collections::BTreeSet;
 
