@@ -1,14 +1,14 @@
 //! Commits jobs in transactions, and makes space for them if the disk is full.
 //!
 //! If a transaction of several jobs fails, it is rolled back, and each job runs again in its own
-//! transaction. So a job that is too large for the disk does not make the other jobs fail. If the
-//! database is locked, all jobs fail immediately, because each would wait for the lock again.
-//! Savepoints would avoid running jobs twice. But they halved the speed of every write, because
+//! transaction. So a job that is too large for the disk does not make the other jobs fail. If
+//! another process keeps the database locked, all jobs fail, because each would wait for the lock
+//! again. Savepoints would avoid running jobs twice. But they halved the speed of writes, because
 //! SQLite then saves each changed page once more.
 //!
-//! On a full disk, the committer releases the reserve, copies the log into the database and empties
-//! the log. These steps alone often free enough space. Only jobs that remove rows may use the
-//! reserve.
+//! On a full disk, the committer releases the reserve, copies the log into the database, empties
+//! the log and restores the reserve. These steps alone often free enough space. If they do not,
+//! only jobs that remove rows may use the reserve.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use super::transaction::transact;
 use super::writer::Write;
 use crate::store::error::Fault;
 
-/// How long to wait for readers before emptying the log on a full disk.
+/// How long to wait for readers and other writers, to empty the log on a full disk.
 const READERS_WAIT: Duration = Duration::from_secs(1);
 
 /// The writing connection and the space in reserve.
@@ -31,7 +31,7 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn new(connection: Connection, reserve: Reserve) -> rusqlite::Result<Self> {
-        // On a small disk, the log must not become larger than the reserve.
+        // On a small disk, checkpoint a log that is as large as the reserve.
         let n_pages = i64::try_from(reserve.size() / schema::PAGE_SIZE).unwrap_or(i64::MAX);
         let n_pages = n_pages.clamp(1, schema::LOG_PAGES);
         connection.query_row(
@@ -55,7 +55,8 @@ impl Committer {
                 let has_space = self.make_space();
                 self.commit_each(group, has_space);
             }
-            // If another process locks the database, each job would wait for the lock again.
+            // If another process locks the database, do not run each job again. Each would wait for
+            // the lock.
             Err(fault) if group.len() > 1 && !matches!(fault, Fault::Busy(_)) => {
                 self.commit_each(group, true);
             }
@@ -69,7 +70,7 @@ impl Committer {
 
     /// Commits each job in its own transaction.
     ///
-    /// If space is missing, commits only jobs that remove rows.
+    /// Without `has_space`, commits only jobs that remove rows.
     fn commit_each(&mut self, group: Vec<Box<dyn Write>>, has_space: bool) {
         for mut job in group {
             let committed = if job.removes_rows() {
@@ -97,9 +98,9 @@ impl Committer {
         }
     }
 
-    /// Releases the reserve, empties the log, and restores the reserve.
+    /// Releases the reserve, empties the log if possible, and restores the reserve.
     ///
-    /// Returns whether there is space for commits.
+    /// Returns whether commits are allowed, as [`Reserve::restore`] does.
     fn make_space(&mut self) -> bool {
         self.reserve.release();
         let emptied = self.connection.busy_timeout(READERS_WAIT).and_then(|()| {

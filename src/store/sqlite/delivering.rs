@@ -1,4 +1,4 @@
-//! Implements [`Delivering`]: claims, results of attempts, webhooks, and removal of rows.
+//! Implements [`Delivering`]: claims, attempts, webhooks and the removal of rows.
 
 use std::sync::Arc;
 
@@ -152,7 +152,7 @@ impl SqliteStore {
             Ok((collected, rest)) => {
                 guard(&self.shared.garbage).put_back(rest);
                 if collected.n_payloads > 0 {
-                    // The log still contains the removed contents.
+                    // The log may still contain the removed contents.
                     self.shared.writer.truncate_log();
                 }
                 Ok(collected)

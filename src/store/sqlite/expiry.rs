@@ -30,7 +30,9 @@ pub(super) fn older(connection: &Connection, before: i64, limit: usize) -> Resul
 pub(super) const LARGEST_BACKLOG: &str = "SELECT webhook FROM deliveries \
      WHERE state = 'pending' GROUP BY webhook ORDER BY count(*) DESC LIMIT 1";
 
-/// Lists the `limit` oldest pending deliveries of the webhook with the most of them.
+/// Lists at most `limit` of the oldest pending deliveries of one webhook.
+///
+/// It is the webhook with the most pending deliveries.
 pub(super) fn oldest_of_largest_backlog(
     connection: &Connection,
     limit: usize,
@@ -51,7 +53,9 @@ pub(super) fn oldest_of_largest_backlog(
     Ok(ids)
 }
 
-/// Makes pending deliveries dead. Returns their number for each webhook.
+/// Makes the deliveries with these ids dead, if they are still pending.
+///
+/// Returns the number of deliveries that it made dead, for each webhook.
 pub(super) fn expire(
     connection: &Connection,
     ids: &[i64],
@@ -60,7 +64,7 @@ pub(super) fn expire(
 ) -> Result<BTreeMap<String, usize>, Fault> {
     let mut expired: BTreeMap<String, usize> = BTreeMap::new();
     for id in ids {
-        // The delivery may have been delivered or redelivered after it was listed.
+        // The delivery may have been delivered or cancelled after it was listed.
         let Some(lane) = LaneEntry::pending(connection, *id)? else {
             continue;
         };

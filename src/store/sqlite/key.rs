@@ -21,7 +21,9 @@ const NEW_KEY_FILE: &str = "key.new";
 pub(super) struct FingerprintKey([u8; 32]);
 
 impl FingerprintKey {
-    /// Reads the key, or creates one. With a new key, all webhooks seem changed.
+    /// Reads the key. If it is missing or has a wrong length, creates a new one.
+    ///
+    /// With a new key, the settings of all webhooks seem changed.
     pub(super) fn read_or_create(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(KEY_FILE);
         let io = |what, source| OpenError::Io {
@@ -53,7 +55,7 @@ impl FingerprintKey {
         })
     }
 
-    /// Replaces the stored key. A crash leaves the old key or the new key.
+    /// Replaces the stored key. A crash never leaves a partial key.
     pub(super) fn write(directory: &Path, key: [u8; 32]) -> io::Result<Self> {
         let path = directory.join(NEW_KEY_FILE);
         let mut file = OpenOptions::new()

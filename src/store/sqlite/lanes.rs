@@ -3,8 +3,8 @@
 //! Constraint: deliveries are claimed in the order that [`Delivering`] promises. The column
 //! `is_head` marks the head of each lane. So each change of a delivery's state or lane updates this
 //! column. A lane has no head while its oldest delivery waits for a delete in another lane. When
-//! the delete is no longer pending, the waiting delivery is found by the project id in its row, and
-//! becomes the head.
+//! the delete is no longer pending, the lanes of waiting deliveries are found by the project id in
+//! the rows. Such a lane gets a head, unless its oldest delivery waits for another delete.
 //!
 //! [`Delivering`]: crate::store::contract::Delivering
 
@@ -27,7 +27,7 @@ pub(super) const DELETES_ELSEWHERE: &str = "SELECT 1 FROM deliveries \
      WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 1 AND state = 'pending' \
      AND NOT (organization = ?3 AND project = ?4)";
 
-/// The condition that the row `waiting` waits for a delete with the same project id.
+/// The condition that the delivery `waiting` waits for an earlier delete.
 const WAITS_FOR_A_DELETE: &str = "(waiting.project_id IS NOT NULL AND NOT waiting.is_delete \
      AND EXISTS (SELECT 1 FROM deliveries d WHERE d.webhook = waiting.webhook \
      AND d.project_id = waiting.project_id AND d.is_delete = 1 AND d.state = 'pending' \
@@ -69,10 +69,11 @@ impl LaneEntry {
     }
 }
 
-/// Makes the next deliveries heads after a delivery stopped being pending.
+/// Updates the heads of lanes after a delivery stopped being pending.
 ///
-/// The oldest pending delivery of its lane becomes the head. If the delivery was a delete,
-/// deliveries in other lanes that waited for it become heads, too.
+/// The oldest pending delivery of its lane becomes the head. If the delivery was a delete, other
+/// lanes whose oldest delivery waited for it also get a head. A delivery that waits for another
+/// delete does not become a head.
 pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fault> {
     promote(connection, &before.webhook, &before.key)?;
     let Some(project_id) = &before.deletes else {
@@ -93,12 +94,12 @@ pub(super) fn left(connection: &Connection, before: &LaneEntry) -> Result<(), Fa
     Ok(())
 }
 
-/// Selects the lanes with a delivery that may wait for deletes with this project id.
+/// Selects lanes with a delivery that may wait for deletes with this project id.
 pub(super) const WAITING_FOR_A_DELETE: &str = "SELECT organization, project \
      FROM deliveries WHERE webhook = ?1 AND project_id = ?2 AND is_delete = 0 \
      AND state = 'pending'";
 
-/// Makes a lane's oldest delivery the head, unless that delivery waits for a delete.
+/// Makes a lane's oldest pending delivery the head, unless it waits for a delete.
 fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(), Fault> {
     connection
         .prepare_cached(&format!(
@@ -113,14 +114,14 @@ fn promote(connection: &Connection, webhook: &str, key: &ProjectKey) -> Result<(
 pub(super) struct ProjectNow {
     /// The current key of the project, which may have moved since the event.
     key: ProjectKey,
-    /// The hash of the project id.
+    /// The hash of the project id. `None` if the event has no readable id.
     project_id: Option<Vec<u8>>,
 }
 
 /// Makes a delivery pending and due now, in the lane of its project.
 ///
 /// The row gets the project id, because the delivery may have to wait for a delete. If the delivery
-/// is itself a delete, later deliveries with the same project id wait for it.
+/// is itself a delete, later deliveries may have to wait for it.
 pub(super) fn make_pending(
     connection: &Connection,
     delivery: i64,
@@ -157,7 +158,7 @@ pub(super) fn make_pending(
     enter_lane(connection, delivery, &lane)
 }
 
-/// Clears `is_head` of later deliveries in other lanes that now wait for this delivery.
+/// Clears `is_head` of later deliveries that now wait for this delivery, a delete.
 const HEADS_BEHIND_A_DELETE: &str = "UPDATE deliveries SET is_head = 0 WHERE id IN \
      (SELECT waiting.id FROM deliveries d JOIN deliveries waiting \
      ON waiting.webhook = d.webhook AND waiting.project_id = d.project_id \
@@ -187,8 +188,8 @@ fn enter_lane(connection: &Connection, delivery: i64, lane: &LaneEntry) -> Resul
 /// Moves the deliveries of projects to the lanes of their new keys.
 ///
 /// Each pair has the old and the new key. Projects may exchange their keys. Dead and cancelled
-/// deliveries move too, so that a redelivery keeps the order of its project. A delivered delivery
-/// moves only when it is redelivered ([`present`]), because there may be too many delivered ones.
+/// deliveries move too. A delivered delivery moves only when it is redelivered ([`present`]),
+/// because there may be too many delivered ones.
 pub(super) fn move_all(
     connection: &Connection,
     moves: &[(&ProjectKey, &ProjectKey)],
@@ -254,7 +255,7 @@ fn ids_in(
     Ok(ids)
 }
 
-/// Stores moves, to find the lanes of events that are replayed later.
+/// Stores moves, to find the lanes of redelivered and replayed events.
 fn remember(connection: &Connection, moves: &[(&ProjectKey, &ProjectKey)]) -> Result<(), Fault> {
     let (batch, last_event): (i64, i64) = connection
         .prepare_cached(NEXT_MOVES)?

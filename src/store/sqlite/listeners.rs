@@ -1,7 +1,8 @@
-//! Stores the *listeners* of a project: the webhooks that its events were routed to.
+//! Stores *listeners*: the webhooks that the events of a project were routed to.
 //!
-//! Constraint: listeners that subscribe to the delete of the project receive it, even after the
-//! project was renamed. The listeners are deleted once no further delete of the project can follow.
+//! Constraint: a listener that subscribes to deletes receives the delete of the project, even if
+//! the project was renamed and the webhook's filters no longer select it. The listeners are deleted
+//! once no further delete of the project can follow.
 
 use std::collections::BTreeSet;
 
@@ -28,9 +29,9 @@ pub(super) fn add(connection: &Connection, key: &ProjectKey, webhook: &str) -> R
     Ok(())
 }
 
-/// Deletes the listeners if the project was deleted. Adds the arriving ones.
+/// Removes the listeners if `is_deleted`. Then adds the arriving ones.
 ///
-/// The `arriving` listeners are those of a project that moved here.
+/// `arriving` has the listeners of the change's `moved_from`.
 pub(super) fn replace(
     connection: &Connection,
     key: &ProjectKey,

@@ -22,7 +22,7 @@ const TRIES: u32 = 10;
 /// The pause before each further attempt.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Returns the process that holds the lock on a state directory, if any.
+/// Returns the process that holds the lock on a state directory. `None` if unknown.
 ///
 /// Reads the kernel's list of locks. Taking the lock, even briefly, could make a starting daemon
 /// fail.
@@ -60,7 +60,7 @@ pub(super) struct StateLock {
 }
 
 impl StateLock {
-    /// Takes the lock. The error names the process that has the lock.
+    /// Takes the lock. If it is held, the error names the holder if known.
     pub(super) fn take(directory: &Path) -> Result<Self, OpenError> {
         let path = directory.join(LOCK_FILE);
         let io = |what, source| OpenError::Io {

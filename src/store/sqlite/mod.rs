@@ -3,31 +3,32 @@
 //! # Format
 //!
 //! The state directory (created with mode 0700) contains `state.db`, a SQLite database with its
-//! write-ahead log, and the files `lock`, `key` and `reserve`. All files have mode 0600. `schema/`
-//! has a file with SQL for each version of the tables. Each file migrates the state from the
-//! version before.
+//! write-ahead log, and the files `lock`, `key` and `reserve`. The store creates them with mode
+//! 0600. In the source code, the directory `schema` has a file with SQL for each version of the
+//! tables. The first file creates the tables. Each further file migrates the state from the version
+//! before.
 //!
 //! # Operation
 //!
 //! One thread commits queued writes in shared transactions, and another thread reads; see `writer`
-//! and `reader`. Inference runs on its own thread. It commits with the writer's connection, and
+//! and `reader`. Inference runs on other threads. It commits with the writer's connection, and
 //! reads with a separate connection.
 //!
 //! Modules:
 //!
 //! - `schema` opens and migrates the database. `lock` prevents a second daemon. `key` keeps the key
 //!   that hashes the fingerprints of settings.
-//! - `writer` and `reader` run jobs in a `transaction`. `committer` commits the writer's jobs,
-//!   with the space in `reserve`.
+//! - `writer` and `reader` run jobs in a `transaction`. `committer` commits the writer's jobs.
+//!   `reserve` keeps disk space for the removal of rows.
 //! - `recording` implements the operations of inference, and `delivering` those of sending and
 //!   housekeeping.
 //! - `record` writes batches, and `files` writes the files in them. `recorded` reads the record.
 //!   `problems` has the invalid files, and `payload` has the contents of files.
-//! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the receivers of
-//!   deletes. `webhooks` has the state of webhooks.
+//! - `queue` claims and finishes the deliveries of `lanes`. `listeners` has the webhooks that
+//!   events of a project were routed to. `webhooks` has the state of webhooks.
 //! - `retention` removes old rows. `expiry` makes old pending deliveries dead. `room` estimates
 //!   how many rows to remove to free some space.
-//! - `transfer` reads and writes all rows, to move a state to another store.
+//! - `transfer` reads and writes all rows, to move a state from or to another store.
 //! - `listing`, `pages`, `select`, `operations` and `replay` are for operators: the command line
 //!   and the admin API.
 //! - `row` and `error` convert rows and errors of SQLite to types of the program.
@@ -232,7 +233,7 @@ impl SqliteStore {
         result.map_err(|fault| self.error(fault))
     }
 
-    /// Removes rows, even on a full disk.
+    /// Removes rows. If space is missing, uses the space in `reserve`.
     async fn remove<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,

@@ -14,7 +14,7 @@ use crate::store::contract::{CHANGED_MAX, Operating, Progress};
 use crate::store::error::{Fault, OpenError, StoreError};
 use crate::store::listing::{OffCause, Replay, Selector};
 
-/// The maximum number of deliveries that one transaction reads.
+/// The maximum number of deliveries that [`Chunk::after`] reads.
 const READ_MAX: usize = 10_000;
 
 /// A connection for writing, with or without a running daemon.
@@ -37,7 +37,7 @@ impl SqliteOperations {
         })
     }
 
-    /// Runs `change` on the selected deliveries in chunks.
+    /// Runs `change` on the selected deliveries in chunks, each in its own transaction.
     ///
     /// Returns the number of changed deliveries.
     fn in_chunks(
@@ -118,7 +118,7 @@ impl Operating for SqliteOperations {
     }
 
     fn replay(&mut self, replay: &Replay, now: Timestamp) -> Result<u64, StoreError> {
-        // Events that are recorded from now on are not replayed, because they get deliveries
+        // Events that are recorded from now on are not replayed, because the daemon routes them
         // anyway.
         let mut range = self.in_transaction(replay::all)?;
         let mut n_queued = 0_u64;
@@ -210,8 +210,8 @@ struct Chunk {
 impl Chunk {
     /// Reads the next selected deliveries after `after`, in the order of their ids.
     ///
-    /// The statement uses no index on the columns of the conditions. With one, SQLite would sort
-    /// the rows for each chunk.
+    /// If the selector has no ids, the statement uses no index on the columns of the conditions.
+    /// With one, SQLite would sort the rows for each chunk.
     fn after(connection: &Connection, selector: &Selector, after: i64) -> Result<Self, Fault> {
         let conditions = selector.conditions();
         let sql = if selector.ids.is_empty() {

@@ -1,7 +1,8 @@
 //! Finds the items of one page of a listing.
 //!
-//! Constraint: a page reads at most [`PAGE_READ_MAX`] rows, the newest first. If there are only few
-//! dead, cancelled or pending deliveries, an index finds them instead.
+//! Constraint: a page reads a limited number of rows, so that its cost is limited. It reads at most
+//! [`PAGE_READ_MAX`] rows of the table, the newest first. A page of pending, dead or cancelled
+//! deliveries first tries an index, which is enough if it has only few entries.
 
 use rusqlite::{Connection, params_from_iter};
 
@@ -10,7 +11,9 @@ use crate::domain::delivery::State;
 use crate::store::error::Fault;
 use crate::store::listing::{EventFilter, PAGE_READ_MAX, Selector};
 
-/// A page uses the index of a state up to this number of deliveries in the state.
+/// A page by state uses an index only up to this number of entries.
+///
+/// If the selector names a webhook, only the entries of this webhook count.
 const INDEXED_MAX: usize = 5_000;
 
 /// The positions of the items of a page.
@@ -113,9 +116,10 @@ fn scan(
     Ok(found)
 }
 
-/// Finds the deliveries of a page by the index of their state.
+/// Finds the deliveries of a page by an index on their state.
 ///
-/// `None` if more than [`INDEXED_MAX`] deliveries are in this state.
+/// Dead and cancelled deliveries share an index. `None` if the index has more than [`INDEXED_MAX`]
+/// entries, if the selector has ids, or if it selects no state or delivered deliveries.
 fn by_state(
     connection: &Connection,
     selector: &Selector,

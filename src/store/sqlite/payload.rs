@@ -1,8 +1,9 @@
-//! Stores payloads: the contents of project.xml files, compressed and without duplicates.
+//! Stores payloads (contents of project.xml), compressed and without duplicates.
 //!
-//! Constraint: the daemon sends the observed bytes unchanged. So the store checks each payload
-//! against its hash, both when writing and when reading. Payloads are compressed before the
-//! transaction, on the caller's thread, because all other writes wait for the transaction.
+//! Constraint: a payload has exactly the observed bytes. So the store checks the payloads of a
+//! batch against their hashes, and each payload that is read from its start. It compresses payloads
+//! before the transaction, on the caller's thread, because all other writes wait for the
+//! transaction. Only a payload that was removed in the meantime is compressed in the transaction.
 
 use std::collections::BTreeSet;
 
@@ -127,7 +128,8 @@ fn compressed(
 
 /// Removes a payload if no event and no definition needs it.
 ///
-/// Returns the size before compression, in bytes. `None` if the payload was not removed.
+/// A payload with an empty identity stays. Returns the size before compression, in bytes. `None` if
+/// the payload was not removed.
 pub(super) fn remove_garbage(
     connection: &Connection,
     hash: &ContentHash,

@@ -21,10 +21,10 @@ use crate::store::delivery::{Claim, Claims, Effect, Failure, Finish, Unreadable}
 use crate::store::error::Fault;
 use crate::store::listing::OffCause;
 
-/// A claim ends when its payloads have this total size, in bytes.
+/// A claim ends when its payloads reach this total size, in bytes.
 const CLAIM_BYTES: usize = 1024 * 1024;
 
-/// Selects the heads of a webhook's lanes, the longest overdue first.
+/// Selects the heads of a webhook's lanes, sorted by due time.
 pub(super) const HEADS: &str = "SELECT id, due_ms, organization, project, event, n_attempts, \
      n_attempts_before, origin, n_redeliveries FROM deliveries WHERE webhook = ?1 AND is_head \
      ORDER BY due_ms, id LIMIT ?2";
@@ -186,7 +186,7 @@ pub(super) fn finish(
     finished: &[Finish],
     key: &FingerprintKey,
 ) -> Result<(), Fault> {
-    // Collect the last failure of each webhook, so that the webhook's row is written only once.
+    // Keep only the last failure of each webhook, to store one error for each webhook.
     let mut failures = BTreeMap::new();
     for one in finished {
         if let Some((webhook, failure)) = finish_one(connection, one, key)? {
@@ -199,7 +199,9 @@ pub(super) fn finish(
     Ok(())
 }
 
-/// Whether the settings of the webhook changed after the request was sent.
+/// Whether the webhook's recorded settings differ from those of the request.
+///
+/// False if no request was sent.
 fn is_outdated(
     connection: &Connection,
     finish: &Finish,
@@ -214,7 +216,9 @@ fn is_outdated(
     }
 }
 
-/// Records one attempt. If it failed, returns its webhook and its failure.
+/// Records one attempt.
+///
+/// If the attempt is new and failed, returns its webhook and its failure.
 fn finish_one(
     connection: &Connection,
     finish: &Finish,

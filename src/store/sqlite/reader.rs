@@ -20,7 +20,7 @@ const CHANNEL_SIZE: usize = 256;
 /// A job of the reader's thread.
 pub(super) type Read = Box<dyn FnOnce(&Connection) + Send>;
 
-/// The channel to the reader's thread, and the connections of callers that may block.
+/// The channel to the reader's thread, and the other two connections.
 pub(super) struct Reader {
     jobs: Mutex<Option<mpsc::Sender<Read>>>,
     direct: Mutex<Option<Connection>>,
@@ -39,7 +39,7 @@ impl Reader {
         (reader, receiver)
     }
 
-    /// Drops the connections. Later reads fail.
+    /// Closes the channel, and drops the other two connections. Later reads fail.
     pub(super) fn close(&self) {
         guard(&self.jobs).take();
         guard(&self.direct).take();

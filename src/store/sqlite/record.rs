@@ -1,8 +1,8 @@
 //! Records batches: new records of projects, events, payloads and deliveries.
 //!
-//! Constraint: a [`Batch`] is recorded completely or not at all. Only rows that differ are
-//! written, and only if the stored rows are those that the batch was inferred from. So a bug in
-//! the caller causes an error, not a wrong record.
+//! Constraint: a [`Batch`] is recorded completely or not at all. A row of a file is changed only if
+//! the stored row is the one that the batch was inferred from; see `files`. So a bug in the caller
+//! causes an error, not a wrong record.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -17,10 +17,12 @@ use crate::store::payload::Given;
 
 /// The state of writing a batch.
 struct Writing<'a> {
-    /// The payloads of the batch. The flag tells whether a payload is new.
+    /// The payloads of the batch, each with whether it is new in the store.
     payloads: HashMap<ContentHash, (&'a Given, bool)>,
     now: Timestamp,
-    /// The webhooks whose rows exist. The flag tells whether a webhook is off or paused.
+    /// The webhooks whose rows are known to exist.
+    ///
+    /// The flag tells whether a webhook is off, or its receiver asked to wait.
     webhooks: BTreeMap<&'a str, bool>,
     /// The numbers of the next event and delivery. `None` before they are read.
     next: Option<NextNumbers>,
@@ -89,9 +91,9 @@ pub(super) fn record(
 
 /// The numbers of the next event and the next delivery.
 ///
-/// Numbers are never reused. A delivery may be removed while it is being sent. With a reused
-/// number, the result of this delivery would be recorded for another one, and a listing could skip
-/// events.
+/// Numbers are never reused. A delivery may be removed while it is being sent. If its number were
+/// reused, its result could be recorded for another delivery. If numbers of events were reused, a
+/// listing could skip events.
 #[derive(Clone, Copy)]
 pub(super) struct NextNumbers {
     pub(super) sequence: i64,
@@ -99,8 +101,8 @@ pub(super) struct NextNumbers {
     /// The lowest repetition for the id of a new event.
     ///
     /// It is higher than the repetitions of all removed events, so that a new event never gets the
-    /// id of a removed event. One number for all events is enough, because this number changes only
-    /// about once per retention.
+    /// id of a removed event. One number for all events is enough, because it increases only by
+    /// about one in each retention period.
     pub(super) repetition: u32,
 }
 
@@ -131,7 +133,7 @@ impl<'a> Writing<'a> {
 
     /// Inserts the events of a change, and updates the listeners of its project.
     ///
-    /// `arriving` are the listeners of a project that moved here.
+    /// `arriving` has the listeners of [`Change::moved_from`].
     fn insert_events(
         &mut self,
         connection: &Connection,
@@ -239,7 +241,9 @@ impl<'a> Writing<'a> {
         Ok(())
     }
 
-    /// Whether a webhook is off or paused. Inserts its row if it is missing.
+    /// Whether a webhook is off, or its receiver asked to wait.
+    ///
+    /// Inserts the row of the webhook if it is missing.
     fn is_paused(&mut self, connection: &Connection, webhook: &'a str) -> Result<bool, Fault> {
         if let Some(is_paused) = self.webhooks.get(webhook) {
             return Ok(*is_paused);

@@ -1,4 +1,4 @@
-//! Reads the record: the files of projects, and facts about the whole repository.
+//! Reads the record: the files of projects, and facts about repositories.
 //!
 //! The functions implement operations of [`Records`], [`Recording`] and [`Listing`], which document
 //! them.
@@ -94,7 +94,9 @@ pub(super) fn n_defined(connection: &Connection, repository: Option<&str>) -> Re
     Ok(usize::try_from(n).unwrap_or_default())
 }
 
-/// Returns the bounds of a repository's organizations, as parameters of a statement.
+/// Returns the bounds of a repository's organizations as SQL parameters.
+///
+/// `None` stands for all repositories, without bounds.
 fn range(repository: Option<&str>) -> Vec<String> {
     let range = repository.map(organizations_of);
     range.map_or_else(Vec::new, |(first, end)| vec![first, end])
@@ -166,8 +168,9 @@ pub(super) fn n_pending(
 
 pub(super) fn repositories(connection: &Connection) -> Result<Vec<String>, Fault> {
     let (first, end) = MetaKey::FirstStart.range();
-    // Each step of the recursion skips the other organizations of a repository, which begin with
-    // its name and `//`. So the recursion reads one row of each repository.
+    // The stored names of a repository's organizations begin with the name of the repository and
+    // `//`. Each step of the recursion skips the other organizations of a repository. So the
+    // recursion reads one row of each repository.
     let mut statement = connection.prepare_cached(
         "WITH RECURSIVE names(first) AS (SELECT min(organization) FROM files \
          WHERE organization >= '' UNION ALL SELECT (SELECT min(organization) FROM files \

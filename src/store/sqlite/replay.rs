@@ -34,7 +34,9 @@ fn organization(replay: &Replay) -> (i64, Option<String>, Option<String>) {
     }
 }
 
-/// Reads the selected events in a range, at most `limit`.
+/// Reads the next selected events in a range, at most `limit`.
+///
+/// Reads at most [`READ_MAX`] events to select from.
 pub(super) fn after(
     connection: &Connection,
     replay: &Replay,

@@ -4,9 +4,11 @@
 //! the log. The log can be reused only after its pages were copied into the database, which may
 //! grow. So there are two rules:
 //!
-//! - A transaction commits only if the database has space for all pages of the log (`admit`).
-//! - A file, the reserve, occupies some space. The writer removes this file to copy the log and to
-//!   remove rows. It restores the file before it commits anything else.
+//! - The writer commits a transaction only if the database has space for all pages of the log
+//!   (`admit`). It does not check this if all jobs of the transaction remove rows, or if the free
+//!   space is unknown.
+//! - A file, the reserve, occupies some space. On a full disk, the writer removes this file to copy
+//!   the log and to remove rows. If possible, it restores the file before it commits anything else.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -33,7 +35,7 @@ const LEAST_PART: u64 = 8;
 
 /// The maximum size of changes that are only in the writer's cache, in bytes.
 ///
-/// This is the size of `WRITER_CACHE`.
+/// This is the size of `WRITER_CACHE` in `schema`.
 const CACHED_MAX: u64 = 4 << 20;
 
 /// The cause of a refused commit.
@@ -47,7 +49,7 @@ enum Taken {
     Yes,
     /// The disk is full, or a quota is exhausted.
     Scarce,
-    /// The file system cannot reserve space.
+    /// The reserve cannot be made for another reason, for instance on this file system.
     Impossible,
 }
 
@@ -68,7 +70,7 @@ pub(super) fn held_in(directory: &Path) -> u64 {
 }
 
 impl Reserve {
-    /// Takes the reserve of a state directory, or as much of it as is available.
+    /// Takes the reserve of a state directory, or a part of it if space is scarce.
     pub(super) fn take(directory: &Path) -> Self {
         let total = schema::file_system(directory).map(|(_, total)| total);
         let mut reserve = Self {
@@ -86,9 +88,10 @@ impl Reserve {
         self.size
     }
 
-    /// Makes the reserve as large as possible, up to its full size.
+    /// Enlarges the reserve to its full size, or a half, a quarter or an eighth of it.
     ///
-    /// Returns whether its size is enough for commits.
+    /// Takes the largest of these sizes for which there is space. Returns whether commits are
+    /// allowed: the reserve is large enough, or cannot be made at all.
     pub(super) fn restore(&mut self) -> bool {
         let mut wanted = self.size;
         let least = self.size / LEAST_PART;
@@ -107,7 +110,7 @@ impl Reserve {
         !self.is_possible || self.held >= least
     }
 
-    /// Releases the reserve for transactions that remove rows.
+    /// Removes the file, so that its space is free for the log and for removals.
     pub(super) fn release(&mut self) {
         // Empty the file first, because another process may have it open.
         let emptied = OpenOptions::new().write(true).open(&self.path);

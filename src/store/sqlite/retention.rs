@@ -19,10 +19,10 @@ use crate::store::retention::{ages, correct_times};
 
 /// The number of free pages to keep for reuse: 4 MiB.
 ///
-/// More free pages are returned to the file system.
+/// Free pages beyond this number are returned to the file system.
 const FREE_PAGES_KEPT: i64 = 1024;
 
-/// A batch ends when the removed payloads have this total size, in bytes.
+/// A batch stops removing payloads when they reach this total size, in bytes.
 ///
 /// The size is measured before compression. SQLite overwrites removed contents, so it writes all of
 /// their pages to the log.
@@ -30,7 +30,7 @@ const REMOVED_MAX: u64 = 4 << 20;
 
 /// Removes unneeded payloads. Checks at most `limit` candidates and `limit` others.
 ///
-/// Stops after removing [`REMOVED_MAX`] bytes. Returns the number of removed payloads.
+/// Stops when the removed payloads reach [`REMOVED_MAX`]. Returns their number.
 fn remove_garbage(
     garbage: &mut Garbage,
     connection: &Connection,
@@ -130,7 +130,10 @@ impl Removal {
 pub(super) const FINISHED: &str = "SELECT id FROM deliveries WHERE webhook = ?1 AND state = ?2 \
      AND finished_ms IS NOT NULL AND finished_ms < ?3 LIMIT ?4";
 
-/// Removes at most `limit` deliveries of each state, `limit` events and `limit` payloads.
+/// Removes a batch of old deliveries, and events and payloads that are not needed.
+///
+/// Removes at most `limit` deliveries of each state. Then it checks their events, at most `limit`
+/// further events, and a limited number of payloads. Also returns free pages to the file system.
 pub(super) fn collect(
     connection: &Connection,
     garbage: &mut Garbage,
@@ -186,9 +189,9 @@ fn finished(
     Ok(ids)
 }
 
-/// The state of one batch of removing events without deliveries.
+/// The removal of old events without deliveries, in one batch.
 struct EventSweep {
-    /// Only events recorded before this time are removed.
+    /// Only events recorded before this time, in milliseconds, are removed.
     before: i64,
     /// The last event that the check in the order of recording has reached.
     last: i64,
@@ -233,7 +236,7 @@ impl EventSweep {
         }
     }
 
-    /// Removes an event if it has no deliveries. The caller has checked the event's age.
+    /// Removes an event if it has no deliveries. The caller has checked its age.
     fn remove_if_done(&mut self, connection: &Connection, sequence: i64) -> Result<(), Fault> {
         let removed: Option<(Vec<u8>, i64)> = connection
             .prepare_cached(
@@ -260,8 +263,8 @@ impl EventSweep {
     ///
     /// Returns whether there may be more such events.
     fn go_on(&mut self, connection: &Connection, now: i64, limit: usize) -> Result<bool, Fault> {
-        // Read one more event than the limit. The time of this event is the upper limit of
-        // corrected times.
+        // Read one more event than the limit. If its time is not in the future, it is the latest
+        // time for corrections.
         let n_events = row::limit(limit.saturating_add(1));
         let mut events: Vec<(i64, i64)> = connection
             .prepare_cached(
@@ -323,7 +326,7 @@ fn set_last_swept(connection: &Connection, sequence: i64) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Makes the next [`collect`] check this event and all later events again.
+/// Makes [`collect`] check this event and the later events again.
 pub(super) fn check_again_from(connection: &Connection, sequence: i64) -> Result<(), Fault> {
     connection
         .prepare_cached(
@@ -333,7 +336,9 @@ pub(super) fn check_again_from(connection: &Connection, sequence: i64) -> Result
     Ok(())
 }
 
-/// Returns free pages to the file system if there are more than [`FREE_PAGES_KEPT`].
+/// Returns free pages beyond [`FREE_PAGES_KEPT`] to the file system.
+///
+/// Returns at most `limit` pages. The result is their number.
 fn shrink(connection: &Connection, limit: usize) -> Result<u64, Fault> {
     let free = || connection.pragma_query_value(None, "freelist_count", |row| row.get::<_, i64>(0));
     let n_free = free()?;

@@ -1,7 +1,8 @@
 //! Estimates how many rows to remove to free some space.
 //!
-//! Constraint: rows that are removed for space are lost before their retention ends. So only as
-//! many rows as necessary are removed, and the caller measures the space again after each removal.
+//! Constraint: rows that are removed for space are lost before their retention ends. So a removal
+//! should remove no more rows than necessary. The caller measures the space again after each
+//! removal.
 
 use rusqlite::Connection;
 

@@ -1,7 +1,7 @@
 //! Converts between rows and the types of the domain.
 //!
-//! Constraint: an invalid row is an error that names the row, never a panic or a guess. SQLite's
-//! integers are signed, so an inode number above 63 bits is stored as a negative number.
+//! Constraint: a value that cannot be parsed is an error, never a panic or a guess. SQLite's
+//! integers are signed, so an inode number of 2^63 or more is stored as a negative number.
 
 use rusqlite::Row;
 

@@ -1,9 +1,9 @@
 //! Opens, creates and migrates the database. Rejects damaged or foreign files.
 //!
-//! Constraint: opening a damaged, foreign or newer database returns an error and changes nothing.
-//! An empty file is treated as damaged. So is a symbolic link to a missing file, because the disk
-//! of the file may not be mounted. A new database is built under another name and then renamed, so
-//! that a crash never leaves a partial one.
+//! Constraint: if opening finds that the database is damaged, foreign or newer, it returns an error
+//! and changes nothing. An empty file is treated as damaged. So is a symbolic link to a missing
+//! file, because the disk of the file may not be mounted. A new database is built under another
+//! name and then renamed, so that `state.db` is never incomplete, even after a crash.
 //!
 //! The SQLite database `state.db` has the application id [`APPLICATION_ID`]. Its `user_version` is
 //! the number of migrations that were applied.
@@ -37,19 +37,21 @@ const APPLICATION_ID: i64 = 0x7077_6831;
 /// A released migration never changes.
 const MIGRATIONS: &[&str] = &[include_str!("schema/1.sql")];
 
-/// How long a write waits for another process that is writing.
+/// The maximum time that a write waits for another process that is writing.
 ///
 /// The daemon waits for commands, and commands wait for the daemon.
 pub(super) const BUSY_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A database up to this size, in bytes, is checked completely when opened.
+/// [`open_and_migrate`] checks a database up to this size, in bytes.
 ///
 /// The check reads the whole database. But a start must be fast even with a million pending
-/// deliveries, which take more than 600 MiB. In a larger database, damage is found when SQLite
+/// deliveries, which take more than 600 MiB. In a larger database, damage is found only when SQLite
 /// reads a damaged page.
 const CHECKED_MAX: u64 = 128 << 20;
 
 /// The number of pages in the log at which a commit starts a checkpoint: 16 MiB.
+///
+/// On a small disk, the writer uses a smaller number.
 ///
 /// A burst writes the same pages of the indexes repeatedly. A checkpoint copies each such page only
 /// once.
@@ -58,7 +60,7 @@ pub(super) const LOG_PAGES: i64 = 4096;
 /// The size of a page in bytes: the default of SQLite.
 pub(super) const PAGE_SIZE: u64 = 4096;
 
-/// A larger write-ahead log is truncated to this size, in bytes.
+/// A write-ahead log larger than this, in bytes, is truncated after a checkpoint.
 pub(super) const LOG_SIZE: i64 = 16 << 20;
 
 /// The size of the writer's cache in KiB.
@@ -72,7 +74,7 @@ const WRITER_CACHE: i64 = -4096;
 /// that are not needed again.
 const READER_CACHE: i64 = -512;
 
-/// The number of prepared statements that a connection keeps.
+/// The maximum number of prepared statements that a connection keeps.
 const STATEMENTS_KEPT: usize = 128;
 
 /// The latest schema that this program supports.
@@ -111,8 +113,8 @@ pub(super) fn file_system(directory: &Path) -> Option<(u64, u64)> {
 
 /// Returns the space that the database takes, and the space available to it.
 ///
-/// `opened` is the identity of the opened database. If another file is at the path, its file system
-/// may not be that of the state.
+/// `opened` is the identity of the opened database. If another file is at the path, the available
+/// space is unknown, because the file may be in another file system.
 pub(super) fn space(
     connection: &Connection,
     path: &Path,
@@ -137,7 +139,9 @@ pub(super) fn space(
     })
 }
 
-/// Creates the state directory if it is missing. Only its owner has access.
+/// Creates the state directory if it is missing.
+///
+/// Only its owner can access a new directory.
 pub(in crate::store) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
     DirBuilder::new()
         .recursive(true)
@@ -380,7 +384,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|source| io_error("create", &building, source))?;
     let connection = open(&building, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
     let filled = || -> rusqlite::Result<()> {
-        // The file can only shrink with `auto_vacuum`, which must be set before the first table.
+        // `auto_vacuum` lets the file shrink. It must be set before the first table.
         connection.execute_batch("PRAGMA auto_vacuum = INCREMENTAL; PRAGMA synchronous = FULL;")?;
         connection.pragma_update(None, "application_id", APPLICATION_ID)?;
         migrate(&connection, MIGRATIONS, 0)
@@ -394,7 +398,7 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
     // The state directory may also be new. Then its entry in the parent directory must be durable.
     match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => match sync(parent) {
-            // If this process has no permission for the parent, it did not create the directory.
+            // A process that may not read the parent probably did not create the directory.
             Err(OpenError::Io { source, .. })
                 if source.kind() == io::ErrorKind::PermissionDenied =>
             {

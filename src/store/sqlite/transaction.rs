@@ -10,7 +10,7 @@ pub(super) fn consistently<T>(
     work: impl FnOnce(&Connection) -> Result<T, Fault>,
 ) -> Result<T, Fault> {
     if !connection.is_autocommit() {
-        // An earlier `work` panicked, and its transaction is still open.
+        // An earlier transaction is still open: its `work` panicked, or its rollback failed.
         statement(connection, "ROLLBACK")?;
     }
     statement(connection, "BEGIN")?;
@@ -34,8 +34,7 @@ pub(super) fn transact<T>(
             Ok(result)
         });
     if result.is_err() && !connection.is_autocommit() {
-        // SQLite may have rolled back already. If the rollback fails, the next BEGIN will fail
-        // too.
+        // SQLite has not rolled back by itself. If this rollback fails, the next BEGIN fails too.
         let _ = statement(connection, "ROLLBACK");
     }
     result

@@ -101,7 +101,8 @@ pub(super) fn refuse(connection: &Connection, path: &Path) -> Result<(), OpenErr
 
 /// Returns an error if the state was moved away, or is an incomplete copy.
 ///
-/// Each change calls this function within the transaction of the change.
+/// A command calls this function within the transaction of each change. A daemon does not, because
+/// it has the lock on the state directory.
 pub(super) fn unless_moved(connection: &Connection) -> Result<(), Fault> {
     let text = connection
         .prepare_cached("SELECT value FROM meta WHERE key = ?1")?

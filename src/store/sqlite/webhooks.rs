@@ -1,8 +1,8 @@
 //! Stores the state of webhooks that is not in the configuration.
 //!
 //! Recording events and attempts updates no counters. Instead, deliveries are counted on request,
-//! by reading a whole index. For a million deliveries, this takes 0.15 s of processor time, and 0.3
-//! to 2 s on a busy machine. `report` reuses the counts for up to a second.
+//! by reading two whole indexes. For a million deliveries, this takes 0.15 s of processor time, and
+//! 0.3 to 2 s on a busy machine. `report` reuses the counts for up to a second.
 
 use std::collections::BTreeMap;
 
@@ -24,7 +24,7 @@ pub(super) const FINISHED: &str = "SELECT webhook, state, count(*), max(finished
 pub(super) const NEXT_ATTEMPT: &str = "SELECT due_ms FROM deliveries \
      WHERE webhook = ?1 AND is_head ORDER BY due_ms LIMIT 1";
 
-/// Returns the states of webhooks that ever had a delivery or fingerprint, by name.
+/// Returns the states of all webhooks that have a row, by name.
 pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault> {
     let mut states = without_counts(connection)?;
     let mut statement = connection.prepare_cached(PENDING)?;
@@ -69,7 +69,7 @@ pub(super) const FINISHED_UP_TO: &str = "SELECT count(*) FROM (SELECT 1 FROM del
 pub(super) const LAST_DELIVERED: &str = "SELECT finished_ms FROM deliveries WHERE webhook = ?1 \
      AND state = 'delivered' AND finished_ms IS NOT NULL ORDER BY finished_ms DESC LIMIT 1";
 
-/// Returns the states of all webhooks, with counts up to `most`.
+/// Returns the states of all webhooks that have a row, with counts up to `most`.
 ///
 /// A greater count is returned as `most + 1`.
 pub(super) fn states_up_to(connection: &Connection, most: u64) -> Result<Vec<WebhookState>, Fault> {
@@ -107,7 +107,7 @@ fn time(found: &Row<'_>, column: usize) -> rusqlite::Result<Option<Timestamp>> {
     Ok(time.map(row::from_milliseconds))
 }
 
-/// Returns the states without the counts.
+/// Returns the parts of the states that are in the webhooks' rows.
 fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookState>, Fault> {
     let mut statement = connection.prepare_cached(
         "SELECT name, off_cause, off_reason, off_at_ms, last_error, last_error_ms, \
@@ -137,7 +137,7 @@ fn without_counts(connection: &Connection) -> Result<BTreeMap<String, WebhookSta
     Ok(states)
 }
 
-/// Returns the names of webhooks that ever had a delivery or fingerprint.
+/// Returns the names of all webhooks that have a row.
 pub(super) fn names(connection: &Connection) -> Result<Vec<String>, Fault> {
     let names = connection
         .prepare_cached("SELECT name FROM webhooks")?
@@ -152,10 +152,12 @@ pub(super) fn is_off(connection: &Connection, name: &str) -> Result<bool, Fault>
         .exists([name])?)
 }
 
-/// Whether a webhook's deliveries are held back: it is off, or its receiver asked to wait.
+/// The two reasons to hold back a webhook's deliveries.
 pub(super) struct Pause {
     pub(super) is_off: bool,
-    /// The end of the requested wait, in milliseconds. 0 without a wait.
+    /// The end of the last wait that the receiver requested, in milliseconds.
+    ///
+    /// 0 if no wait is stored. The wait may be over.
     pub(super) rests_until: i64,
 }
 

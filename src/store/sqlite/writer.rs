@@ -1,11 +1,11 @@
 //! Writes to the database, on the writer's thread or on the caller's thread.
 //!
-//! Constraint: a write returns only when it is durable.
+//! Constraint: a write succeeds only when it is durable.
 //!
 //! Jobs wait in a queue ([`Writer`]). The thread that has the writing connection commits up to
-//! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs one disk write. The writer's
+//! [`GROUP_MAX`] queued jobs in one transaction, so a burst costs few disk writes. The writer's
 //! thread does this for asynchronous tasks. A caller that may block takes the connection and
-//! commits the queued jobs itself, because two context switches cost more than a small commit.
+//! commits the queued jobs itself, which saves two context switches.
 
 use std::collections::VecDeque;
 use std::path::Path;
@@ -24,15 +24,15 @@ use crate::store::error::Fault;
 /// The maximum number of jobs in one transaction.
 const GROUP_MAX: usize = 256;
 
-/// The maximum number of queued jobs of asynchronous tasks. Further tasks wait.
+/// The maximum number of unfinished jobs of asynchronous tasks. Further tasks wait.
 const QUEUE_MAX: usize = 256;
 
 /// The number of commits after which an idle writer checkpoints the log.
 ///
-/// The log then has about 1 MB.
+/// With small commits, the log then has about 1 MB.
 const COMMITS_IN_LOG: u32 = 16;
 
-/// The time between two attempts to truncate a log that a reader still uses.
+/// The time after which an idle writer tries again to truncate a log in use.
 const HELD_AGAIN: Duration = Duration::from_secs(5);
 
 /// The writer is idle when the queue has been empty for this time.
@@ -42,7 +42,7 @@ const IDLE: Duration = Duration::from_millis(50);
 pub(super) trait Write: Send {
     /// Runs the job. Keeps the result until the commit.
     fn run(&mut self, connection: &Connection) -> Result<(), Fault>;
-    /// Whether the job only removes rows, and so frees space.
+    /// Whether the job removes rows, and so frees space. It may then use the reserve.
     fn removes_rows(&self) -> bool;
     /// Sends the result, or the error of the transaction.
     fn reply(self: Box<Self>, committed: Result<(), Fault>);
@@ -95,13 +95,15 @@ fn write<T: Send + 'static>(
 pub(super) struct Writer {
     committer: Mutex<Option<Committer>>,
     queue: Mutex<Queue>,
-    /// Wakes the writer's thread when there is a job, or when the queue is closed.
+    /// Wakes the writer's thread for a job, for a checkpoint, or to end.
     wake: Condvar,
-    /// Limits the queue. A job keeps its permit until it is finished.
+    /// Limits jobs of asynchronous tasks. A job keeps its permit until it is finished.
     permits: Arc<Semaphore>,
-    /// The number of commits since the last checkpoint.
+    /// Counts commits since the last checkpoint of the writer's thread.
+    ///
+    /// [`Writer::truncate_log`] raises the count to request a checkpoint.
     n_commits: AtomicU32,
-    /// Whether the log contains data that was removed from the database.
+    /// Whether the log must be truncated, because it contains removed data.
     must_truncate: AtomicBool,
 }
 
@@ -140,7 +142,9 @@ impl Writer {
         self.wake.notify_all();
     }
 
-    /// Writes on the writer's thread.
+    /// Queues a job for the writer's thread, and waits for its result.
+    ///
+    /// A caller of [`Writer::write_here`] may run the job instead.
     pub(super) async fn write<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -148,7 +152,7 @@ impl Writer {
         self.run_queued(write(false, work)).await
     }
 
-    /// Removes rows on the writer's thread, even on a full disk.
+    /// Like [`Writer::write`], for a job that removes rows and may use the reserve.
     pub(super) async fn remove<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -166,7 +170,9 @@ impl Writer {
         answer.await.map_err(|_| Fault::Closed)?
     }
 
-    /// Writes on the caller's thread, together with queued jobs.
+    /// Commits a job and the queued jobs on the caller's thread.
+    ///
+    /// If another thread has the connection, that thread may run the job.
     pub(super) fn write_here<T: Send + 'static>(
         &self,
         work: impl FnMut(&Connection) -> Result<T, Fault> + Send + 'static,
@@ -176,7 +182,7 @@ impl Writer {
         self.enqueue(job, None)?;
         loop {
             let mut committer = guard(&self.committer);
-            // The writer's thread may have run the job in the meantime.
+            // Another thread may have run the job in the meantime.
             match answer.try_recv() {
                 Ok(result) => return result,
                 Err(TryRecvError::Closed) => return Err(Fault::Closed),
@@ -218,10 +224,10 @@ impl Drop for End<'_> {
 }
 
 impl Writer {
-    /// Commits queued jobs until the queue is closed.
+    /// Commits queued jobs until the queue is closed and empty.
     ///
-    /// When idle, the thread checkpoints the log with a separate connection. Otherwise about one
-    /// commit in thirty would include the checkpoint, and take ten times as long.
+    /// When idle, the thread checkpoints the log with a separate connection. Otherwise some commits
+    /// would include a checkpoint and take much longer.
     pub(super) fn run(&self, checkpointer: &Connection, log: &Path) {
         let _end = End(self);
         let mut is_held = false;
@@ -232,7 +238,9 @@ impl Writer {
         }
     }
 
-    /// Waits for jobs. Returns false if the queue is closed and empty.
+    /// Waits for jobs. Meanwhile, checkpoints the log when due.
+    ///
+    /// Returns false if the queue is closed and empty.
     fn wait(&self, checkpointer: &Connection, log: &Path, is_held: &mut bool) -> bool {
         let mut queue = guard(&self.queue);
         while queue.jobs.is_empty() && !queue.is_closed {
@@ -263,12 +271,12 @@ impl Writer {
         !queue.jobs.is_empty()
     }
 
-    /// Copies the log into the database. Truncates a log that is too large or contains removed
-    /// data.
+    /// Copies the log into the database, and truncates the log if necessary.
     ///
-    /// Returns false if a reader or another process prevents the truncation. The part of the log
-    /// that readers use is then copied later: by the next call, or by a commit when the log
-    /// reaches `LOG_PAGES` of `schema`.
+    /// Truncation is necessary if the log is too large or contains removed data. Returns false if
+    /// the truncation failed, for instance because a reader or another process uses the log. A part
+    /// of the log that could not be copied is copied later: by the next call, or by a commit when
+    /// the log is large.
     fn checkpoint(&self, connection: &Connection, log: &Path) -> bool {
         let checkpoint = |mode: &str| {
             let done = connection.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |row| {
@@ -310,9 +318,9 @@ impl Writer {
 
     /// Counts a commit, and wakes the thread after every [`COMMITS_IN_LOG`] commits.
     ///
-    /// The thread sleeps without a timeout. Waking it after each commit would cost two context
-    /// switches. If a wake-up is lost because the thread is just going to sleep, a later wake-up
-    /// follows.
+    /// The thread may sleep without a timeout. Waking it after each commit would cost two context
+    /// switches. If a wake-up is lost because the thread is just going to sleep, later commits wake
+    /// the thread.
     fn count_commit(&self) {
         let before = self.n_commits.fetch_add(1, Ordering::Relaxed);
         if before.saturating_add(1).is_multiple_of(COMMITS_IN_LOG) {
