@@ -54,7 +54,7 @@ pub enum TransferError {
         /// Whether the source has several repositories.
         has_several: bool,
     },
-    /// The copy differs from the source.
+    /// The copy differs from the source, or another process is changing one of them.
     #[error(
         "the copied {table} in {target} differ from those in {origin}, so the move is not complete. Is another process changing one of the states? Run the command again"
     )]
@@ -63,7 +63,7 @@ pub enum TransferError {
         origin: String,
         /// The target.
         target: String,
-        /// The table that differs.
+        /// The table that differs. `rows` if none is known to differ.
         table: &'static str,
     },
     /// One of the states cannot be opened.
@@ -77,8 +77,8 @@ pub enum TransferError {
 impl Fault {
     /// Returns an error if a state with this mark must not be changed.
     ///
-    /// A change must check this within the transaction of the change. Otherwise the state may be
-    /// moved between the check and the change.
+    /// A change must check this within its transaction, unless no other process can move the state.
+    /// Otherwise the state may be moved between the check and the change.
     pub(in crate::store) fn of_mark(text: &str) -> Result<(), Self> {
         match serde_json::from_str(text) {
             Ok(Mark::Arrived { .. }) => Ok(()),
@@ -94,7 +94,7 @@ impl Fault {
 }
 
 impl OpenError {
-    /// Returns an error if a daemon must not use a state with this mark.
+    /// Returns an error if a daemon or a command must not use a state with this mark.
     pub(in crate::store) fn of_mark(text: &str, location: &str) -> Result<(), Self> {
         let location = location.to_owned();
         match serde_json::from_str(text) {

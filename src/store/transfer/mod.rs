@@ -7,8 +7,8 @@
 //! - The process may be killed at any time, and nothing is lost. The same command, run again,
 //!   continues where the killed process stopped, because each page of rows commits together with
 //!   the position of its last row.
-//! - Before the source is marked as left, checksums of all rows of both states are compared. If the
-//!   source has changed since an interrupted run, the copy starts again.
+//! - Before the source is marked as left, checksums of all rows of both states are compared. If
+//!   they differ, or if the source is still changing, the copy starts again.
 //!
 //! The last two steps are in different databases: the source is marked as left, and then the target
 //! is marked as arrived. If the process is killed between these steps, no daemon starts with either
@@ -47,7 +47,7 @@ pub(super) enum Mark {
         id: String,
         from: String,
         position: Position,
-        /// The names of the repositories, if there are several.
+        /// The names of the repositories, if several are moved to PostgreSQL.
         ///
         /// No process may watch one of these repositories alone until the move is complete.
         #[serde(default)]
@@ -65,6 +65,8 @@ pub(super) struct Position {
     /// The index in [`TABLES`].
     table: usize,
     /// The key of the last copied row, in the columns by which the source sorts.
+    ///
+    /// `None` before the first row of the table.
     after: Option<Vec<Cell>>,
 }
 
@@ -80,21 +82,23 @@ pub(super) struct Numbers {
 /// A page of rows, each with its key, in the order of reading.
 pub(super) type Rows = Vec<(Vec<Cell>, Row)>;
 
-/// The source or the target of a move: a state that no daemon uses.
+/// A state as the source or the target of a move.
 ///
-/// A command for deliveries may still change the state; see [`Side::version`].
+/// No daemon changes the record of its projects during the move. Another process may still change
+/// its deliveries; see [`Side::version`].
 pub(super) trait Side {
     /// Returns the name of the state for messages.
     fn location(&self) -> String;
 
     fn mark(&mut self) -> Result<Option<Mark>, StoreError>;
 
-    /// Returns whether the state has no rows.
+    /// Returns whether the state has no rows, and never had events or deliveries.
     fn is_empty(&mut self) -> Result<bool, StoreError>;
 
-    /// Sets the mark, which has no position yet, and then removes all rows.
+    /// Removes all rows and sets the mark, whose position is the start of the copy.
     ///
-    /// If the process is killed between these two steps, the copy begins again.
+    /// If this takes two transactions, the first one sets the mark. If the process is killed
+    /// between them, the next run calls this again.
     fn clear(&mut self, mark: &Mark) -> Result<(), StoreError>;
 
     /// Reads a page of rows after a key, in the order of the keys.
@@ -118,9 +122,9 @@ pub(super) trait Side {
     /// Returns a number that changes whenever another process changes the state.
     fn version(&mut self) -> Result<i64, StoreError>;
 
-    /// Sets the mark if the state still has this version. Atomic, durable.
+    /// Sets the mark if the state still has this version and no process sends from it.
     ///
-    /// Returns whether the state has this version.
+    /// Atomic, durable. Returns whether the mark was set.
     fn set_mark(&mut self, mark: &Mark, version: i64) -> Result<bool, StoreError>;
 }
 
@@ -144,7 +148,8 @@ pub type Copied<'a> = &'a mut dyn FnMut(&'static str, u64);
 
 /// Moves the state of the source to the target. A new move gets this `id`.
 ///
-/// `names` has the names of the repositories, or is empty if there is only one.
+/// `names` has the names of the repositories, if several are moved to PostgreSQL. Otherwise it is
+/// empty.
 pub(super) fn transfer(
     source: &mut dyn Side,
     target: &mut dyn Side,
@@ -190,7 +195,7 @@ pub(super) fn transfer(
                 return Ok(transferred(source, target, false, &of_target));
             }
         }
-        // The source is changing now, or it changed after an earlier run was interrupted.
+        // Probably the source is changing now, or changed after an earlier run was interrupted.
         if n_copies == COPIES_MAX {
             return Err(TransferError::Different {
                 origin: source.location(),
@@ -205,8 +210,8 @@ pub(super) fn transfer(
 
 /// Checks that source and configuration both have one repository, or both several.
 ///
-/// Otherwise the keys of the records would differ. Returns the names of the source's repositories.
-/// If there is only one repository, returns no names.
+/// Otherwise the keys of the records would differ. A source without a record passes. Returns the
+/// names of the source's repositories. If there is only one repository, returns no names.
 pub(super) fn check_form(
     source: &mut dyn Side,
     is_for_several: bool,
@@ -334,7 +339,7 @@ struct Copy {
     id: String,
     from: String,
     position: Position,
-    /// The names of the repositories. Empty if there is only one.
+    /// The names of the repositories, if several are moved to PostgreSQL.
     names: Vec<String>,
 }
 
@@ -354,7 +359,7 @@ impl Copy {
         target.clear(&self.mark())
     }
 
-    /// Copies the rows after the position.
+    /// Copies all rows after the position, table by table.
     fn rows(
         &mut self,
         source: &mut dyn Side,
@@ -409,7 +414,7 @@ fn transferred(
 
 /// Returns the identity of the definition in a row of the table `files`.
 ///
-/// `None` if the file is not a definition.
+/// `None` for a published copy or a snapshot.
 pub(super) fn identity(row: &Row) -> Result<Option<String>, Fault> {
     let columns = TABLES.iter().find(|table| table.name == "files");
     let cell = |name: &str| {

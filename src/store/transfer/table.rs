@@ -1,12 +1,11 @@
 //! The tables of a state, with the columns that every implementation has.
 //!
-//! Constraint: a move must copy everything that a daemon needs. So the unit tests of each
-//! implementation compare these columns with the columns of its database. Columns that an
-//! implementation computes from other columns are not listed, because the target computes them.
+//! Constraint: a move must copy everything that a daemon needs. So tests compare these columns with
+//! the columns of each implementation's database. Columns that the target can fill in by itself are
+//! not listed. [`Numbers`](super::Numbers) and the key of fingerprints are moved separately.
 
 use serde::{Deserialize, Serialize};
 
-/// A table.
 #[derive(Debug)]
 pub(in crate::store) struct Table {
     pub(in crate::store) name: &'static str,
@@ -43,7 +42,7 @@ pub(in crate::store) type Row = Vec<Cell>;
 
 use Kind::{Boolean, Bytes, Integer, Small, Text};
 
-/// All tables, in the order of copying. The large payloads come first.
+/// The copied tables, in the order of copying. The large payloads come first.
 ///
 /// The mark of an interrupted move has an index into this list.
 pub(in crate::store) const TABLES: &[Table] = &[
@@ -226,7 +225,6 @@ impl Digest {
         self.sum = self.sum.wrapping_add(u128::from_le_bytes(half));
     }
 
-    /// Returns the checksum as text.
     pub(in crate::store) fn checksum(&self) -> String {
         format!("{:032x}", self.sum)
     }
