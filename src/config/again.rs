@@ -1,7 +1,7 @@
 //! Reads values from files again, such as a token that was replaced.
 //!
 //! Constraint: while a file is missing or invalid, its previous value stays. Only the values of
-//! headers, `secret` and `auth` are read again. All other settings need a reload.
+//! headers, `secret` and `auth` are read again. All other settings need a reload or a restart.
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};

@@ -1,7 +1,7 @@
 //! The setting `auth` of a webhook.
 //!
 //! Constraint: a value that cannot be sent is an error of the configuration, not of the first
-//! delivery. Values are never printed.
+//! delivery. Secrets are never printed.
 
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
@@ -40,7 +40,7 @@ pub(super) fn auth(
         ["basic"] => basic(&mapping.mapping(context, "basic")?, files, context),
         ["oauth2"] => oauth2(&mapping.mapping(context, "oauth2")?, files, context),
         [] => {
-            // `mapping` has already reported an unknown key.
+            // If there is a new error, `mapping` has reported a wrong key.
             if context.errors.len() == n_errors {
                 let fault = Fault::new("has no kind of authentication");
                 context.error(&value.location, fault.allowed(KINDS.join(", ")));

@@ -1,7 +1,7 @@
 //! The settings `format` and `template` of a webhook.
 //!
-//! Constraint: a template must render a sample of each event that the webhook receives. So a wrong
-//! template is an error of the configuration, not of a delivery.
+//! Constraint: a template must render a sample of each event that the webhook subscribes to. So
+//! most faults of a template are errors of the configuration, not of a delivery.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ pub(super) fn format(
     }
 }
 
-/// Reads `template` and renders a sample of each event.
+/// Reads `template` and renders a sample of each of the `events`.
 fn template(
     mapping: &Mapping<'_>,
     events: Option<&BTreeSet<EventKind>>,
@@ -86,7 +86,8 @@ fn template(
 
 /// Reports an error of a template with its position.
 ///
-/// The position is in the template's file, or in config.yaml if that contains the template.
+/// For a template in a file or a literal block (`|`), this is a position in that file or in
+/// config.yaml. For another string in config.yaml, it is a position in the string.
 fn fail(
     error: TemplateError,
     about: &str,
@@ -143,7 +144,7 @@ fn source_of(value: &Value<'_>, context: &mut Context<'_>) -> Option<(String, Op
     let n_errors = context.errors.len();
     let mapping = Mapping::with_keys(entries, value.location.clone(), &["file"], context);
     let Some(file) = mapping.given("file") else {
-        // `with_keys` has already reported an unknown key.
+        // If there is a new error, `with_keys` has reported a wrong key.
         if context.errors.len() == n_errors {
             context.error(&value.location, Fault::not_allowed("has no file"));
         }

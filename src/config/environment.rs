@@ -14,6 +14,7 @@ pub trait Environment {
     /// Whether values are read from credentials, variables and files.
     ///
     /// If not, such values are placeholders, and the configuration cannot be used to send requests.
+    /// `store.password` is read even then, if possible.
     fn reads_secrets(&self) -> bool {
         true
     }
@@ -26,7 +27,7 @@ pub trait Environment {
     }
 }
 
-/// The environment of the process, for commands that neither send nor watch.
+/// The environment of the process, without secrets and checks of repositories.
 ///
 /// An operator's shell lacks the service's credentials and variables, but `status` must work
 /// there. It must also work while the file system of a repository hangs.
@@ -53,7 +54,7 @@ pub struct SystemEnvironment;
 
 impl Environment for SystemEnvironment {
     fn variable(&self, name: &str) -> Option<OsString> {
-        // The name comes from the configuration, and `var_os` may panic on an invalid name.
+        // The name may come from the configuration. A variable with an invalid name is not set.
         let possible = !name.is_empty() && !name.contains(['=', '\0']);
         possible.then(|| std::env::var_os(name)).flatten()
     }

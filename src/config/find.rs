@@ -2,7 +2,8 @@
 //!
 //! Constraint: the current directory may belong to another user, whose configuration could send
 //! the caller's secrets to any URL. So `./config.yaml` and its directory must belong to root or the
-//! caller, and no other user may write them. Otherwise the file is ignored.
+//! caller, and no other user may write them, except members of the owner's private group. Otherwise
+//! the file is not read. If the file is a link, the same holds for its target.
 //!
 //! The directories above the current directory need no check: the file is opened relative to the
 //! current directory, which stays the same if a directory above it is renamed.
@@ -24,18 +25,18 @@ pub(super) const SYSTEM: &str = "/etc/project-webhooks/config.yaml";
 #[derive(Debug)]
 pub(crate) struct Found {
     pub(crate) file: PathBuf,
-    /// The warning that `HERE` is ignored, if the file exists and is not trusted.
+    /// The warning that `HERE` is ignored, if the file is not trusted.
     pub(crate) ignored: Option<Problem>,
 }
 
 /// Returns the file to read: the named file, or a default.
 ///
-/// The default is `HERE` if that file is trusted, else `SYSTEM`. If neither file exists, the result
-/// is `HERE`, so that the error names it.
+/// The default is `HERE` if that file is trusted, else `SYSTEM`. If neither file is found, the
+/// result is `HERE`, so that the error names it.
 ///
 /// # Errors
 ///
-/// The file `HERE` is not trusted, and `SYSTEM` does not exist.
+/// The file `HERE` is not trusted, and `SYSTEM` is not found.
 pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
     let found = |file: &Path, ignored| Found {
         file: file.to_owned(),
@@ -82,7 +83,7 @@ const ADVICE: &str =
 /// Returns why a file is not trusted. `None` if it is trusted.
 fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     let named = fs::symlink_metadata(file)?;
-    // Resolve only links, because `canonicalize` fails if a directory above cannot be read.
+    // Resolve only links, because `canonicalize` fails if a directory above cannot be searched.
     let target = match named.is_symlink() {
         true => fs::canonicalize(file)?,
         false => file.to_owned(),
@@ -106,13 +107,13 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     Ok(reasons.next())
 }
 
-/// Returns why a configuration in this directory would not be trusted.
+/// Returns why no configuration in this directory would be trusted.
 ///
-/// `None` if it would be trusted.
+/// `None` if the directory is trusted.
 ///
 /// # Errors
 ///
-/// The directory cannot be read.
+/// The metadata of the directory cannot be read.
 pub(crate) fn distrust_of_directory(directory: &Path) -> io::Result<Option<String>> {
     let found = fs::metadata(directory)?;
     let caller = rustix::process::geteuid().as_raw();
@@ -122,8 +123,8 @@ pub(crate) fn distrust_of_directory(directory: &Path) -> io::Result<Option<Strin
 
 /// Returns why other users may have written a file with this owner, group and mode.
 ///
-/// In the text, `{}` stands for the file. A group with the number of the owner may write the file,
-/// because it is the private group of the owner by convention.
+/// `None` if they may not. In the text, `{}` stands for the file. A group with the number of the
+/// owner may write the file, because it is the private group of the owner by convention.
 fn distrust_of(uid: u32, gid: u32, mode: u32, caller: u32) -> Option<String> {
     if uid != 0 && uid != caller {
         Some(format!(

@@ -1,7 +1,7 @@
 //! Hashes the settings of a webhook.
 //!
-//! Constraint: the hash depends on every setting of the webhook, and on nothing else. It does not
-//! reveal secrets.
+//! Constraint: the hash depends on the value of every setting of the webhook, and on nothing else.
+//! It does not depend on where a value was read from. It does not reveal secrets.
 
 use secrecy::ExposeSecret;
 
@@ -14,7 +14,7 @@ use super::{Auth, BodyFormat, Webhook};
 /// hash from all other hashes of this program. Change the string when the list of settings changes.
 pub fn fingerprint(webhook: &Webhook) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key("project-webhooks webhook fingerprint 5");
-    // Each part begins with its length and each list with its count, so that different webhooks
+    // Each part begins with its length and most lists with their count, so that different values
     // never hash the same bytes.
     let mut part = |bytes: &[u8]| {
         hasher.update(&(bytes.len() as u64).to_le_bytes());

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::{Webhook, WithoutSecrets, load_str};
 
-/// A webhook that subscribes to everything, tries once, and has long timeouts.
+/// A webhook with `events: '*'` that tries once and has long timeouts.
 pub(crate) fn webhook(url: &str) -> Webhook {
     let text = format!(
         "{{ repository: {{ path: /nowhere }}, webhooks: [ {{ name: catalog, events: '*', \

@@ -23,10 +23,12 @@ const BASE64_PREFIX: &str = "whsec_";
 /// Standard Webhooks recommends 24 to 64 bytes.
 const SECRET_MIN: usize = 24;
 
-/// The maximum number of headers of a request. Many servers accept no more.
+/// The maximum number of configured headers.
+///
+/// Many servers accept only about 100 headers in a request.
 pub(super) const HEADERS_MAX: usize = 100;
 
-/// Headers that the daemon sets, or that control the connection.
+/// Headers that the daemon sets, or that control the transfer by HTTP.
 pub(super) const OWN_HEADERS: &[&str] = &[
     "accept-encoding",
     "connection",
@@ -61,7 +63,7 @@ pub(super) const OPEN_SECRET: &str =
 
 /// Whether the user may not set this header.
 ///
-/// The daemon sets a reserved header itself, or the header controls the connection.
+/// The daemon sets a reserved header itself, or the header controls the transfer by HTTP.
 pub(crate) fn is_reserved(name: &HeaderName) -> bool {
     let name = name.as_str();
     OWN_HEADERS.contains(&name) || OWN_PREFIXES.iter().any(|own| name.starts_with(own))
@@ -181,7 +183,8 @@ pub(super) fn secrets(
 
 /// Decodes a secret as [`signing_key`] does, but more strictly.
 ///
-/// Base64 must have its padding and no spaces around it, because some receivers require that.
+/// Base64 must have its padding and no spaces around it, because some receivers require that. An
+/// asymmetric key is an error.
 fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     const ALLOWED: &str = "whsec_ and base64 with its padding, or raw text";
     let text = secret.expose_secret();
@@ -201,7 +204,7 @@ fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
 /// The reason why a text is not a signing secret. Messages do not quote the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SecretError {
-    /// The text is empty.
+    /// The text is empty, or nothing follows `whsec_`.
     #[error("the secret is empty; give `whsec_` and base64, or raw text")]
     Empty,
     /// The text after `whsec_` is not base64.

@@ -1,7 +1,7 @@
 //! Makes a [`Config`] from a tree of values.
 //!
-//! Constraint: a function reads its whole mapping before it returns an error, so that one run lists
-//! all errors.
+//! Constraint: a function reads its whole mapping before it returns `None` for an error, so that
+//! one run lists as many errors as possible.
 
 use std::collections::BTreeMap;
 use std::fs::Metadata;
@@ -205,7 +205,7 @@ fn organizations(
     found
 }
 
-/// Warns if another organization has the same id, ignoring case.
+/// Warns if one of the `others` has the same id, ignoring case.
 fn warn_of_shared_id(
     directory: &str,
     id: &str,

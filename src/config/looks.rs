@@ -1,9 +1,10 @@
 //! Checks paths and reads files on file systems that may not answer.
 //!
-//! Constraint: a hung file system delays loading a configuration for a limited time: [`FIRST`] for
-//! the checked paths and the first hung file, then [`FURTHER`] for each further file. Each check
-//! and each read has its own thread, because a hung system call cannot be cancelled. While such a
-//! thread hangs, no other thread uses the same path. So threads do not accumulate over reloads.
+//! Constraint: hung file systems delay loading a configuration for a limited time: [`FIRST`] for
+//! all hung paths of repositories together, [`FIRST`] for the first hung file, and [`FURTHER`] for
+//! each further hung file. Each check and each read has its own thread, because a hung system call
+//! cannot be cancelled. If a thread exceeds its time limit, no other thread uses its path until it
+//! ends. So threads do not accumulate over reloads.
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
@@ -13,7 +14,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// The time limit of a check, and of a read if no earlier read exceeded the limit.
+/// The time limit of a check, and of a read if no earlier read exceeded its limit.
 ///
 /// An automounter may mount the path in this time.
 const FIRST: Duration = Duration::from_secs(5);
@@ -36,7 +37,7 @@ static UNANSWERED: Mutex<BTreeMap<PathBuf, Resolved>> = Mutex::new(BTreeMap::new
 /// Links at and below a file system that does not answer are not resolved.
 type Resolved = Arc<Mutex<PathBuf>>;
 
-/// The kind of file at the path of a repository.
+/// The result of checking a path.
 #[derive(Clone, Debug)]
 pub(super) enum Found {
     Directory,
@@ -44,7 +45,7 @@ pub(super) enum Found {
     Other,
     /// The path cannot be read, for this reason.
     Unreadable(String),
-    /// The path was not checked, because the command needs no repository.
+    /// The path was not checked, because checks are off.
     Unknown,
 }
 
@@ -55,7 +56,7 @@ pub(super) struct Look {
     pub(super) canonical: PathBuf,
 }
 
-/// Checks paths and reads files for one configuration. Checks each path once.
+/// Checks paths and reads files with time limits. Checks each path once.
 #[derive(Debug)]
 pub(super) struct Looks {
     /// Whether paths are checked. Otherwise `at` returns [`Found::Unknown`].
@@ -113,7 +114,7 @@ impl Looks {
     ///
     /// # Errors
     ///
-    /// The path cannot be read, or its file system does not answer ([`is_silent`]).
+    /// `read` fails, the file system does not answer ([`is_silent`]), or no thread can be started.
     pub(super) fn read<T: Send + 'static>(
         &mut self,
         path: &Path,
@@ -198,7 +199,7 @@ fn look(path: &Path, resolved: &Mutex<PathBuf>) -> io::Result<Found> {
     })
 }
 
-/// Resolves symbolic links and dots in a path. Its last components need not exist.
+/// Resolves symbolic links and dots in a path. The path need not exist.
 ///
 /// Updates `resolved` after each link, because the next link may be on a file system that does not
 /// answer.

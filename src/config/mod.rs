@@ -1,8 +1,7 @@
 //! Reads config.yaml and returns a valid configuration.
 //!
-//! Constraint: a [`Config`] has only valid values and absolute paths, so no other module checks a
-//! setting again. One run lists all errors as [`Problem`]s, each with file, line, key path and the
-//! allowed values.
+//! Constraint: a [`Config`] has only valid values, so other modules need not check a setting again.
+//! Relative paths in the file become absolute. One run lists as many errors as possible.
 //!
 //! Modules, in reading order:
 //!
@@ -16,7 +15,7 @@
 //! - `load` makes a [`Config`] from the tree. `repository`, `store`, `webhook`, `subscription`,
 //!   `headers`, `auth`, `body_format`, `tls` and `network` read parts of the tree.
 //! - `looks` checks paths and reads files on file systems that may hang.
-//! - `again` reads files with secrets again while the daemon runs.
+//! - `again` reads some values from files again while the daemon runs.
 //! - `problem` has the type of errors and warnings.
 //! - `schema` makes the JSON Schema of config.yaml.
 //! - `fingerprint` hashes the settings of a webhook.
@@ -81,11 +80,11 @@ pub(crate) use units::{duration_text, rate_text};
 pub struct Loaded {
     /// The configuration.
     pub config: Config,
-    /// Settings that are valid but probably not intended.
+    /// Problems that do not make the configuration invalid.
     pub warnings: Vec<Problem>,
 }
 
-/// Reads a configuration and the files that it names.
+/// Reads a configuration from a file.
 ///
 /// # Errors
 ///
@@ -122,7 +121,7 @@ pub fn load(file: &Path, environment: &dyn Environment) -> Result<Loaded, Proble
 ///
 /// # Errors
 ///
-/// The configuration has errors.
+/// The configuration has errors, or `file` cannot be made absolute.
 pub fn load_str(
     bytes: &[u8],
     file: &Path,
@@ -161,7 +160,7 @@ fn read(path: &Path) -> io::Result<(Vec<u8>, u32)> {
     Ok((bytes, metadata.mode()))
 }
 
-/// Resolves the symbolic links of a path.
+/// Resolves symbolic links and dots in a path.
 ///
 /// Stops at a file system that does not answer, after at most five seconds.
 pub(crate) fn resolved(path: &Path) -> PathBuf {

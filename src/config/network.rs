@@ -1,8 +1,8 @@
 //! The network policy: the IP addresses that callbacks may be sent to.
 //!
 //! Constraint: the policy checks IP addresses, never host names, because a name can resolve to
-//! another address between the check and the connection. The caller checks each address right
-//! before it connects.
+//! another address between the check and the connection. So callers check the addresses that they
+//! connect to.
 //!
 //! The most specific entry that contains the address decides. If no entry contains it, the policy
 //! denies link-local, cloud metadata and unspecified addresses. It allows all others, including
@@ -118,7 +118,8 @@ impl NetworkPolicy {
     ///
     /// # Errors
     ///
-    /// The address is denied. The error has the reason and the setting to change.
+    /// The address is denied, or another address that a connection to it may reach. The error has
+    /// the reason and the setting to change.
     pub fn judge(&self, address: IpAddr) -> Result<(), Denied> {
         reached(address)
             .into_iter()
@@ -219,7 +220,7 @@ fn warn_of_allowed(
     }
 }
 
-/// Warns if one address family is denied completely, and the other family is not.
+/// Warns if `network.deny` has only one of `0.0.0.0/0` and `::/0`.
 fn warn_of_one_family(policy: &NetworkPolicy, location: &Location, context: &mut Context<'_>) {
     let is_all = |range: &&IpNet| range.prefix_len() == 0;
     let all: Vec<&IpNet> = policy.deny.iter().filter(is_all).collect();

@@ -23,7 +23,7 @@ pub struct Position {
     pub column: usize,
 }
 
-/// An error or a warning, with its position and how to fix it.
+/// An error or a warning about a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     /// The path of the configuration file, as the user gave it.
@@ -88,7 +88,7 @@ pub struct Problems {
     ///
     /// If there are more than 100, the first 100 and an entry with the number of further errors.
     pub errors: Vec<Problem>,
-    /// Settings that are valid but probably not intended.
+    /// Problems that do not make the configuration invalid.
     pub warnings: Vec<Problem>,
 }
 
@@ -116,7 +116,7 @@ impl std::error::Error for Problems {}
 
 /// Sorts problems by position.
 ///
-/// Drops problems beyond [`LISTED_MAX`], and adds an entry with the number of dropped problems.
+/// If there are more than [`LISTED_MAX`], drops the others and adds an entry with their number.
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {

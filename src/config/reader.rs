@@ -1,10 +1,11 @@
 //! Reads the mappings of a tree of values as the table of settings describes them.
 //!
-//! Constraint: reading continues after an error, so that one run lists all errors. A function that
-//! finds an error reports it to the [`Context`] and returns `None`. A function that reads several
-//! values reads all of them before it returns `None`.
+//! Constraint: reading continues after an error, so that one run lists as many errors as possible.
+//! A function that finds an error reports it to the [`Context`] and returns `None`. A function that
+//! reads several values reads all of them, if it can, before it returns `None`.
 //!
-//! Known keys, defaults and bounds come from the table, so that messages always agree with it.
+//! Known keys, defaults and bounds come from the table, so that messages agree with it. Only the
+//! keys of a source, such as `file`, are not in the table.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,7 +31,7 @@ pub(super) struct Context<'a> {
     pub world_readable: bool,
     /// Problems that make the configuration invalid.
     pub errors: Vec<Problem>,
-    /// Settings that are valid but probably not intended.
+    /// Problems that do not make the configuration invalid.
     pub warnings: Vec<Problem>,
 }
 
@@ -77,7 +78,7 @@ impl Location {
         Self {
             position,
             key: format!("{}[{index}]", self.key),
-            // Each item has the same settings as `repository`.
+            // Each item of `repositories` has the settings of `repository`.
             row: match self.row.as_str() {
                 "repositories" => "repository".to_owned(),
                 list => format!("{list}[]"),
@@ -90,7 +91,7 @@ impl Location {
         settings::keys_below(&self.row)
     }
 
-    /// Returns the row of this setting in the table.
+    /// Returns the row of this setting in the table. `None` if there is no such row.
     pub(super) fn setting(&self) -> Option<&'static Setting> {
         settings::find(&self.row)
     }
@@ -125,9 +126,9 @@ enum Allowed {
 }
 
 impl Fault {
-    /// Makes an error without a list of allowed values.
+    /// Makes a fault without a list of allowed values.
     ///
-    /// The message itself must say how to fix the error.
+    /// If no list is added, the message itself should say how to fix the fault.
     pub(super) fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
@@ -137,7 +138,7 @@ impl Fault {
         }
     }
 
-    /// Makes an error about a file that cannot be read.
+    /// Makes a fault about a file that cannot be read.
     pub(super) fn of_file(path: &Path, error: &io::Error) -> Self {
         Self {
             is_passing: is_silent(error),
@@ -145,7 +146,7 @@ impl Fault {
         }
     }
 
-    /// Makes an error whose message ends with the allowed values of the setting.
+    /// Makes a fault whose message ends with the allowed values of the setting.
     pub(super) fn not_allowed(message: impl Into<String>) -> Self {
         Self {
             allowed: Allowed::BySetting,
@@ -202,7 +203,7 @@ impl Context<'_> {
         self.errors.push(problem);
     }
 
-    /// Reports a setting that is valid but probably not intended.
+    /// Reports a problem that does not make the configuration invalid.
     pub(super) fn warning(&mut self, location: &Location, fault: impl Into<Fault>) {
         let problem = self.problem(location, fault.into());
         self.warnings.push(problem);
@@ -241,12 +242,14 @@ pub(super) fn all<T>(values: impl IntoIterator<Item = Option<T>>) -> Option<Vec<
 
 pub(super) struct Mapping<'n> {
     pub location: Location,
-    /// The entries in the order of the file, each with the location of its key.
+    /// The entries with known keys, in the order of the file.
+    ///
+    /// Each has the location of its key.
     entries: Vec<(&'n str, Location, Value<'n>)>,
 }
 
 impl<'n> Mapping<'n> {
-    /// Opens a mapping and reports keys that are not in the table of settings.
+    /// Opens a mapping. The known keys are those in the table of settings.
     pub(super) fn open(
         entries: &'n [Entry],
         location: Location,
@@ -256,7 +259,7 @@ impl<'n> Mapping<'n> {
         Self::with_keys(entries, location, &known, context)
     }
 
-    /// Opens a mapping and reports keys that are not in `known`.
+    /// Opens a mapping. Reports keys that are unknown, given twice or not strings.
     pub(super) fn with_keys(
         entries: &'n [Entry],
         location: Location,
@@ -311,7 +314,9 @@ impl<'n> Mapping<'n> {
         found.map(|(.., value)| value.clone())
     }
 
-    /// Reads a setting, or its default. A required setting that is absent is an error.
+    /// Reads a setting, or its default.
+    ///
+    /// An absent setting without a default is an error.
     pub(super) fn read<T>(
         &self,
         context: &mut Context<'_>,

@@ -1,7 +1,7 @@
-//! The repository and the state directory of a configuration.
+//! The repositories and the state directory of a configuration.
 //!
 //! Constraint: the reader inspects these directories, but does not create or change anything. It
-//! requires that neither directory contains the other.
+//! requires that none of them contains another.
 
 use std::path::{Path, PathBuf};
 
@@ -149,7 +149,9 @@ pub(super) fn repositories(
     Some(Repositories { several, first })
 }
 
-/// Returns the path of a repository, or `None` without an error if it is invalid.
+/// Returns the path of a repository.
+///
+/// If the path is not a string, returns `None` without an error.
 fn path_of(item: &Value<'_>, context: &Context<'_>) -> Option<PathBuf> {
     let Kind::Map(entries) = &item.node.kind else {
         return None;
@@ -323,7 +325,8 @@ pub(crate) fn given_state_dir(environment: &dyn Environment) -> Option<PathBuf> 
 
 /// Reports an error if the state directory and the repository overlap.
 ///
-/// If they overlapped, the daemon would see its own writes as changes in the repository.
+/// In a repository that contains the state directory, the daemon would see its own writes as
+/// changes.
 fn check_apart(repository: &Path, state: &StateDir, context: &mut Context<'_>) {
     let (repository, location) = (context.looks.at(repository).canonical, &state.location);
     let state = context.looks.at(&state.path).canonical;

@@ -1,8 +1,9 @@
 //! Makes the JSON Schema of config.yaml, for editors.
 //!
-//! Constraint: keys, types, bounds and allowed words come from the table of settings. [`rules`] has
-//! the rest: settings that need or exclude each other, and the form of some strings. A test
-//! compares the schema with the reader for every sample configuration.
+//! Constraint: keys, types and allowed words come from the table of settings, and also bounds, if a
+//! schema can check them. [`rules`] has the rest: settings that need or exclude each other, and the
+//! form of some strings. A test compares the schema with the reader for every sample configuration.
+//! It lists the invalid samples that a schema cannot reject.
 
 mod rules;
 

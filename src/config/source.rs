@@ -25,12 +25,12 @@ pub(super) struct Sourced {
     pub text: SecretString,
     /// Whether the configuration file itself contains the value.
     pub is_plain: bool,
-    /// The file that contains the value, if any. A credential is also a file.
+    /// The file that the value was read from, if any. A credential is also a file.
     pub file: Option<PathBuf>,
 }
 
 impl Sourced {
-    /// Whether the value was not read, because the command sends nothing.
+    /// Whether the value was not read. See [`Environment::reads_secrets`].
     pub(super) fn is_placeholder(&self) -> bool {
         self.text.expose_secret() == NOT_READ
     }
@@ -122,7 +122,7 @@ fn read_source(
             (value, text, reads.then_some(path))
         }
         [None, None, None] => {
-            // `with_keys` has already reported an unknown key, with the list of allowed keys.
+            // If there is a new error, `with_keys` has reported a wrong key.
             if context.errors.len() == n_errors {
                 context.error(location, Fault::not_allowed("has no source"));
             }
@@ -144,7 +144,7 @@ fn read_source(
     })
 }
 
-/// Reads the value that a file contains.
+/// Reads a value from a file, without its line end.
 pub(super) fn read_value(path: &Path) -> Result<SecretString, Fault> {
     let text = read_text(path, &mut Looks::new(false))?;
     Ok(SecretString::from(without_line_end(text)?))
@@ -197,7 +197,7 @@ fn without_line_end(mut text: String) -> Result<String, String> {
     Ok(text)
 }
 
-/// Warns if every user of the machine can read a file that contains a secret.
+/// Warns if every user of the machine can read a file.
 pub(super) fn warn_if_public(path: &Path, location: &Location, context: &mut Context<'_>) {
     let metadata = context.looks.read(path, |path| std::fs::metadata(path));
     if metadata.is_ok_and(|metadata| metadata.mode() & 0o004 != 0) {

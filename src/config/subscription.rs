@@ -1,6 +1,6 @@
-//! Reads the subscription of a webhook: its events, its projects, and its filters.
+//! Reads the subscription of a webhook: its events and its filters.
 //!
-//! Constraint: a subscription that can never match is an error, because the user expects
+//! Constraint: a subscription that clearly can never match is an error, because the user expects
 //! callbacks.
 
 use std::collections::BTreeSet;
@@ -19,7 +19,9 @@ use crate::domain::route::ValueFilter;
 /// The longest glob, in bytes. A longer glob would need more memory when compiled.
 pub(super) const GLOB_MAX: usize = 1000;
 
-/// Reads `event` or `events`. `is_filtered` is true if the webhook has `projects`.
+/// Reads `event` or `events`.
+///
+/// `is_filtered` is true if the webhook has `projects`, even with errors.
 pub(super) fn events(
     mapping: &Mapping<'_>,
     is_filtered: bool,
@@ -111,7 +113,7 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
 
 /// Reads the setting `repositories` of a webhook.
 ///
-/// `known` has all repositories. It is `None` if the repositories have errors.
+/// `known` has the configured repositories. It is `None` if they have errors.
 pub(super) fn repositories(
     value: &Value<'_>,
     known: Option<&Repositories>,
@@ -188,7 +190,7 @@ pub(super) fn when(
         return None;
     }
     let mapping = value.mapping(context)?;
-    // Check the written entries, because `mapping` has already reported and dropped unknown keys.
+    // Check the written entries, because `mapping` reports and drops unknown keys.
     if matches!(&value.node.kind, Kind::Map(entries) if entries.is_empty()) {
         context.error(&value.location, Fault::new("is empty").allowed(ALLOWED));
         return None;
@@ -289,8 +291,8 @@ fn project_glob(text: &str) -> Result<Glob, Fault> {
         );
         return Err(Fault::not_allowed(message));
     }
-    // A glob never matches `organization/project` if it begins with a slash, or if it contains
-    // neither a slash nor `**`.
+    // A glob that begins with a slash does not match `organization/project`. Neither does a glob
+    // without a slash and without `**`, unless a class such as `[!a]` matches the slash.
     if text.starts_with('/') || !(text.contains('/') || text.contains("**")) {
         let trimmed = text.trim_matches('/');
         let suggestion = match trimmed {

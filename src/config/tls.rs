@@ -1,6 +1,6 @@
 //! Reads the PEM files of a webhook's TLS connections.
 //!
-//! Constraint: a wrong certificate or key is an error of the configuration, not of the first
+//! Constraint: a wrong client certificate or key is an error of the configuration, not of the first
 //! delivery. The reader checks that the client's certificate and key belong together, and that the
 //! TLS library supports the kind of key.
 

@@ -1,6 +1,7 @@
-//! Parses and formats durations, sizes and rates in the notation of the configuration.
+//! Parses durations, sizes and rates, and formats durations and rates.
 //!
-//! Constraint: all functions are pure. The table of settings has the bounds of durations and sizes.
+//! Constraint: all functions are pure. Texts are written as in the configuration. The table of
+//! settings has the bounds of durations and sizes.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! The webhooks of a configuration.
 //!
-//! Constraint: a valid webhook needs no further check before a request. Its URL, headers, secrets
-//! and PEM files are all valid.
+//! Constraint: a wrong URL, header, secret or client certificate is an error of the configuration,
+//! not of the first delivery.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -257,7 +257,8 @@ fn authentication(
 
 /// Parses a URL.
 ///
-/// Messages do not quote the URL, because it may contain a password or a token.
+/// Messages quote at most the scheme of the URL, because the rest may contain a password or a
+/// token.
 pub(super) fn url(text: &str) -> Result<Url, Fault> {
     if !text.contains("://") {
         return Err(Fault::not_allowed(

@@ -100,8 +100,9 @@ pub(super) fn key_text(key: &Node) -> String {
 ///
 /// # Errors
 ///
-/// The file is too large, not UTF-8, not YAML, or empty. Or it has several documents, anchors,
-/// aliases, merge keys or tags. There is one error for each anchor, alias, merge key and tag.
+/// The file is too large, not UTF-8, not YAML, nested too deeply, or empty. Or it has several
+/// documents, a list or mapping as a key, anchors, aliases, merge keys or tags. There is one error
+/// for each anchor, alias, merge key and tag before parsing stops.
 pub(super) fn parse(bytes: &[u8], file: &Path) -> Result<Node, Vec<Problem>> {
     let whole = |message: String| vec![Problem::of_file(file, message)];
     if bytes.len() > SIZE_MAX {
@@ -190,7 +191,7 @@ fn too_deep() -> String {
 /// A list or a mapping that has not ended yet.
 enum Open {
     List(Vec<Node>),
-    /// The complete entries, and the key of the next value.
+    /// The complete entries, and the key whose value comes next, if any.
     Map(Vec<Entry>, Option<Node>),
 }
 
@@ -303,7 +304,7 @@ impl Builder<'_> {
         ControlFlow::Break(())
     }
 
-    /// Adds a complete value to the list or mapping that contains it.
+    /// Adds a complete value to the list or mapping that contains it, or as the root.
     fn finish(&mut self, position: Position, kind: Kind) {
         self.finish_node(Node {
             position,

@@ -11,7 +11,7 @@ const LOCAL_TRANSLATORS: u128 = 0x0064_ff9b_0001 << 80;
 /// Returns the IPv4 addresses inside an IPv6 address.
 ///
 /// A Teredo address contains two. In the address of a local translator, the length of the prefix is
-/// unknown, so the result has an IPv4 address for each possible length.
+/// unknown, so the result has an IPv4 address for each length that fits.
 pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     match address.segments() {

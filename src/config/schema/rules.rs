@@ -10,26 +10,29 @@ use crate::domain::event::{EventKind, Parameter};
 /// An HTTP URL without a user name, password or fragment.
 pub(super) const URL: &str = r"^\s*[hH][tT][tT][pP][sS]?://[^/?#@\s]+([/?][^#]*)?$";
 
-/// A path template. The template of a definition has no `{versionTag}`.
+/// The template of a published copy or a snapshot.
 const TEMPLATE: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project|versionTag)\})+$";
+/// The template of a definition, which has no `{versionTag}`.
 const DEFINITION: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project)\})+$";
 
 /// A name without control characters, and without spaces around it.
 const NAME: &str = r"^(?!\s)[^\u0000-\u001f\u007f-\u009f]+(?<!\s)$";
 
-/// A connection string of PostgreSQL that names a host, and has no password and no `sslmode`.
+/// A connection string of PostgreSQL that sets neither a password nor `sslmode`.
+///
+/// A URL, or keywords that name a host. `sslmode=prefer` is the default, and therefore allowed.
 const CONNECTION: &str = concat!(
     r"^(?!.*\b(password\s*=|sslmode\s*=\s*'?(disable|require)))\s*",
     r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
 );
-/// The name of a repository: no control character, no `//`, and no final slash.
+/// The name of a repository: as [`NAME`], without `//` and without a final slash.
 const NAME_OF_REPOSITORY: &str =
     r"^(?!\s)(?!.*//)[^\u0000-\u001f\u007f-\u009f]*[^\s/\u0000-\u001f\u007f-\u009f]$";
 
 /// An IP address or a range.
 const ADDRESS: &str = r"^\s*[0-9a-fA-F:.]+(/\d{1,3})?\s*$";
 
-/// Returns the schema of a setting's value if the table describes it only in words.
+/// Returns the schema of a setting's value if the table describes it incompletely.
 pub(super) fn of_value(key: &str) -> Option<Value> {
     let pattern = match key {
         "repository.layout.project" => DEFINITION,
@@ -41,7 +44,7 @@ pub(super) fn of_value(key: &str) -> Option<Value> {
                 "maxLength": crate::config::settings::REPOSITORY_NAME_MAX,
             }));
         }
-        // Each item has the same settings as `repository`.
+        // Each item of the list has the settings of `repository`.
         "repositories" => return Some(json!({ "$ref": "#/properties/repository" })),
         "repository.ignore" => "^[^/]+$",
         "webhooks[].projects" => r"^(?!/).*(/|\*\*)",
@@ -108,7 +111,7 @@ pub(super) fn apply(path: &str, mut schema: Value) -> Value {
         return json!({ "anyOf": [{ "const": "sqlite" }, { "type": "null" }, schema] });
     }
     if let Some(Value::Object(added)) = added(path) {
-        // The rules of an optional mapping also replace its `type`.
+        // Some rules also replace the `type`, because without a value the mapping is invalid.
         for (keyword, value) in added {
             put(&mut schema, &keyword, value);
         }

@@ -1,8 +1,8 @@
-//! The table of settings: one row for each key of config.yaml.
+//! The table of settings: one row for each setting of config.yaml.
 //!
-//! Constraint: defaults and bounds are only here. The reader uses this table. The manual page and
-//! the table in the documentation are generated from it, and a test compares the sample config.yaml
-//! with it. `table` has the rows.
+//! Constraint: the defaults and bounds in the rows are nowhere else. The reader uses this table.
+//! The manual page, the JSON Schema and the table in the documentation are generated from it, and a
+//! test compares the sample config.yaml with it. `table` has the rows.
 
 mod table;
 
@@ -49,7 +49,7 @@ pub struct Setting {
 /// The type of a value, with its bounds.
 #[derive(Clone, Copy, Debug)]
 pub enum ValueType {
-    /// A string: its description, and its pattern in the JSON Schema, if any.
+    /// A value, usually a string: its description, and its pattern, if any.
     Text(&'static str, Option<&'static str>),
     /// A string of at most this many characters.
     TextUpTo(usize),
@@ -57,7 +57,7 @@ pub enum ValueType {
     Sourced,
     /// The URL of a receiver, or the source that contains it.
     Url,
-    /// The name or the label of an event.
+    /// The name or the label of an event, or `*`.
     Event,
     /// One of these words.
     Word(fn() -> Vec<&'static str>),
@@ -91,7 +91,7 @@ pub enum DefaultValue {
     Values(&'static [&'static str]),
     /// These values, or the value of the named setting if that is smaller.
     AtMost(&'static [&'static str], &'static str),
-    /// A description of a default that is not a value of the configuration.
+    /// There is no fixed value. The text says what holds without the setting.
     Described(&'static str),
 }
 

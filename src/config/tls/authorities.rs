@@ -24,7 +24,7 @@ const BEGIN: &[u8] = b"-----BEGIN ";
 const END: &[u8] = b"-----END ";
 const LABEL: &[u8] = b"-----BEGIN CERTIFICATE-----";
 
-/// Unsupported kinds of keys: the OID in DER, and the name in messages.
+/// Unsupported kinds of keys that messages name: the OID in DER, and the name.
 const UNSUPPORTED: &[(&[u8], &str)] = &[
     (
         &[0x06, 0x05, 0x2b, 0x81, 0x04, 0x00, 0x23],
@@ -98,8 +98,8 @@ pub(super) fn authorities(
 /// The PEM reader of the TLS library would join a section without an end to the next section.
 fn sections(bytes: &[u8]) -> Vec<Section<'_>> {
     let mut sections = Vec::new();
-    // The section that has not ended: its first line, its first byte, and whether it is a
-    // certificate.
+    // The section that has not ended: the number of its first line, the offset of its first byte,
+    // and whether it is a certificate.
     let mut open: Option<(usize, usize, bool)> = None;
     let mut start = 0;
     for (index, line) in bytes.split_inclusive(|byte| *byte == b'\n').enumerate() {
@@ -146,13 +146,14 @@ fn certificate(section: &[u8]) -> Result<CertificateDer<'static>, String> {
 
 /// Returns why the TLS library does not support the key of a certificate.
 ///
-/// `None` if the library supports the key.
+/// `None` if the library supports the key, or cannot read the certificate.
 pub(super) fn unsupported_key(certificate: &CertificateDer<'_>) -> Option<String> {
     let mut store = RootCertStore::empty();
     // The callers report a certificate that the library cannot read.
     store.add(certificate.clone()).ok()?;
     let key: &[u8] = store.roots.first()?.subject_public_key_info.as_ref();
-    // The bytes begin with the algorithm, a DER sequence shorter than 128 bytes.
+    // The bytes begin with the algorithm, a DER sequence. Supported algorithms are shorter than 128
+    // bytes, so that their length takes one byte.
     let (_, length, rest) = match key {
         [tag, length, rest @ ..] => (tag, usize::from(*length), rest),
         _ => return None,

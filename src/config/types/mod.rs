@@ -120,7 +120,7 @@ impl Config {
 }
 
 impl Config {
-    /// The webhooks that this process sends to.
+    /// The webhooks that this process delivers to, also those that are not enabled.
     pub(crate) fn sent_webhooks(&self) -> &[Webhook] {
         match self.roles.deliver {
             true => &self.webhooks,
@@ -162,7 +162,9 @@ pub struct Repository {
     pub layout: Layout,
     /// The templates of the layout, as written.
     pub templates: Templates,
-    /// How long a project must be idle before a missing file is treated as removed.
+    /// How long a project must be idle before a missing file counts as removed.
+    ///
+    /// After 20 times as long, the file counts as removed even if the project is not idle.
     pub settle: Duration,
     /// How long the removals of projects are held if many projects vanish together.
     ///
@@ -172,7 +174,7 @@ pub struct Repository {
     pub rescan: Duration,
     /// How the daemon notices changes.
     pub watch: WatchMode,
-    /// The time between scans when the operating system reports no changes.
+    /// The time between scans while the operating system does not report all changes.
     pub poll_interval: Duration,
     /// The largest file that is read, in bytes.
     pub max_file_size: u64,
@@ -281,7 +283,8 @@ pub struct Retention {
     pub pending: Option<Duration>,
     /// The size of the state at which old deliveries are removed early, in bytes.
     ///
-    /// `None` means nine tenths of the available space with SQLite, and no limit with PostgreSQL.
+    /// `None` means about nine tenths of the space that the state can take with SQLite, and no
+    /// limit with PostgreSQL.
     pub max_state_size: Option<u64>,
 }
 
@@ -294,7 +297,7 @@ pub struct AdminServer {
     pub listen: Listen,
     /// The permissions of the Unix socket. They decide who may connect.
     pub mode: u32,
-    /// The token that all requests need, except requests for health and metrics.
+    /// The token of the API and the page. Health and metrics need no token.
     pub token: Option<AdminToken>,
 }
 
@@ -341,7 +344,7 @@ pub struct Log {
 /// The format of a log line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogFormat {
-    /// `Journald` under systemd, else `Text`.
+    /// `Journald` if standard error goes to the journal, else `Text`.
     Auto,
     /// Human-readable text.
     Text,

@@ -13,9 +13,9 @@ pub struct Postgres {
     pub password: Option<SecretString>,
     /// Whether the connection is encrypted and the server's certificate is verified.
     pub tls: bool,
-    /// How long the working process may be disconnected from the database.
+    /// How long this process may be out of reach of the database.
     ///
-    /// After that, another process takes over its work.
+    /// After that, other processes may take over its work.
     pub lease: Duration,
     /// The name of the watched repository in the database.
     ///
@@ -44,7 +44,9 @@ impl Postgres {
 /// The tasks of a process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Roles {
-    /// Whether the process may watch: it watches the repository, or is a standby.
+    /// Whether the process may watch the repository.
+    ///
+    /// With PostgreSQL, only one process watches it at a time. The others wait to take over.
     pub watch: bool,
     /// Whether the process sends callbacks.
     pub deliver: bool,

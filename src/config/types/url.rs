@@ -29,7 +29,7 @@ impl ReceiverUrl {
     /// Returns the text of the URL in listings.
     ///
     /// The text omits the parts that may be secrets: user name, password, the values of the query,
-    /// and the path after its first segment.
+    /// and the path after its first segment. It omits everything if the URL is a secret.
     pub fn shown(&self) -> String {
         if self.is_hidden {
             return HIDDEN.to_owned();

@@ -17,7 +17,7 @@ use crate::template::Template;
 /// A webhook.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// The name of the webhook, and the events and projects that it subscribes to.
+    /// The name of the webhook, and which events it receives.
     pub subscription: Subscription,
     /// The globs of the filters, as written.
     pub globs: Globs,
@@ -33,19 +33,19 @@ pub struct Webhook {
     pub auth: Authentication,
     /// Whether to add a second signature that also covers the event and the parameters.
     pub signed_headers: bool,
-    /// The time limit of an attempt, from name resolution to the end of the answer.
+    /// The time limit of an attempt, up to the end of the answer.
     pub timeout: Duration,
     /// The time limit for connecting: name resolution, connection, proxy and TLS.
     pub connect_timeout: Duration,
     /// The delay before each attempt.
     ///
-    /// The number of delays is the maximum number of attempts.
+    /// Some failures are retried without using up an attempt of this schedule.
     pub schedule: Vec<Duration>,
     /// The maximum number of projects with a request in progress at the same time.
     pub concurrency: usize,
     /// The maximum rate of requests. `None` means no limit.
     pub rate: Option<Rate>,
-    /// Additional certificate authorities, and the client certificate with its key.
+    /// Certificate authorities, and the client certificate with its key.
     pub tls: Tls,
     /// Whether events are delivered to this webhook.
     pub enabled: bool,
@@ -151,7 +151,7 @@ impl Format {
 /// The certificates and keys of a webhook's TLS connections.
 #[derive(Clone, Debug, Default)]
 pub struct Tls {
-    /// Certificate authorities to trust in addition to the system's.
+    /// The certificate authorities of the setting `ca`.
     pub ca: Vec<CertificateDer<'static>>,
     /// Whether only `ca` is trusted, not the system's authorities.
     pub ca_only: bool,
