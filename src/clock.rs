@@ -1,6 +1,7 @@
-//! The only module that reads the time of day. Other modules take the time as an argument.
+//! The only module that reads the time of day of this host.
 //!
-//! For deadlines and leases, some modules also read tokio's monotonic clock.
+//! Other modules use a [`Clock`], or take the time as an argument. Some modules also read tokio's
+//! monotonic clock.
 
 use std::time::{Duration, Instant};
 
@@ -8,12 +9,13 @@ use jiff::Timestamp;
 
 /// The largest normal drift between the time of day and the monotonic time.
 ///
-/// The drift has two causes: slewing, and the time between reading one clock and the other.
+/// The drift has two causes: slewing, and the time between reading one of them and the other.
 const SLEWED: Duration = Duration::from_secs(1);
 
 /// The time of day and the monotonic time.
 ///
-/// Comparing two readings shows whether the time of day was set in between.
+/// Comparing two readings shows whether the time of day was set in between. A suspension of the
+/// host looks as if it was set forward, because the monotonic time stops meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     now: Timestamp,
@@ -34,7 +36,9 @@ impl Reading {
         later.moment.saturating_sub(self.moment)
     }
 
-    /// Whether somebody set the time of day between this reading and a later one.
+    /// Whether the time of day was set between this reading and a later one.
+    ///
+    /// A change of up to [`SLEWED`] may go unnoticed.
     pub(crate) fn was_set_until(&self, later: &Self) -> bool {
         let latest = self.passed_until(later).saturating_add(SLEWED);
         let is_ahead = self
@@ -45,6 +49,8 @@ impl Reading {
     }
 
     /// Whether the time of day was set back between this reading and a later one.
+    ///
+    /// A change of up to [`SLEWED`] may go unnoticed.
     pub(crate) fn was_set_back_until(&self, later: &Self) -> bool {
         self.now
             .checked_add(self.passed_until(later).saturating_sub(SLEWED))
@@ -65,15 +71,15 @@ impl SetBack {
     /// The time within which small steps add up.
     ///
     /// The time of day may be that of a database server, which drifts from the monotonic time of
-    /// this host. A quartz drifts by less than half a second an hour, so an hour of drift is within
-    /// the tolerance of one second.
+    /// this host. A quartz drifts by less than half a second an hour, so an hour of drift is less
+    /// than [`SLEWED`].
     const WINDOW: Duration = Duration::from_secs(60 * 60);
 
     pub(crate) fn new(reading: Reading) -> Self {
         Self { furthest: reading }
     }
 
-    /// Whether the time of day was set back since the first reading.
+    /// Whether this reading shows that the time of day was set back.
     pub(crate) fn is_noticed(&mut self, reading: Reading) -> bool {
         if self.furthest.was_set_back_until(&reading) {
             return true;

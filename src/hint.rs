@@ -1,9 +1,9 @@
-//! Hints: paths to observe. A hint does not say what happened at its path.
+//! Hints: parts of the repository to observe. A hint does not prove a change.
 //!
 //! Constraint: the engine never misses a change because of a lost hint. The channel is bounded. If
-//! the channel is full, the sender drops the hint and sets a flag, and the engine then runs a full
-//! scan. Only [`Hint::Activity`] may be lost without the flag, because it reports no change of a
-//! project.
+//! the channel is full, [`HintSender::send`] drops the hint and sets a flag, and the engine then
+//! runs a full scan. Only [`Hint::Activity`] may be lost without the flag, because it reports no
+//! change of a project. The hints about a walk wait until the channel has room.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -14,7 +14,7 @@ use crate::domain::rescan::RescanReason;
 use crate::observe::Held;
 use crate::repository::RootIdentity;
 
-/// A part of the repository to observe.
+/// A part of the repository to observe, or the progress of a walk.
 #[derive(Debug)]
 pub(crate) enum Hint {
     /// Files of a project may have changed.
@@ -24,19 +24,19 @@ pub(crate) enum Hint {
         cause: String,
         /// The reported path and the open file, if the report names a file.
         ///
-        /// The inner `None` means that the file is not open: the file is empty or cannot be opened,
+        /// The inner `None` means that the file is not held open, for instance because it is empty
         /// or too many files are open.
         file: Option<Box<(String, Option<Held>)>>,
-        /// Whether the file is probably still being written.
+        /// Whether the file is probably still being written: it is new and empty.
         ///
-        /// If so, the system reports later that the file was closed.
+        /// Usually, the system reports later that the file was closed.
         unfinished: bool,
     },
     /// An unrelated file next to the files of a project changed.
     ///
     /// So the project is not idle. Editors and synchronisers create such files.
     Activity { key: ProjectKey },
-    /// A directory that contains projects changed.
+    /// A directory that may contain projects changed.
     Subtree {
         /// The path of the directory below the root.
         path: String,
@@ -45,21 +45,21 @@ pub(crate) enum Hint {
     },
     /// An entry outside any project may have become unusable or usable again.
     Unusable { path: String },
-    /// A walk of the whole tree begins. It watches every directory.
+    /// A walk of the whole tree begins. It watches directories and finds projects.
     WalkStarted {
         root: RootIdentity,
         reason: RescanReason,
     },
-    /// The walk has found these projects and watches their directories.
+    /// The walk has found these projects, and has tried to watch their directories.
     ProjectsFound {
         /// The found projects. A project may be found twice.
         keys: Vec<ProjectKey>,
     },
-    /// The walk ended. It watches every directory that can be watched.
+    /// The walk ended, and the engine completes its full scan.
     ///
-    /// The engine then begins a full scan.
+    /// Or the root is lost: then there is no walk, and no scan follows.
     WalkFinished {
-        /// The watched root. `None` if the root could not be opened.
+        /// The watched root. `None` if the root is lost.
         root: Option<RootIdentity>,
         reason: RescanReason,
         /// Unusable entries outside any project.

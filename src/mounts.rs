@@ -1,7 +1,8 @@
 //! Reads the kernel's list of the mounts at and below a directory.
 //!
-//! Constraint: the list proves nothing. It only shows which paths to observe again, and which file
-//! systems do not report all changes. Without /proc, no mounts are known.
+//! Constraint: the list proves no change of a project. It only shows which paths to observe again,
+//! which file systems do not report all changes, and which file systems are missing. Without /proc,
+//! no mounts are known.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,12 +44,14 @@ pub(crate) struct Mounts {
 }
 
 impl MountList {
-    /// The file descriptor to poll for [`CHANGED`].
+    /// The file descriptor to poll for [`CHANGED`]. `None` until the list is read.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether the list changed since the last call, or since the list was opened.
+    /// Whether the kernel reports that the list changed since it was opened.
+    ///
+    /// The kernel reports each change only once: to this call, or to a poll of the descriptor.
     pub(crate) fn has_changed(&self) -> bool {
         let Some(file) = &self.file else { return false };
         let mut descriptors = [PollFd::new(file, CHANGED)];
@@ -58,7 +61,7 @@ impl MountList {
 
     /// Reads the mounts at and below a directory.
     ///
-    /// Returns `None` if the directory or the list cannot be read.
+    /// Returns `None` if the path of the directory cannot be resolved, or the list cannot be read.
     pub(crate) fn read(&mut self, directory: &Path) -> Option<Mounts> {
         if self.file.is_none() {
             self.file = File::open(MOUNTS).ok();
@@ -125,7 +128,7 @@ impl Mounts {
         mounts
     }
 
-    /// Whether a mount of an earlier list is at no path of this list.
+    /// Whether a mount below the directory in an earlier list is missing in this list.
     pub(crate) fn lacks_one_of(&self, earlier: &Self) -> bool {
         let mut earlier = earlier.below.values();
         earlier.any(|mount| !self.below.values().any(|now| now == mount))

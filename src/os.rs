@@ -1,8 +1,8 @@
-//! Notifies systemd, handles signals and raises the limits of the process.
+//! Notifies systemd, handles signals and raises the limit of open files.
 //!
 //! Constraint: if the daemon cannot notify systemd, it logs the error at level debug and continues.
 //! Without systemd, the notifications do nothing. If systemd does not read, the daemon does not
-//! wait: `notifications` keeps the messages and sends them later.
+//! wait: `notifications` keeps the last messages and sends them later.
 
 mod notifications;
 
@@ -31,7 +31,7 @@ impl HeldSignals {
         Self(held)
     }
 
-    /// Unblocks the signals.
+    /// Unblocks the signals in the calling thread.
     ///
     /// If the process ends before this call, a blocked signal does not change the exit status.
     pub(crate) fn release(&self) {
@@ -93,7 +93,7 @@ pub(crate) fn watchdog_interval() -> Option<Duration> {
     sd_notify::watchdog_enabled().map(|limit| limit / 2)
 }
 
-/// Retries the notifications that systemd has not received yet.
+/// Retries the notifications that wait.
 pub(crate) fn notify_again() {
     notify(&[]);
 }

@@ -2,9 +2,10 @@
 //!
 //! Constraint: opening a path below the root never follows a symbolic link, never leaves the root,
 //! and never blocks on a FIFO or a device. On Linux, one call opens the whole path (openat2 with
-//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). On other systems, and on kernels before 5.6, each
-//! component is opened relative to its parent, with O_NOFOLLOW. The effect is the same, but each
-//! directory of the path must be readable, not only searchable.
+//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). If that call is not available, each component is
+//! opened relative to its parent, with O_NOFOLLOW: on other systems, on kernels before 5.6, and in
+//! some sandboxes. The effect is the same, but each directory of the path must be readable, not
+//! only searchable.
 
 mod encrypted;
 mod names;
@@ -37,7 +38,7 @@ const FILE: OFlags = OFlags::RDONLY
 /// The identity of a root directory: device, inode and birth time.
 ///
 /// If a directory is removed and created again, it may have the same inode, but it has another
-/// birth time. The birth time is 0 if the file system has none.
+/// birth time. The birth time is 0 if it is unknown.
 ///
 /// The device changes when the file system is mounted from another disk or loop device. The
 /// watches of the root are then no longer valid.
@@ -136,7 +137,8 @@ impl Root {
 
     /// Opens a file below the root for reading.
     ///
-    /// The file may be of any type except a symbolic link. Check the type with [`kind_of`].
+    /// The opened file may also be a directory, a FIFO or a device. Check the type with
+    /// [`kind_of`].
     pub(crate) fn open_file(&self, path: &str) -> io::Result<OwnedFd> {
         open_beneath(self.directory.as_fd(), path, FILE)
     }
@@ -160,10 +162,10 @@ pub(crate) fn stat_at(parent: BorrowedFd<'_>, name: &str) -> io::Result<Stat> {
     Ok(rustix::fs::statat(parent, name, AtFlags::SYMLINK_NOFOLLOW)?)
 }
 
-/// Returns the type of a listed entry. `None` if the entry is gone.
+/// Returns the type of a listed entry.
 ///
 /// Some file systems, such as FUSE and old formats of XFS, list no types. The type is then read
-/// from the metadata.
+/// from the metadata. `None` if the entry is gone at that time.
 ///
 /// # Errors
 ///

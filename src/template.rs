@@ -23,8 +23,8 @@ const NAME: &str = "template";
 
 /// The basic number of steps that a template may take.
 ///
-/// Each 8 bytes of allowed output add one step. The template engine also takes a step for each 64
-/// bytes of memory, so the limit of steps also limits the memory.
+/// Each 8 bytes of allowed output add one step. The template engine also takes about one step
+/// for each 64 bytes of data, so the limit of steps also limits the memory.
 const STEPS: u64 = 500_000;
 
 /// The maximum length of a body for an empty payload, in bytes.

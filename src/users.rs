@@ -68,11 +68,13 @@ struct State {
     cached: HashMap<u32, Cached>,
     /// The users that threads are looking up.
     in_flight: BTreeSet<u32>,
-    /// The users whose look-up failed or took too long. These look-ups are retried.
+    /// The users to look up again.
+    ///
+    /// Their look-up failed, took too long or was not started.
     unknown: BTreeSet<u32>,
     /// Whether an unknown name became known since the last [`OwnerNames::retry`].
     has_news: bool,
-    /// The last user of the previous round of retries, and the time of that round.
+    /// The last user that retries looked up (or 0), and the time of the last retries.
     retried: Option<(u32, Timestamp)>,
     /// The current step of the engine, and how long it has waited for look-ups so far.
     step: (Timestamp, Duration),
@@ -98,7 +100,7 @@ fn age(since: Timestamp, now: Timestamp) -> Option<Duration> {
 }
 
 impl OwnerNames {
-    /// Makes a cache of the system's user database.
+    /// Makes a cache of names from the system's user database.
     pub(crate) fn system() -> Self {
         Self::new(|uid| {
             User::from_uid(Uid::from_raw(uid))

@@ -1,9 +1,9 @@
 //! Sends notifications to systemd without waiting for it.
 //!
 //! Constraint: a send never blocks, because signals and reloads are handled on the same thread. If
-//! the queue of the socket is full, messages wait here in order. A new status replaces the last
-//! waiting message if that is also a status. A watchdog message never waits, because the next
-//! watchdog message follows soon.
+//! the socket cannot be reached or its queue is full, messages wait here in order. A new status
+//! replaces the last waiting message if that is also a status. A watchdog message never waits,
+//! because the next watchdog message follows soon.
 
 use std::collections::VecDeque;
 use std::env;
@@ -23,7 +23,9 @@ const WAITING_MAX: usize = 32;
 /// The messages that are not sent yet, oldest first.
 static WAITING: Mutex<Waiting> = Mutex::new(Waiting(VecDeque::new()));
 
-/// Sends all waiting messages, and then a message with these states.
+/// Sends the waiting messages, and then a message with these states, if any.
+///
+/// Without the environment variable `NOTIFY_SOCKET`, nothing is sent.
 pub(super) fn send(states: &[NotifyState<'_>]) -> io::Result<()> {
     let Some(path) = env::var_os("NOTIFY_SOCKET") else {
         return Ok(());
@@ -88,7 +90,7 @@ impl Waiting {
         self.0.push_back(Message { kind, text });
     }
 
-    /// Sends the messages in order, until the queue of the socket is full.
+    /// Sends the messages in order, until one cannot be sent.
     fn send(&mut self, socket: &UnixDatagram) -> io::Result<()> {
         while let Some(message) = self.0.front() {
             match socket.send(message.text.as_bytes()) {

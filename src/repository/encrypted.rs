@@ -23,7 +23,7 @@ const DEPTH_MAX: usize = 8;
 /// The result of a search in a directory for signs of its key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Found {
-    /// There are no files, so nothing is hidden even if the key is missing.
+    /// There are no regular files, so no file is hidden even if the key is missing.
     Nothing,
     /// There is an unencrypted name or a readable file, so the key is available.
     Readable,
@@ -37,8 +37,8 @@ enum Found {
 ///
 /// The kernel shows encrypted names in base64. Older kernels use `+` and `,`, newer ones `-` and
 /// `_`. The encoded bytes are a whole number of 32-bit words, or 189 bytes for a long name. For a
-/// long name, older kernels show `_` and 24 encoded bytes. UUIDs with hyphens and hashes of Git
-/// have other lengths.
+/// long name, older kernels show `_` and 24 encoded bytes. UUIDs with hyphens and SHA-1 hashes have
+/// other lengths.
 pub(super) fn may_be_encrypted(name: &str) -> bool {
     let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+,-_".contains(&byte);
     let length = name.len();
@@ -73,8 +73,8 @@ pub(super) fn is_encrypted(_directory: BorrowedFd<'_>) -> io::Result<bool> {
 ///
 /// # Errors
 ///
-/// The directory is encrypted, and its key is missing or cannot be shown to be there. Or the
-/// metadata of the directory cannot be read, so it may be encrypted.
+/// The directory is encrypted, and its key is missing or may be missing. Or the metadata of the
+/// directory cannot be read, so it may be encrypted.
 pub(crate) fn check_key(directory: BorrowedFd<'_>) -> io::Result<()> {
     let has_key = || match Search::default().below(directory, DEPTH_MAX) {
         Found::Nothing | Found::Readable => true,
@@ -90,7 +90,8 @@ pub(crate) fn check_key(directory: BorrowedFd<'_>) -> io::Result<()> {
 ///
 /// # Errors
 ///
-/// The directory is encrypted, and its key is missing or was missing at the time of the listing.
+/// As for [`check_key`]. Or a lookup in the encrypted directory does not find the name, so the key
+/// may have been missing at the time of the listing.
 pub(super) fn check_listed(directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
     if !may_be_encrypted(name) || !is_encrypted(directory)? {
         return Ok(());

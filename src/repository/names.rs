@@ -4,7 +4,7 @@
 //! name in any spelling. A file system that caches names may miss an existing entry. In an
 //! encrypted directory without its key, a lookup finds none of the real names. A listing is right
 //! or fails, but takes time. So each [`Root`] lists a directory only if a lookup is not enough, and
-//! only once.
+//! keeps the names.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -20,6 +20,7 @@ use super::{Root, stat_at};
 /// Cached facts about the directories of a root.
 #[derive(Debug, Default)]
 pub(super) struct Names {
+    /// By the path of a directory: the names in its listing.
     listed: RefCell<HashMap<String, HashSet<String>>>,
     /// By the path of a directory: whether lookups in the directory may ignore case.
     ignores_case: RefCell<HashMap<String, bool>>,
@@ -89,8 +90,8 @@ impl Root {
 
     /// Whether lookups in a directory may ignore case.
     ///
-    /// Lookups may ignore case if a lookup of another spelling finds an entry, or fails for a reason
-    /// other than a missing entry.
+    /// Lookups may ignore case if a lookup of another spelling finds an entry, or fails for a
+    /// reason other than a missing entry.
     fn may_ignore_case(&self, parent: &str, name: &str) -> bool {
         if let Some(known) = self.names.ignores_case.borrow().get(parent) {
             return *known;
@@ -112,9 +113,9 @@ impl Root {
 
 /// Whether a lookup in this directory finds every existing name.
 ///
-/// True only for the local file systems in `KNOWN`, except in encrypted directories.
-/// Other file systems may send the lookup to another machine or process. They may also cache that a
-/// name does not exist.
+/// True only for the local file systems in `KNOWN`, except in encrypted directories. Other file
+/// systems may send the lookup to another machine or process. They may also cache that a name does
+/// not exist.
 #[cfg(target_os = "linux")]
 fn finds_every_name(directory: BorrowedFd<'_>) -> bool {
     // From linux/magic.h: ext2 to ext4, XFS, Btrfs, tmpfs, F2FS.
@@ -162,7 +163,7 @@ fn steps(path: &str) -> impl Iterator<Item = (&str, &str)> {
 ///
 /// # Errors
 ///
-/// The directory cannot be read, or it is encrypted and its key is missing.
+/// The directory cannot be read, or it may show encrypted names because its key is missing.
 pub(crate) fn list(
     directory: BorrowedFd<'_>,
     mut visit: impl FnMut(Result<&str, String>, FileType),
@@ -209,7 +210,7 @@ pub(crate) fn list_until(
     }
 }
 
-/// Visits all entries of a directory until `visit` fails.
+/// Visits the entries of a directory, including `.` and `..`, until `visit` fails.
 #[cfg(target_os = "linux")]
 pub(super) fn each_entry(
     directory: BorrowedFd<'_>,
