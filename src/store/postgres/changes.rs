@@ -1,9 +1,11 @@
-//! Notifies all processes of a repository about changes by operators and senders.
+//! Notifies the processes of a repository of each other's changes.
+//!
+//! There are notifications of operators' changes, of deliveries to claim, and of new sole senders.
 //!
 //! Constraint: a notification is lost if the connection breaks. So an operator's change also
 //! increases the column `changes` of the repository. Each renewal of a lease reads this column and
-//! wakes the queues if it changed. So a lost notification delays the queues by at most a third of
-//! the lease.
+//! wakes the queues if it changed. While renewals succeed, the queues notice such a change after at
+//! most about a third of the lease. For other lost notifications, see [`listen`].
 
 use std::time::Duration;
 
@@ -75,6 +77,8 @@ fn handle(payload: &str, repository: i32, notices: &Notices) {
 }
 
 /// Listens for notifications about a repository forever. Reconnects after errors.
+///
+/// Each time it connects, it assumes that notifications to senders were lost.
 pub(super) async fn listen<T>(config: Config, tls: T, repository: i32, notices: Notices)
 where
     T: MakeTlsConnect<Socket> + Clone,

@@ -3,8 +3,8 @@
 //! Constraint: the cost of a claim must not depend on the number of pending deliveries. So an index
 //! finds the heads of [`lanes`](super::lanes), the only deliveries that may be claimed. One
 //! transaction of one round trip selects heads and claims them. If it finds fewer heads than it may
-//! claim, another round trip reads the next due time. A head with a large payload is the only one
-//! of its claim. Its payload is read [in pieces](super::payloads) afterwards.
+//! claim, another round trip reads the next due time. A large payload is the only payload of its
+//! claim, and is read [in pieces](super::payloads) afterwards.
 //!
 //! Senders claim at the same time and do not wait for each other: see [`session`](super::session).
 //! The commit of a claim does not wait for a disk or a replica. So a crash of the server may undo
@@ -43,9 +43,9 @@ const ANSWER_BYTES: i64 = payloads::PIECE as i64;
 /// Otherwise it might first join all heads with all claims.
 ///
 /// The sender may claim a head again that it has already claimed. But it may not claim a head while
-/// it has a claim of another delivery in the lane. Such a claim remains if an operator cancels a
-/// delivery during its attempt. Usually `$4` and `$5` exclude the lane then. But if the project was
-/// renamed during the attempt, these values contain its former key.
+/// it has a claim of another delivery in the lane. For example, such a claim remains if an operator
+/// cancels a delivery during its attempt. Usually `$4` and `$5` exclude the lane then. But if the
+/// project was renamed during the attempt, these values contain its former key.
 macro_rules! free_heads {
     () => {
         "FROM deliveries d WHERE d.repository = $1 AND d.webhook = $3 AND d.is_head \
@@ -64,8 +64,8 @@ macro_rules! free_heads {
 /// Selects and claims due heads of a webhook's lanes, the longest overdue first.
 ///
 /// It claims a head only if the payloads before it have less than [`CLAIM_BYTES`] bytes in total,
-/// and if the payload of the head fits into the answer. It claims the first head in any case. If
-/// the payload of that head does not fit, the row lacks the payload.
+/// and if all payloads up to that of the head fit into the answer. It claims the first head with a
+/// payload in any case. If this payload does not fit, the row lacks it.
 const CLAIM: &str = concat!(
     "WITH heads AS MATERIALIZED (SELECT d.* ",
     free_heads!(),
@@ -100,7 +100,9 @@ const EVENT_COLUMN: usize = 10;
 /// The index of the hash of the event's payload in [`CLAIM`].
 const HASH_COLUMN: usize = EVENT_COLUMN + row::N_EVENT_COLUMNS - 1;
 
-/// Reads the earliest due time of the heads that are not among the ids `$6`.
+/// Reads the earliest due time of the free heads that are not among the ids `$6`.
+///
+/// If the receiver requested a pause of the webhook, no due time is before its end.
 const NEXT: &str = concat!(
     "SELECT greatest(d.due_ms, (SELECT w.rests_until_ms FROM webhooks w \
      WHERE w.repository = $1 AND w.name = $3)) ",
@@ -121,7 +123,7 @@ pub(super) struct Claiming {
 impl Claiming {
     /// Claims due heads of lanes, the longest overdue first.
     ///
-    /// Returns `None` if another sender removed this sender's lease.
+    /// Returns `None` if another process removed this sender's lease.
     pub(super) async fn claim(&self, session: &mut Session) -> Result<Option<Claims>, Fault> {
         let (organizations, projects) = row::arrays(&self.excluding);
         let answers = session
@@ -174,7 +176,7 @@ impl Claiming {
         payloads::read(session, self.repository, hash).await
     }
 
-    /// Reads the earliest due time of the heads that are not among `claimed`.
+    /// Reads the earliest due time of the free heads that are not among `claimed`.
     pub(super) async fn next_due(
         &self,
         session: &mut Session,

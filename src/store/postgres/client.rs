@@ -1,4 +1,6 @@
-//! The blocking client of the command line, with its own runtime.
+//! The blocking client of the command line and the admin server.
+//!
+//! It has a runtime of its own.
 
 use std::future::Future;
 use std::io;

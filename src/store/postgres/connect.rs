@@ -33,18 +33,20 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The time limit for making a connection, including TLS and the authentication.
 pub(super) const CREATE_MAX: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 
-/// How long a caller waits for a free connection of the pool.
+/// How long a caller waits at most for a free connection of the pool.
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The longest time that a transaction may idle, even with a long lease.
+///
+/// The transactions of `migrate-store` may idle for longer.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// A transaction may idle for the length of the lease divided by this number.
 ///
-/// Four transactions of one process may wait for the lock of the repository: those of a batch, of
-/// results of attempts, of a collection and of fingerprints. If the process is stopped, each of
-/// them gets the lock in turn and then idles. The server must end all four within the length of the
-/// lease.
+/// Usually, at most four transactions of one process wait for the lock of the repository: those of
+/// a batch, of results of attempts, of a collection and of fingerprints. If the process is stopped,
+/// each of them gets the lock in turn and then idles. The server should end all four within the
+/// length of the lease.
 const IDLE_PART: u32 = 4;
 
 /// Returns the server options of each connection.
@@ -61,7 +63,7 @@ fn options(lease: Duration) -> String {
     )
 }
 
-/// The name of this program in the server's list of connections.
+/// The default name of a connection in the server's list of connections.
 const APPLICATION: &str = "project-webhooks";
 
 /// Returns the name of the database for messages.
@@ -118,10 +120,11 @@ pub(super) fn config(settings: &Postgres) -> Result<Config, OpenError> {
     Ok(config)
 }
 
-/// Makes the server plan each statement only once for each connection of a daemon.
+/// Makes the server plan a statement once for each connection, not at each use.
 ///
 /// A daemon's statements find rows by keys, so the best plan does not depend on the values.
-/// Planning a statement each time costs as much as executing it (measured).
+/// Planning a statement each time costs as much as executing it (measured). After an analysis of a
+/// table, the server plans the table's statements again.
 pub(super) fn plan_once(config: &mut Config) {
     let others = config.get_options().unwrap_or_default();
     config.options(format!("-c plan_cache_mode=force_generic_plan {others}"));
@@ -130,7 +133,7 @@ pub(super) fn plan_once(config: &mut Config) {
 /// The TLS settings of connections. `None` for connections without TLS.
 pub(super) type Tls = Option<MakeRustlsConnect>;
 
-/// Makes the pool for all work except renewals. The pool connects on demand.
+/// Makes the pool for the work of a store or a client. The pool connects on demand.
 pub(super) fn pool(tls: &Tls, config: Config, location: &Arc<str>) -> Result<Pool, OpenError> {
     let limits = (CONNECTIONS_MAX, WAIT_TIMEOUT, CREATE_MAX);
     pool_of(tls, config, location, limits)
@@ -160,9 +163,10 @@ pub(super) fn waiting(tls: &Tls, config: Config, location: &Arc<str>) -> Result<
     pool_of(tls, config, location, limits)
 }
 
-/// Returns how long a renewal may take.
+/// Returns the time limit for the connection of a renewal, and for its statements.
 ///
-/// After this time, a second renewal can still begin before the lease expires.
+/// If one of the two fails after this time, a second renewal can still begin before the lease
+/// expires.
 pub(super) fn renewal_max(lease: Duration) -> Duration {
     lease / 2
 }

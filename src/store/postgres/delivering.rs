@@ -34,7 +34,7 @@ impl Shared {
         let (reply, mut answer) = oneshot::channel();
         guard(&self.finishing.waiting).push((finished, reply));
         let _turn = self.finishing.turn.lock().await;
-        // Another caller may have recorded these results.
+        // Another caller may have recorded these results, or failed to.
         if let Ok(result) = answer.try_recv() {
             return result;
         }
@@ -97,8 +97,8 @@ impl Shared {
             }
         }
         let alone = asking.alone != Alone::No;
-        // The database has not confirmed the lease in time, so another sender may have removed it.
-        // Claim nothing until a renewal succeeds.
+        // If the database has not confirmed the lease in time, another sender may have removed it.
+        // In this case, claim nothing until a renewal succeeds.
         if (alone || claiming.limit > 0) && !lease.hold.is_valid() {
             return Ok(Claims::default());
         }
@@ -164,7 +164,7 @@ impl Shared {
 
     /// Estimates how many rows to remove to free `needed` bytes, from 1 to `limit`.
     ///
-    /// The estimate uses the average payload of the 100 oldest events.
+    /// The estimate uses the average size of the compressed payloads of the 100 oldest events.
     async fn rows_for(&self, needed: u64, limit: usize) -> Result<usize, Fault> {
         let (mut session, repository) = self.session().await?;
         let rows = session

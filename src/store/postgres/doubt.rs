@@ -1,17 +1,18 @@
-//! Handles a batch whose commit has an unknown result after a lost connection.
+//! Handles a batch whose commit failed because the server was unreachable.
 //!
-//! The next batch finds out whether the earlier batch was recorded. For that, each batch stores a
-//! random value, its *mark*. The caller repeats the changes of the earlier batch. If that batch was
-//! recorded, a repeated change of a project's record is stale, and the caller infers again from the
-//! new record. But some changes have an event and keep the record, for example the change of a
-//! short-lived snapshot. Their events would be recorded twice, so the next batch leaves them out.
+//! The batch may be recorded nevertheless. The next batch finds out whether it is. For that, each
+//! batch stores a random value, its *mark*. The caller repeats the changes of the earlier batch. If
+//! that batch was recorded, a repeated change of a project's record is stale, and the caller infers
+//! again from the new record. But some changes have an event and keep the record, for example the
+//! change of a short-lived snapshot. Their events would be recorded twice, so a batch that repeats
+//! them leaves them out.
 
 use std::collections::HashMap;
 
 use crate::domain::event::EventId;
 use crate::store::batch::{Change, NewEvent, RecordedEvent};
 
-/// Recorded events, by the id that each would have with repetition 0.
+/// Events with their final ids, by the id that each would have with repetition 0.
 pub(super) type FirstIds = HashMap<EventId, RecordedEvent>;
 
 /// The last batch if its result is unknown, and events that a retry may repeat.
@@ -31,7 +32,7 @@ impl Doubt {
         self.mark.is_some()
     }
 
-    /// Remembers the mark and the events of a batch whose commit got no answer.
+    /// Remembers the mark and the events of a batch whose result is unknown.
     pub(super) fn open(&mut self, mark: Vec<u8>, events: FirstIds) {
         self.mark = Some(mark);
         self.unknown = events;

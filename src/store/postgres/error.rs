@@ -51,9 +51,9 @@ fn is_of_connection(error: &tokio_postgres::Error) -> bool {
 
 /// Whether the server cannot work now, but may work later.
 fn is_outage(code: &SqlState) -> bool {
-    // Class 08: the connection failed. Class 57P: the server stops or starts. Class 53: the server
-    // lacks a resource. 25P03: a transaction idled for too long, so the server closed the
-    // connection.
+    // 08: the connection failed. 57P: the server ended or refused the connection, for example
+    // because it stops or starts. 53: the server lacks a resource. 25P03: a transaction idled for
+    // too long, so the server closed the connection.
     ["08", "57P", "53", "25P03"]
         .iter()
         .any(|class| code.code().starts_with(class))

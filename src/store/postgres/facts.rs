@@ -23,19 +23,25 @@ pub(super) struct Facts {
     pub(super) repetition: u32,
     /// The mark of the last recorded batch; see [`doubt`](super::doubt).
     pub(super) last_batch: Option<Vec<u8>>,
-    /// The recorded files of the changed projects, with their hash and change time.
+    /// The recorded files of the projects whose record changes.
+    ///
+    /// Each has its hash and change time.
     pub(super) files: HashMap<(ProjectKey, String), (ContentHash, i64)>,
     /// The needed payloads that are already stored.
     pub(super) payloads: HashSet<ContentHash>,
     /// Those ids of the new events that are already taken.
     pub(super) taken: HashSet<EventId>,
-    /// The listeners of changed projects: webhooks to which their events were routed.
+    /// The listeners of the projects in the batch.
+    ///
+    /// These are the webhooks to which events of the projects were routed.
     pub(super) listeners: BTreeMap<ProjectKey, BTreeSet<String>>,
     /// The listeners of moved projects, by the new key of the project.
     pub(super) arriving: BTreeMap<ProjectKey, BTreeSet<String>>,
     /// Those lanes of the new events that already have a pending delivery.
     pub(super) lanes: HashSet<Lane>,
     /// The projects with a pending delete, by webhook and by hashed project id.
+    ///
+    /// At first, these are only deletes for which the new events may have to wait.
     pub(super) deletes: HashMap<(String, Vec<u8>), BTreeSet<ProjectKey>>,
 }
 

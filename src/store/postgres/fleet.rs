@@ -105,7 +105,9 @@ pub(super) fn of_rows(answers: &[Vec<Row>]) -> Result<Fleet, Fault> {
     })
 }
 
-/// Parses a process. Another version of the program may have used another form.
+/// Parses a process. A text in another form becomes the host.
+///
+/// Another version of the program may have used another form.
 fn process(text: &str) -> Process {
     Process::parse(text).unwrap_or_else(|| Process {
         host: text.to_owned(),
@@ -166,7 +168,7 @@ impl LastRead {
         });
     }
 
-    /// Records that the database did not answer.
+    /// Records that the last renewal failed.
     pub(super) fn unanswered(&self) {
         self.0.send_modify(|view| view.is_reachable = false);
     }

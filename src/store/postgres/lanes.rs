@@ -1,9 +1,9 @@
 //! Maintains lanes: the pending deliveries of one project to one webhook.
 //!
 //! Constraint: deliveries are sent in the order that [`Delivering`] promises. So only the *head* of
-//! a lane may be sent: its oldest delivery, with the column `is_head` set. Each change of a
-//! delivery's state or lane also updates `is_head`, in one statement for all changed lanes. A lane
-//! has no head while its oldest delivery waits for a delete in another lane.
+//! a lane may be sent: its oldest delivery, with the column `is_head` set. A transaction that
+//! changes the state or the lane of deliveries also updates `is_head`, for all changed lanes at
+//! once. A lane has no head while its oldest delivery waits for a delete in another lane.
 //!
 //! [`Delivering`]: crate::store::contract::Delivering
 
@@ -130,7 +130,9 @@ impl Left {
         !self.deletes.is_empty()
     }
 
-    /// Sets the next heads of the lanes. The former heads must no longer be pending.
+    /// Adds the statements that set the next heads of the lanes.
+    ///
+    /// Earlier statements must have stored that the deliveries are no longer pending.
     pub(super) fn promote(&self, repository: i32, statements: &mut Vec<Statement>) {
         if !self.lanes.is_empty() {
             statements.push(promote(repository, &self.lanes));
@@ -208,7 +210,7 @@ const MOVE_CLAIMS: &str = "UPDATE claims c SET organization = f.new_o, project =
      FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS f (o, p, new_o, new_p) \
      WHERE c.repository = $1 AND c.organization = f.o AND c.project = f.p";
 
-/// All moves of projects in a repository, by former key, the oldest first.
+/// The stored moves of projects in a repository, by former key, the oldest first.
 ///
 /// Each move has the number of its batch, the last event before it, and the new key.
 pub(super) struct Moves(BTreeMap<ProjectKey, Vec<(i64, i64, ProjectKey)>>);

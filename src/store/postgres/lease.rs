@@ -3,12 +3,12 @@
 //! Constraint: at most one process records changes, even if another one is stopped or cut off and
 //! later continues. The time limit of a lease cannot ensure this: a process may check the time, be
 //! stopped, and commit after its lease has expired. So each grant of the lease has a higher number,
-//! its *epoch*, which is also in the row of the repository. Each commit first locks this row, and
-//! fails if the row does not have the epoch of the process.
+//! its *epoch*, which is also in the row of the repository. A transaction that changes the record
+//! first locks this row, and fails if the row does not have the epoch of the process.
 //!
 //! A process that takes over waits for a running commit and then sets its own epoch in the row.
-//! From then on, the former holder can commit nothing. If a process is stopped or cut off during a
-//! transaction, the server rolls the transaction back after a part of the lease.
+//! From then on, the former holder can no longer change the record. If a process is stopped or cut
+//! off during a transaction, the server rolls the transaction back after a part of the lease.
 //!
 //! [`LeaseState`] decides when a process sends which request. Leases expire by the server's clock.
 
@@ -221,7 +221,6 @@ impl Lease {
         }
     }
 
-    /// Sends a request. Returns its answer.
     async fn send(&self, request: Request, pool: &Pool, last_read: &LastRead) -> Answer {
         match request {
             Request::Renew { .. } => match self.renew(pool, last_read).await {

@@ -1,4 +1,4 @@
-//! Implements [`Listing`]: reads for the command line.
+//! Implements [`Listing`]: reads for the command line and the admin server.
 
 use std::collections::BTreeSet;
 

@@ -3,41 +3,43 @@
 //! # Constraints
 //!
 //! - Only one process at a time watches a repository: the holder of its `lease`. Each grant of the
-//!   lease has a number, the epoch. Each commit checks the epoch, so a former holder commits
-//!   nothing.
-//! - Any number of processes send deliveries at the same time. `sender` prevents two of them from
-//!   sending the same delivery.
+//!   lease has a number, the epoch. A commit that changes the record checks the epoch, so a former
+//!   holder cannot change the record.
+//! - Any number of processes send deliveries at the same time. `sender` lets only one of them
+//!   claim a delivery.
 //! - Several repositories can share one database. Each row has the id of its repository.
-//! - Recording a batch usually costs two round trips to the server. It costs more if the payloads
-//!   of the batch exceed 64 KiB, or if an event id is taken.
-//! - A claim usually costs one round trip. It costs one more if it finds fewer deliveries than it
-//!   may claim, and one for each piece of a large payload. `session` explains how transactions run
+//! - Recording a batch usually costs two round trips to the server. It costs more, for example, if
+//!   the payloads of the batch exceed 64 KiB, or if an event id is taken.
+//! - A claim usually costs one round trip, and another one if it finds fewer deliveries than it may
+//!   claim. Each piece of a large payload costs one more. `session` explains how transactions run
 //!   without anomalies.
-//! - While the server cannot be reached, each operation fails with [`Fault::Unreachable`], and the
-//!   caller retries. The next operation connects again.
+//! - While the server cannot be reached, operations fail with [`Fault::Unreachable`]. A later
+//!   operation connects again.
 //!
 //! # Modules
 //!
-//! - `connect` makes connections. `schema` creates the tables. `worker` has the thread that runs
-//!   all work on the database.
+//! - `connect` makes connections. `schema` creates the tables. `worker` has the thread that runs a
+//!   daemon's work on the database.
 //! - `session` sends statements. `row` converts rows. `error` converts errors.
-//! - `recording` implements the operations of inference, and `delivering` those of sending.
+//! - `recording` implements the operations of inference, and `delivering` those of sending and
+//!   housekeeping.
 //! - `record` records a batch: it reads the `facts`, finds free `event_ids`, computes the
-//!   `new_rows`, and commits the statements of `write`. If a commit gets no answer, `doubt` finds
-//!   out later whether it succeeded. `recorded` reads the record.
+//!   `new_rows`, and commits the statements of `write`. If the result of a commit is unknown,
+//!   `doubt` finds it out later. `recorded` reads the record.
 //! - `claims` claims deliveries. `lanes` keeps them in order. `queue` records the results of their
 //!   attempts. `payloads` reads large payloads in pieces. `webhooks` stores the state of webhooks.
 //! - `retention` removes old rows.
-//! - `client` connects the command line. `listing` implements its reads: `select` has the
-//!   conditions, `listed` reads rows, and `pages` reads pages of rows. `operations` and `replay`
-//!   change deliveries.
+//! - `client` connects the command line and the admin server. `listing` implements their reads:
+//!   `select` has the conditions, `listed` reads rows, and `pages` reads pages of rows.
+//!   `operations` and `replay` implement an operator's changes.
 //! - `names` prevents two processes from watching the same repository, one of them alone and the
 //!   other in a list of `repositories`.
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
 //!   `server_time` is the clock of all senders.
 //! - `statistics` tells the server to analyze growing tables.
-//! - `changes` notifies processes of changes by operators and senders.
-//! - `transfer` reads and writes all rows for `migrate-store`. `moved_rows` has its statements.
+//! - `changes` notifies processes of operators' changes, deliveries to claim and sole senders.
+//! - `transfer` reads and writes a state for `migrate-store`. `moved_rows` makes the statements for
+//!   its rows.
 
 mod changes;
 mod claims;
@@ -122,7 +124,9 @@ struct Shared {
     location: Arc<str>,
     lease: Lease,
     last_read: LastRead,
-    /// Whether this process has the lease on the repository. Otherwise it only sends.
+    /// Whether this process got the lease on the repository. Otherwise it only sends.
+    ///
+    /// This stays true if another process takes over the lease.
     is_watching: bool,
     sender: Sender,
     statistics: Statistics,
@@ -130,7 +134,9 @@ struct Shared {
     notices: Notices,
     garbage: Mutex<Garbage>,
     doubt: tokio::sync::Mutex<Doubt>,
-    /// The lowest repetition for new event ids, as the last batch read it.
+    /// The lowest repetition for new event ids, as the last recorded batch read it.
+    ///
+    /// It is 0 before the first batch.
     repetition: AtomicU32,
     finishing: delivering::Finishing,
 }
@@ -145,7 +151,7 @@ fn guard<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// Without a key, somebody with a copy of the database could guess a secret setting and compare its
 /// fingerprint. All processes need the same key, so the database stores the key, encrypted with the
 /// database password. The stored value is a random salt, then the key XOR a hash of salt and
-/// password.
+/// password. If no password is configured, the empty text replaces it.
 #[derive(Clone, Copy)]
 struct FingerprintKey([u8; 32]);
 
@@ -205,7 +211,9 @@ fn random() -> [u8; 32] {
 /// The purpose of opening a store.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Purpose {
-    /// To watch the repository and send its deliveries.
+    /// To watch the repository.
+    ///
+    /// With the role `deliver`, the process also sends deliveries.
     Work,
     /// To send deliveries without watching.
     Send,
@@ -353,7 +361,8 @@ async fn open(
     let name = Process::this().to_string();
     let is_watching = purpose != Purpose::Send;
     if purpose == Purpose::Work && !settings.repositories.is_empty() {
-        // Check the names now. A standby would otherwise find a conflict only when it takes over.
+        // Check the names first, so that a conflict is reported at once. Otherwise this process
+        // might only report that it waits for the lease.
         let mut session = Session::of(&pool).await.map_err(fault)?;
         let refused = names::refuse_own(&mut session, &settings.repositories).await;
         let refused = refused.map_err(fault)?;
@@ -440,7 +449,9 @@ async fn start(
     Ok((sender, last_read, statistics))
 }
 
-/// Returns the id and the stored key of the repository. Inserts a missing row.
+/// Returns the id and the encrypted fingerprint key of the repository.
+///
+/// Inserts the row of the repository if it is missing.
 async fn register(pool: &Pool, settings: &Postgres) -> Result<(i32, Vec<u8>), Fault> {
     let name = &settings.repository;
     let mut session = Session::of(pool).await?;

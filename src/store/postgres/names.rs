@@ -1,4 +1,4 @@
-//! Prevents two processes from watching the same repository.
+//! Prevents a repository from being watched both alone and in a list.
 //!
 //! A process watches either a single repository or a list of `repositories`. Each single repository
 //! has its own record in the database, and the list has one common record.
@@ -6,7 +6,7 @@
 //! # Constraints
 //!
 //! - A repository must not be watched both alone and in the list. So the record of the list
-//!   contains the names of its repositories. Before a process gets the lease on a single
+//!   contains the names of its repositories. Before a process gets the lease to watch a single
 //!   repository, [`refuse_listed`] checks that the list does not contain it. Before [`record`]
 //!   stores the names of a list, it checks that none of its repositories is in use alone. Both hold
 //!   an advisory lock until they commit, so the second one finds the conflict. Single repositories
@@ -205,7 +205,7 @@ pub(super) async fn refuse_listed(
     single_refusal(name, answers.get(1).map_or(&[], Vec::as_slice))
 }
 
-/// Reads one repository of the list that is in use alone.
+/// Reads a repository of the list that is in use alone, if there is one.
 ///
 /// Such a repository has its own record, lease or pending deliveries. An incomplete copy by
 /// `migrate-store` is a record too. Pending deliveries matter only until the recorded list contains
@@ -296,7 +296,8 @@ pub(super) fn checked(
 
 /// Replaces the recorded names of a list.
 ///
-/// Fails if the process no longer has the lease on the list.
+/// Fails if the process no longer has the lease on the list, if one of the repositories is in use
+/// alone, or if `migrate-store` moved the state or has not finished copying it.
 pub(super) async fn record(
     session: &mut Session,
     repository: i32,
@@ -319,7 +320,7 @@ pub(super) async fn record(
 /// Reserves the names of a list whose state `migrate-store` is about to copy here.
 ///
 /// Writes the mark of the transfer, which contains the names. Fails if the process no longer has
-/// the lease on the list.
+/// the lease on the list, or if one of the repositories is in use alone.
 pub(super) async fn reserve(
     session: &mut Session,
     repository: i32,
@@ -332,11 +333,12 @@ pub(super) async fn reserve(
     Ok(())
 }
 
-/// Begins a transaction that stores names of a list. Fails if a name is in use.
+/// Begins a transaction that stores the names of a list.
 ///
-/// Returns the rows of the mark of a transfer. A process that watches one of the repositories alone
-/// may be stopped until its lease has expired. When the process continues, it could renew the
-/// lease. So this function raises the epoch of each expired lease, and then checks again.
+/// Returns the rows of a transfer's mark. Fails if the process no longer has the lease on the list,
+/// or if one of the repositories is in use alone. A process that watches one of them alone may
+/// be stopped until its lease has expired. When the process continues, it could renew the lease. So
+/// this function raises the epoch of each expired lease, and then checks again.
 async fn begin(
     session: &mut Session,
     repository: i32,

@@ -1,7 +1,7 @@
 //! Computes the new events, deliveries, files and listeners of a batch in memory.
 //!
-//! Constraint: this module reads nothing from the database. If a file that the batch replaces or
-//! removes differs from the recorded file, the whole batch fails.
+//! Constraint: this module reads nothing from the database. If a file that the batch adds, replaces
+//! or removes is not recorded as the batch expects, the whole batch fails.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -46,7 +46,7 @@ pub(super) struct Pending {
 impl<'a> NewRows<'a> {
     /// Computes all rows of the batch.
     ///
-    /// Leaves out the events that `doubt` has, because an earlier batch already recorded them.
+    /// Leaves out the events that an earlier batch already recorded, according to `doubt`.
     pub(super) fn compute(
         recording: &'a Recording<'a>,
         facts: Facts,
@@ -182,6 +182,9 @@ impl<'a> NewRows<'a> {
     }
 
     /// Adds the files that differ between the records before and after a change.
+    ///
+    /// Fails if these files are not recorded as in the record before the change, or if the payload
+    /// of a definition is missing.
     fn replace_files(&mut self, change: &'a Change) -> Result<(), Fault> {
         let after: BTreeMap<&str, &'a FileState> = change
             .after

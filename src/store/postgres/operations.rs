@@ -74,7 +74,9 @@ impl PostgresOperations {
     }
 }
 
-/// Locks the repository for a change. Fails if `migrate-store` moved the state.
+/// Begins a transaction and locks the repository.
+///
+/// Fails if `migrate-store` moved the state, or has not finished copying it here.
 async fn begin(session: &mut Session, repository: i32) -> Result<Vec<Vec<Row>>, Fault> {
     let statements = vec![
         statement!(LOCK, repository),

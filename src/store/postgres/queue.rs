@@ -1,9 +1,10 @@
 //! Records the results of attempts, and changes due times.
 //!
-//! Constraint: senders record results at the same time. A sender locks out all others in only two
-//! cases: if a delete is no longer pending, because deliveries in other [lanes](super::lanes) may
-//! wait for it, and if another sender sends from the same lane. Senders that record failures of the
-//! same webhook wait for each other at its row. [`session`](super::session) has the rules.
+//! Constraint: senders record results at the same time, so they share the lock on the repository.
+//! In two cases, a sender takes the exclusive lock instead: if a delete is no longer pending,
+//! because deliveries in other [lanes](super::lanes) may wait for it, and if another sender sends
+//! from the same lane. Senders that record failures of the same webhook wait for each other at its
+//! row. [`session`](super::session) has the rules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -37,7 +38,9 @@ struct Entry {
     finished: Option<i64>,
     last_status: Option<i32>,
     last_error: Option<String>,
-    /// Whether another sender also sends from this lane, after a move merged two lanes.
+    /// Whether another sender has a claim in this lane too.
+    ///
+    /// This happens after a move merged two lanes.
     is_lane_shared: bool,
     is_changed: bool,
 }
@@ -75,7 +78,7 @@ impl Entry {
         Ok((row::number(found, 0)?, entry))
     }
 
-    /// Whether the settings of the webhook changed since the request was sent.
+    /// Whether the settings of the request have another fingerprint than the stored one.
     fn is_outdated(&self, finish: &Finish, key: &FingerprintKey) -> bool {
         match (&finish.fingerprint, &self.fingerprint) {
             (Some(used), Some(kept)) => key.keyed(used)[..] != kept[..],
@@ -101,9 +104,9 @@ pub(super) struct Finishing<'a> {
     pub(super) sender: i64,
     pub(super) finished: &'a [Finish],
     pub(super) key: &'a FingerprintKey,
-    /// Whether this process saves the fingerprints of webhooks' settings.
+    /// Whether this process stores the fingerprints of webhooks' settings.
     ///
-    /// If not, its own settings may be older than those with the saved fingerprints.
+    /// If not, its own settings may be older than those with the stored fingerprints.
     pub(super) is_watching: bool,
 }
 

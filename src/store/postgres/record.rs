@@ -1,9 +1,10 @@
-//! Records a batch in two round trips.
+//! Records a batch, usually in two round trips.
 //!
 //! Constraint: a [`Batch`] is recorded completely or not at all. The first round trip locks the
-//! repository and reads all rows that the batch depends on ([`Facts`]). Then [`NewRows`] computes
-//! the new rows in memory. The second round trip writes them and commits. Between the two, the lock
-//! keeps other processes from writing.
+//! repository and reads the rows that the batch depends on ([`Facts`]). Then [`NewRows`] computes
+//! the new rows in memory. The last round trip writes them and commits. In between, more round
+//! trips may look up [`EventIds`]. Until the commit, the lock keeps other transactions from
+//! changing or removing these rows.
 
 use super::doubt::Doubt;
 use super::event_ids::EventIds;
@@ -22,7 +23,9 @@ pub(super) struct Recording<'a> {
     pub(super) epoch: i64,
     pub(super) batch: &'a Batch,
     pub(super) payloads: &'a [Given],
-    /// The lowest repetition for new event ids, as the last batch read it.
+    /// The repetition of the event ids that [`Facts`] looks up.
+    ///
+    /// It is usually the lowest repetition for new ids.
     pub(super) repetition: u32,
 }
 
@@ -34,8 +37,8 @@ pub(super) struct Outcome {
 impl Recording<'_> {
     /// Records the batch.
     ///
-    /// First finds out whether the earlier batch in `doubt` was recorded. If the commit of this
-    /// batch gets no answer, puts this batch into `doubt`.
+    /// First finds out whether the earlier batch in `doubt` was recorded. If the commit fails
+    /// because the server is unreachable, puts this batch into `doubt`.
     pub(super) async fn run(
         &self,
         session: &mut Session,
@@ -72,7 +75,7 @@ impl Recording<'_> {
         }
     }
 
-    /// Begins the transaction, locks the repository, moves projects, and reads facts.
+    /// Begins the transaction, locks the repository, moves deliveries, and reads facts.
     async fn read(
         &self,
         session: &mut Session,

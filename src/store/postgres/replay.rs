@@ -1,4 +1,6 @@
 //! Queues recorded events for a webhook, again or for the first time.
+//!
+//! Also makes deliveries pending again for a redelivery.
 
 use std::collections::BTreeSet;
 
@@ -184,8 +186,8 @@ pub(super) async fn redeliver(
     for found in rows(1) {
         let (event, then) = (row::number(found, 5)?, row::key(found, 6)?);
         let project_id = row::project_id_in(&then, &row::text(found, 8)?);
-        // A delivered delivery kept the key of its event, so apply the moves since then. Any other
-        // delivery moved with its project.
+        // A delivered delivery does not move with its project, so apply all moves since its event.
+        // Any other delivery moved with its project.
         let is_delivered = row::text(found, 2)? == State::Delivered.as_str();
         let key = match is_delivered {
             true => moves.lane_of(event, then),

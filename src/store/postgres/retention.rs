@@ -213,9 +213,9 @@ pub(super) async fn remove(
     })
 }
 
-/// Removes deliveries that are not pending.
+/// Removes deliveries that are not pending, and commits.
 ///
-/// The transaction must have locked the repository. The next collection checks the events of the
+/// The transaction must have locked the repository. Later collections check the events of the
 /// removed deliveries again.
 pub(super) async fn purge(
     session: &mut Session,

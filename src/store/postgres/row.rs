@@ -1,8 +1,10 @@
 //! Converts between rows and the types of the domain.
 //!
 //! Constraint: PostgreSQL's integers are signed, so an inode number above the signed range is
-//! stored as a negative number. PostgreSQL's text cannot contain NUL. An invalid row is an error:
-//! see [`values`](crate::store::values).
+//! stored as a negative number. PostgreSQL's text cannot contain NUL. [`values`] has the rules for
+//! invalid values.
+//!
+//! [`values`]: crate::store::values
 
 use tokio_postgres::Row;
 

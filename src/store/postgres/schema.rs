@@ -1,7 +1,7 @@
 //! Creates and migrates the tables.
 //!
-//! Constraint: several processes may start at once. So each of them first takes an advisory lock.
-//! The same transaction then runs the missing migrations and stores the number of the new schema.
+//! Constraint: several processes may start at once. So each of them takes an advisory lock, runs
+//! the missing migrations and stores their numbers, all in one transaction.
 
 use std::sync::Arc;
 

@@ -1,21 +1,21 @@
 //! Senders: the processes that send deliveries, any number at the same time.
 //!
-//! Constraint: two processes never send deliveries of one lane at the same time. (A lane has the
-//! pending deliveries of one project to one webhook.) A sender *claims* a delivery before it sends
-//! the delivery. While the claim exists, no other sender claims a delivery of the same lane.
+//! Constraint: two processes should not send deliveries of one lane at the same time. (A lane has
+//! the pending deliveries of one project to one webhook.) So a sender *claims* a delivery before it
+//! sends the delivery. While the claim exists, no other sender claims a delivery of the same lane.
 //!
 //! Each sender has a lease for all of its claims, and renews the lease while it runs. So a renewal
 //! updates one row, even if many requests are in flight. If a lease expires, another sender removes
-//! the lease with its claims. But after an outage of the database, the leases of all senders have
-//! expired. So a sender removes other leases only if its own renewals have succeeded for the length
-//! of a lease.
+//! the lease with its claims. But after a long outage of the database, the leases of all senders
+//! have expired. So a running sender removes other leases only if its own renewals have succeeded
+//! for the length of a lease.
 //!
 //! A process may be stopped until its lease has expired, and then continue. By then, its claims may
-//! be removed. The store ignores the results of its attempts, and another sender sends the same
-//! deliveries again, with the same ids and bodies. To keep this rare, no request begins unless the
-//! database has recently confirmed the lease: see [`Hold`].
+//! be removed. If so, the store ignores the results of its attempts, and another sender sends the
+//! same deliveries again, with the same ids and bodies. To keep this rare, no request begins unless
+//! the database has recently confirmed the lease: see [`Hold`].
 //!
-//! If requests to a webhook are limited to a rate, one sender must see all of them. It becomes the
+//! If requests to a webhook are limited to a rate, one sender must send all of them. It becomes the
 //! *sole sender* of the webhook: other senders claim none of its deliveries. The limit is either
 //! the setting `rate`, or learned from waits that the receiver asked for. If the sole sender cannot
 //! reach the endpoint, others perhaps can, so it lets them try.
@@ -63,7 +63,7 @@ pub(super) struct Sender {
     length: Duration,
     /// The server's clock, which decides which deliveries are due.
     time: ServerTime,
-    /// The lease. `None` until one is first needed, and after the lease was lost.
+    /// The lease. `None` until one is needed, and after the lease was lost or removed.
     lease: tokio::sync::Mutex<Option<SenderLease>>,
     /// The webhooks whose sole sender this process is or may be.
     owned: Mutex<HashMap<String, Owned>>,
@@ -72,7 +72,9 @@ pub(super) struct Sender {
 /// Whether this process is the sole sender of a webhook.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Owned {
-    /// The request to become the sole sender has no answer yet, or the answer was lost.
+    /// A request to become the sole sender or to stop being it has no answer yet.
+    ///
+    /// Its answer may also be lost.
     Perhaps,
     Surely,
 }
@@ -132,7 +134,7 @@ impl Sender {
         Ok(new)
     }
 
-    /// Forgets the lease, because another sender removed it.
+    /// Forgets the lease with this id, because another process removed it.
     pub(super) async fn lose(&self, lost: i64) {
         let mut lease = self.lease.lock().await;
         if let Some(lost) = lease.take_if(|lease| lease.id == lost) {
@@ -145,9 +147,10 @@ impl Sender {
         }
     }
 
-    /// Becomes the sole sender of a webhook, or releases it if `alone` is false.
+    /// Tries to become the sole sender of a webhook, or to stop being it.
     ///
-    /// Returns whether this process may claim deliveries of the webhook.
+    /// It stops if `alone` is false. Returns false if this process must not claim deliveries of the
+    /// webhook now.
     pub(super) async fn own(
         &self,
         session: &mut Session,
@@ -196,7 +199,7 @@ impl Sender {
         Ok(is_done)
     }
 
-    /// Whether this process is the sole sender of a webhook.
+    /// Whether this process is certainly the sole sender of a webhook.
     pub(super) fn is_sole(&self, webhook: &str) -> bool {
         guard(&self.owned).get(webhook) == Some(&Owned::Surely)
     }
@@ -216,10 +219,11 @@ impl Sender {
         Ok(!session.rows(asked).await?.is_empty())
     }
 
-    /// Renews the lease at a third of its length until `stop`, and then removes it.
+    /// Renews the lease until `stop`, and then removes it.
     ///
-    /// Also removes the expired leases of other senders with their claims. The first pool is only
-    /// for renewals, because a removal may wait for a long commit.
+    /// Renews it after each third of its length, and sooner after a failure. Also removes the
+    /// expired leases of other senders with their claims. The first pool is only for renewals,
+    /// because a removal may wait for a long commit.
     pub(super) async fn keep(
         &self,
         (renewals, pool): (Pool, Pool),
@@ -230,7 +234,7 @@ impl Sender {
         let ended = Notify::new();
         let renewing = async {
             let mut n_changes = None;
-            // The time of the first successful renewal after the last failed one.
+            // The time of the first successful renewal since the start or the last failure.
             let mut reached_at = None;
             let mut is_warned = false;
             loop {
@@ -265,7 +269,7 @@ impl Sender {
                         again = self.length / 10;
                     }
                 }
-                // Subtract the time that the renewal took. On a slow link, no pause remains.
+                // Subtract the time that the renewal took. On a slow link, no pause may remain.
                 tokio::time::sleep(again.saturating_sub(requested.elapsed())).await;
             }
         };
@@ -305,7 +309,7 @@ impl Sender {
         )
     }
 
-    /// Renews the lease if there is one.
+    /// Renews the lease if there is one. Forgets the lease if it was removed.
     ///
     /// Returns the number of changes by operators, and whether a sender's lease has expired.
     async fn renew(
@@ -358,7 +362,7 @@ impl Sender {
         Ok((row::number(found, 0)?, found.try_get(1)?))
     }
 
-    /// Removes the lease `id` and all expired leases, with their claims.
+    /// Removes the lease `id`, if given, and all expired leases, with their claims.
     async fn remove(&self, pool: &Pool, id: Option<i64>) -> Result<(), Fault> {
         let mut session = Session::of(pool).await?;
         session

@@ -1,8 +1,8 @@
 //! Computes the time by the server's clock, without a request each time.
 //!
 //! Constraint: due times and waits must mean the same to all processes, even if the clocks of their
-//! hosts differ. So senders use the time that the server last returned, plus the time since then on
-//! a monotonic clock. Each renewal of a sender's lease reads the server's time again.
+//! hosts differ. So senders use a time that the server returned, plus the time since then on a
+//! monotonic clock. Each renewal of a sender's lease reads the server's time again.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::store::error::Fault;
 /// takes, the less exact the time is.
 const ROUND_TRIP_MAX: Duration = Duration::from_secs(1);
 
-/// The time that the server last returned, and the local moment of that reading.
+/// A time that the server returned, and the local moment of that reading.
 pub(super) struct ServerTime(Mutex<(Timestamp, Instant)>);
 
 impl ServerTime {
@@ -47,7 +47,7 @@ impl ServerTime {
         Ok(())
     }
 
-    /// Returns the present time in whole microseconds, as in listings.
+    /// Returns the present time by the server's clock, in whole microseconds.
     pub(super) fn now(&self) -> Timestamp {
         let (time, read) = *guard(&self.0);
         let now = time.saturating_add(read.elapsed()).unwrap_or(time);

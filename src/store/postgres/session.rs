@@ -1,30 +1,33 @@
 //! Sends statements on one connection, several at once if possible.
 //!
-//! Constraint: each round trip to the server takes time. So [`Session::pipeline`] sends statements
-//! together if none needs the result of another. Recording a batch takes two round trips. The first
-//! begins the transaction, locks the repository and reads. The second writes and commits.
+//! Constraint: each round trip to the server takes time. So statements that do not need each
+//! other's results are sent together ([`Session::pipeline`]). Recording a batch usually takes two
+//! round trips. The first begins the transaction, locks the repository and reads. The second writes
+//! and commits.
 //!
 //! # Isolation
 //!
-//! A transaction that writes the record or deliveries begins with a lock on the repository, and
-//! holds the lock until its end. With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`], no other such
-//! transaction runs at the same time. At the level READ COMMITTED, each statement after the lock
-//! sees all commits of earlier writers. So no anomaly is possible, and no transaction fails because
-//! of another one. Reads that must see the same state use REPEATABLE READ.
+//! A transaction that writes the record or deliveries locks the repository before it reads or
+//! writes, and holds the lock until its end. With [`LOCK`], [`LOCK_AS_HOLDER`] or [`LOCK_ALONE`],
+//! no other such transaction runs at the same time. At the level READ COMMITTED, each statement
+//! after the lock sees all commits of earlier writers. So there are no anomalies and no
+//! serialization failures. Reads that must see the same state use REPEATABLE READ.
 //!
 //! Transactions that claim deliveries or record results of attempts usually take [`LOCK_SHARED`].
 //! So senders do not wait for each other, and the server makes several commits durable together.
 //! These rules prevent conflicts between senders:
 //!
-//! - A sender changes a delivery only while it has claimed the delivery, and locks the row first. A
-//!   claim locks the rows of deliveries before it inserts claims. It skips locked rows. If a row
-//!   has changed since the snapshot of the statement, the server checks the conditions again.
+//! - A sender records the result of a delivery only while it has claimed the delivery, and locks
+//!   the row first. A claim locks the rows of deliveries before it inserts claims. It skips locked
+//!   rows. If a row has changed since the snapshot of the statement, the server checks the
+//!   conditions again.
 //! - Under the shared lock, only the result of a claimed delivery changes the head of its lane. So
 //!   a lane without a claim keeps its head.
-//! - Other lanes may wait for a delete. So a transaction that ends a delete takes [`LOCK_ALONE`].
-//! - Each transaction locks rows in this order: deliveries, claims, webhooks, the row of the
-//!   sender. Within a table, it locks them in the order of their keys, unless no other sender locks
-//!   the same rows.
+//! - Other lanes may wait for a delete. So a sender that records the end of a delete takes
+//!   [`LOCK_ALONE`].
+//! - Under the shared lock, a transaction locks rows that others may lock too in this order:
+//!   deliveries, claims, webhooks. It locks deliveries in the order of their ids, or skips locked
+//!   ones. It locks webhooks in the order of their names.
 
 use std::borrow::Cow;
 use std::io;
@@ -43,7 +46,6 @@ pub(super) type Value = Box<dyn ToSql + Sync + Send>;
 /// A statement with its values.
 pub(super) type Statement = (Cow<'static, str>, Vec<Value>);
 
-/// Makes a [`Statement`].
 macro_rules! statement {
     ($sql:expr $(, $value:expr)* $(,)?) => {
         (
@@ -75,9 +77,9 @@ macro_rules! lock_row {
 /// transactions keep taking shared locks.
 pub(super) const LOCK: &str = lock_row!("");
 
-/// Locks the repository. Returns no row if the process lost the lease.
+/// Locks the repository like [`LOCK`], if this process has not lost the lease.
 ///
-/// The second value is the epoch of the lease.
+/// Otherwise returns no row. The second value is the epoch of this process's lease.
 pub(super) const LOCK_AS_HOLDER: &str = lock_row!("AND r.epoch = $2 ");
 
 /// Locks the repository like [`LOCK`], but does not increase its version.
@@ -96,10 +98,11 @@ pub(super) const UNHURRIED: &str = "SET LOCAL synchronous_commit = off";
 /// Begins a read-only transaction whose statements all see the same state.
 pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
-/// The maximum size of the rows that one statement writes, in bytes.
+/// The maximum size of the rows in one of the [`parts`], in bytes.
 ///
-/// The server ends a transaction that idles for a part of the lease. Over a slow link, a larger
-/// statement would take longer than that to arrive, and so would each retry.
+/// Each part is written by a statement of its own. The server ends a transaction that idles for a
+/// part of the lease. Over a slow link, a larger statement could take longer than that to arrive,
+/// and so could each retry.
 pub(super) const PART: usize = 64 * 1024;
 
 /// Splits rows into parts of at most [`PART`] bytes. A single row may be larger.
@@ -115,10 +118,10 @@ pub(super) fn parts<R>(rows: &[R], size: impl Fn(&R) -> usize) -> impl Iterator<
     })
 }
 
-/// The time limit for statements that are sent together.
+/// The default time limit for statements that are sent together.
 ///
-/// The server itself ends each statement after half of this time. This limit is for the case that
-/// no answer arrives, because the server is stopped or the network drops all packets.
+/// By default, the server itself ends a statement after half of this time. This limit is for the
+/// case that no answer arrives, because the server is stopped or the network drops all packets.
 pub(super) const ANSWER_MAX: Duration = Duration::from_secs(60);
 
 /// A connection of the pool.
@@ -225,7 +228,7 @@ impl Session {
         Ok(())
     }
 
-    /// Commits if `result` is a success. Otherwise rolls back the transaction.
+    /// Commits an open transaction if `result` is a success. Otherwise rolls it back.
     pub(super) async fn end<T>(mut self, result: Result<T, Fault>) -> Result<T, Fault> {
         match result {
             Ok(value) if self.is_in_transaction => {

@@ -1,10 +1,11 @@
-//! A standby: a process that waits while another one has the lease.
+//! A standby: a process that waits until it may take the lease.
 //!
 //! Constraint: waiting must cost little, because any number of standbys may wait for months. So a
-//! standby keeps one connection, and needs one round trip to read the lease. If the lease is free,
-//! the process opens the store, which tries to get the lease. But if its list `repositories` lacks
-//! a repository that the last holder watched, it lets other processes take over first. In this
-//! case, it opens the store only after the lease has been free for `store.lease`.
+//! standby keeps one connection, and needs one round trip to read the lease. If the lease is free
+//! and [`names`] allows it, the process opens the store, which tries to get the lease. But if its
+//! list `repositories` lacks a repository that the last holder watched, it lets other processes
+//! take over first. In this case, it opens the store only after the lease has been free for
+//! `store.lease`.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +22,9 @@ use crate::config::Postgres;
 use crate::store::error::{Fault, OpenError};
 use crate::store::fleet::Process;
 
-/// The time between two writes of the row that shows this process to others.
+/// The minimum time between two writes of the standby's row.
+///
+/// The row shows this process to others.
 const SEEN: Duration = Duration::from_secs(1);
 
 /// A process that waits for the lease, with its connection.
@@ -37,7 +40,9 @@ struct Waiting {
     name: String,
     /// The time of the last write of the standby's row.
     seen: Mutex<Option<Instant>>,
-    /// When this process first found the lease free. `None` while the lease is taken.
+    /// Since when this process finds the lease free.
+    ///
+    /// `None` while the lease is taken, and before the first request.
     free_since: Mutex<Option<Instant>>,
 }
 
@@ -68,7 +73,8 @@ impl PostgresStandby {
     ///   may not watch its repositories.
     /// - [`OpenError::Yields`]: the lease is free, but other processes may take over first.
     ///
-    /// The list of repositories in `settings` may differ from the list at the start.
+    /// Any other error means that the request failed. The list of repositories in `settings` may
+    /// differ from the list at the start.
     pub(in crate::store) async fn ask(&self, settings: &Postgres) -> Result<(), OpenError> {
         let (shared, names) = (Arc::clone(&self.shared), settings.repositories.clone());
         let found = self.worker.run(async move { shared.ask(names).await });
@@ -102,6 +108,8 @@ struct Found {
 
 impl Waiting {
     /// Reads the lease, and whether this process may watch its repository or list.
+    ///
+    /// Also writes the row of this standby, at most once in [`SEEN`].
     async fn ask(&self, names: Vec<String>) -> Result<Found, Fault> {
         let mut session = Session::of(&self.pool).await?;
         let mut statements = vec![

@@ -1,10 +1,10 @@
 //! Tells the server to analyze growing tables.
 //!
 //! Constraint: the server plans a statement once for each connection, by its statistics of the
-//! tables at that time. Its autovacuum analyzes a table at most once a minute. Within a minute, a
-//! first scan or a sender may fill empty tables with a hundred thousand rows. With a plan for an
-//! empty table, each statement would read all rows. So a process analyzes the tables whenever the
-//! number of its own changes has doubled.
+//! tables at that time. After an analysis, it plans again. By default, its autovacuum analyzes a
+//! table at most once a minute. Within a minute, a first scan or a sender may fill empty tables
+//! with a hundred thousand rows. A statement with a plan for an empty table could then read all
+//! rows. So a process analyzes the tables whenever the number of its own changes has doubled.
 
 use std::sync::atomic::{AtomicI64, Ordering};
 
@@ -16,16 +16,18 @@ use super::client;
 use super::session::{Session, statement};
 use crate::store::error::Fault;
 
-/// The number of changed rows before the first analysis.
+/// The minimum number of changes before the first analysis.
+///
+/// [`Statistics::read`] has an exception.
 const FIRST: i64 = 500;
 
-/// Analyzes the tables whose rows are found by keys.
+/// Analyzes the tables that may become large.
 ///
-/// It skips a table that another process is analyzing.
+/// It skips a table that is locked, for example because another process analyzes it.
 const ANALYZE: &str = "ANALYZE (SKIP_LOCKED) attempts, claims, deliveries, events, files, listeners, \
      moves, payloads, problems";
 
-/// Counts the rows that this process changed, to decide when an analysis is due.
+/// Counts the changes of this process, to decide when an analysis is due.
 pub(super) struct Statistics {
     n_changed: AtomicI64,
     next_at: AtomicI64,
@@ -36,8 +38,9 @@ impl Statistics {
     /// Reads the server's estimates of the numbers of rows, to plan the first analysis.
     ///
     /// The first analysis is due when the number of changes reaches the number of rows in the
-    /// smallest of three tables, but not before [`FIRST`]. Large tables can wait for autovacuum. If
-    /// a table with rows has no estimate, the analysis is due at once.
+    /// smallest of three tables, but not before [`FIRST`]. Large tables can wait for autovacuum.
+    /// From version 14 on, the server shows whether a table has no estimate. If such a table has
+    /// rows, an analysis is also due at once.
     pub(super) async fn read(pool: &Pool) -> Result<Self, Fault> {
         let mut session = Session::of(pool).await?;
         let sql = "SELECT min(reltuples)::bigint, \
@@ -92,7 +95,7 @@ impl Statistics {
     }
 }
 
-/// Analyzes the tables, which takes a fraction of a second.
+/// Analyzes the tables, which usually takes a fraction of a second.
 async fn analyze(pool: &Pool) -> Result<(), Fault> {
     let mut session = Session::of(pool).await?;
     session.rows(statement!(ANALYZE)).await?;

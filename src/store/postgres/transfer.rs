@@ -30,7 +30,7 @@ impl PostgresSide {
         Self::open(settings, Purpose::MoveAway)
     }
 
-    /// Opens the state to move to. Creates missing tables.
+    /// Opens the state to move to. Creates or migrates the tables.
     pub(in crate::store) fn target(settings: &Postgres) -> Result<Self, OpenError> {
         Self::open(settings, Purpose::MoveHere)
     }

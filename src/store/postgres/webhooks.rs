@@ -1,7 +1,6 @@
 //! Stores the part of a webhook's state that is not in the configuration.
 //!
-//! Recording an event or an attempt updates no counters. Deliveries are counted on request, by
-//! reading an index.
+//! Recording an event or an attempt updates no counters. Deliveries are counted on request.
 
 use std::collections::BTreeMap;
 
@@ -54,9 +53,10 @@ pub(super) async fn states(
     Ok(states.into_values().collect())
 }
 
-/// Counts the deliveries of each webhook up to the limit `$2`.
+/// Counts the deliveries of each webhook in each state, up to the limit `$2`.
 ///
-/// Also reads the time of the last success, from an index.
+/// Also reads since when the oldest of the counted pending deliveries is pending, and the time of
+/// the last success among the stored deliveries.
 const UP_TO: &str = "SELECT w.name, \
      (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
        AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p), \
@@ -73,7 +73,9 @@ const UP_TO: &str = "SELECT w.name, \
        ORDER BY d.finished_ms DESC LIMIT 1) \
      FROM webhooks w WHERE w.repository = $1";
 
-/// Reads the states with counts up to `most`. A greater count is `most + 1`.
+/// Reads the states with counts up to `most`.
+///
+/// A count of `most + 1` means more than `most`.
 pub(super) async fn states_up_to(
     session: &mut Session,
     repository: i32,
@@ -171,7 +173,9 @@ pub(super) fn failed(repository: i32, failures: &BTreeMap<String, Failure>) -> S
     )
 }
 
-/// Ends a webhook's pause if its request came before the clock was set back.
+/// Ends a webhook's pause if the time of its request is in the future.
+///
+/// This corrects a pause from before the clock was set back.
 pub(super) fn correct_rest(repository: i32, name: &str, now: i64) -> Statement {
     statement!(
         "UPDATE webhooks SET rests_until_ms = NULL, rests_since_ms = NULL \
@@ -192,6 +196,9 @@ pub(super) fn ensure(repository: i32, name: &str) -> Statement {
 }
 
 /// Switches a webhook off. The last statement returns whether the webhook was on.
+///
+/// If the webhook is off already, the cause [`OffCause::Gone`] changes nothing, and the statement
+/// returns no row.
 pub(super) fn switch_off(
     repository: i32,
     name: &str,
@@ -268,7 +275,10 @@ pub(super) fn recorded_fingerprints(rows: &[Row]) -> Result<BTreeMap<String, Fin
         .collect()
 }
 
-/// Stores changed fingerprints. Also returns the webhooks that are switched on.
+/// Makes the statements that store changed fingerprints.
+///
+/// If a webhook had another fingerprint before, they also end its pause and make its failed
+/// deliveries due. Also returns the webhooks that the statements switch on.
 pub(super) fn set_fingerprints(
     repository: i32,
     recorded: &BTreeMap<String, Fingerprint>,

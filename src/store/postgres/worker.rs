@@ -25,7 +25,7 @@ const JOBS_WAITING: usize = 256;
 /// The maximum number of jobs that run at the same time.
 const JOBS_RUNNING: usize = 256;
 
-/// How long closing waits for jobs to end. One of the jobs releases the lease.
+/// How long closing waits at most for jobs to end. Some of the jobs release leases.
 ///
 /// If the database does not answer, the process must still end soon.
 const CLOSE_MAX: Duration = Duration::from_secs(3);
@@ -72,7 +72,7 @@ impl Worker {
 
     /// Runs a job on the thread, and waits for its result.
     ///
-    /// The job runs to its end even if the caller no longer waits.
+    /// A job that has begun continues even if the caller no longer waits.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl Future<Output = Result<T, Fault>> + Send + 'static,

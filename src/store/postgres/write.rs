@@ -54,7 +54,7 @@ pub(super) fn payloads(repository: i32, given: &[&Given]) -> Result<Vec<Statemen
     Ok(parts(&all, size).map(insert).collect())
 }
 
-/// Returns the payloads that are too large for the transaction of their batch.
+/// Returns the new payloads that are too large for the transaction of their batch.
 ///
 /// Each has its compressed bytes.
 pub(super) fn large(given: &[Given]) -> impl Iterator<Item = (&Given, &Bytes)> {
@@ -313,7 +313,7 @@ pub(super) fn problems(
     if lists.is_empty() {
         return Vec::new();
     }
-    // If a project has several lists, use the last one. Files outside any project have empty names.
+    // If a project has several lists, use the last one. A list without a key gets empty names.
     let lists: BTreeMap<ProjectKey, BTreeMap<&str, &Problem>> = lists
         .iter()
         .map(|(key, list)| {
