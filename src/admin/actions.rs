@@ -1,8 +1,9 @@
-//! The actions of the API: the changes that commands also make, with the same checks.
+//! The actions of the API. The commands have the same actions and checks.
 //!
-//! Constraint: a request that changes many deliveries must contain the number of deliveries that
-//! its sender expects to change. The store compares this number in the transaction of the change.
-//! If another number is selected, nothing is changed. A request with `dryRun` returns the number.
+//! Constraint: a request that changes many deliveries, or replays events, must contain the number
+//! that its sender expects to be selected. The store compares this number in the first transaction
+//! of the change. If another number is selected, nothing is changed. A request with `dryRun`
+//! returns the number.
 
 use std::sync::Arc;
 

@@ -1,9 +1,9 @@
 //! Checks the token of requests, and logs browsers in.
 //!
-//! Constraint: the right token always works, even while other clients send wrong tokens. So every
-//! given token is compared, and each comparison takes the same time. After too many wrong tokens
-//! from a client, its further wrong tokens get 429, and one line is logged. This limit does not
-//! prevent guessing. The minimum length of a token, 16 characters, prevents it.
+//! Constraint: the right token always works, even after many wrong tokens. So each given token is
+//! compared, in constant time. If a client sends too many wrong tokens within a minute, the next
+//! ones get 429 until the minute ends, and one line is logged. This limit does not prevent
+//! guessing. The minimum length of a token, 16 characters, prevents it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -34,6 +34,8 @@ use crate::http_server::{Known, Peer};
 const SESSION: &str = "project-webhooks-session";
 
 /// The number of wrong tokens that a client may send in [`WINDOW`].
+///
+/// A client is a network, see [`Peer::network`]. All clients of a Unix socket count as one.
 const FAILURES_MAX: u32 = 10;
 
 /// How long the wrong tokens of a client are counted together, from the first one.
@@ -42,14 +44,16 @@ const WINDOW: Duration = Duration::from_secs(60);
 /// The maximum number of clients whose wrong tokens are counted.
 const CLIENTS_MAX: usize = 1_000;
 
-/// The rule for access to the API.
+/// The rule for access to the API and the page.
 ///
 /// With a configured token, a request needs the token or a session. Without a configured token,
 /// only requests over a Unix socket have access.
 pub(super) struct Access {
     /// The hash of the token. `None` if no token is configured.
     token: Option<Hash>,
-    /// Whether requests come over a Unix socket. Its permissions decide who may connect.
+    /// Whether requests come over a Unix socket.
+    ///
+    /// The permissions of the socket decide who may connect.
     is_socket: bool,
     sessions: Arc<Sessions>,
     failures: Mutex<Failures>,
@@ -58,7 +62,7 @@ pub(super) struct Access {
 /// Why a client may use the API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Permit {
-    /// The request has the token, or it came over a Unix socket.
+    /// The request has the token, or came over a Unix socket that needs no token.
     Request,
     /// The request has a session, which may end later.
     Session(SessionId),
@@ -67,13 +71,15 @@ pub(super) enum Permit {
 /// Why a request is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refusal {
-    /// No token is configured.
+    /// No token is configured, and the request came over TCP.
     Closed,
-    /// The request has no token, or a wrong one.
+    /// The request has a wrong token, or neither a token nor a valid session.
     Unauthorized,
-    /// The client sent too many wrong tokens, and must wait for this time.
+    /// The token is wrong, and the client sent too many wrong ones before.
+    ///
+    /// For this time, each wrong token of the client gets this refusal.
     Limited(Duration),
-    /// The request has a session, but a page of another site may have sent it.
+    /// The request makes a change with a session, but may come from another site.
     Foreign,
 }
 
@@ -104,7 +110,7 @@ impl Refusal {
         ApiError::new(status, error)
     }
 
-    /// Returns the answer: a page if a browser will show it, else JSON.
+    /// Returns the answer: JSON, or a page or a redirect to the login for a browser.
     fn answer(self, is_page: bool) -> Response {
         if is_page && self == Refusal::Unauthorized {
             return to("/login");
@@ -229,25 +235,19 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='))
 }
 
-/// For each client, the time of its first wrong token, and the number of wrong tokens.
-///
-/// Times are monotonic. Both values are of the last [`WINDOW`].
+/// The start of each client's last [`WINDOW`], and the number of wrong tokens in it.
 #[derive(Default)]
 struct Failures(HashMap<Option<IpAddr>, (Duration, u32)>);
 
 impl Failures {
-    /// Returns how long a client must wait.
-    ///
-    /// `None` if the client did not send too many wrong tokens.
+    /// Returns the rest of the client's window if it sent too many wrong tokens in it.
     fn wait(&self, client: Option<IpAddr>, moment: Duration) -> Option<Duration> {
         let (begin, n) = self.0.get(&client)?;
         let wait = WINDOW.saturating_sub(moment.saturating_sub(*begin));
         (*n >= FAILURES_MAX && !wait.is_zero()).then_some(wait)
     }
 
-    /// Counts a wrong token.
-    ///
-    /// Returns the number of wrong tokens of the client in its [`WINDOW`].
+    /// Counts a wrong token. Returns the number in the client's window.
     fn count(&mut self, client: Option<IpAddr>, moment: Duration) -> u32 {
         if self.0.len() >= CLIENTS_MAX && !self.0.contains_key(&client) {
             let is_recent = |begin: &Duration| moment.saturating_sub(*begin) < WINDOW;
@@ -265,7 +265,7 @@ impl Failures {
     }
 }
 
-/// Refuses requests without access to the API.
+/// Refuses requests without access to the API and the page.
 pub(super) async fn require(
     State(server): State<Arc<Server>>,
     mut request: Request,
@@ -319,7 +319,7 @@ pub(super) async fn form(State(server): State<Arc<Server>>, request: Request) ->
     page::login(None).into_response()
 }
 
-/// Checks the token in the login form, and begins a session.
+/// Checks the token in the login form. Begins a session if it is right.
 pub(super) async fn login(State(server): State<Arc<Server>>, request: Request) -> Response {
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, super::guard::BODY_MAX).await else {

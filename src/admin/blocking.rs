@@ -1,7 +1,7 @@
-//! Runs API requests, and their reads and changes of the store, on separate threads.
+//! Runs requests, and their reads and changes of the store, on separate threads.
 //!
-//! Constraint: requests must not delay health, the engine or the queues. So requests use their own
-//! connections to the store, and only a few requests run at the same time.
+//! Constraint: requests must not delay health, the engine or the queues. So the reads and changes
+//! here use their own connections to the store, and only a few of them run at the same time.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +44,9 @@ pub(crate) struct Bounded {
     reads: Arc<Semaphore>,
     /// Allows one change at a time. Further changes wait.
     changes: Arc<Semaphore>,
-    /// Allows one read of the configuration file at a time. The file system may hang.
+    /// Allows one read of the configuration file at a time.
+    ///
+    /// The file system may hang. Then only one thread hangs.
     files: Arc<Semaphore>,
     tests: Arc<Semaphore>,
 }
@@ -72,7 +74,7 @@ impl Admin {
         self.run_read(move || work(&Listings::of(&config)?)).await
     }
 
-    /// Runs `work`, which opens the recorded state itself and reads it.
+    /// Runs `work`, which reads the recorded state through its own connection.
     pub(super) async fn run_read<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
@@ -99,8 +101,8 @@ impl Admin {
 
     /// Changes deliveries or webhooks, and wakes the queues.
     ///
-    /// Finishes even if the client disconnects. A refused request changed nothing, so it wakes no
-    /// queue: each woken queue of a webhook that is down sends a probe.
+    /// A change that has begun finishes even if the client disconnects. A refused request changed
+    /// nothing, so it wakes no queue: each woken queue of a webhook that is down sends a probe.
     pub(super) async fn change<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Operations) -> Result<T, ApiError> + Send + 'static,
@@ -150,8 +152,8 @@ impl Admin {
 
 /// Answers a request on a separate thread, because large JSON and pages take time.
 ///
-/// Meanwhile the server's thread can answer health checks. The request is completed even if the
-/// client disconnects.
+/// Meanwhile the server's thread can answer health checks. Once an answer has begun, it does not
+/// end early if the client disconnects.
 pub(super) async fn answer_apart(
     State(server): State<Arc<Server>>,
     request: Request,
@@ -164,7 +166,8 @@ pub(super) async fn answer_apart(
 
 /// Runs a future on a separate thread.
 ///
-/// Returns `None` if the future takes longer than [`STOP_MAX`] after the server begins to stop.
+/// Returns `None` if the future panics, or takes longer than [`STOP_MAX`] after the server begins
+/// to stop.
 async fn apart<T: Send + 'static>(
     places: Arc<Semaphore>,
     stop: CancellationToken,

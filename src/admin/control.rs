@@ -1,12 +1,12 @@
-//! The control socket in the state directory, through which commands reach a running daemon.
+//! The control socket in the state directory, for commands to a running daemon.
 //!
-//! Constraint: only the daemon's user can connect, because only this user can enter the state
-//! directory. A slow client does not delay other clients.
+//! Constraint: only the daemon's user can connect, because the daemon creates the state directory
+//! with mode 0700. A slow client delays others only if [`CLIENTS_MAX`] clients are served.
 //!
 //! A client sends one line and gets one JSON object. `status` returns the report. `wake` makes all
-//! queues read the store again. `reload`, `list-held` and `accept` go to the supervisor. A client
-//! that closes its side cancels its `list-held` or `accept`, unless an engine has begun to release
-//! the removals.
+//! queues read the store again, and returns the report too. `reload`, `list-held` and `accept` go
+//! to the supervisor. A client that closes its side cancels its `list-held` or `accept`, unless an
+//! engine has begun to release the removals.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -88,7 +88,8 @@ async fn next_client(socket: Option<&(UnixListener, SocketFile)>) -> io::Result<
 
 /// Binds the control socket.
 ///
-/// This daemon holds the lock on the state directory, so an existing socket has no listener.
+/// Replaces an existing socket. With SQLite, it has no listener, because this daemon holds the
+/// lock on the state directory. With PostgreSQL, each process needs its own state directory.
 fn bind(state_dir: &Path) -> io::Result<(UnixListener, SocketFile)> {
     let path = state_dir.join(CONTROL);
     let _ = std::fs::remove_file(&path);
@@ -117,12 +118,12 @@ const CLIENT_MAX: Duration = Duration::from_secs(1);
 ///
 /// Further clients wait.
 const CLIENTS_MAX: usize = 16;
-/// How long a command waits for the answer of a running daemon.
+/// How long a command waits for an answer that does not need the supervisor.
 const ANSWER_MAX: Duration = Duration::from_secs(5);
 /// How long a command waits for the supervisor, for example to reload.
 ///
-/// A reload waits for busy engines. It may take longer than this if engines of removed repositories
-/// are busy too. The daemon then applies the reload without an answer to the command.
+/// A reload waits for busy engines, so it may take longer than this. The daemon then finishes it
+/// without an answer to the command.
 const RELOAD_MAX: Duration = Duration::from_secs(60);
 
 /// The request that makes every queue read the store again.
@@ -186,7 +187,7 @@ async fn left(client: &mut UnixStream) {
     while client.read(&mut rest).await.is_ok_and(|n| n > 0) {}
 }
 
-/// Why a daemon that may be running gave no answer.
+/// Why a daemon that may be running gave no valid answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum RequestError {
     /// Nothing was sent.
@@ -210,40 +211,46 @@ fn advice(error: &io::Error) -> &'static str {
 
 /// Asks the daemon of this state directory for its report.
 ///
-/// Returns `None` if no daemon runs.
+/// Returns `None` if nothing listens at the control socket.
 pub(crate) fn ask(state_dir: &Path) -> Result<Option<DaemonReport>, RequestError> {
     request(state_dir, STATUS, ANSWER_MAX)
 }
 
 /// Makes the queues of the daemon read the store again.
 ///
-/// Returns `None` if no daemon runs.
+/// Returns `None` if nothing listens at the control socket.
 pub(crate) fn wake(state_dir: &Path) -> Result<Option<DaemonReport>, RequestError> {
     request(state_dir, WAKE, ANSWER_MAX)
 }
 
 /// Makes the daemon reload, and waits for the result.
 ///
-/// Returns `None` if no daemon runs.
+/// Returns `None` if nothing listens at the control socket.
 pub(crate) fn reload(state_dir: &Path) -> Result<Option<Reloaded>, RequestError> {
     request(state_dir, RELOAD, RELOAD_MAX)
 }
 
-/// Asks the daemon which removals are held. Returns `None` if no daemon runs.
+/// Asks the daemon which removals are held.
+///
+/// Returns `None` if nothing listens at the control socket.
 pub(crate) fn list_held(state_dir: &Path) -> Result<Option<HeldProjects>, RequestError> {
     request(state_dir, LIST_HELD, RELOAD_MAX)
 }
 
-/// Makes the daemon accept held removals. Returns `None` if no daemon runs.
+/// Makes the daemon accept held removals.
+///
+/// Returns `None` if nothing listens at the control socket.
 pub(crate) fn accept(state_dir: &Path, token: &str) -> Result<Option<Accepted>, RequestError> {
     request(state_dir, &format!("{ACCEPT}{token}"), RELOAD_MAX)
 }
 
-/// Sends a line to the daemon and reads the answer. Returns `None` if no daemon runs.
+/// Sends a line to the daemon and reads the answer.
+///
+/// Returns `None` if nothing listens at the control socket.
 ///
 /// # Errors
 ///
-/// A daemon may be running, but the request failed or its answer did not arrive in time.
+/// A daemon may be running, but the request failed, or no valid answer arrived in time.
 fn request<T: serde::de::DeserializeOwned>(
     state_dir: &Path,
     line: &str,

@@ -16,7 +16,7 @@ use crate::operator::change::UnknownWebhook;
 use crate::operator::select::FindError;
 use crate::store::{Fault, OpenError, StoreError};
 
-/// The content type of answers and bodies.
+/// The content type of a JSON answer.
 const JSON: HeaderValue = HeaderValue::from_static("application/json");
 
 /// How many seconds a client should wait if the daemon cannot answer now.
@@ -177,7 +177,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Named {
     }
 }
 
-/// A JSON body. Without a body, all options have their defaults.
+/// A JSON body. An empty body is read as `{}`.
 ///
 /// Other content types are refused, because a page of another site can make a browser send a form,
 /// but not JSON.

@@ -1,7 +1,8 @@
 //! Serves `GET /metrics`: the report in the text format of Prometheus.
 //!
-//! Constraint: a scrape is cheap for any number of pending deliveries, and delays no other work. It
-//! takes the engine's state from a snapshot in memory, and other figures from the store's reader.
+//! Constraint: a scrape must not delay events and deliveries. It takes the figures of webhooks from
+//! [`Sources::webhooks`](crate::report::Sources::webhooks), which counts deliveries in the store.
+//! All other figures are in memory.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -82,13 +83,13 @@ fn text(
     figures.encode(Some(metrics))
 }
 
-/// The name of the gauge that is 1 in the process that watches, and 0 in waiting processes.
+/// The name of a gauge: 1 in the process that has the lease, 0 in the others.
 const LEASE_HELD: &str = "lease_held";
 const LEASE_HELD_HELP: &str = "1 while this process watches the repository, 0 while it waits.";
 
 /// Returns the metrics of a process that does not watch.
 ///
-/// `metrics` is set if the process sends.
+/// `metrics` has the counters of attempts, if the process sends.
 pub(super) fn of_waiting(
     database_reachable: bool,
     metrics: Option<&Metrics>,
@@ -430,7 +431,7 @@ impl Figures {
     }
 }
 
-/// The state of an engine. With several repositories, also the name of its repository.
+/// The state of an engine, and the name of its repository if there are several.
 type Engine<'a> = (Option<&'a str>, &'a Snapshot);
 
 fn engines(daemon: &DaemonReport) -> Vec<Engine<'_>> {

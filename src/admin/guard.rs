@@ -1,4 +1,4 @@
-//! Limits the bodies and texts of requests, and sets the security headers of answers.
+//! Limits the bodies and texts of requests, and adds security headers to answers.
 //!
 //! Constraint: file names and receivers' answers are untrusted text. A browser must never run such
 //! text as code.
@@ -51,7 +51,7 @@ pub(super) fn bounded(router: Router) -> Router {
     router.layer(middleware::from_fn(whole_body))
 }
 
-/// Adds the security headers to all answers of a router.
+/// Adds the security headers to all answers of a router, unless an answer has them.
 pub(super) fn harmless(router: Router) -> Router {
     router.layer(middleware::map_response(with_headers))
 }
@@ -66,7 +66,7 @@ async fn with_headers(mut response: Response) -> Response {
     response
 }
 
-/// Reads the whole body, and then passes the request on.
+/// Reads the whole body, then passes the request on. Refuses a large or slow body.
 async fn whole_body(request: Request, next: Next) -> Response {
     let (parts, body) = request.into_parts();
     let read = tokio::time::timeout(BODY_TIME, axum::body::to_bytes(body, BODY_MAX)).await;
@@ -86,7 +86,7 @@ async fn whole_body(request: Request, next: Next) -> Response {
     (close, refuse(is_page, ApiError::new(status, error))).into_response()
 }
 
-/// Refuses requests with a text that is too long: an id, a name, a filter or a reason.
+/// Refuses requests with a text that is too long, for example a name or a filter.
 ///
 /// [`whole_body`] must have read the body already.
 pub(super) async fn short_texts(request: Request, next: Next) -> Response {
@@ -112,7 +112,7 @@ fn long_text(parts: &Parts, body: &[u8]) -> Option<String> {
     let query = parts.uri.query().unwrap_or_default();
     long_field(query.as_bytes()).or_else(|| match body.trim_ascii_start().first() {
         Some(b'{') => {
-            // If the body is not valid JSON, the handler refuses it.
+            // If the body is not valid JSON, no handler of the API uses it.
             let json = serde_json::from_slice(body).unwrap_or_default();
             long_in_json("the body", &json)
         }

@@ -2,8 +2,9 @@
 //!
 //! Constraint: an attacker may point the host name of a page at 127.0.0.1, so that the page can
 //! read answers of this server (DNS rebinding). Such a request has the attacker's name in `Host`.
-//! So `Host` must be an IP address, a name of this machine or one of `admin.hosts`. Other requests
-//! from foreign pages have the header `Origin` or `Sec-Fetch-Site`, which a page cannot remove.
+//! So `Host` must be an IP address, a name of this machine or one of `admin.hosts`. If a foreign
+//! page makes a change, or could read the answer, its request has the header `Origin` or
+//! `Sec-Fetch-Site`. A page cannot remove these headers.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -24,12 +25,15 @@ const REFUSED: &str = "the request names another host, or comes from a page of a
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
 
-/// Headers that must not occur twice, because a proxy might use a different value.
+/// Headers that must not occur twice.
+///
+/// A proxy and this server might use different values.
 const ONCE: [HeaderName; 4] = [HOST, ORIGIN, FETCH_SITE, FETCH_MODE];
 
 /// Refuses requests that a page of another site sends.
 ///
-/// With `hosts`, a header `Host` must also name this machine, an IP address or one of `hosts`.
+/// A user may follow a link from another site. With `hosts`, a header `Host` must also name this
+/// machine, an IP address or one of `hosts`.
 pub(super) fn refuse_foreign(router: Router, hosts: Option<Vec<String>>) -> Router {
     let names = hosts.map(|mut names| {
         let machine = rustix::system::uname();
@@ -70,7 +74,7 @@ fn is_own_host(names: &[String], headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether a page of another site sent the request.
+/// Whether the headers show that a page of another site may have sent the request.
 fn is_foreign(headers: &HeaderMap) -> bool {
     let site = headers.get(FETCH_SITE);
     let is_other_site = site.is_some_and(|site| site != "same-origin" && site != "none");

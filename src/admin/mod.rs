@@ -1,15 +1,15 @@
-//! The admin server (health, metrics, API and page over HTTP) and the control socket.
+//! The admin server (health, metrics, API and page) and the control socket.
 //!
-//! Constraint: health answers even if all other parts of the daemon are stuck. The API and the
-//! commands share the functions of [`crate::operator`], so both show the same data and make the
-//! same changes.
+//! Constraint: health answers even if the engines, the queues or the store are stuck. The API and
+//! the commands share [`crate::operator`] and [`crate::report`], so that their data and changes do
+//! not differ.
 //!
 //! Modules: [`control`] is the control socket, [`socket`] binds addresses, and `routes` has the
-//! paths. A request passes three checks: `hosts` refuses requests from other sites, `guard` limits
-//! bodies and texts, and `auth` checks the token or one of the `sessions`. `reads`, `actions` and
-//! [`stream`] answer requests to the API, and `page` answers browsers. These four modules access
-//! the store through `blocking`, and `pages` splits their listings into pages. [`waiting`] serves
-//! health while the process waits for its lease or for the database.
+//! paths. `hosts` refuses requests from other sites, and `guard` limits bodies and texts. `auth`
+//! checks the token or one of the `sessions`, except for public paths such as `/healthz`. `reads`,
+//! `actions` and [`stream`] answer requests to the API, `page` answers browsers, and `exposition`
+//! serves metrics. `blocking` runs work on separate threads, and `pages` splits listings into
+//! pages. [`waiting`] serves health and metrics while the process does not watch.
 
 mod actions;
 mod auth;
@@ -93,9 +93,11 @@ pub(crate) enum Request {
 /// The outcome of a reload.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Reloaded {
-    /// The errors of the rejected configuration. Empty if it was applied.
+    /// The reasons why the reload was rejected. Empty if it was applied.
     pub(crate) errors: Vec<String>,
     /// Warnings about settings that are valid but probably not intended.
+    ///
+    /// Also a warning for each engine that does not respond, and so applies the settings later.
     #[serde(default)]
     pub(crate) warnings: Vec<String>,
 }
@@ -106,7 +108,6 @@ impl Reloaded {
     }
 }
 
-/// The limits of the admin server.
 const BOUNDS: Bounds = Bounds {
     connections: 64,
     stop: Duration::from_secs(1),

@@ -1,4 +1,4 @@
-//! The listings of the API. Their JSON is the same as that of the commands.
+//! The listings of the API. Their items have the same JSON as in the commands.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::operator::view::{DeliveryWithAttempts, EventWithDeliveries, WebhookVi
 use crate::report::{Report, Settings, WebhookReport};
 use crate::store::{EventFilter, Listings, Selector, WebhookState};
 
-/// How long a request waits for the counts of deliveries.
+/// How long a request waits for exact counts of deliveries.
 const COUNTS_MAX: Duration = Duration::from_secs(10);
 
 /// How long a request waits until the configuration file is read.
@@ -28,9 +28,11 @@ const FILE_MAX: Duration = Duration::from_secs(2);
 /// How to count deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counts {
-    /// Count all deliveries. This reads a whole index.
+    /// Count all deliveries. The time grows with their number.
     Exact,
-    /// Count up to this number, so that counting stays fast. A greater result means "more".
+    /// Count up to this number, so that counting stays fast.
+    ///
+    /// A greater result means only that there are more.
     UpTo(u64),
 }
 
@@ -284,7 +286,7 @@ pub(super) fn state(text: Option<&str>) -> Result<Option<DeliveryState>, ApiErro
     DeliveryState::from_word(text).map(Some).ok_or_else(unknown)
 }
 
-/// Refuses a selector whose webhook is not configured and has no deliveries.
+/// Refuses a selector whose webhook is neither configured nor known to the store.
 pub(super) async fn check(server: &Server, selector: &Selector) -> Result<(), ApiError> {
     let Some(name) = &selector.webhook else {
         return Ok(());

@@ -1,9 +1,9 @@
 //! Keeps the sessions of browsers.
 //!
 //! Constraint: an ended session is invalid immediately, even if somebody kept its cookie. So the
-//! daemon keeps the sessions in memory. A restart ends all of them. A reload ends them only if it
+//! daemon keeps the sessions in memory. They end with the daemon. A reload ends them only if it
 //! changes the token, because each session belongs to one token. A cookie has random digits, and
-//! only the hash of the digits is stored.
+//! only the hash of the digits is kept.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -32,7 +32,7 @@ pub(super) fn hash(secret: &[u8]) -> Hash {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SessionId(Hash);
 
-/// The sessions that have not ended.
+/// The sessions of browsers. Expired sessions are removed when a new one begins.
 #[derive(Default)]
 pub(crate) struct Sessions(Mutex<HashMap<Hash, Session>>);
 
@@ -88,7 +88,7 @@ impl Sessions {
         self.lock().remove(&hash(digits.as_bytes()));
     }
 
-    /// Ends the sessions of all other tokens.
+    /// Ends the sessions of all other tokens. `None` ends all sessions.
     ///
     /// These sessions stay ended even if their token is configured again.
     pub(super) fn end_others(&self, token: Option<Hash>) {

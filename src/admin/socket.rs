@@ -1,6 +1,7 @@
 //! Binds the listening socket of the admin server, at a TCP address or at a path.
 //!
-//! Constraint: never remove a file from the path, except a socket without a listener.
+//! Constraint: of the files at the path, only a socket without a listener and the server's own
+//! socket are removed.
 
 use std::fs::Permissions;
 use std::io;
@@ -71,7 +72,7 @@ impl Bound {
 ///
 /// # Errors
 ///
-/// The address is in use or not an address of this machine, or the path has a file that is not a
+/// The address cannot be bound. For example, it is in use, or the path has a file that is not a
 /// dead socket.
 pub(crate) async fn bind(server: &AdminServer) -> io::Result<Bound> {
     match &server.listen {

@@ -1,10 +1,10 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
-//! Constraint: many clients cost no more than one client, and without clients there is no work.
-//! While there are clients, one task checks twice a second whether the recorded state has changed.
-//! Only after a change does the task compare the listings, as `--follow` does. The task keeps the
-//! newest items for all clients. A client that is too slow, or reconnects too late, gets `missed`
-//! and must read the listings again.
+//! Constraint: many clients cause no more reads of the store than one client. While there are
+//! clients, and for half a minute after the last one, one task checks twice a second whether the
+//! recorded state has changed. Only after a change does the task compare the listings, as
+//! `--follow` does. The task keeps the newest items for all clients. A client that is too slow, or
+//! reconnects too late, gets `missed` and must read the listings again.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -37,7 +37,7 @@ const INTERVAL: Duration = Duration::from_millis(500);
 
 /// The number of checks after the last client disconnected.
 ///
-/// During these checks, a client can reconnect without missing items.
+/// During these checks, a client can reconnect and get the kept items that it missed.
 const ROUNDS_KEPT: u32 = 60;
 
 /// The maximum number of items that are kept for slow clients.
@@ -46,13 +46,12 @@ const ITEMS_MAX: usize = 1_024;
 /// The maximum total size of the kept items, in bytes.
 const ITEMS_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The maximum number of clients.
 const CLIENTS_MAX: usize = 16;
 
 /// How long a client waits for the first comparison.
 const START_MAX: Duration = Duration::from_secs(10);
 
-/// The time between two SSE comments, which keep the connection of an idle client open.
+/// The time between two comments that keep the connection of an idle client open.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
 /// An item of the stream.
@@ -107,7 +106,7 @@ impl Kept {
 /// The new items for all clients.
 pub(crate) struct News {
     kept: Mutex<Kept>,
-    /// Notified of each new series and of new items.
+    /// Notified when a series begins or ends, and of new items.
     changed: watch::Sender<()>,
     /// A permit for each client.
     clients: Arc<Semaphore>,
@@ -224,7 +223,7 @@ impl Compared {
         })
     }
 
-    /// Reads the new and changed items, if the recorded state changed since the last call.
+    /// Reads the new and changed items if the recorded state changed since last time.
     fn next(&mut self) -> Result<Items, ApiError> {
         let listings = &self.listings;
         let version = listings.version()?;

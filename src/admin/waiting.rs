@@ -1,9 +1,8 @@
-//! The admin server of a process that waits for its lease or for the database.
+//! The admin server of a process that waits or sends, but does not watch.
 //!
 //! Constraint: this server must release its address before the daemon starts. It serves only
-//! `/healthz`, `/readyz` and `/metrics`, because a process that waits has no listings. Such a
-//! process may still send deliveries. `/readyz` names the database and the other process only to
-//! clients that `auth` permits.
+//! `/healthz`, `/readyz` and `/metrics`. `/readyz` names the database and the other process only
+//! to clients that `auth` permits.
 
 use std::sync::Arc;
 
@@ -29,11 +28,11 @@ use crate::metrics::Metrics;
 /// The state of a process that does not watch.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Wait {
-    /// Why the process waits.
+    /// Why the process does not watch.
     pub(crate) reason: String,
     /// The reason without names of hosts, databases and processes.
     pub(crate) public_reason: &'static str,
-    /// Whether the database answered the last request.
+    /// False if the database could not be used at the last attempt.
     pub(crate) is_reachable: bool,
     /// Whether the process does all the work of its roles.
     pub(crate) is_ready: bool,
@@ -41,9 +40,9 @@ pub(crate) struct Wait {
     pub(crate) metrics: Option<Arc<Metrics>>,
 }
 
-/// The admin server while the process waits.
+/// The admin server while the process does not watch.
 ///
-/// It runs if it is configured and its address is free.
+/// It starts once it is configured and its address can be bound.
 pub(crate) struct WaitingServer {
     wait: watch::Sender<Wait>,
     tasks: JoinSet<()>,
@@ -59,7 +58,7 @@ impl WaitingServer {
         }
     }
 
-    /// Sets the state. Starts the server if it is not running.
+    /// Sets the state. Starts the server if it is configured and not running.
     pub(crate) async fn waits(&mut self, wait: Wait, settings: Option<&AdminServer>) {
         self.wait.send_replace(wait);
         let Some(settings) = settings else { return };
@@ -120,7 +119,7 @@ async fn healthz() -> &'static str {
     "the process waits\n"
 }
 
-/// A process that waits to watch is not ready. A process that only sends is ready.
+/// Returns 200 if the process does all the work of its roles, else 503.
 async fn readyz(State(shown): Waits, request: Request) -> (StatusCode, String) {
     let (parts, _) = request.into_parts();
     let wait = shown.wait.borrow().clone();

@@ -1,4 +1,4 @@
-//! Answers the forms of the views: runs an action of the API, then shows a view.
+//! Answers the buttons of the views: runs an action of the API, then shows a view.
 
 use std::sync::Arc;
 

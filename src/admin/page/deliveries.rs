@@ -1,4 +1,4 @@
-//! The deliveries: a filtered listing, and a view of one delivery with its attempts.
+//! The deliveries: a filtered listing, and a view of a delivery with its attempts.
 
 use std::sync::Arc;
 
@@ -19,7 +19,7 @@ use crate::admin::routes::Server;
 use crate::domain::delivery::State as DeliveryState;
 use crate::operator::view::{AttemptView, DeliveryView, DeliveryWithAttempts};
 
-/// The fields of the filter form. A browser also sends empty fields.
+/// The filters and the cursor. A browser also sends the empty fields of the form.
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Chosen {

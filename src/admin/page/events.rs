@@ -18,7 +18,7 @@ use crate::domain::actor::Actor;
 use crate::domain::event::FileSummary;
 use crate::operator::view::{EventView, EventWithDeliveries};
 
-/// The fields of the filter form. A browser also sends empty fields.
+/// The filters and the cursor. A browser also sends the empty fields of the form.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Chosen {

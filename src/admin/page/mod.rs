@@ -7,7 +7,8 @@
 //!
 //! Modules: `shell` is the HTML around each view. `overview`, `webhooks`, `deliveries`, `bulk`,
 //! `events`, `payload`, `replay` and `settings` are the views. `charts` draws the charts of the
-//! overview. `actions` answers forms. `filters` and `parts` have elements that several views share.
+//! overview. `actions` answers buttons. `filters` and `parts` have elements that several views
+//! share.
 
 mod actions;
 mod bulk;

@@ -76,7 +76,6 @@ pub(super) fn pairs(pairs: &[(impl Render, Markup)]) -> Markup {
     }
 }
 
-/// Shows the headers of a request.
 pub(super) fn headers(headers: &[(String, String)]) -> Markup {
     html! {
         dl.headers {
@@ -111,7 +110,6 @@ pub(super) fn number(n: u64) -> String {
     }
 }
 
-/// Formats a duration for people.
 pub(super) fn duration(milliseconds: u64) -> String {
     let seconds = milliseconds / 1_000;
     match seconds {
