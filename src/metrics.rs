@@ -1,7 +1,7 @@
 //! Counts attempts, for Prometheus, `status` and the page.
 //!
 //! Constraint: counting only looks up counters in memory, and never fails. Names and labels are a
-//! public interface. Gauges are not here: `admin` takes them from the report at each scrape.
+//! public interface. Other metrics are not here: `admin` takes them from the report at each scrape.
 //!
 //! Every series with known labels exists from the start, with the value 0, so that a rate includes
 //! the first occurrence. The series of a webhook exist only while it is configured.
@@ -28,7 +28,7 @@ pub(crate) enum AttemptOutcome {
     Delivered,
     /// The attempt failed, and another attempt follows.
     Failed,
-    /// The attempt failed, and was the last attempt of the schedule.
+    /// The attempt failed, and no other attempt follows.
     Dead,
     /// The receiver answered 410. This switches the webhook off.
     Gone,
@@ -94,7 +94,7 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// Two metrics have the same name. A test checks that all names differ.
+    /// A name is invalid or repeated. The names are constants, so any test finds this.
     pub(crate) fn new(webhooks: BTreeMap<String, bool>) -> Result<Self, prometheus::Error> {
         let registry = Registry::new_custom(Some(PREFIX.to_owned()), None)?;
         let deliveries = IntCounterVec::new(
@@ -200,7 +200,7 @@ impl Metrics {
         }
     }
 
-    /// Counts the first 2xx answer for a live event, with the time since the change.
+    /// Counts the 2xx answer to a live delivery, with the time since the change.
     pub(crate) fn delivered_after(&self, latency: Duration, moment: Duration) {
         self.latency.observe(latency.as_secs_f64());
         if let Some(minute) = self.history().at(moment) {

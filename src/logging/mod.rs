@@ -1,8 +1,8 @@
 //! Sets the level, format and destination of the log.
 //!
-//! Constraint: each log event is one line on standard error, or one entry of the journal. Standard
-//! output is only for commands. Only the thread of [`queue`] waits for the reader of the log.
-//! [`journal`] makes the entries for journald.
+//! Constraint: each log event is one line of the log, or one entry of the journal. Standard output
+//! is only for commands. Only the thread of [`queue`] waits for the reader of the log, except that
+//! a flush waits at most one second. [`journal`] makes the entries for journald.
 
 mod journal;
 mod queue;
@@ -86,7 +86,6 @@ impl Logging {
         }
     }
 
-    /// Returns the counter of dropped lines.
     pub(crate) fn dropped(&self) -> DroppedLines {
         self.writer.dropped()
     }
@@ -111,7 +110,7 @@ fn warn_of(fallback: Option<&io::Error>) {
 
 /// Makes the layer of a format, or of text if journald is unavailable.
 ///
-/// Also returns the error if the setting is `journald`.
+/// If the setting is `journald`, also returns the error of an unavailable journald.
 fn lines(format: LogFormat, writer: &LogWriter) -> (Lines, Option<io::Error>) {
     let is_given = format == LogFormat::Journald;
     let queue = writer.queue();
@@ -164,7 +163,7 @@ fn field(writer: &mut Writer<'_>, field: &Field, value: &dyn Debug) -> std::fmt:
 
 /// Returns the log filter: `level` for this program, and less for libraries.
 ///
-/// Libraries log only warnings and errors. Their less severe lines repeat lines of this program,
+/// Libraries log at most warnings and errors. Their less severe lines repeat lines of this program,
 /// for example when a peer closes a connection. The PostgreSQL client logs nothing, because each
 /// operation returns its error.
 fn directives(level: tracing::Level) -> Targets {

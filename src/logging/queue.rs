@@ -22,10 +22,10 @@ use super::journal::JournalEntry;
 /// The maximum memory of queued lines, in bytes: about 3,000 lines.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// The maximum number of bytes of one write.
+/// The number of bytes from which a batch takes no further text.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
-/// How long the program waits for the reader of the log before it exits.
+/// How long a flush waits for the reader of the log.
 const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// An item of the log.
@@ -195,7 +195,7 @@ impl LogWriter {
         let shared = &self.queue.shared;
         let is_busy =
             |state: &mut State| !state.is_closed && (state.is_writing || !state.items.is_empty());
-        // After this time, the lines that the reader has not read are lost.
+        // If the program exits after this time, the lines that were not written are lost.
         let _ = shared
             .emptied
             .wait_timeout_while(shared.lock(), FLUSH_MAX, is_busy);
@@ -208,7 +208,9 @@ impl Drop for LogWriter {
     }
 }
 
-/// Closes the queue if its thread panics, so that `flush` does not wait for the thread.
+/// Closes the queue if its thread panics.
+///
+/// Then `flush` does not wait for the thread.
 struct CloseOnDrop<'a>(&'a Shared);
 
 impl Drop for CloseOnDrop<'_> {

@@ -1,4 +1,4 @@
-//! Counts attempts and latency for each minute of the last hour, for the page's charts.
+//! Counts attempts and latency for each minute of the last hour, for the charts.
 //!
 //! Constraint: counting takes constant time, and the counts of an hour take a few kilobytes.
 
@@ -15,14 +15,14 @@ pub(crate) struct Minute {
     pub(crate) delivered: u64,
     /// The number of other ended attempts.
     pub(crate) failed: u64,
-    /// The number of first 2xx answers for live events.
+    /// The number of 2xx answers to live deliveries.
     n_latencies: u64,
-    /// The sum of the times from a change to its first 2xx answer.
+    /// The sum of the times from the change of a file to these answers.
     latencies: Duration,
 }
 
 impl Minute {
-    /// Returns the mean time from a change to its callback, in milliseconds.
+    /// Returns the mean time from a change to its 2xx answer, in milliseconds.
     pub(crate) fn latency_ms(&self) -> Option<u64> {
         let n = u128::from(self.n_latencies);
         let mean = self.latencies.as_millis().checked_div(n)?;

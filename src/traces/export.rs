@@ -1,8 +1,8 @@
 //! Sends spans to a collector, on a separate thread.
 //!
 //! Constraint: a collector may be absent, slow or hostile. The thread sends one request at a time,
-//! reads no body and follows no redirect. It retries nothing, because late traces are not worth the
-//! memory.
+//! reads no body and follows no redirect. It retries no failed request, because late traces are not
+//! worth the memory.
 //!
 //! [`SpanExporter`] encodes the spans, and sends them through an HTTP client with the TLS of
 //! webhooks. The queue of the SDK is not used, because it does not report how many spans it
@@ -37,7 +37,7 @@ use crate::webhook::TrustRoots;
 /// The maximum number of spans in one request.
 const BATCH_MAX: usize = 512;
 
-/// How long the thread gathers spans for one request.
+/// How long the thread gathers spans for one request that has room for more.
 const GATHERING: Duration = Duration::from_millis(500);
 
 /// The time limit of a request.
@@ -61,7 +61,8 @@ pub(crate) enum ExportError {
 
 /// Counts spans by outcome: `sent`, `failed` or `dropped`.
 ///
-/// The collector did not accept failed spans. The channel had no room for dropped spans.
+/// The collector did not accept failed spans. Dropped spans did not reach the thread, because the
+/// channel was full or the thread had ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Counter(IntCounterVec);
 
@@ -214,7 +215,9 @@ impl Failure {
 #[derive(Debug)]
 struct Client {
     http: reqwest::Client,
-    /// The headers of `otlp.headers`. They replace those of `OTEL_EXPORTER_OTLP_HEADERS`.
+    /// The headers of `otlp.headers`.
+    ///
+    /// They replace those of `OTEL_EXPORTER_OTLP_HEADERS` with the same names.
     headers: HeaderMap,
     failure: Failure,
 }
@@ -297,7 +300,7 @@ impl Collector {
     }
 }
 
-/// Adds spans for [`GATHERING`], so that the spans of one event are sent together.
+/// Waits for more spans, so that the spans of one event are usually sent together.
 async fn gather(spans: &mut mpsc::Receiver<SpanData>, batch: &mut Vec<SpanData>) {
     let more = async {
         while batch.len() < BATCH_MAX

@@ -1,8 +1,8 @@
-//! Traces each event from the change of a file to the answer of a receiver, for an OpenTelemetry
-//! collector.
+//! Traces each event from the change of a file to the answer of a receiver.
 //!
-//! Constraint: tracing never delays an event. Spans go into a bounded channel. If the channel is
-//! full, spans are dropped and counted. Only the thread of [`export`] waits for the collector.
+//! Constraint: tracing never delays an event. Spans go into a bounded channel to the thread of
+//! [`export`], which sends them to an OpenTelemetry collector. If the channel is full, spans are
+//! dropped and counted.
 //!
 //! The ids of a trace and of its spans are derived from the id of the event. So all attempts to
 //! deliver an event belong to one trace, even after a restart or on another machine. No id has to
@@ -31,7 +31,7 @@ use crate::domain::event::{Event, EventId};
 /// The capacity of the channel to the thread of [`export`], in spans.
 const WAITING_MAX: usize = 1_024;
 
-/// The maximum number of remembered steps.
+/// The maximum number of remembered steps, see [`Step`].
 ///
 /// The time of a step is the start of a span `queue`.
 const STEPS_MAX: usize = 4_096;
@@ -201,10 +201,10 @@ impl Steps {
     }
 }
 
-/// The name of the root span, from the change of a file to the record of its event.
+/// Identifies the root span, from the change of a file to the record of its event.
 const CHANGE: &str = "change";
 
-/// Makes a span of an event. Its parent is the span [`CHANGE`].
+/// Makes a span of an event. Its parent is the root span.
 fn span(
     event: &EventId,
     id: SpanId,
@@ -241,8 +241,8 @@ fn system_time(at: Timestamp) -> SystemTime {
 
 /// The id of an event's trace.
 ///
-/// These are the 32 hexadecimal digits in the event's id. If the event's id has no such digits, the
-/// trace id is a hash of the event's id.
+/// These are the 32 hexadecimal digits in the event's id. If the event's id has no such digits, or
+/// only zeros, the trace id is a hash of the event's id.
 fn trace_of(event: &EventId) -> TraceId {
     let digits = event.0.strip_prefix("evt_").unwrap_or_default();
     match TraceId::from_hex(digits) {
