@@ -27,7 +27,7 @@ const fn is_name_start(character: char) -> bool {
         | '\u{F900}'..='\u{FDCF}' | '\u{FDF0}'..='\u{FFFD}' | '\u{10000}'..='\u{EFFFF}')
 }
 
-/// Whether a name may contain this character after its first character (production 4a).
+/// Whether a name may contain this character after its first (production 4a).
 const fn is_name_part(character: char) -> bool {
     is_name_start(character)
         || matches!(character,
@@ -74,9 +74,9 @@ pub(super) fn check_name(text: &str, at: usize) -> Result<(), Fault> {
 
 /// Finds the first character that a document must not contain.
 pub(super) fn find_forbidden(text: &str) -> Option<Fault> {
-    // Suspicious bytes are control characters, and the first byte of U+FFFE and U+FFFF. Each block
-    // is first searched for any such byte, which the compiler does with vector instructions. If a
-    // block has such bytes, the characters that begin there are checked.
+    // Suspicious bytes are control characters other than white space, and the first byte of U+FFFE
+    // and U+FFFF. Each block is first searched for any such byte, which the compiler does with
+    // vector instructions. If a block has such bytes, the characters that begin there are checked.
     const BLOCK: usize = 128;
     let suspicious = |byte: u8| (byte < b' ' && !is_space(byte)) || byte == 0xEF;
     for (index, block) in text.as_bytes().chunks(BLOCK).enumerate() {
@@ -111,7 +111,9 @@ pub(super) fn reference_name(text: &str) -> &str {
     body.get(..length.unwrap_or(body.len())).unwrap_or_default()
 }
 
-/// Returns the character of the reference at the start of `text`, whose offset is `at`.
+/// Returns the character of the reference at the start of `text`.
+///
+/// `at` is the offset of the reference in the document.
 pub(super) fn resolve_reference(text: &str, at: usize) -> Result<char, Fault> {
     let name = reference_name(text);
     if name.is_empty() {

@@ -1,8 +1,8 @@
 //! Checks the document type declaration (production 28).
 //!
 //! Constraint: nothing in the declaration is ever expanded or fetched. quick-xml finds the end of
-//! the declaration, but does not check the rest. In an internal subset, only the keyword, the name
-//! and the quotes of each declaration are checked.
+//! the declaration, but checks little else. In an internal subset, only the keyword, the name and
+//! the quotes of the declarations are checked.
 
 use super::Fault;
 use super::characters::{check_name, is_space, name_of};
@@ -155,7 +155,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Checks and skips a declaration of an element, an attribute list, an entity or a notation.
+    /// Checks and skips a declaration of an internal subset, such as that of an entity.
     fn declaration(&mut self) -> Result<(), Fault> {
         let is_entity = self.take("<!ENTITY");
         let others = ["<!ELEMENT", "<!ATTLIST", "<!NOTATION"];

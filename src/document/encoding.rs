@@ -1,7 +1,7 @@
 //! Decodes the bytes of a document.
 //!
-//! Constraint: the first bytes determine the encoding. A file whose declaration names another
-//! encoding is invalid. UTF-8 is used without a copy, and text in other encodings is copied once.
+//! Constraint: a file is invalid if its first bytes and its declaration indicate different
+//! encodings. UTF-8 is used without a copy.
 //!
 //! The first bytes show whether the text is UTF-16 or a superset of ASCII, with or without a byte
 //! order mark (XML 1.0, appendix F). A superset of ASCII is UTF-8, unless the declaration names an
@@ -19,7 +19,7 @@ use super::{Fault, shown};
 
 /// The family of encodings that the first bytes of a document indicate.
 enum Family {
-    /// UTF-16 in this byte order, after a byte order mark of this length.
+    /// UTF-16 in this byte order, after a byte order mark of this length (0 or 2).
     Utf16(&'static Encoding, usize),
     /// UTF-8 with a byte order mark, which has three bytes.
     MarkedUtf8,
@@ -124,7 +124,8 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
 
 /// Returns the encoding that the declaration names, and the offset of this name.
 ///
-/// Returns `None` if the declaration is invalid. Then the reader reports the fault.
+/// Returns `None` if there is no such name, or if it cannot be read. The reader reports the fault
+/// of an invalid declaration.
 fn declared(text: &str) -> Option<(usize, &str)> {
     if !text.starts_with("<?xml") {
         return None;

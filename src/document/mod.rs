@@ -1,4 +1,4 @@
-//! Parses project.xml: checks that it is complete, and reads its name, id and annotations.
+//! Parses project.xml: checks it, and reads its name, id and annotations.
 //!
 //! Constraint: a callback must never contain a half-written file. So a document is valid only if
 //! it is complete and well-formed XML with a `schema` root. Anybody may write into the repository,
@@ -35,7 +35,7 @@ pub use crate::domain::project::Document;
 /// The maximum nesting depth of elements.
 const DEPTH_MAX: usize = 1_000;
 
-/// The maximum length of the name of an element or attribute, in bytes.
+/// The maximum length of a name, such as that of an element, in bytes.
 const NAME_MAX: usize = 4 * 1024;
 
 /// The maximum number of attributes of an element.
@@ -68,7 +68,8 @@ pub struct Malformed {
 ///
 /// # Errors
 ///
-/// The bytes are not well-formed XML with a `schema` root, or the encoding is not supported.
+/// The bytes are not well-formed XML with a `schema` root, the encoding is not supported, or a
+/// limit of this parser is exceeded.
 pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
     let (text, fault) = encoding::decode(bytes);
     let legible = fault.as_ref().map_or(text.len(), |fault| fault.at);
@@ -89,9 +90,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
 /// Decodes a document for request formats that contain text instead of bytes.
 ///
 /// UTF-8 keeps its byte order mark, so encoding the text again gives the same bytes. Other
-/// encodings lose the mark and keep the XML declaration. A document that [`parse`] accepts has no
-/// invalid bytes. In other documents, invalid UTF-8 becomes U+FFFD, and text in other encodings
-/// ends before the first invalid byte.
+/// encodings lose the mark and keep the XML declaration. This is exact for documents that [`parse`]
+/// accepts. Of other documents, invalid bytes are replaced, or the text ends before them.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     match encoding::decode(bytes) {

@@ -80,7 +80,7 @@ struct State<'a> {
     has_root: bool,
     in_annotations: bool,
     annotation: Option<Annotation>,
-    /// The total size of the kept annotations, in bytes; see [`ANNOTATIONS_MAX`].
+    /// The total size in bytes of the annotations that [`ANNOTATIONS_MAX`] limits.
     n_kept: usize,
     document: Document,
 }
@@ -312,7 +312,9 @@ impl<'a> State<'a> {
         )
     }
 
-    /// Converts an error of quick-xml to a fault. `start` is the offset of the wrong markup.
+    /// Converts an error of quick-xml to a fault.
+    ///
+    /// `start` is the offset of the wrong markup.
     fn explain(&self, error: Error, start: usize) -> Fault {
         let rest = self.rest(start);
         match error {
@@ -373,7 +375,7 @@ impl<'a> State<'a> {
     }
 }
 
-/// Checks that a tag ends before the next tag begins.
+/// Checks that a tag contains no `<`, with which another tag would begin.
 fn check_tag_end(content: &str, at: usize) -> Result<(), Fault> {
     match memchr::memchr(b'<', content.as_bytes()) {
         None => Ok(()),
