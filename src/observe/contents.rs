@@ -1,8 +1,9 @@
 //! Keeps the contents that one step read, up to a limit.
 //!
-//! Constraint: a step keeps at most [`KEPT_MAX`] bytes of contents, even for large projects. It
-//! hashes and parses other contents, drops them, and reads them again to record them. If a content
-//! changed in the meantime, it is not recorded, and its project is observed again.
+//! Constraint: a step keeps at most [`KEPT_MAX`] bytes of contents and one definition beyond them,
+//! even for large projects. It hashes and parses other contents, drops them, and reads them again
+//! to record them. If a content changed in the meantime, it is not recorded, and its project is
+//! observed again.
 
 use std::collections::HashMap;
 use std::io;
@@ -16,7 +17,7 @@ use crate::repository::{Root, kind_of, stamp};
 
 /// The maximum number of bytes that are kept in memory.
 ///
-/// One definition may exceed the limit. It is recorded with the first portion of its change.
+/// One definition may exceed the limit.
 const KEPT_MAX: usize = 12 * 1024 * 1024;
 
 /// The contents that one step read, by their hash.
@@ -25,7 +26,7 @@ pub(crate) struct Contents {
     by_hash: HashMap<ContentHash, Content>,
     /// The number of bytes in memory.
     n_kept: usize,
-    /// The number of bytes that were read.
+    /// The total size of the different contents that were read, in bytes.
     n_read: usize,
     kept_max: usize,
 }
@@ -115,7 +116,7 @@ impl Contents {
         }
     }
 
-    /// The number of bytes that this step read.
+    /// The total size of the different contents that this step read, in bytes.
     pub(crate) fn n_read(&self) -> usize {
         self.n_read
     }
@@ -128,7 +129,9 @@ impl Contents {
         }
     }
 
-    /// Returns a content, reading it again if it was dropped. `None` if this step did not read it.
+    /// Returns a content. Reads it again if it was dropped.
+    ///
+    /// Returns `None` if this step did not read it.
     pub(crate) fn load(&self, root: &Root, hash: &ContentHash) -> Result<Option<Bytes>, Lost> {
         let (source, n_bytes) = match self.by_hash.get(hash) {
             None => return Ok(None),

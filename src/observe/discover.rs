@@ -21,7 +21,9 @@ pub(crate) struct Discovery {
     pub problems: Vec<Problem>,
 }
 
-/// Finds all projects. Calls `on_progress` for each directory and each of its entries.
+/// Finds all projects.
+///
+/// Calls `on_progress` for each directory and each entry that the layout needs.
 pub(super) fn discover(layout: &Layout, root: &Root, on_progress: &dyn Fn()) -> Discovery {
     let mut discovery = Discovery::default();
     match root.open_directory("") {
@@ -72,7 +74,9 @@ fn discover_in(
     }
 }
 
-/// Returns the problems of the entries at these paths. Lists each parent directory once.
+/// Returns the problems of the entries at these paths.
+///
+/// Lists each parent directory once.
 pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>) -> Vec<Problem> {
     let mut by_parent: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for path in paths {
@@ -83,7 +87,7 @@ pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>
     for (parent, wanted) in by_parent {
         let cursor = layout.at(parent);
         let cursor = cursor.filter(|cursor| cursor.project().is_none());
-        // Skip an unreadable parent. Its problem is listed at the parent's path.
+        // Skip a parent that cannot be opened. If it is unreadable, its problem has its own path.
         let (Some(cursor), Ok(directory)) = (cursor, root.open_directory(parent)) else {
             continue;
         };

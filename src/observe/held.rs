@@ -24,6 +24,8 @@ pub(crate) struct Held {
     pub place: ProjectFile,
     pub file: OwnedFd,
     /// The metadata of the file when it was opened.
+    ///
+    /// If the file was removed already, its change time is replaced by its modification time.
     pub stamp: Stamp,
     /// The inode of the project's directory in which the file was opened.
     ///
@@ -49,8 +51,9 @@ impl Held {
 /// Opens files to hold them.
 #[derive(Debug, Default)]
 pub(crate) struct Holder {
-    /// Each held file has a clone of this. So the reference count minus 1 is the number of held
-    /// files.
+    /// Counts the held files by its references.
+    ///
+    /// Each held file has a clone. So the reference count minus 1 is the number of held files.
     held: Arc<()>,
 }
 

@@ -24,6 +24,8 @@ pub(crate) enum Entry<'a> {
 }
 
 /// Visits the entries of a directory that the layout needs.
+///
+/// If the layout accepts any name, also visits each name that is not UTF-8, as a problem.
 pub(crate) fn entries(
     directory: BorrowedFd<'_>,
     path: &str,

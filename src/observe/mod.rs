@@ -2,8 +2,8 @@
 //!
 //! Constraint: a file is valid only if two readings are equal and the content is well-formed to its
 //! end. An unreadable file is treated neither as changed nor as deleted. The observer never follows
-//! a symbolic link, never waits for a pipe, and never reads more than `max_file_size`. It does not
-//! read a file whose metadata proves that it is unchanged.
+//! a symbolic link, never waits for a pipe, and reads no file that is larger than `max_file_size`.
+//! Without a report, it does not read a file whose metadata proves that it is unchanged.
 //!
 //! Modules: this file reads a file. `held` opens reported files, and `reported` keeps them until
 //! their project is observed. `contents` keeps the bytes that were read. `project` observes a
@@ -41,10 +41,9 @@ pub(crate) use listing::{Entry, entries, is_absent, join, unreadable};
 pub(crate) use reported::Reported;
 pub(crate) use unchanged::is_unchanged;
 
-/// The maximum age of an invalid file that is observed again without a hint.
+/// The maximum age of a malformed file that is observed again without a hint.
 ///
-/// The age is the time since the last change. Later, only a report or a full scan causes another
-/// observation.
+/// The age is the time since the last change. An older file causes no observation by itself.
 const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 
 /// The result of observing one project.
@@ -52,9 +51,11 @@ const RECHECK_NS: i64 = 10 * 60 * 1_000_000_000;
 pub(crate) struct ObservedProject {
     /// The state on disk.
     pub observed: Observed,
-    /// The inode of the project's directory. `None` if there is no such directory.
+    /// The inode of the project's directory. `None` if it is absent or cannot be read.
     pub home: Option<u64>,
-    /// Whether a directory moved during the observation. Then this state may never have existed.
+    /// Whether a directory moved during the observation.
+    ///
+    /// Then this state may never have existed.
     is_torn: bool,
 }
 
@@ -64,8 +65,9 @@ pub(crate) struct Observer {
     max_file_size: u64,
     owners: OwnerNames,
     inodes: Inodes,
-    /// Hidden paths, each with the reason. Their file systems are not mounted, so they may seem
-    /// empty.
+    /// Hidden paths, each with the reason.
+    ///
+    /// Their file systems are not those of the record, so projects may seem to be missing there.
     hidden: BTreeMap<String, String>,
     /// Called before a file is read, and at each step of a search for projects.
     ///
@@ -102,17 +104,19 @@ impl Observer {
 
     /// Returns the name of a user, or the user id if the user has no name.
     ///
-    /// `None` if the user database does not answer.
+    /// `None` if the user database does not answer and no name is cached.
     pub(crate) fn user_name(&self, uid: u32, now: Timestamp) -> Option<String> {
         self.owners.name(uid, now)
     }
 
-    /// Looks up unknown owners again. Returns whether some are known now.
+    /// Looks up unknown owners again if it is time. Does not wait.
+    ///
+    /// Returns whether names became known since the last call.
     pub(crate) fn retry_owners(&self, now: Timestamp) -> bool {
         self.owners.retry(now)
     }
 
-    /// Hides these paths from observation, because their file systems are not mounted.
+    /// Hides these paths from observation. Each has a reason.
     pub(crate) fn hide(&mut self, hidden: BTreeMap<String, String>) {
         self.hidden = hidden;
     }
@@ -156,7 +160,8 @@ impl Observer {
     /// Reads a held file. Returns `None` if it is invalid.
     ///
     /// Change times order the files, but removing a file changes its change time. So the returned
-    /// stamp has the earlier change time.
+    /// stamp has the change time from [`Held::stamp`]. If the file was written since then, the
+    /// returned stamp has the modification time instead.
     pub(crate) fn read_held(&mut self, held: &Held, now: Timestamp) -> Option<(FileState, Bytes)> {
         let (mut state, bytes) = self
             .read(held.file.as_fd(), &held.path, &held.place, now)

@@ -1,8 +1,9 @@
 //! Observes one project.
 //!
-//! Constraint: events are inferred only from a state that existed at one time. So copies are read
-//! before the definition, and a listing with a new name is read twice. If a path is used twice, it
-//! must lead to the same directory both times.
+//! Constraint: an observation must not mix states of different times. So published copies and
+//! snapshots are read before the definition, and a listing with a new name is read again. If a path
+//! is used twice, it must lead to the same directory both times. Each is tried up to [`TRIES`]
+//! times.
 
 mod blind;
 
@@ -23,7 +24,8 @@ use crate::repository::{Root, kind_of, list, open_directory_at, open_file_at, st
 
 /// The maximum number of tries to observe a project, or to list a directory.
 ///
-/// A try fails if directories move, or if files appear or disappear during the listing.
+/// An observation is tried again if directories moved or the definition was restored. A directory
+/// with a new name is listed until two listings are equal.
 const TRIES: usize = 5;
 
 impl Observer {
@@ -141,14 +143,14 @@ fn copies(observed: &Observed) -> impl Iterator<Item = (&String, &ObservedFile)>
 struct ProjectWalk<'a> {
     observer: &'a mut Observer,
     root: &'a Root,
-    /// Whether the walk begins at the root, because the files have no common directory.
+    /// Whether the files have no common directory. Then the walk begins at the root.
     has_no_home: bool,
     recorded: &'a Recorded,
     reported: &'a Reported,
     contents: &'a mut Contents,
     now: Timestamp,
     definition_rank: usize,
-    /// The inodes of the directories visited so far. `None` for an absent directory.
+    /// The inodes of the directories visited so far. `None` for an absent entry.
     directories: HashMap<String, Option<u64>>,
     /// The index of each path in the list of unreadable paths.
     blind_at: HashMap<String, usize>,
@@ -156,8 +158,9 @@ struct ProjectWalk<'a> {
 }
 
 impl ProjectWalk<'_> {
-    /// Opens the project's directory. Returns `None` if there is no directory with this exact
-    /// name.
+    /// Opens the project's directory.
+    ///
+    /// Returns `None` if there is no directory with this exact name.
     fn open_home(&self, path: &str) -> io::Result<Option<OwnedFd>> {
         let opened = match self.root.open_directory(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {

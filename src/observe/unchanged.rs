@@ -2,8 +2,7 @@
 //!
 //! Constraint: the result "unchanged" must be certain. A wrong "changed" only costs an
 //! observation. A full scan compares every project, and nearly all are unchanged. So the
-//! comparison opens no file and keeps no results. For any error or unusual entry, the result is
-//! "changed".
+//! comparison opens no file and keeps no results. In doubt, the result is "changed".
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};

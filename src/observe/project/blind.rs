@@ -26,7 +26,7 @@ impl ProjectWalk<'_> {
         }
     }
 
-    /// Whether a path is on a file system that is not mounted. If so, records it as unreadable.
+    /// Whether a path is hidden from observation. If so, records it as unreadable.
     pub(super) fn is_hidden(&mut self, path: &str, cursor: &Cursor) -> bool {
         let hidden = self.observer.hidden_at(path);
         let hidden = hidden.map(|(above, reason)| problem(above, reason, true));
