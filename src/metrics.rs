@@ -200,7 +200,9 @@ impl Metrics {
         }
     }
 
-    /// Counts the 2xx answer to a live delivery, with the time since the change.
+    /// Counts the 2xx answer to a delivery with the origin `live`.
+    ///
+    /// `latency` is the time from the change of the file to the answer.
     pub(crate) fn delivered_after(&self, latency: Duration, moment: Duration) {
         self.latency.observe(latency.as_secs_f64());
         if let Some(minute) = self.history().at(moment) {

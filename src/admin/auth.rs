@@ -226,7 +226,7 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     scheme.eq_ignore_ascii_case(b"bearer ").then_some(token)
 }
 
-/// Returns the digits of the sessions in the cookies of a request.
+/// Returns the values of the session cookies of a request.
 fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
     let cookies = headers.get_all(COOKIE).iter();
     cookies

@@ -36,7 +36,7 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     let lease = sources.lease();
     let webhooks = match tokio::time::timeout(STORE_MAX, sources.webhooks()).await {
         Ok(Ok(webhooks)) => webhooks,
-        // Serve the other metrics. They show that the database is unreachable.
+        // Serve the other metrics, such as `database_reachable`.
         Ok(Err(error)) if lease.is_some() && matches!(error.fault(), Fault::Unreachable(_)) => {
             Vec::new()
         }

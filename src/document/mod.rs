@@ -90,8 +90,8 @@ pub fn parse(bytes: &[u8]) -> Result<Document, Malformed> {
 /// Decodes a document for request formats that contain text instead of bytes.
 ///
 /// UTF-8 keeps its byte order mark, so encoding the text again gives the same bytes. Other
-/// encodings lose the mark and keep the XML declaration. This is exact for documents that [`parse`]
-/// accepts. Of other documents, invalid bytes are replaced, or the text ends before them.
+/// encodings lose the mark and keep the XML declaration. Documents that [`parse`] accepts are
+/// decoded exactly. In others, invalid bytes are replaced, or the text ends before them.
 #[must_use]
 pub fn text(bytes: &[u8]) -> Cow<'_, str> {
     match encoding::decode(bytes) {

@@ -15,7 +15,7 @@ pub(crate) struct Minute {
     pub(crate) delivered: u64,
     /// The number of other ended attempts.
     pub(crate) failed: u64,
-    /// The number of 2xx answers to live deliveries.
+    /// The number of 2xx answers to deliveries with the origin `live`.
     n_latencies: u64,
     /// The sum of the times from the change of a file to these answers.
     latencies: Duration,

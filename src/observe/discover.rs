@@ -87,7 +87,8 @@ pub(super) fn problems_at(layout: &Layout, root: &Root, paths: &BTreeSet<String>
     for (parent, wanted) in by_parent {
         let cursor = layout.at(parent);
         let cursor = cursor.filter(|cursor| cursor.project().is_none());
-        // Skip a parent that cannot be opened. If it is unreadable, its problem has its own path.
+        // Skip a parent that the search does not list, or that cannot be opened. The problem of an
+        // unreadable parent has the path of the parent.
         let (Some(cursor), Ok(directory)) = (cursor, root.open_directory(parent)) else {
             continue;
         };

@@ -37,7 +37,7 @@ use crate::webhook::TrustRoots;
 /// The maximum number of spans in one request.
 const BATCH_MAX: usize = 512;
 
-/// How long the thread gathers spans for one request that has room for more.
+/// The longest wait for more spans before a request is sent.
 const GATHERING: Duration = Duration::from_millis(500);
 
 /// The time limit of a request.
