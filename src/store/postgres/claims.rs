@@ -6,10 +6,10 @@
 //! claim, another round trip reads the next due time. A large payload is the only payload of its
 //! claim, and is read [in pieces](super::payloads) afterwards.
 //!
-//! Senders claim at the same time and do not wait for each other: see [`session`](super::session).
-//! The commit of a claim does not wait for a disk or a replica. So a crash of the server may undo
-//! the claim of a delivery that was already sent. The delivery is then sent again, as after a crash
-//! of the sender.
+//! Senders claim at the same time, usually without waiting for each other: see
+//! [`session`](super::session). The commit of a claim does not wait for a disk or a replica. So a
+//! crash of the server may undo the claim of a delivery that was already sent. The delivery is then
+//! sent again, as after a crash of the sender.
 
 use std::collections::HashSet;
 

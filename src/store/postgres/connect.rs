@@ -31,9 +31,13 @@ const RENEWING: usize = 2;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The time limit for making a connection, including TLS and the authentication.
+///
+/// The connections for renewals have another limit, [`renewal_max`].
 pub(super) const CREATE_MAX: Duration = CONNECT_TIMEOUT.saturating_mul(2);
 
 /// How long a caller waits at most for a free connection of the pool.
+///
+/// Renewals have another limit, [`renewal_max`].
 const WAIT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The longest time that a transaction may idle, even with a long lease.

@@ -15,7 +15,7 @@ use crate::store::error::Fault;
 
 /// The rows that a batch depends on.
 ///
-/// [`NewRows`](super::new_rows) updates them in memory for each row that it adds.
+/// While [`NewRows`](super::new_rows) computes the new rows, it updates these facts in memory.
 pub(super) struct Facts {
     pub(super) next_event: i64,
     pub(super) next_delivery: i64,

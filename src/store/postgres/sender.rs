@@ -250,8 +250,8 @@ impl Sender {
                             notices.changed();
                         }
                         n_changes = Some(found);
-                        // After an outage, all leases have expired. So first give the other senders
-                        // time to renew theirs.
+                        // After a long outage, all leases have expired. So first give the other
+                        // senders time to renew theirs.
                         if have_ended && reached >= self.length {
                             ended.notify_one();
                         }

@@ -14,8 +14,8 @@
 //! serialization failures. Reads that must see the same state use REPEATABLE READ.
 //!
 //! Transactions that claim deliveries or record results of attempts usually take [`LOCK_SHARED`].
-//! So senders do not wait for each other, and the server makes several commits durable together.
-//! These rules prevent conflicts between senders:
+//! So senders usually do not wait for each other, and the server can make several commits durable
+//! together. These rules prevent conflicts between senders:
 //!
 //! - A sender records the result of a delivery only while it has claimed the delivery, and locks
 //!   the row first. A claim locks the rows of deliveries before it inserts claims. It skips locked
@@ -194,7 +194,7 @@ impl Session {
         Ok(answers)
     }
 
-    /// Runs these statements as a transaction, in one round trip.
+    /// Runs these statements as a transaction, all sent together.
     ///
     /// Returns the rows of each statement.
     pub(super) async fn transact(
