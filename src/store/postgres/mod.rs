@@ -3,8 +3,8 @@
 //! # Constraints
 //!
 //! - One process watches a repository: the holder of its `lease`. Each grant of the lease has a
-//!   number, the epoch. A commit that changes the record checks the epoch, so a former holder cannot
-//!   change the record.
+//!   number, the epoch. A commit that changes the record checks the epoch, so a former holder
+//!   cannot change the record.
 //! - Any number of processes send deliveries at the same time. `sender` lets only one of them
 //!   claim a delivery.
 //! - Several repositories can share one database. Each row has the id of its repository.
