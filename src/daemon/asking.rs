@@ -1,4 +1,4 @@
-//! Requests that all engines list or release their held removals.
+//! Asks all engines to list or to release their held removals.
 //!
 //! Constraint: an engine that does not answer delays only the current request, and only for a
 //! limited time. The list of held removals names the repositories of such engines, because their
@@ -69,7 +69,8 @@ impl Asking {
 
     /// Sends a command to an engine and waits for the answer.
     ///
-    /// If no answer arrives in time, returns `None`, and the command is withdrawn.
+    /// Returns `None` if no answer arrives in time, or if the engine cannot take the command. An
+    /// engine that has not begun to handle the command then ignores it.
     async fn ask<T>(
         &self,
         asked: &Asked,
@@ -90,7 +91,7 @@ impl Asking {
         None
     }
 
-    /// Releases the held removals of all engines if `token` still identifies them.
+    /// Releases the held removals of the engines that answer, if `token` still identifies them.
     pub(super) async fn accept(&self, token: String) -> Accepted {
         let held = self.held().await;
         if self.whole(held.clone()).token != token {

@@ -40,7 +40,7 @@ pub(super) const DRAIN: Duration = Duration::from_secs(10);
 /// How long to wait for the store to close. A database may not answer.
 const CLOSE: Duration = Duration::from_secs(3);
 
-/// How long to wait for the admin server and the background tasks to end.
+/// The longest wait for the admin server and the background tasks to end.
 const OTHERS: Duration = Duration::from_secs(2);
 
 /// How long to wait for the store to close after a signal to stop immediately.
@@ -52,14 +52,14 @@ const ENGINES: Duration = Duration::from_secs(1);
 impl Daemon<'_> {
     /// Stops inference, waits for requests in progress, and closes the store.
     ///
-    /// A signal to stop ends the wait for requests and shortens the later waits. Every wait has a
-    /// time limit, because a database or a file system may not answer.
+    /// A signal to stop ends the wait for requests, and shortens the closing of the store. Every
+    /// wait has a time limit, because a database or a file system may not answer.
     pub(super) async fn drain(
         self,
         reason: Reason,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     ) -> Drained {
-        // Commands that still wait for an answer get none.
+        // The requests of commands that wait in this channel get no answer.
         drop(self.requests);
         let since = self.clock.now();
         let (engines, mut leaving) = self.engines.stop();
@@ -99,7 +99,7 @@ impl Daemon<'_> {
             background.stop().await;
         };
         let is_signalled = close(self.store, others, is_signalled, signals.stop()).await;
-        // The store is closed, so an engine ends now unless its file system is stuck.
+        // The engines can record nothing more. Each ends now, unless its file system is stuck.
         let _ = timeout(ENGINES, engines.ended()).await;
         let engines = engines.ends(since);
         log_stuck(&engines.stuck, reason);

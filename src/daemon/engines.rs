@@ -1,7 +1,7 @@
 //! Runs one engine for each repository.
 //!
-//! Constraint: a fault in one repository must not stop the engines of other repositories. So every
-//! wait for an engine has a time limit.
+//! Constraint: a stuck file system of one repository must not delay the engines of other
+//! repositories. So every wait for an engine to answer or to stop has a time limit.
 //!
 //! At most one engine works on a repository. A removed repository cannot be added again before its
 //! engine has ended. If this process loses the lease and gets it again, the new engine of a
@@ -52,9 +52,10 @@ pub(super) struct Running {
 }
 
 impl Running {
-    /// Starts the threads of an engine.
+    /// Starts the thread of an engine.
     ///
-    /// They do nothing until [`Engine::begin`] is called and `former` is cancelled.
+    /// The thread does not touch the repository until `former` is cancelled. It records nothing
+    /// until [`Engine::begin`] is called.
     fn start(
         config: &Arc<Config>,
         common: &Common,
@@ -157,7 +158,7 @@ impl Leaving {
 pub(super) struct Stopping(Vec<Running>);
 
 impl Stopping {
-    /// Waits until all threads have ended.
+    /// Waits until the threads of all engines have ended.
     pub(super) async fn ended(&self) {
         join_all(self.0.iter().map(|one| one.end.cancelled())).await;
     }
@@ -188,7 +189,7 @@ pub(super) struct Ends {
 /// A change that the supervisor must handle.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// The state of an engine changed, or a removed engine ended.
+    /// The state of an engine changed, or a stopping engine ended.
     Changed,
     /// An engine ended unexpectedly.
     Ended,
@@ -244,11 +245,11 @@ impl Switching {
 /// The running engines, in the order of the configuration.
 pub(super) struct Engines {
     running: Vec<Running>,
-    /// The engines that a reload adds. They begin only when the reload is applied.
+    /// The engines that a reload adds. They record nothing until the reload is applied.
     ///
     /// After a rejected reload, they stay here until they have ended.
     added: Vec<Running>,
-    /// The engines that are stopping but have not ended.
+    /// The engines that are stopping.
     ///
     /// They watched removed repositories, or ran before this process lost the lease.
     leaving: Vec<Leaving>,
@@ -351,13 +352,13 @@ impl Engines {
         }
     }
 
-    /// Starts the engines of added repositories. They do nothing until [`Self::apply`].
+    /// Starts the engines of added repositories. They record nothing until [`Self::apply`].
     ///
     /// If the reload is rejected, [`Self::reject_added`] ends them.
     ///
     /// # Errors
     ///
-    /// A thread cannot be started, or a former engine of a repository has not ended.
+    /// A thread cannot be started, or an earlier engine of a repository has not ended.
     pub(super) async fn start_added(&mut self, configs: &[Arc<Config>]) -> Result<(), DaemonError> {
         self.forget_ended();
         self.added.retain(|one| !one.end.is_cancelled());
@@ -446,7 +447,7 @@ impl Engines {
         leaving.map(|one| one.running.name())
     }
 
-    /// Returns the sender of requests to all engines.
+    /// Returns a handle that sends requests to all engines.
     pub(super) fn asking(&self) -> Asking {
         let asked = |one: &Running| Asked {
             repository: one.repository.clone(),
@@ -456,7 +457,7 @@ impl Engines {
         Asking::new(all, self.common.clock)
     }
 
-    /// Begins to stop all engines. Also returns those that were stopping already.
+    /// Begins to stop the running engines. Also returns those that were stopping already.
     pub(super) fn stop(self) -> (Stopping, Vec<Leaving>) {
         for one in &self.running {
             one.engine.begin_stop();

@@ -17,7 +17,7 @@ use crate::config::{AdminServer, Listen};
 pub(super) struct Health {
     pub(super) admin: Arc<Admin>,
     serving: Option<Serving>,
-    /// Whether a failure to bind the address is logged. Repeated failures are not logged.
+    /// Whether a failure to bind the address was logged since the server last started.
     is_warned: bool,
 }
 
@@ -35,7 +35,7 @@ impl Serving {
         self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// Whether the running server must stop before this address can be bound.
+    /// Whether this address may be free only after the running server has stopped.
     fn takes(&self, listen: &Listen) -> bool {
         match (&self.listen, listen) {
             (Listen::Tcp(old), Listen::Tcp(new)) => old.port() == new.port(),
@@ -74,8 +74,8 @@ impl Health {
     ///
     /// # Errors
     ///
-    /// The address is in use, or this machine does not have it. The caller then restores the old
-    /// server with [`Self::keep`].
+    /// The address cannot be bound, for example because another program uses it. The caller then
+    /// restores the old server with [`Self::keep`].
     pub(super) async fn bind(&mut self, server: &AdminServer) -> io::Result<Bound> {
         let takes = |serving: &Serving| serving.takes(&server.listen);
         if self.serving.as_ref().is_some_and(takes) {

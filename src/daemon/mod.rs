@@ -1,13 +1,14 @@
 //! The daemon: starts all parts, supervises them, reloads, and drains.
 //!
-//! Constraint: a rejected reload changes nothing. If a part panics or ends unexpectedly, the daemon
-//! exits, and systemd restarts it. The only exception is the thread that sends traces.
+//! Constraint: a rejected reload changes nothing. If a part that the daemon needs panics or ends
+//! unexpectedly, the daemon exits, so that systemd restarts it. The daemon does not need the thread
+//! that sends traces.
 //!
 //! Modules: [`mod@start`] starts the parts. [`engines`] runs the engine of each repository, and
 //! [`asking`] sends requests of commands to all engines. [`supervise`] handles signals and commands
 //! while the parts run. [`reload`] applies a changed configuration. [`drain`] stops the parts in
 //! order. [`health`] keeps the admin server running. [`note`] records the names of repositories and
-//! the fingerprints of webhooks. [`sending`] sends callbacks while another process watches.
+//! the fingerprints of webhooks. [`sending`] sends callbacks in a process that does not watch.
 //! [`signals`] receives signals, also during long waits.
 
 mod asking;
@@ -110,7 +111,7 @@ pub(crate) struct Daemon<'a> {
     rereading: Rereading<'a>,
     noted: Noted,
     store: Store,
-    /// The notices of other processes that use the same database. `None` with SQLite.
+    /// The notices of the store, for example that another process changed it. `None` with SQLite.
     notices: Option<watch::Receiver<Notice>>,
     clock: Clock,
     engines: Engines,
@@ -134,7 +135,9 @@ impl DaemonError {
         }
     }
 
-    /// Whether an operator must first change the state or the configuration.
+    /// Whether a process that has started waits after this error instead of ending.
+    ///
+    /// An operator must then change the state or the configuration.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,
@@ -155,7 +158,7 @@ impl Daemon<'_> {
     }
 }
 
-/// The background tasks. They are stopped after the queues.
+/// The background tasks. The queues are stopped before them.
 struct Background {
     tasks: JoinSet<()>,
     stop: CancellationToken,

@@ -27,6 +27,8 @@ pub(crate) struct Noted {
     /// Empty with the setting `repository`.
     pub(super) names: Option<Vec<String>>,
     /// The repositories that have projects, and that only the former process watched.
+    ///
+    /// Empty unless this process took over from another process.
     pub(super) left_out: Vec<String>,
     /// The last logged reason why the state refuses the names.
     pub(super) refusal: Option<String>,
@@ -70,7 +72,7 @@ impl Daemon<'_> {
 
     /// Records the names and fingerprints again if the recorded values are outdated.
     ///
-    /// The values may be outdated after a start, a reload, or the end of a removed engine.
+    /// For example, they are outdated after a failure, or after the end of a removed engine.
     pub(super) async fn note_again(&mut self) {
         let names = self.names();
         match self.note_names(names).await {

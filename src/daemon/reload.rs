@@ -19,7 +19,7 @@ struct Prepared {
     /// The configuration of each engine.
     configs: Vec<Arc<Config>>,
     targets: Targets,
-    /// The new socket if `admin.listen` changed. `Some(None)` if the setting was removed.
+    /// The new socket if a setting below `admin` changed. `Some(None)` if `admin` was removed.
     admin: Option<Option<Bound>>,
     warnings: Vec<String>,
 }
@@ -175,7 +175,7 @@ impl Daemon<'_> {
         new: &Arc<Config>,
         configs: &[Arc<Config>],
     ) -> Result<(), Vec<String>> {
-        // The added engines do nothing yet. They end if the reload is rejected.
+        // The added engines record nothing yet. They end if the reload is rejected.
         let added = self.engines.start_added(configs).await;
         added.map_err(|error| vec![chain(&error)])?;
         // Record last, because this changes the state.

@@ -1,7 +1,7 @@
-//! Sends callbacks while another process watches the repository.
+//! Sends callbacks in a process that does not watch the repository.
 //!
 //! Constraint: the queues are the same as in a watching process. Only the store differs: it has no
-//! lease on the repository, so it records only results of deliveries.
+//! lease on the repository, so it cannot record events.
 
 use std::ffi::c_int;
 use std::io;
@@ -118,7 +118,7 @@ impl Sending {
         view.is_some_and(|view| view.borrow().fleet.is_listed)
     }
 
-    /// Whether no process has ever watched the repository. Then it has no deliveries.
+    /// Whether no process has ever had the lease on the repository. Then it has no deliveries.
     pub(crate) fn is_unknown(&self) -> bool {
         let view = self.store.fleet();
         view.is_some_and(|view| view.borrow().fleet.lease.is_none())
@@ -138,9 +138,9 @@ impl Sending {
         }
     }
 
-    /// Waits for requests in progress, and releases the claimed deliveries.
+    /// Waits for requests in progress, then closes the store.
     ///
-    /// A signal to stop ends the wait.
+    /// The wait ends after [`DRAIN`] or with a signal to stop.
     ///
     /// # Errors
     ///
@@ -163,9 +163,10 @@ impl Sending {
         }
     }
 
-    /// Waits for requests in progress, and releases the claimed deliveries.
+    /// Waits for requests in progress, then closes the store.
     ///
-    /// This process has begun to watch, so [`Daemon::run`](super::Daemon::run) handles signals.
+    /// The wait ends after [`DRAIN`]. This process has begun to watch, so
+    /// [`Daemon::run`](super::Daemon::run) handles signals.
     pub(crate) async fn end(self) {
         self.stop.cancel();
         if tokio::time::timeout(DRAIN, self.dispatcher.drain())
@@ -197,7 +198,7 @@ impl Sending {
     }
 }
 
-/// Reloads the configuration while another process watches.
+/// Reloads the configuration of a process that does not watch.
 ///
 /// A rejected configuration changes nothing.
 pub(crate) async fn reread(

@@ -35,7 +35,7 @@ use crate::store::{
 };
 use crate::traces::{Counter, Exporter, Traces};
 
-/// The maximum number of requests from commands that wait to be handled.
+/// The maximum number of requests of commands that the supervisor has not taken yet.
 const REQUESTS_WAITING: usize = 4;
 
 impl<'a> Daemon<'a> {
@@ -46,7 +46,7 @@ impl<'a> Daemon<'a> {
     ///
     /// # Errors
     ///
-    /// The state or a webhook cannot be used, or a thread cannot be started.
+    /// A webhook cannot be used, or the metrics, the traces or a thread cannot be started.
     pub(crate) async fn start(
         config: Arc<Config>,
         store: Store,
@@ -190,9 +190,9 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<N
                 let (location, reason) = (store.location().into(), reason.clone());
                 return Err(OpenError::NotYet { location, reason }.into());
             }
-            // For example, the disk is full: start anyway, and retry later. A first start fails
-            // instead. Otherwise its record would look like that of a single repository. A first
-            // start has no pending deliveries that a failure could delay.
+            // For example, the disk is full: with SQLite, start anyway, and retry later. A first
+            // start fails instead. Otherwise its record would look like that of a single
+            // repository. A first start has no pending deliveries that a failure could delay.
             _ if config.store.is_none() && recorded.is_some() => {
                 debug!(%error, "cannot record the names of the repositories");
                 is_noted = false;
@@ -234,11 +234,11 @@ fn report_removed(
 const REMOVED: &str = "not watching a repository that was removed from the configuration; its record and \
                        its pending deliveries are kept";
 
-/// Checks an open state before a start. Returns the recorded parts of the configuration.
+/// Checks an open state before a start. Records the names and fingerprints of the configuration.
 ///
 /// # Errors
 ///
-/// The state does not fit the configuration, or the store fails ([`DaemonError::is_passing`]).
+/// The state does not fit the configuration, or the store fails.
 pub(crate) async fn prepare(
     config: &Arc<Config>,
     store: &Store,
@@ -330,8 +330,9 @@ pub(super) fn keep_held_removals(store: &Store, config: &Config) -> Result<(), D
 /// Stores the fingerprints of the configured webhooks. Returns whether this succeeded.
 ///
 /// The daemon starts even after a failure, for instance on a full disk. Otherwise nothing would
-/// start the daemon when the disk has space again. Until the fingerprints are stored, deliveries
-/// that failed with old settings keep their retry schedule.
+/// start the daemon when the disk has space again. Only a damaged or closed store is an error.
+/// Until the fingerprints are stored, deliveries that failed with old settings keep their retry
+/// schedule.
 async fn note_at_start(store: &Store, config: &Config, clock: Clock) -> Result<bool, DaemonError> {
     match dispatch::note_configuration(store, &config.webhooks, clock.now()).await {
         Ok(()) => Ok(true),

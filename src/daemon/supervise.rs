@@ -51,7 +51,8 @@ impl Daemon<'_> {
     ///
     /// # Errors
     ///
-    /// Another process took over, or a part of the daemon ended unexpectedly.
+    /// A part of the daemon ended unexpectedly. Or another process took over, and no signal to stop
+    /// arrived during the drain.
     pub(crate) async fn run(
         mut self,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
@@ -128,8 +129,7 @@ impl Daemon<'_> {
                 }
                 () = self.dispatcher.failure() => return part_ended("a webhook's queue"),
                 Some(ended) = self.background.tasks.join_next() => {
-                    // A task may end normally. For example, the task that serves the control socket
-                    // ends if the socket cannot be opened.
+                    // A task may end normally, for example after the answer to a command.
                     if ended.is_err() {
                         return part_ended("a background task");
                     }
@@ -169,7 +169,7 @@ impl Daemon<'_> {
         });
     }
 
-    /// Reloads. Notifies systemd, unless it still waits for the end of the start.
+    /// Reloads. Notifies systemd before and after, once the start is complete.
     async fn announced_reload(
         &mut self,
         trigger: &str,
@@ -189,7 +189,7 @@ impl Daemon<'_> {
         reloaded
     }
 
-    /// Notifies systemd if the status line has changed or the start is complete.
+    /// Notifies systemd if the status line has changed, and once when the start is complete.
     fn announce(&self, announced: &mut Announced) {
         let statuses = &self.engines.statuses;
         let is_started = statuses.is_started(self.clock.moment(), STANDSTILL);
@@ -205,7 +205,8 @@ impl Daemon<'_> {
 
 /// Sends the result of `work` as the answer to a request.
 ///
-/// If nobody waits for the answer any more, drops `work`, which withdraws the request.
+/// If nobody waits for the answer any more, drops `work`. An engine that has not begun to handle
+/// the request then ignores it.
 async fn answered<T>(mut answer: oneshot::Sender<T>, work: impl Future<Output = T>) {
     tokio::select! {
         biased;
@@ -238,7 +239,7 @@ impl Seen {
     }
 }
 
-/// Waits for a notice of another process that uses the same database.
+/// Waits for the next notice of the store. Without `notices`, waits forever.
 pub(super) async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -> Notice {
     if let Some(notices) = notices
         && notices.changed().await.is_ok()
@@ -248,7 +249,7 @@ pub(super) async fn next_notice(notices: &mut Option<watch::Receiver<Notice>>) -
     std::future::pending().await
 }
 
-/// Waits until the last known state of the lease changes.
+/// Waits until the last known state of the lease changes. Without a lease, waits forever.
 async fn next_view(lease: &mut Option<watch::Receiver<LeaseView>>) {
     if let Some(lease) = lease
         && lease.changed().await.is_ok()
