@@ -105,8 +105,8 @@ pub(super) async fn send(
 impl AttemptResult {
     /// Whether the queue must send nothing until this result is recorded.
     ///
-    /// This is necessary if the receiver switched the webhook off or requested a wait. Once the
-    /// result is recorded, the store makes the queue wait.
+    /// This is necessary if the receiver switched the webhook off, or requested a wait for all
+    /// deliveries. Once the result is recorded, the store makes the queue wait.
     pub(super) fn pauses_webhook(&self) -> bool {
         self.finish.verdict == Verdict::SwitchOff || self.finish.rests_until.is_some()
     }
@@ -126,7 +126,7 @@ impl Ended {
         self.n_moves
     }
 
-    /// Whether no request was sent, because the claim might have ended.
+    /// Whether no request began, because the claim might have ended.
     pub(super) fn was_withheld(&self) -> bool {
         self.attempt.is_withheld
     }

@@ -16,8 +16,8 @@ use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 
 /// The maximum number of commits with renames in a handle.
 ///
-/// Only a handle whose queue does not run reaches this number. It then drops the oldest renames. If
-/// the rename of a failed project is dropped, the queue no longer knows that the project failed.
+/// A handle reaches this number if its queue does not run. It then drops the oldest renames. If the
+/// rename of a failed project is dropped, the queue no longer knows that the project failed.
 const MOVES_MAX: usize = 1024;
 
 /// The renames of one commit: the new key for each old key.
@@ -79,9 +79,9 @@ impl QueueHandle {
         std::mem::take(&mut *self.moves.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Drops all committed deliveries, also those of commits in progress.
+    /// Drops the committed deliveries in this handle, and those of all commits in progress.
     ///
-    /// The queue later claims them from the store, if they may be sent.
+    /// The queues later claim them from the store, if they may be sent.
     pub(super) fn drop_committed(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         drop(self.take_committed());
@@ -123,8 +123,8 @@ impl QueueHandle {
 
 /// A period during which newly committed deliveries may be passed to the queues.
 ///
-/// It ends when an operator changes deliveries or webhooks, when a receiver pauses its webhook, or
-/// when a queue starts.
+/// It ends when an operator may have changed deliveries or webhooks, when a receiver pauses its
+/// webhook, or when a queue starts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch(u64);
 
@@ -191,7 +191,7 @@ impl QueueHandles {
 
     /// Makes the queues of some webhooks drop their claimed but unsent deliveries.
     ///
-    /// The reason is that another process must be the only sender, or has taken over the claims.
+    /// The reason is that another process may now be the only sender, or may have the claims.
     pub(crate) fn pause(&self, is_paused: impl Fn(&str) -> bool) {
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);
         for (_, handle) in handles.iter().filter(|(webhook, _)| is_paused(webhook)) {
@@ -202,7 +202,7 @@ impl QueueHandles {
 
     /// Wakes all queues after an operator changed deliveries or webhooks in the store.
     ///
-    /// The queues then send due deliveries, even to an endpoint that is down.
+    /// If an endpoint is down, its queue sends the next probe now.
     pub(crate) fn wake_all(&self) {
         self.epoch.fetch_add(1, Ordering::AcqRel);
         let handles = self.handles.lock().unwrap_or_else(PoisonError::into_inner);

@@ -26,25 +26,26 @@ pub(super) struct InFlight {
     renames: Renames,
 }
 
-/// The renames since the oldest attempt in flight began.
+/// The commits with renames since the oldest attempt in flight began.
 #[derive(Default)]
 struct Renames {
+    /// The renames of each commit, the oldest first.
     kept: VecDeque<Moves>,
-    /// The number of older renames that were dropped.
+    /// The number of older commits that were dropped.
     n_dropped: usize,
     /// The number of attempts in flight for each result of [`Self::begin`].
     attempts: BTreeMap<usize, usize>,
 }
 
 impl Renames {
-    /// Adds an attempt. Returns the number of earlier renames.
+    /// Adds an attempt. Returns the number of earlier commits.
     fn begin(&mut self) -> usize {
         let n_moves = self.n_dropped.saturating_add(self.kept.len());
         *self.attempts.entry(n_moves).or_default() += 1;
         n_moves
     }
 
-    /// Removes an attempt that began after `n_moves` renames.
+    /// Removes an attempt that began after `n_moves` commits.
     fn end(&mut self, n_moves: usize) {
         if let Some(n_attempts) = self.attempts.get_mut(&n_moves) {
             *n_attempts = n_attempts.saturating_sub(1);
@@ -54,7 +55,7 @@ impl Renames {
         }
     }
 
-    /// Drops the renames that are older than the oldest attempt.
+    /// Drops the commits that are older than the oldest attempt.
     fn drop_old(&mut self) {
         let oldest = self.attempts.keys().next().copied();
         let n_old = oldest.map_or(self.kept.len(), |oldest| {
@@ -64,7 +65,7 @@ impl Renames {
         self.n_dropped = self.n_dropped.saturating_add(n_old);
     }
 
-    /// Returns the current key of a project that had this key after `n_moves` renames.
+    /// Returns the current key of a project that had this key after `n_moves` commits.
     fn current_key(&self, key: &ProjectKey, n_moves: usize) -> ProjectKey {
         let later = self
             .kept

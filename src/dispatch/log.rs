@@ -2,7 +2,7 @@
 //!
 //! Constraint: ten thousand failing deliveries must not fill the log, but the log must show that
 //! attempts fail. So the first failures of each minute are logged in full, and further failures are
-//! counted. At level debug, all attempts are logged. The store records every attempt.
+//! counted. At level debug, all attempts are logged.
 
 use std::time::Duration;
 
@@ -23,7 +23,9 @@ pub(super) struct AttemptLogger {
 }
 
 impl AttemptLogger {
-    /// Logs a result. Of the failures, only the first of each minute are logged in full.
+    /// Logs a result.
+    ///
+    /// Of the retries and of the dead deliveries, only the first of each minute are logged in full.
     pub(super) fn log(&mut self, webhook: &str, result: &AttemptResult, now: Duration) {
         let attempt = &result.finish.attempt;
         let (event_id, project, number) = (&result.event, &result.project, attempt.number);

@@ -5,9 +5,9 @@
 //!
 //! Pending deliveries stay in the store. A queue *claims* a delivery before sending, so that nobody
 //! else sends the same delivery. With SQLite, a claim is only in memory, so a restart drops the
-//! claim. With PostgreSQL, a claim ends with the lease of the process. The engine passes newly
-//! committed deliveries directly to the queues. The queues claim all other deliveries from the
-//! store.
+//! claim. With PostgreSQL, the claims are in the database. If a process is killed, its claims are
+//! removed after its lease has expired. With SQLite, the engine passes some of the newly committed
+//! deliveries directly to the queues. The queues claim all other deliveries from the store.
 //!
 //! Modules: this file starts, changes and ends the queues. [`targets`] makes the HTTP clients of
 //! the webhooks, and [`thread`] makes the threads of the queues. Other tasks use the `handle` of a

@@ -1,12 +1,12 @@
 //! Claims deliveries from the store before the queue sends them.
 //!
-//! Constraint: a queue accepts each delivery only once, and only one delivery of a project at a
-//! time. Results are recorded while the store answers a claim, so the answer may be outdated. A
-//! delivery is *released* when its result is recorded or its claim is dropped. The queue ignores
-//! deliveries that were released since the claim began, and all deliveries of their projects. It
-//! compares the ids of deliveries as well as the keys of projects, because a project may be renamed
-//! while its delivery is being sent. If an operator changed deliveries in the meantime, the queue
-//! drops the whole answer.
+//! Constraint: a queue has at most one claim of a project at a time, and never sends a delivery
+//! because of an outdated answer. Results are recorded while the store answers a claim, so the
+//! answer may be outdated. A delivery is *released* when its result is recorded or its claim is
+//! dropped. The queue ignores deliveries that were released since the claim began, and all
+//! deliveries of their projects. It compares the ids of deliveries as well as the keys of projects,
+//! because a project may be renamed while its delivery is being sent. If an operator changed
+//! deliveries in the meantime, the queue drops the whole answer.
 //!
 //! The queue claims more deliveries than it can send at the same time, so that a burst needs few
 //! claims.
@@ -32,7 +32,7 @@ const PREFETCH: usize = 64;
 /// Replaces [`PREFETCH`] if other processes could send these deliveries instead.
 const PREFETCH_SHARED: usize = 8;
 
-/// The queue stops claiming when the prefetched payloads have this many bytes.
+/// The queue stops claiming in advance when the prefetched payloads have this many bytes.
 const PREFETCH_BYTES: usize = 1024 * 1024;
 
 /// How long a prefetched claim is valid.
@@ -113,11 +113,11 @@ pub(super) struct Prefetch {
     busy: Claimed,
     /// The claim in progress, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
-    /// The maximum number of deliveries that the claim in progress may return.
+    /// If the claim in progress returns this many deliveries, more may be due.
     n_asked: usize,
     /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     is_telling: bool,
-    /// Whether the last claim left out failed projects, because no probe was due.
+    /// Whether the last call of [`Self::ask`] left out failed projects.
     leaves_out_failed: bool,
     /// The deliveries that were released after the claim in progress began.
     released: Claimed,
@@ -201,7 +201,9 @@ impl Prefetch {
         }
     }
 
-    /// Replaces the old keys of renamed projects. Drops the prefetched claims with old keys.
+    /// Replaces the old keys of renamed projects.
+    ///
+    /// Drops all prefetched claims, because their keys may be old.
     pub(super) fn follow(&mut self, moves: &HashMap<ProjectKey, ProjectKey>) {
         self.clear();
         self.busy.follow(moves);
@@ -225,7 +227,8 @@ impl Prefetch {
     /// Informs the store about this sender, with a claim of no deliveries.
     ///
     /// The claim tells the store whether this sender must be the only one, and which of its claims
-    /// to keep. Does nothing if the store knows both, or while another claim is in progress.
+    /// to keep. Does nothing if the store knows both or is not shared, or while another claim is in
+    /// progress.
     pub(super) fn tell(&mut self, store: &Store, webhook: &str, at: Reading, alone: Alone) {
         let is_known = !self.has_others && self.told == alone;
         if !self.is_shared || is_known || self.is_asking() {

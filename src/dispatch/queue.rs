@@ -36,7 +36,7 @@ const SLEEP_MAX: Duration = Duration::from_secs(30);
 /// Further claims would expire before the queue can send them.
 const RARELY: Duration = Duration::from_millis(20);
 
-/// The longest time between two claims if other processes send to the same webhook.
+/// The time after which the queue claims again if other processes may send to its webhook.
 const SHARED_POLL: Duration = Duration::from_secs(1);
 
 /// Returns how long to sleep until a time of day, at most [`SLEEP_MAX`].
@@ -118,13 +118,13 @@ impl Queue {
         }
     }
 
-    /// Runs until the queue is stopped and its attempts in progress have ended.
+    /// Runs until the queue is stopped, its attempts have ended and their results are recorded.
     ///
-    /// When the process stops, it cancels `stop_of_all`, which stops the queues of all webhooks.
+    /// `stop_of_all` stops the queues of all webhooks.
     pub(super) async fn run(mut self, stop_of_all: CancellationToken) {
         let stop = self.stop.clone();
-        // Deliveries in the handle were passed to an earlier queue, which may have sent them. Only
-        // the store has their current state, so this queue claims them from the store.
+        // An earlier queue may have sent the deliveries in the handle. Only the store has their
+        // current state, so this queue claims them from the store.
         self.handle.drop_committed();
         while !stop.is_cancelled() {
             let sleep = self.send_due().await.min(self.until_recording());
@@ -160,7 +160,7 @@ impl Queue {
         }
     }
 
-    /// Sends due deliveries, as many as `concurrency` allows. Returns the longest time to sleep.
+    /// Sends due deliveries within all limits. Returns the longest time to sleep.
     async fn send_due(&mut self) -> Duration {
         self.check_clock().await;
         let moment = self.shared.clock.moment();
@@ -242,7 +242,8 @@ impl Queue {
 
     /// Takes the committed deliveries from the handle.
     ///
-    /// Drops all claims if an operator changed deliveries or another process paused the webhook.
+    /// Drops all prefetched claims if an operator changed deliveries or webhooks, or if another
+    /// process paused the queue.
     fn take_committed(&mut self, now: Timestamp) -> Vec<Claim> {
         let mut committed = self.handle.take_committed();
         if self.handle.take_changed_by_operator() {
@@ -279,7 +280,7 @@ impl Queue {
             .is_full(self.prefetch.next_size().unwrap_or(1))
     }
 
-    /// Sends claimed deliveries while fewer than `concurrency` are in flight.
+    /// Sends prefetched deliveries while `concurrency`, memory and the rate allow.
     fn send(&mut self, target: &Arc<Target>, concurrency: usize, is_probe: bool) {
         while self.in_flight.len() < concurrency
             && !self.is_full()
@@ -354,8 +355,8 @@ impl Queue {
         }
         let now = self.shared.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
-        // A probe may have become due since the claim began. Then the next claim is due
-        // immediately.
+        // The claim left out failed projects. The next claim is due when they may send a probe.
+        // This time may have come since the claim began.
         if let Admission::Probe { any_at, .. } = self.endpoint.admit(now, self.in_flight.len())
             && self.prefetch.leaves_out_failed()
         {
@@ -434,6 +435,8 @@ impl Queue {
     }
 
     /// Handles an ended attempt: judges it, logs it, and keeps its result for recording.
+    ///
+    /// An attempt that sent nothing has no result. Then only the claim is dropped.
     fn accept(&mut self, ended: Ended) {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());
@@ -500,7 +503,7 @@ impl Queue {
             .record(is_idle, &self.shared, &self.name, stop_of_all);
     }
 
-    /// Releases the deliveries whose results are recorded.
+    /// Releases the deliveries whose recording has ended.
     fn release(&mut self, recorded: Vec<(ProjectKey, i64)>) {
         for (project, delivery) in recorded {
             self.prefetch.release(project, delivery);

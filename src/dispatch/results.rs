@@ -1,8 +1,8 @@
 //! Records the results of attempts in groups.
 //!
-//! Constraint: a project is busy until the result of its attempt is recorded. Recording is retried
-//! until it succeeds, because an unrecorded delivery would be sent again. Results are recorded in
-//! groups, so that a burst needs few commits.
+//! Constraint: a project is busy until the result of its attempt is recorded. A failed recording is
+//! retried, because an unrecorded delivery would be sent again. Results are recorded in groups, so
+//! that a burst needs few commits.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,7 +20,7 @@ use crate::store::{Fault, Finish};
 /// How long to wait before calling the store again after a failure.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The number of unrecorded results at which the queue stops sending.
+/// The number of results that wait for the next recording, at which the queue stops sending.
 ///
 /// If the daemon is killed, it repeats the attempts with unrecorded results after the restart.
 /// With half this number, a burst has a fifth less throughput (measured: 5,100 to 5,500 calls a
@@ -41,7 +41,7 @@ pub(super) struct Results {
     waiting: Vec<AttemptResult>,
     /// The monotonic time at which the oldest result in `waiting` was added.
     oldest_at: Duration,
-    /// Whether an unrecorded result pauses the webhook.
+    /// Whether a result that pauses the webhook may be unrecorded.
     is_pausing: bool,
     /// The recording in progress, at most one. It returns the deliveries to release.
     recording: JoinSet<Vec<(ProjectKey, i64)>>,
@@ -57,7 +57,7 @@ impl Results {
         self.waiting.push(result);
     }
 
-    /// Whether the queue must not send until the next recording has ended.
+    /// Whether the queue must not send now. The end of a recording may change this.
     pub(super) fn blocks_sending(&self) -> bool {
         self.waiting.len() >= UNRECORDED_MAX || self.is_pausing
     }
@@ -111,13 +111,15 @@ impl Results {
         next_of(&mut self.recording).await
     }
 
-    /// Whether a result that paused the webhook was recorded since the last call.
+    /// Once no result waits, returns whether a recorded result paused the webhook. Then forgets it.
     pub(super) fn take_paused(&mut self) -> bool {
         self.waiting.is_empty() && std::mem::take(&mut self.is_pausing)
     }
 }
 
-/// Records results. Retries until the store succeeds or the process ends.
+/// Records results. Retries while a retry can succeed.
+///
+/// After `stop_of_all`, gives up after a few failures, so that the process ends.
 ///
 /// The queue of a removed webhook also retries. Otherwise its deliveries would be sent again when
 /// the webhook is added again.
@@ -158,7 +160,7 @@ async fn record(
         }
         n_failures = n_failures.saturating_add(1);
         if stop_of_all.is_cancelled() && n_failures > 3 {
-            // The next process sends these deliveries again, with the same event ids.
+            // These deliveries are sent again later, with the same event ids.
             return;
         }
         tokio::time::sleep(STORE_PAUSE).await;

@@ -109,7 +109,7 @@ fn prepare(
 /// Records the fingerprint of each webhook's settings.
 ///
 /// If the settings of a webhook changed, its failed deliveries become due immediately, because the
-/// new settings may work. A webhook that its receiver switched off is switched on again.
+/// new settings may work. If its receiver had switched it off, it is switched on again.
 pub(crate) async fn note_configuration(
     store: &Store,
     webhooks: &[config::Webhook],

@@ -17,15 +17,14 @@ use crate::store::{Alone, Fault};
 
 /// How long a rate-limited sender lets others try an endpoint after a failure.
 ///
-/// This is longer than [`super::SHARED_POLL`], the longest time between two claims of another
-/// sender.
+/// This is longer than [`super::SHARED_POLL`], after which a waiting sender claims again.
 const GIVE_WAY: Duration = Duration::from_secs(2);
 
-/// How long a queue tries to release its webhook after the process began to stop.
+/// How long a queue tries to release its webhook after all queues began to stop.
 ///
-/// If this fails, the end of the process releases the webhook. While the process continues, the
-/// queue of a removed webhook retries without a limit. Otherwise its claims would last as long as
-/// the process.
+/// If this fails, closing the store releases the webhook. While other queues run, the queue of a
+/// removed webhook retries without a limit. Otherwise its claims would last until the store is
+/// closed.
 const LEAVE: Duration = Duration::from_secs(3);
 
 impl Queue {
@@ -98,7 +97,7 @@ impl Queue {
 
     /// Releases the webhook for other senders, because this queue ends.
     ///
-    /// Gives up [`LEAVE`] after the process began to stop.
+    /// Gives up [`LEAVE`] after all queues began to stop.
     pub(super) async fn leave(&mut self, stop_of_all: &CancellationToken) {
         let name = self.name.clone();
         let too_late = async {
