@@ -65,7 +65,8 @@ fn answered_at(headers: &HeaderMap) -> Option<Timestamp> {
 /// Parses the value of a Retry-After header that was sent at `now`.
 ///
 /// The value is a number of seconds, or a date in one of the three forms of RFC 9110. A date in
-/// the past gives a wait of zero. A number above 64 bits gives the longest possible wait.
+/// the past gives a wait of zero. A number above 64 bits gives the longest possible wait. Any other
+/// value gives `None`.
 pub fn retry_after(value: &str, now: Timestamp) -> Option<Duration> {
     let value = value.trim();
     if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
@@ -100,7 +101,9 @@ pub fn complaint(status: StatusCode, headers: &HeaderMap) -> Option<String> {
     Some(text)
 }
 
-/// Returns the target of a redirect without parts that may be secrets. `None` if nothing remains.
+/// Returns the target of a redirect without parts that may be secrets.
+///
+/// `None` if the target is not a URL, or has a user name or a password.
 fn shown(location: &str) -> Option<String> {
     // A relative target has the receiver's host, which the message need not repeat.
     let base = Url::parse("http://receiver.invalid/").ok()?;
@@ -143,12 +146,13 @@ pub(super) const HIDDEN: &str = "(not shown)";
 /// A shorter text, such as `1` or `prod`, also occurs in answers without being a secret.
 pub(super) const SECRET_MIN: usize = 8;
 
-/// Returns the secrets in the headers of a request.
+/// Returns the secrets in the headers of a request that are long enough to be replaced.
 pub(super) fn secrets_in(headers: &HeaderMap) -> Vec<Vec<u8>> {
     let values = headers.values().filter(|value| value.is_sensitive());
     let mut secrets = Vec::new();
     for value in values.map(HeaderValue::as_bytes) {
-        // In `Bearer TOKEN`, only the token is the secret.
+        // In `Bearer TOKEN`, only the token is the secret. Of any value with a space, only the text
+        // after the first space is used.
         let space = value.iter().position(|byte| *byte == b' ');
         let (scheme, secret) = space
             .and_then(|at| value.split_at_checked(at + 1))
@@ -182,7 +186,8 @@ pub(super) fn cleaned(text: &str, secrets: &[impl AsRef<[u8]>]) -> String {
 
 /// Replaces a secret in a text.
 ///
-/// The text may be cut. So the beginning of a secret at the end of the text is replaced too.
+/// The text may be cut. So the beginning of a secret at the end of the text is replaced too, if it
+/// has at least [`SECRET_MIN`] bytes.
 fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
     let mut replaced = Vec::with_capacity(text.len());
     let mut end = 0;

@@ -1,8 +1,8 @@
 //! Makes the header Authorization: a fixed value, or a token of an authorization server.
 //!
-//! Constraint: only one request at a time fetches a token, which is used until it expires. If a
-//! token cannot be fetched, the error says why, because the receiver is not the cause. No error
-//! contains a secret value.
+//! Constraint: only one request at a time fetches a token, which is used until shortly before it
+//! expires, or until the receiver rejects it. If a token cannot be fetched, the error says why,
+//! because the receiver is not the cause. No error contains a secret value.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,7 +24,9 @@ use super::transport::Transport;
 use super::{answer, failure};
 use crate::config::{self, Auth, NetworkPolicy, OAuth2};
 
-/// How long before its expiry a token is replaced, at most a tenth of its lifetime.
+/// How long before its expiry a token is replaced.
+///
+/// A token with a short lifetime is replaced a tenth of the lifetime before its expiry.
 const MARGIN: Duration = Duration::from_secs(30);
 
 /// The maximum lifetime of a token, if the server states a lifetime.
@@ -301,7 +303,7 @@ fn life(value: &Value) -> Option<Duration> {
 
 /// Describes an answer without a token.
 ///
-/// The description has the server's error code (RFC 6749, section 5.2).
+/// The description has the server's error code (RFC 6749, section 5.2), if there is one.
 fn rejection(status: StatusCode, body: &[u8]) -> String {
     #[derive(Deserialize)]
     struct Rejection {

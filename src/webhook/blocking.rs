@@ -24,7 +24,7 @@ pub(super) struct BlockingThreads {
 }
 
 impl BlockingThreads {
-    /// Returns the threads of the current runtime, if there is one.
+    /// Returns the threads of the current runtime. Without one, each call uses its own runtime.
     pub(super) fn current() -> Self {
         Self {
             runtime: Handle::try_current().ok(),
@@ -32,7 +32,9 @@ impl BlockingThreads {
         }
     }
 
-    /// Runs work on one of the threads, once one is free. `None` if the runtime is shutting down.
+    /// Runs work on one of the threads, once one is free.
+    ///
+    /// Returns `None` if the runtime is shutting down or the work panicked.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce() -> T + Send + 'static,

@@ -1,8 +1,8 @@
 //! Builds the body of a callback. Each format has a file.
 //!
-//! Constraint: every attempt sends the same bytes. So a body depends only on its content, and uses
-//! no clock, no random boundary and no unstable order. Untrusted values are escaped, so that they
-//! cannot add a part, a header or a field.
+//! Constraint: every attempt sends the same bytes, unless the settings change. So a body depends
+//! only on its content and format, and uses no clock, no random boundary and no unstable order. An
+//! untrusted value cannot add a part, a header or a field.
 
 mod cloudevents;
 mod form;

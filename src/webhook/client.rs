@@ -119,8 +119,7 @@ pub struct Attempt {
     pub answer: Bytes,
     /// The headers of the request, in order. Values that may be secrets are hidden.
     pub request_headers: Vec<(String, String)>,
-    /// Whether nothing was sent, because no request was allowed to begin. Then `outcome` has no
-    /// meaning.
+    /// Whether no request was allowed to begin, so no body was sent. Then `outcome` has no meaning.
     pub is_withheld: bool,
 }
 
@@ -137,8 +136,9 @@ enum Refusal {
 impl WebhookClient {
     /// Makes the client of a webhook.
     ///
-    /// The client trusts `roots` and the authorities in the webhook's `tls.ca`. It connects only
-    /// to addresses that `policy` allows. It uses the proxies in the environment variables.
+    /// The client trusts `roots`, unless `tls.ca_only` is set, and the authorities in the webhook's
+    /// `tls.ca`. It connects only to addresses that `policy` allows. It uses the proxies in the
+    /// environment variables.
     ///
     /// # Errors
     ///
@@ -298,7 +298,7 @@ impl WebhookClient {
             Ok(request) => request,
             Err(error) => {
                 (attempt.outcome, attempt.error) = (Outcome::Unsendable, Some(error));
-                // Headers that are too long are not stored.
+                // Do not store headers of a request that is not sent. They may be too long.
                 attempt.request_headers.clear();
                 return None;
             }
@@ -439,7 +439,7 @@ async fn request_of(
     let (settings, given) = (Arc::clone(settings), callback.clone());
     let shared = Arc::clone(&settings);
     let built = threads.run(move || request::build(&shared, &given, now));
-    // `None` only while the runtime is shutting down. Then this thread may block.
+    // `None` while the runtime is shutting down, when this thread may block, and after a panic.
     let built = built.await;
     built.unwrap_or_else(|| request::build(&settings, callback, now))
 }

@@ -57,7 +57,7 @@ pub(super) fn requires_http_1(error: &reqwest::Error) -> bool {
 
 /// Whether the server closed an open connection.
 ///
-/// During a large upload this means that the server refused the request. Its answer may be lost.
+/// During a large upload, the server has then probably refused the request. Its answer may be lost.
 pub(super) fn is_closed_during_upload(error: &reqwest::Error) -> bool {
     let causes: Vec<&(dyn Error + 'static)> = causes(error).collect();
     let is_closed = |error: &io::Error| {
@@ -214,7 +214,9 @@ fn date(time: UnixTime) -> String {
         .map_or_else(|| "an unknown date".to_owned(), |time| time.to_string())
 }
 
-/// Replaces control characters, such as line breaks. The text may be from a server.
+/// Replaces control characters, such as line breaks, and cuts a long text.
+///
+/// The text may be from a server.
 fn one_line(text: &str) -> String {
     text.chars()
         .map(|c| if c.is_control() { ' ' } else { c })

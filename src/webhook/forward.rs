@@ -1,6 +1,6 @@
 //! Passes a received request on to another URL, and passes the answer back.
 //!
-//! Constraint: method, headers and body are not changed, because signatures cover them. Only the
+//! Constraint: method, headers and body are not changed, so that signatures stay valid. Only the
 //! headers of the connection are removed, because each connection has its own. If the target does
 //! not answer, the sender gets a status of 500 or above, so that it retries. No message shows a
 //! secret part of the URL.
@@ -88,7 +88,9 @@ impl ExchangeThread {
         Ok(Self(Some(runtime)))
     }
 
-    /// Runs a future on the thread. Dropping the returned future cancels it at its next `await`.
+    /// Runs a future on the thread. Returns `None` if it panicked.
+    ///
+    /// Dropping the returned future cancels it at its next `await`.
     async fn run<T: Send + 'static>(
         &self,
         exchange: impl Future<Output = T> + Send + 'static,
@@ -122,7 +124,7 @@ pub(crate) struct Forwarded {
     pub(crate) status: StatusCode,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Bytes,
-    /// Why the target gave no complete answer.
+    /// Why the target gave no complete answer. `None` if the answer is complete.
     pub(crate) error: Option<String>,
     pub(crate) duration: Duration,
 }

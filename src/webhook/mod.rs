@@ -1,8 +1,8 @@
-//! Sends one callback: one POST request, one outcome.
+//! Sends one callback: one attempt, one outcome.
 //!
-//! Constraint: this layer makes one attempt. It has no queue and does not retry.
-//! [`crate::domain::delivery`] decides when to retry. The content is fixed when the event is
-//! recorded, so all attempts of a delivery send the same bytes.
+//! Constraint: this layer makes one attempt. It has no queue, and [`crate::domain::delivery`]
+//! decides when to retry. The content is fixed when the event is recorded. So unless the settings
+//! change, all attempts of a delivery send the same body.
 //!
 //! Modules, in reading order: [`request`] builds the request, and [`body`] its body in one of the
 //! formats. [`signature`] signs and verifies. `trust` makes the TLS settings, and `authorization`

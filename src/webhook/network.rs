@@ -229,12 +229,12 @@ impl Destination {
     }
 }
 
-/// A part of a secret URL is hidden if it has at least this many bytes.
+/// The minimum length, in bytes, of a part of a secret URL that is hidden.
 const PART_MIN: usize = 6;
 
-/// A part of lower-case letters is hidden if it has at least this many bytes.
+/// The minimum length, in bytes, of a lower-case word that is hidden.
 ///
-/// A shorter part may be an ordinary word.
+/// A shorter path segment or query value of lower-case letters may be an ordinary word.
 const WORD_MAX: usize = 16;
 
 /// Returns the parts of a secret URL to hide in texts, the longest first.
@@ -277,7 +277,7 @@ fn host(url: &Url) -> String {
     }
 }
 
-/// Whether the host of the URL is `localhost` or a loopback address.
+/// Whether the host of the URL is `localhost`, a name below it, or a loopback address.
 pub(super) fn is_loopback(url: &Url) -> bool {
     match url.host() {
         Some(Host::Domain(name)) => name == "localhost" || name.ends_with(".localhost"),

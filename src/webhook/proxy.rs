@@ -4,9 +4,9 @@
 //! chooses a proxy, and the HTTP client reads no variable itself. A user name or password in a
 //! variable is never printed.
 //!
-//! The variables are read as curl reads them. `NO_PROXY` also allows the forms of Go, Python and
-//! Node.js: entries are separated by commas or blanks, may begin with `*.`, and may end with a
-//! port.
+//! The variables have the names that curl uses, in upper or lower case. `NO_PROXY` also allows the
+//! forms of Go, Python and Node.js: entries are separated by commas or blanks, may begin with `*.`,
+//! and may end with a port.
 
 use std::fmt;
 use std::net::IpAddr;

@@ -1,7 +1,7 @@
 //! Builds the request of a callback: its URL, headers and body.
 //!
 //! Constraint: the module is pure. The time and the number of the attempt are arguments. The body
-//! depends on neither, so all attempts send the same body.
+//! depends on neither, so all attempts with the same settings send the same body.
 
 use std::borrow::Cow;
 
@@ -179,7 +179,9 @@ pub struct Callback {
 pub struct Request {
     /// The URL. In the format `xml`, its query has the parameters.
     pub url: Url,
-    /// All headers except those that the HTTP client adds for the connection.
+    /// The headers. [`build`] does not set `Authorization`.
+    ///
+    /// The HTTP client also adds the headers of the connection.
     pub headers: HeaderMap,
     /// The bytes of the body.
     pub body: BodyBytes,
@@ -295,7 +297,7 @@ fn signed_fields(callback: &Callback) -> String {
 /// header to 8 KiB.
 pub const LENGTH_MAX: usize = 8_000;
 
-/// Checks that the URL and the headers are not too long for receivers.
+/// Checks that the URL and the headers with parameters are not too long for receivers.
 ///
 /// # Errors
 ///

@@ -6,8 +6,9 @@
 //! is `h1.id.timestamp.FIELDS.body`.
 //!
 //! Constraint: a secret is never printed. Verifying takes the same time for every signature. The id
-//! of an event contains no dot, so the signed text is unambiguous. No event has the id `h1`, so a
-//! text that was signed for one header is never valid for the other header.
+//! of an event contains no dot, so `id.timestamp.body` is unambiguous. The fields may contain dots.
+//! So the second text is unambiguous only if the first signature proves the body. No event has the
+//! id `h1`, so a text that was signed for one header is never valid for the other header.
 
 use std::fmt;
 use std::time::Duration;
@@ -179,7 +180,7 @@ pub(crate) fn verify(
 
 /// Verifies the header `webhook-signed-headers` of a request. Returns its fields.
 ///
-/// The caller has verified the timestamp with [`verify`].
+/// The caller has verified the timestamp and the body with [`verify`].
 ///
 /// # Errors
 ///

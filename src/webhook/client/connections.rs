@@ -117,7 +117,7 @@ impl Connections {
     }
 }
 
-/// Returns the secrets of a webhook that its requests do not contain.
+/// Returns the secrets of a webhook that its requests do not contain, except short ones.
 fn unsent(webhook: &config::Webhook) -> Vec<SecretString> {
     let mut secrets = webhook.secrets.clone();
     if let Some(Auth::OAuth2(oauth2)) = &webhook.auth.scheme {
