@@ -25,7 +25,7 @@ use crate::webhook::request::{
 };
 use crate::webhook::signature::{self, SigningKey};
 
-/// The attributes that CloudEvents defines. All other attributes are decoded as parameters.
+/// The attributes that CloudEvents defines. Other attributes are decoded as parameters.
 const CORE_ATTRIBUTES: [&str; 8] = [
     "id",
     "source",

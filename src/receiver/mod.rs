@@ -1,9 +1,9 @@
-//! A receiver of callbacks in every format, for `listen`, `demo` and tests.
+//! A receiver of callbacks, for `listen`, `demo` and tests.
 //!
-//! Constraint: the receiver keeps the received bytes unchanged. It accepts requests of any
+//! Constraint: the receiver keeps the received bytes unchanged. It accepts POST requests of any
 //! software, and decodes every part that it can. The channel of decoded requests is bounded. When
-//! the channel is full, the senders of requests wait for their answers. If nobody reads the channel
-//! any more, the receiver still answers.
+//! the channel is full, the senders of requests wait for their answers. If the reader has closed
+//! the channel, the receiver still answers.
 //!
 //! Modules: `received` has the decoded request, and [`decode`] makes it. `pass_on` passes requests
 //! on to another receiver. This file serves HTTP.
@@ -189,7 +189,8 @@ impl Receiver {
     ///
     /// # Errors
     ///
-    /// The address is in use or belongs to another machine, or a secret is not a signing key.
+    /// The address cannot be bound, for example because it is in use. Or a secret is not a signing
+    /// key.
     pub async fn bind(
         address: SocketAddr,
         options: ReceiverOptions,
@@ -222,14 +223,14 @@ impl Receiver {
         format!("http://{}/", self.address)
     }
 
-    /// Serves until `shutdown` is cancelled. Then still answers the requests in progress.
+    /// Serves until `shutdown` is cancelled. Then finishes requests in progress for up to 10 s.
     pub async fn serve(self, shutdown: CancellationToken) {
         let router = Router::new().fallback(handle).with_state(self.shared);
         http_server::serve(self.listener, router, BOUNDS, shutdown).await;
     }
 }
 
-/// Decodes one request, passes it on and answers.
+/// Decodes one request, passes it on if configured, and answers.
 async fn handle(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Response<Body> {
     let (head, body) = request.into_parts();
     if head.method != Method::POST {

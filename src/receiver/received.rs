@@ -16,7 +16,9 @@ pub struct Received {
     pub id: String,
     /// The name of the event in kebab case.
     pub event: String,
-    /// The label of the event. For an unknown event, its name.
+    /// The label of the event, which in the format `json` is from the body.
+    ///
+    /// In other formats, the label of an unknown event is its name.
     pub label: String,
     /// The number of the attempt, from 1.
     pub attempt: Option<u32>,
@@ -32,7 +34,7 @@ pub struct Received {
     pub signature: Signature,
     /// The format of the body. `None` if it is not a known format.
     pub format: Option<Format>,
-    /// Why the body could not be decoded to its end.
+    /// Why the body could not be decoded to its end, or contradicts the headers.
     pub problem: Option<String>,
     /// The path and the query of the request.
     pub target: String,
@@ -51,7 +53,7 @@ impl Received {
             .map(|(_, value)| value.as_str())
     }
 
-    /// Describes the parts that the signatures do not cover. `None` if they cover everything.
+    /// Describes the parts of the event that the signatures do not cover, if there are any.
     pub fn not_signed(&self) -> Option<&'static str> {
         if self.header(WEBHOOK_SIGNED_HEADERS.as_str()).is_some() {
             let is_parameter = |name: &str| Parameter::ALL.iter().any(|one| one.as_str() == name);
@@ -69,7 +71,7 @@ impl Received {
         }
     }
 
-    /// Returns the value of a parameter.
+    /// Returns the first value of a parameter.
     pub fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters
             .iter()
@@ -81,7 +83,7 @@ impl Received {
 /// The result of checking a request's signature.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Signature {
-    /// The signature was made with one of the secrets.
+    /// The signature was made with one of the secrets, and its time is within the tolerance.
     Verified,
     /// The request has no signature, but the receiver has secrets.
     Missing,
