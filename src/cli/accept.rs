@@ -1,6 +1,6 @@
 //! `accept`: shows the held removals and releases them.
 //!
-//! Constraint: the command releases only the removals that it showed. If the held removals have
+//! Constraint: the command releases only the removals that it listed. If the held removals have
 //! changed when the operator confirms, the daemon rejects the request.
 
 use std::io::Write;

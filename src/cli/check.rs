@@ -95,7 +95,7 @@ struct Report<'a> {
 struct Summary {
     #[serde(flatten)]
     repository: RepositorySummary,
-    /// All repositories, if there are several. The fields above describe the first one.
+    /// The repositories of the setting `repositories`. The fields above describe the first one.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     repositories: Vec<RepositorySummary>,
     state_dir: String,

@@ -50,7 +50,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The number of log lines to print after a failure.
 const LOG_LINES: usize = 20;
 
-/// Runs the demo. The exit status is 0 only if every callback arrived and was signed.
+/// Runs the demo. The exit status is 1 if a callback is missing, unexpected or not signed.
 ///
 /// `all` also shows the events that a webhook must name, because `"*"` does not include them.
 pub(super) async fn run(
@@ -100,7 +100,7 @@ pub(super) async fn run(
         },
     };
     let stop = CancellationToken::new();
-    // The daemon stops on a signal, when the terminal closes, and after the last action.
+    // The daemon stops on a signal, when the terminal closes, and when the demo has ended.
     let signals = os::ended_by_hangup(signals);
     let finished = Box::pin(stream::once(stop.clone().cancelled_owned()).map(|()| SIGTERM));
     let mut signals = Signals::new(stream::select(signals, finished));
@@ -145,7 +145,7 @@ struct Play<'a> {
 }
 
 impl Play<'_> {
-    /// Runs all actions. Each waits until the callbacks of the previous action have arrived.
+    /// Runs all actions. Before the next action, waits for the callbacks of the previous one.
     async fn run(&mut self, directory: &Directory, keep: bool) -> anyhow::Result<()> {
         let since = |began| self.clock.moment().saturating_sub(began);
         let mut status = self.status.subscribe();
@@ -188,7 +188,8 @@ impl Play<'_> {
         Ok(())
     }
 
-    /// Returns the result after a signal. With `--keep`, a signal is the normal end.
+    /// Returns the result after a signal. With `--keep`, a signal is the normal end, but only after
+    /// all expected callbacks have arrived.
     fn interrupted(&self, keep: bool) -> anyhow::Result<()> {
         anyhow::ensure!(keep && self.printer.is_complete(), "interrupted");
         Ok(())

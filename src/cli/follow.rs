@@ -24,7 +24,7 @@ pub(super) fn print_line(out: &mut dyn Write, value: &impl Serialize) -> io::Res
     writeln!(out, "{}", safe_json(&json))
 }
 
-/// Prints a report repeatedly. On a terminal, each report is drawn over the previous one.
+/// Prints a report repeatedly. On a terminal, a text is drawn over the previous text.
 pub(super) fn watch(
     is_json: bool,
     out: &mut dyn Write,

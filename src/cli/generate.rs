@@ -1,7 +1,7 @@
 //! `man` and `schema`: manual pages and JSON Schemas.
 //!
-//! Constraint: both are generated from the definition of the arguments and from the table of
-//! settings. So they always agree with the program. One manual page describes all commands.
+//! Constraint: arguments, settings and bodies are described from the definitions that the program
+//! uses, so the descriptions agree with it. One manual page describes all commands.
 //! [`super::manual`] generates the page of the configuration.
 
 use std::io::{self, Write};

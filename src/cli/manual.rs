@@ -1,7 +1,7 @@
 //! The manual page of config.yaml, project-webhooks-config(5).
 //!
-//! Constraint: the settings come from the table in [`crate::config::settings`]. This file contains
-//! only rules that concern several settings.
+//! Constraint: the descriptions of single settings come from the table in
+//! [`crate::config::settings`]. This file contains only the text around them.
 
 use std::io::{self, Write};
 

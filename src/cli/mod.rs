@@ -42,9 +42,9 @@ const DONE: u8 = 0;
 const FAILED: u8 = 1;
 /// Exit status: the arguments are invalid. clap exits with the same status.
 const USAGE: u8 = 2;
-/// Exit status: another daemon uses the state directory (sysexits.h, EX_TEMPFAIL).
+/// Exit status: another process uses the state (sysexits.h, EX_TEMPFAIL).
 const HELD: u8 = 75;
-/// Exit status: the configuration is invalid (sysexits.h, EX_CONFIG).
+/// Exit status: the configuration is invalid or does not fit the state (sysexits.h, EX_CONFIG).
 const CONFIGURATION: u8 = 78;
 
 /// Watches a repository of project.xml files and delivers webhooks for their changes.
@@ -374,8 +374,8 @@ fn style() -> output::Style {
 
 /// Makes a runtime with one worker thread.
 ///
-/// In `run`, this thread handles signals, the control socket and the admin server. Long tasks and
-/// the queue of each webhook have their own threads.
+/// In `run`, the calling thread handles signals and reloads. The worker thread serves the control
+/// socket and the admin server. Long tasks and the queue of each webhook have their own threads.
 fn runtime() -> std::io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)

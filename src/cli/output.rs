@@ -64,7 +64,7 @@ pub(super) fn time(at: Timestamp, style: &Style) -> String {
         .to_string()
 }
 
-/// Formats a duration in its two largest units.
+/// Formats a duration in its largest unit and the next one, such as `1d 2h`.
 pub(super) fn duration(length: Duration) -> String {
     let seconds = length.as_secs();
     if seconds == 0 {

@@ -48,7 +48,7 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 /// How long the process waits at its end for tasks that it cannot cancel, such as a name lookup.
 const TASKS_MAX: Duration = Duration::from_secs(1);
 
-/// Runs the daemon until a signal. While another process watches, waits and only sends.
+/// Runs the daemon until a signal or an error. While it may not watch, waits and only sends.
 async fn work(
     mut config: Arc<Config>,
     rereading: Rereading<'_>,
@@ -145,7 +145,7 @@ impl Waits {
         Self { reason, cause }
     }
 
-    /// The reason of a process that tried to watch and failed.
+    /// The reason of a process that tried to watch or to send, and failed.
     ///
     /// Returns the error itself if the process must end. [`Cause::Refused`] ends it only at its
     /// start. Later, the process waits and continues to send, because an operator may have to
@@ -210,7 +210,7 @@ impl Waits {
 
 /// Starts the daemon once this process may watch. Until then, only sends.
 ///
-/// Waits while another process watches, and while the database cannot be reached. Returns `None`
+/// [`Cause`] lists the reasons to wait. Without the role `watch`, waits forever. Returns `None`
 /// after a signal to stop. `is_start` is false if this process has watched before. `leaving` has
 /// the former engines of this process that have not ended.
 async fn wait<'a>(
@@ -274,6 +274,10 @@ async fn wait<'a>(
 }
 
 /// Handles signals for this long, or until a reload. Returns `None` after a signal to stop.
+///
+/// # Errors
+///
+/// A queue panicked.
 async fn pause(
     length: Duration,
     config: &mut Arc<Config>,
@@ -331,7 +335,7 @@ async fn open(
     error
 }
 
-/// Waits for the failure of a queue. Without queues, waits forever.
+/// Waits until a queue panics. Without queues, waits forever.
 async fn failure(sending: &mut Option<Sending>) -> DaemonError {
     match sending {
         Some(sending) => sending.run().await,
@@ -341,8 +345,8 @@ async fn failure(sending: &mut Option<Sending>) -> DaemonError {
 
 /// Runs the daemon until a signal ends it.
 ///
-/// `held` is released once signal handlers are set. All output goes through the log's queue, so
-/// that a reader that stalls does not prevent the process from ending.
+/// Releases `held` once signal handlers are set. All output goes through the log's queue, so that a
+/// reader that stalls does not prevent the process from ending.
 pub(super) fn run(
     file: Option<&Path>,
     level: Option<tracing::Level>,

@@ -192,7 +192,7 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
     })
 }
 
-/// Returns the records of moved projects by their former keys. All files have their new paths.
+/// Returns the records of moved projects by their former keys. The files have their new paths.
 fn former_records(
     comparisons: &[Comparison],
     conclusions: &[Conclusion],

@@ -67,7 +67,7 @@ pub(super) fn print_webhooks(
     Ok(())
 }
 
-/// Prints that the configuration file differs from the settings that the daemon uses.
+/// Prints that the configuration file differs from the daemon's settings.
 pub(super) fn print_file_changed(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,

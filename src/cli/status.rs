@@ -232,7 +232,7 @@ fn standbys(fleet: &FleetReport, now: Timestamp) -> String {
     }
 }
 
-/// Lists the processes that deliver.
+/// Lists the processes that deliver, and those that no longer renew their lease.
 fn senders(fleet: &FleetReport, now: Timestamp) -> String {
     let senders = fleet.senders.iter().map(|sender| {
         let seen = duration(between(sender.last_seen, now));
@@ -249,7 +249,7 @@ fn senders(fleet: &FleetReport, now: Timestamp) -> String {
     }
 }
 
-/// Describes the state directory, with the size of the state if a daemon runs.
+/// Describes the state directory, with the size of the state if a daemon has measured it.
 fn state(report: &Report) -> String {
     let directory = &report.state_dir;
     let size = report.daemon.as_ref().map(|daemon| daemon.state_size);

@@ -83,7 +83,7 @@ struct Position {
     commands: Vec<String>,
 }
 
-/// Prints the candidates, each on a line, the newest first.
+/// Prints the candidates, each on a line.
 pub(super) fn run(arguments: &CompleteArguments, out: &mut dyn Write) -> anyhow::Result<u8> {
     let line = Line::split(&arguments.line.to_string_lossy());
     let mut command = Arguments::command();

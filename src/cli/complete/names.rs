@@ -12,7 +12,7 @@ const ROWS_MAX: usize = 1_000;
 
 /// Returns the names of this kind that begin with `typed`. Returns no names after a failure.
 ///
-/// Recorded names are sorted newest first.
+/// Ids are sorted newest first. Projects with recent events come first, then the others.
 pub(super) fn read(kind: Kind, file: Option<&Path>, typed: &str) -> Vec<String> {
     let Ok(found) = config::find(file) else {
         return Vec::new();

@@ -1,9 +1,9 @@
 //! `init`: writes a configuration for the projects that a directory contains.
 //!
 //! Constraint: the command never overwrites a file, and only writes a configuration that `check`
-//! accepts. It writes to the file that the other commands read: `--config FILE`, else
+//! accepts. It writes to the file that the other commands read first: `--config FILE`, else
 //! `./config.yaml`. The other commands ignore `./config.yaml` in a directory that other users may
-//! write to, so `init` does not write a file there.
+//! write to, so `init` does not write it there.
 
 mod page;
 mod survey;

@@ -16,7 +16,7 @@ pub(super) const WEBHOOK: &str = "everything";
 /// The path where packages install the schema of the configuration.
 const SCHEMA: &str = "/usr/share/project-webhooks/config.schema.json";
 
-/// The maximum number of organizations in the text. Other organizations work without an entry.
+/// The maximum number of organizations in the text. Further ones work without an entry.
 const ORGANIZATIONS_MAX: usize = 200;
 
 /// The facts that the text depends on.
@@ -49,7 +49,7 @@ pub(super) fn layout_name(recognised: &Recognised) -> String {
 ///
 /// # Errors
 ///
-/// The path of the directory cannot be written in YAML.
+/// A path is not UTF-8, the current directory cannot be read, or there is no place for the state.
 pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
     let mut path = facts.directory.to_owned();
     if let Some(recognised) = facts.recognised.filter(|found| !found.below.is_empty()) {
@@ -215,7 +215,9 @@ fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
     Ok(format!("{what}\nstate_dir: {}\n", quoted(&utf8(&path)?)))
 }
 
-/// Returns the name of a repository's state directory. Each repository gets a different name.
+/// Returns the name of a repository's state directory.
+///
+/// It ends with a hash of the repository's path, so the names of two repositories differ.
 fn state_name(repository: &str) -> String {
     let readable: String = repository.trim_matches('/').replace('/', "-");
     // A file name has at most 255 bytes, and a character has at most 4.

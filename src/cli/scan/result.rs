@@ -27,7 +27,7 @@ pub(super) struct ScanView {
     /// Whether `run` would record the existing files without events.
     pub(super) adopts: bool,
     pub(super) notes: Vec<String>,
-    /// The number of compared projects.
+    /// The number of compared projects that have a definition now or had one before.
     pub(super) projects: usize,
     pub(super) changes: Vec<ChangeView>,
     pub(super) incomplete: Vec<Problem>,
