@@ -42,7 +42,6 @@ pub(super) struct Common {
     pub(super) traces: Option<Arc<Traces>>,
 }
 
-/// A running engine.
 pub(super) struct Running {
     repository: OfRepository,
     engine: Engine,
@@ -307,7 +306,6 @@ impl Engines {
         self.publish();
     }
 
-    /// Returns the state of the first engine.
     pub(super) fn first_status(&self) -> Arc<Status> {
         let first = self.running.first();
         first.map_or_else(Arc::default, |one| Arc::clone(&one.repository.status))

@@ -16,8 +16,8 @@ use crate::store::{Claim, NewDeliveries, READY_BYTES, READY_MAX};
 
 /// The maximum number of commits with renames in a handle.
 ///
-/// A handle reaches this number if its queue does not run. It then drops the oldest renames. If the
-/// rename of a failed project is dropped, the queue no longer knows that the project failed.
+/// A handle can reach this number while its queue does not run. It then drops the oldest renames.
+/// If the rename of a failed project is dropped, the queue no longer knows that the project failed.
 const MOVES_MAX: usize = 1024;
 
 /// The renames of one commit: the new key for each old key.

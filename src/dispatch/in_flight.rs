@@ -38,14 +38,14 @@ struct Renames {
 }
 
 impl Renames {
-    /// Adds an attempt. Returns the number of earlier commits.
+    /// Adds an attempt. Returns the number of earlier commits with renames.
     fn begin(&mut self) -> usize {
         let n_moves = self.n_dropped.saturating_add(self.kept.len());
         *self.attempts.entry(n_moves).or_default() += 1;
         n_moves
     }
 
-    /// Removes an attempt that began after `n_moves` commits.
+    /// Removes an attempt that began after `n_moves` commits with renames.
     fn end(&mut self, n_moves: usize) {
         if let Some(n_attempts) = self.attempts.get_mut(&n_moves) {
             *n_attempts = n_attempts.saturating_sub(1);
@@ -55,7 +55,7 @@ impl Renames {
         }
     }
 
-    /// Drops the commits that are older than the oldest attempt.
+    /// Drops the renames that are older than the oldest attempt.
     fn drop_old(&mut self) {
         let oldest = self.attempts.keys().next().copied();
         let n_old = oldest.map_or(self.kept.len(), |oldest| {
@@ -65,7 +65,9 @@ impl Renames {
         self.n_dropped = self.n_dropped.saturating_add(n_old);
     }
 
-    /// Returns the current key of a project that had this key after `n_moves` commits.
+    /// Returns the current key of a project.
+    ///
+    /// The project had the key `key` after `n_moves` commits with renames.
     fn current_key(&self, key: &ProjectKey, n_moves: usize) -> ProjectKey {
         let later = self
             .kept

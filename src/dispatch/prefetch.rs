@@ -1,8 +1,8 @@
 //! Claims deliveries from the store before the queue sends them.
 //!
-//! Constraint: a queue has at most one claim of a project at a time, and never sends a delivery
-//! because of an outdated answer. Results are recorded while the store answers a claim, so the
-//! answer may be outdated. A delivery is *released* when its result is recorded or its claim is
+//! Constraint: a queue has at most one claim of a project at a time. It must not send a delivery
+//! because of an outdated answer. An answer may be outdated, because results are recorded while the
+//! store answers a claim. A delivery is *released* when its result is recorded or its claim is
 //! dropped. The queue ignores deliveries that were released since the claim began, and all
 //! deliveries of their projects. It compares the ids of deliveries as well as the keys of projects,
 //! because a project may be renamed while its delivery is being sent. If an operator changed
@@ -113,7 +113,7 @@ pub(super) struct Prefetch {
     busy: Claimed,
     /// The claim in progress, at most one.
     question: JoinSet<Result<Claims, StoreError>>,
-    /// If the claim in progress returns this many deliveries, more may be due.
+    /// If the claim in progress returns at least this many deliveries, more may be due.
     n_asked: usize,
     /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     is_telling: bool,

@@ -31,9 +31,9 @@ use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 /// The longest sleep of a queue. It is short, because the clock may be set during a sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
-/// From this time between requests on, the queue claims one delivery at a time.
+/// If requests must be at least this long apart, the queue claims one delivery at a time.
 ///
-/// Further claims would expire before the queue can send them.
+/// Further claims might expire before the queue can send them.
 const RARELY: Duration = Duration::from_millis(20);
 
 /// The time after which the queue claims again if other processes may send to its webhook.
@@ -118,7 +118,7 @@ impl Queue {
         }
     }
 
-    /// Runs until the queue is stopped, its attempts have ended and their results are recorded.
+    /// Runs until the queue is stopped, its attempts have ended and the recording has ended.
     ///
     /// `stop_of_all` stops the queues of all webhooks.
     pub(super) async fn run(mut self, stop_of_all: CancellationToken) {
@@ -160,7 +160,7 @@ impl Queue {
         }
     }
 
-    /// Sends due deliveries within all limits. Returns the longest time to sleep.
+    /// Sends due deliveries within the webhook's limits. Returns the longest time to sleep.
     async fn send_due(&mut self) -> Duration {
         self.check_clock().await;
         let moment = self.shared.clock.moment();

@@ -20,7 +20,7 @@ use crate::store::{Fault, Finish};
 /// How long to wait before calling the store again after a failure.
 pub(super) const STORE_PAUSE: Duration = Duration::from_secs(1);
 
-/// The number of results that wait for the next recording, at which the queue stops sending.
+/// The queue stops sending when this many results wait for the next recording.
 ///
 /// If the daemon is killed, it repeats the attempts with unrecorded results after the restart.
 /// With half this number, a burst has a fifth less throughput (measured: 5,100 to 5,500 calls a
@@ -41,7 +41,7 @@ pub(super) struct Results {
     waiting: Vec<AttemptResult>,
     /// The monotonic time at which the oldest result in `waiting` was added.
     oldest_at: Duration,
-    /// Whether a result that pauses the webhook may be unrecorded.
+    /// Whether sending waits until a result that pauses the webhook is recorded.
     is_pausing: bool,
     /// The recording in progress, at most one. It returns the deliveries to release.
     recording: JoinSet<Vec<(ProjectKey, i64)>>,
@@ -111,7 +111,9 @@ impl Results {
         next_of(&mut self.recording).await
     }
 
-    /// Once no result waits, returns whether a recorded result paused the webhook. Then forgets it.
+    /// Whether a result that pauses the webhook was recorded since the last call.
+    ///
+    /// False while other results wait for the next recording.
     pub(super) fn take_paused(&mut self) -> bool {
         self.waiting.is_empty() && std::mem::take(&mut self.is_pausing)
     }
@@ -119,7 +121,7 @@ impl Results {
 
 /// Records results. Retries while a retry can succeed.
 ///
-/// After `stop_of_all`, gives up after a few failures, so that the process ends.
+/// After `stop_of_all`, gives up after a few failures, so that the queue ends.
 ///
 /// The queue of a removed webhook also retries. Otherwise its deliveries would be sent again when
 /// the webhook is added again.

@@ -213,7 +213,6 @@ impl Receiver {
         Ok((receiver, received))
     }
 
-    /// Returns the address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }

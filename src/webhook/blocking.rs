@@ -24,7 +24,9 @@ pub(super) struct BlockingThreads {
 }
 
 impl BlockingThreads {
-    /// Returns the threads of the current runtime. Without one, each call uses its own runtime.
+    /// Returns the threads of the current runtime.
+    ///
+    /// Without one, [`Self::run`] uses the runtime in which it is called.
     pub(super) fn current() -> Self {
         Self {
             runtime: Handle::try_current().ok(),
