@@ -23,27 +23,29 @@ pub(super) const NOWHERE: Node = -1;
 
 /// Watches directories and reports changes of their entries.
 pub(super) trait Backend: Send {
-    /// The mode in the configuration that selects this backend.
+    /// The mode of this backend, as [`WatchMode::resolved`] returns it.
     fn mode(&self) -> WatchMode;
 
     /// Begins a walk of everything below this root.
     ///
-    /// The walk passes every directory to [`Backend::watch`], even one that is already watched. If
-    /// `is_doubtful`, the known paths may be wrong: reports were lost, or the root is new.
+    /// The walk also passes directories to [`Backend::watch`] that are already watched. If
+    /// `is_doubtful`, the known paths may be wrong, for instance because reports were lost.
     fn begin_walk(&mut self, root: &Path, is_doubtful: bool) -> io::Result<()>;
 
     /// Ends the walk. Releases the watches of directories that the walk did not pass.
     ///
-    /// Returns directories that the walk passed but whose watches were lost again.
+    /// Returns the directories that the walk passed but whose watches were lost in the meantime.
     fn end_walk(&mut self) -> Vec<String>;
 
     /// Returns the watched directory at a path below the root, or [`NOWHERE`].
     fn at(&self, path: &str) -> Node;
 
-    /// Drops the directories at and below a path. The next walk watches them again.
+    /// Forgets which directories are watched at and below a path.
     fn forget(&mut self, path: &str);
 
     /// Watches a directory. The caller passes a parent before its children.
+    ///
+    /// Returns [`NOWHERE`] if the directory or its parent is no longer at its path.
     fn watch(&mut self, directory: Directory<'_>) -> Result<Node, WatchError>;
 
     /// Drops the watched subdirectories of a directory, except those with these names.
@@ -60,10 +62,10 @@ pub(super) trait Backend: Send {
     /// [`Commands::wake`](super::commands::Commands::wake).
     fn descriptor(&self) -> Option<BorrowedFd<'_>>;
 
-    /// Releases the watches of directories that were moved out of the repository.
+    /// Releases the watches of directories without a known path below the root.
     ///
-    /// The caller must have read all reports, because an unread report may contain a new path below
-    /// the root.
+    /// For instance, such directories were moved out of the repository. The caller must have read
+    /// all reports, because an unread report may contain a new path below the root.
     fn release_moved_away(&mut self) {}
 
     fn n_watches(&self) -> usize;
@@ -84,7 +86,9 @@ pub(super) struct Directory<'a> {
 pub(super) enum WatchError {
     /// The limit of watches is reached.
     Limit,
-    /// The directory is already watched at this other path, for instance a bind mount.
+    /// The directory is already watched at this other path.
+    ///
+    /// For instance, one of the two paths is a bind mount.
     SameAs(String),
     Other(io::Error),
 }
@@ -96,7 +100,7 @@ pub(super) enum Report {
     Change(Change),
     /// The file system of a watched directory was unmounted.
     Unmounted,
-    /// Reports were lost.
+    /// Reports were lost, or may have been lost because of an error.
     Overflow,
 }
 
@@ -146,7 +150,8 @@ impl ChangeKind {
 ///
 /// # Errors
 ///
-/// The metadata of the directory or the path cannot be read. So the directory may be there.
+/// The metadata of the directory cannot be read, or that of the path although something may be
+/// there. So the directory may be at the path.
 pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> io::Result<bool> {
     let found = match rustix::fs::lstat(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),

@@ -1,7 +1,7 @@
 //! Lists the directories that are not watched, with the reasons.
 //!
-//! Constraint: coverage is never assumed. Every directory of the layout is either watched or
-//! counted here.
+//! Constraint: coverage is never assumed. If a directory of the layout cannot be watched, it or a
+//! directory above it is counted here. If no directory can be watched, a note says so.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -73,7 +73,7 @@ impl SharedCoverage {
     }
 }
 
-/// The reason why a directory has no watch.
+/// The reason why a directory, or some of its subdirectories, cannot be watched.
 #[derive(Debug)]
 pub(super) enum Gap {
     /// Opening, reading or watching the directory failed.
@@ -88,7 +88,7 @@ impl Gap {
         matches!(self, Self::Failed(error) if error.kind() == io::ErrorKind::PermissionDenied)
     }
 
-    /// Whether the directory is encrypted and its key was missing at the last try.
+    /// Whether the directory is encrypted and its key seemed to be missing.
     pub(super) fn lacks_key(&self) -> bool {
         matches!(self, Self::Failed(error) if Errno::from_io_error(error) == Some(Errno::NOKEY))
     }
@@ -103,28 +103,30 @@ impl fmt::Display for Gap {
     }
 }
 
-/// The directories without a watch, with the reasons.
+/// The directories that cannot be watched completely, with the reasons.
 #[derive(Debug, Default)]
 pub(super) struct Gaps {
-    /// Why the configured backend is not available. `None` if it is available.
+    /// Why the configured backend is not available.
+    ///
+    /// `None` if it is available, or if the mode is `poll`.
     pub(super) no_backend: Option<String>,
-    /// Why full scans on a timer are needed although the backend works.
+    /// Another reason for full scans on a timer: the mode `poll`, or the mounts.
     pub(super) note: Option<String>,
     /// The value of the limit of watches when it was reached. 0 if unknown, `None` if not reached.
     pub(super) limit: Option<usize>,
-    /// The number of directories that are not watched because of the limit.
+    /// The number of directories that were not watched because of the limit.
     n_beyond_limit: usize,
     beyond_limit: Vec<String>,
-    /// The directories that cannot be watched for another reason, by path.
+    /// The directories that cannot be watched or listed for another reason, by path.
     unwatchable: BTreeMap<String, Gap>,
-    /// The number of changes of `unwatchable`.
+    /// The number of changes of `unwatchable`, of a path or of a reason's text.
     n_changes: usize,
     /// The directories removed from `unwatchable` since the last [`Gaps::take_ended`].
     ended: Vec<String>,
 }
 
 impl Gaps {
-    /// Whether watches are missing because of a limit that the operator can raise.
+    /// Whether watches are missing, probably because of a limit of the system.
     pub(super) fn is_limited(&self) -> bool {
         self.limit.is_some() || self.no_backend.is_some()
     }
@@ -147,12 +149,12 @@ impl Gaps {
         }
     }
 
-    /// Whether this directory, or a directory below it, has no watch.
+    /// Whether `unwatchable` has this directory or a directory below it.
     pub(super) fn is_unwatchable(&self, path: &str) -> bool {
         self.at_or_below(path).next().is_some()
     }
 
-    /// Returns the directories without a watch at this path or below it.
+    /// Returns the directories of `unwatchable` at this path and below it.
     fn at_or_below(&self, path: &str) -> impl Iterator<Item = &String> {
         let first = match path {
             "" => String::new(),
@@ -167,12 +169,12 @@ impl Gaps {
         itself.into_iter().chain(below).map(|(known, _)| known)
     }
 
-    /// Whether this directory itself has no watch.
+    /// Whether `unwatchable` has this directory itself.
     pub(super) fn contains(&self, path: &str) -> bool {
         self.unwatchable.contains_key(path)
     }
 
-    /// The reason why this directory has no watch.
+    /// Returns the reason for this directory in `unwatchable`, if any.
     pub(super) fn reason(&self, path: &str) -> Option<&Gap> {
         self.unwatchable.get(path)
     }
@@ -186,7 +188,6 @@ impl Gaps {
             .collect()
     }
 
-    /// Whether there are directories to retry.
     pub(super) fn has_to_retry(&self) -> bool {
         !self.unwatchable.values().all(Gap::ends_by_report)
     }
@@ -198,7 +199,7 @@ impl Gaps {
         }
     }
 
-    /// Ends the gaps at and below a path, because the directories are gone.
+    /// Removes the directories at and below a path from `unwatchable`.
     pub(super) fn gone(&mut self, path: &str) {
         let gone: Vec<String> = self.at_or_below(path).cloned().collect();
         for path in gone {
@@ -206,14 +207,18 @@ impl Gaps {
         }
     }
 
-    /// Returns directories that were watched or removed since the last call.
+    /// Returns the directories that left `unwatchable` since the last call.
+    ///
+    /// Leaves out directories that are back in it.
     pub(super) fn take_ended(&mut self) -> Vec<String> {
         let ended = std::mem::take(&mut self.ended);
         let is_over = |path: &String| !self.unwatchable.contains_key(path);
         ended.into_iter().filter(is_over).collect()
     }
 
-    /// Returns numbers that change whenever the coverage changes between two walks.
+    /// Returns two counters.
+    ///
+    /// Each change of the directories between two walks changes one of them.
     pub(super) fn counts(&self) -> (usize, usize) {
         (self.n_beyond_limit, self.n_changes)
     }

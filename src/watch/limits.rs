@@ -1,4 +1,4 @@
-//! Reads the kernel's limits of watches, and formats advice for the operator.
+//! Reads limits of watches and types of file systems, and formats advice.
 
 use std::fmt::Display;
 use std::path::Path;
@@ -17,13 +17,15 @@ const INSTANCE_LIMITS: [&str; 2] = [
 ];
 
 /// Returns the lowest limit of watches: the kernel setting and its value.
+///
+/// `None` if no limit can be read.
 pub(super) fn max_watches() -> Option<(&'static str, usize)> {
     lowest(&WATCH_LIMITS)
 }
 
 /// Returns the setting with the lowest value, and the value.
 ///
-/// If values are equal, returns the first setting.
+/// If values are equal, returns the first setting. `None` if no value can be read.
 fn lowest(settings: &[&'static str]) -> Option<(&'static str, usize)> {
     let values = settings.iter().filter_map(|name| {
         let path = format!("/proc/sys/{}", name.replace('.', "/"));
@@ -79,7 +81,7 @@ pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
 
 /// Returns the note that no file events are available.
 ///
-/// The cause is either the limit of instances or a lack of file descriptors. Both give the same
+/// Usually the cause is the limit of instances, or a lack of file descriptors. Both give the same
 /// error.
 pub(super) fn no_events(error: &dyn Display) -> String {
     let (name, shown, limit) = describe(&INSTANCE_LIMITS);
@@ -112,8 +114,8 @@ pub(super) fn unknown_mounts() -> String {
 
 /// Returns a path's device, if its file system counts the links of directories.
 ///
-/// On such a file system, a directory has two links plus one for each subdirectory. On other file
-/// systems, the number of links means nothing.
+/// Some file systems are known to do so. On them, a directory has two links plus one for each
+/// subdirectory. A directory of ext4 with about 65,000 subdirectories or more has one link.
 pub(super) fn counts_links(path: &Path) -> Option<u64> {
     // From linux/magic.h: ext2 to ext4, XFS, tmpfs, F2FS.
     const KNOWN: [u64; 4] = [0xef53, 0x5846_5342, 0x0102_1994, 0xf2f5_2010];
@@ -163,13 +165,12 @@ const NETWORK: [(&str, &str); 31] = [
 ///
 /// `None` for any other type.
 pub(super) fn network_file_system(kind: &str) -> Option<&'static str> {
-    // FUSE file systems have a subtype, such as fuse.sshfs.
+    // FUSE file systems may have a subtype, such as fuse.sshfs.
     let kind = kind.split_once('.').map_or(kind, |(kind, _)| kind);
     let found = NETWORK.iter().find(|(known, _)| *known == kind);
     found.map(|(_, name)| *name)
 }
 
-/// Returns the magic number of the file system at a path.
 #[cfg(target_os = "linux")]
 fn magic(path: &Path) -> Option<u64> {
     let found = rustix::fs::statfs(path).ok()?;

@@ -1,14 +1,14 @@
 //! Watches the repository and turns reports of changes into hints.
 //!
-//! Constraint: a report proves nothing, and the thread always notices lost reports. Each directory
-//! has its own watch, which is set before the directory is read. Recursive watches miss files that
-//! are written while the watches are being set. Of 1,000 files written right after
+//! Constraint: a report proves nothing, and a walk of the whole tree follows lost reports. Each
+//! directory has its own watch, which is set before the directory is read. Recursive watches miss
+//! files that are written while the watches are being set. Of 1,000 files written right after
 //! `mkdir -p a/b/c`, 10 to 627 were never reported, in every version of notify that was tried. The
 //! thread counts the directories that it cannot watch. Full scans on a timer then find changes.
 //! They are not needed if only permissions are missing, because the kernel reports new permissions.
 //!
-//! One thread owns the watches. It opens a file as soon as a report names it, so that the content
-//! can be read even if the file is removed.
+//! One thread owns the watches. It opens a file of a project as soon as a report names the file, so
+//! that the content can be read even if the file is removed.
 //!
 //! Modules:
 //!
@@ -77,7 +77,8 @@ pub(crate) struct Watch {
 impl Watch {
     /// Starts the thread, which watches the whole tree.
     ///
-    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of its first walk.
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of the walk, unless
+    /// a command ends the walk early.
     pub(crate) fn start(
         settings: WatchSettings,
         hints: HintSender,
@@ -110,8 +111,8 @@ impl Watch {
 
     /// Makes the thread walk the whole tree with these settings.
     ///
-    /// The thread keeps the watches that are still right.
-    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of the walk.
+    /// [`Hint::WalkFinished`](crate::hint::Hint::WalkFinished) reports the end of the walk, unless
+    /// a later command ends the walk early.
     pub(crate) fn watch_everything(&self, settings: WatchSettings, reason: RescanReason) {
         self.commands
             .give(|pending| pending.walk = Some((settings, reason)));
@@ -121,7 +122,7 @@ impl Watch {
         self.coverage.get()
     }
 
-    /// Returns the path whose file system has not answered for `standstill`, if any.
+    /// Returns the path at which the thread made no progress for `standstill`, if any.
     ///
     /// The path is relative to the root.
     pub(crate) fn stuck_at(&self, standstill: Duration) -> Option<String> {

@@ -1,8 +1,8 @@
 //! The backend for Linux, which reads inotify(7) directly.
 //!
-//! Constraint: see [`super`]. A watch belongs to a directory, not to a path (`tree`). So a renamed
-//! directory keeps the watches at and below it. A walk after an overflow keeps all watches that are
-//! still right.
+//! Constraint: see [`super`]. A watch belongs to a directory, not to a path (`tree`). So if a
+//! directory is renamed within the repository, the watches at and below it stay. A walk after an
+//! overflow keeps all watches that are still right.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ffi::{OsStr, OsString};
@@ -22,7 +22,9 @@ use super::backend::{
 use super::tree::Tree;
 use crate::config::WatchMode;
 
-/// The size of one read from the kernel's queue, in bytes. It has room for some hundred reports.
+/// The size of one read from the kernel's queue, in bytes.
+///
+/// It usually has room for some hundred reports.
 const BUFFER: usize = 16 * 1024;
 /// The changes that the kernel reports. Reads are not among them, because the daemon reads too.
 const WANTED: WatchFlags = WatchFlags::CREATE
@@ -136,7 +138,7 @@ impl Native {
         if self.tree.put(node, directory.parent, directory.name) {
             return Ok(node);
         }
-        // The parent is no longer watched, because it was moved.
+        // The parent is no longer watched, for instance because it was moved or removed.
         if !self.tree.contains(node) {
             self.release(vec![node]);
         }
@@ -186,7 +188,7 @@ impl Backend for Native {
         // meantime.
         let by_descriptor = format!("/proc/self/fd/{}", directory.opened.as_raw_fd());
         let added = match inotify::add_watch(&self.inotify, by_descriptor, WANTED) {
-            // /proc is not mounted or not accessible.
+            // Perhaps /proc is not mounted or not accessible.
             Err(Errno::NOENT | Errno::ACCESS) => {
                 let path = self.root.join(directory.path);
                 inotify::add_watch(&self.inotify, path, WANTED)

@@ -24,9 +24,9 @@ use super::backend::{
 use super::commands::Commands;
 use crate::config::WatchMode;
 
-/// The maximum number of reports in the queue. One more is an overflow.
+/// The maximum number of reports in a watcher's channel. One more is an overflow.
 const REPORTS: usize = 16_384;
-/// The longest wait for an old watcher to release its watches.
+/// How long to wait for the next report or the end of a closed watcher.
 ///
 /// The number of watches is limited, and the new watcher needs the watches of the old one.
 const RELEASE: Duration = Duration::from_secs(10);
@@ -36,11 +36,10 @@ const WATCHED: Node = 1;
 /// The device and the inode number of a directory.
 type Inode = (u64, u64);
 
-/// A watched directory.
 #[derive(Clone, Copy)]
 struct Watched {
     inode: Inode,
-    /// The number of the last walk that passed this directory.
+    /// The value of [`Notify::walk`] when this directory was last passed to `watch`.
     walk: u32,
 }
 
@@ -55,8 +54,9 @@ pub(super) struct Notify {
     paths: HashMap<Inode, String>,
     /// The number of the walk in progress, or of the last walk.
     walk: u32,
-    /// Whether no walk with this watcher has ended yet. notify and this backend then have the same
-    /// watches.
+    /// Whether no walk with this watcher has ended yet.
+    ///
+    /// If so, `watch` expects no old watch of notify at a path.
     is_fresh: bool,
     queue: VecDeque<Report>,
 }
@@ -76,7 +76,7 @@ impl Notify {
         }
     }
 
-    /// Ends the watcher and waits until it has released its watches.
+    /// Ends the watcher and waits until it has released its watches; see [`RELEASE`].
     fn close(&mut self) {
         if let Some((watcher, reports)) = self.watcher.take() {
             drop(watcher);
@@ -88,7 +88,7 @@ impl Notify {
         self.queue.clear();
     }
 
-    /// Translates an event to changes, and adds them to the queue.
+    /// Translates an event to reports, and adds them to the queue.
     fn translate(&mut self, event: &Event) {
         if event.info() == Some("unmount") {
             self.queue.push_back(Report::Unmounted);
@@ -116,7 +116,7 @@ impl Notify {
             if kind.is_gone()
                 && let Some(path) = below.to_str()
             {
-                // notify has removed the watches of this directory and of all directories below it.
+                // notify removes the watches of this directory and of all directories below it.
                 self.take_below(path);
             }
             self.queue.push_back(Report::Change(Change {
@@ -188,7 +188,7 @@ impl Notify {
             return;
         };
         for path in paths {
-            // This fails if the directory is gone, because notify has already removed its watch.
+            // This fails if notify has no such watch, for instance because the directory is gone.
             let _ = watcher.unwatch(&absolute(&self.root, path));
         }
     }
@@ -243,7 +243,7 @@ fn wanted() -> EventKindMask {
     if cfg!(target_os = "linux") {
         mask
     } else {
-        // Other systems do not report when a file is closed.
+        // On other systems, notify may not report that a file was closed.
         mask | EventKindMask::MODIFY_DATA
     }
 }

@@ -9,9 +9,10 @@ use std::time::Duration;
 use crate::clock::Clock;
 use crate::domain::settle::Moment;
 
-/// The path that the thread works on, and the time of its last progress. `None` while it waits.
+/// The current work of the watch thread.
 #[derive(Debug)]
 pub(super) struct Progress {
+    /// `None` while the thread waits for work or for the engine.
     work: Mutex<Option<Work>>,
     clock: Clock,
 }
@@ -19,6 +20,7 @@ pub(super) struct Progress {
 #[derive(Debug)]
 struct Work {
     path: String,
+    /// The time of the last progress.
     last: Moment,
 }
 

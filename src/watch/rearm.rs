@@ -1,7 +1,7 @@
 //! Retries unwatched directories, and sets watches again where a mount changed.
 //!
 //! Constraint: once a directory can be watched, the thread watches it without a restart of the
-//! daemon. A report, a change of the mounts, a retry or a full scan sets the missing watch.
+//! daemon. A report, a change of the mounts, a retry or a walk sets the missing watch.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
@@ -26,12 +26,12 @@ const LIMIT_CHECK: Duration = Duration::from_secs(5);
 /// The maximum number of directories in one retry.
 const RETRIED: usize = 1_024;
 
-/// The mounts when the watches were set.
+/// The mounts as last read, and signs that they have changed since.
 #[derive(Debug, Default)]
 pub(super) struct KnownMounts {
     list: MountList,
     known: Mounts,
-    /// Whether the list of mounts could not be read.
+    /// Whether the mounts could not be read at the last try, on Linux.
     is_unknown: bool,
     /// Whether the list has changed since it was read.
     ///
@@ -135,7 +135,9 @@ impl Thread {
         self.watch_path(path, "mounted or unmounted");
     }
 
-    /// Watches the directory at a path, if it exists. Returns the error if it cannot be opened.
+    /// Watches the directory at a path and those below it, if it exists.
+    ///
+    /// Returns the error if the directory exists but cannot be opened.
     pub(super) fn watch_path(&mut self, path: &str, cause: &str) -> Option<Errno> {
         let cursor = self.reporter.settings.layout.at(path)?;
         let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
@@ -223,9 +225,10 @@ impl Thread {
         }
     }
 
-    /// Whether a retry is certain to fail. Checks only cheap conditions.
+    /// Whether a retry would fail for the same reason as before.
     ///
-    /// A retry is expensive, because it observes all projects below the directory.
+    /// Checks only two reasons: another path of the same directory, and a missing key. A retry
+    /// costs more, because it sends hints for all projects below the directory.
     fn is_useless(&mut self, path: &str) -> bool {
         let other = match self.gaps.reason(path) {
             Some(Gap::SameAs(other)) => Some(self.reporter.settings.root.join(other)),
@@ -243,7 +246,7 @@ impl Thread {
         }
     }
 
-    /// Walks the tree again if the operator raised a limit.
+    /// Walks the tree again if a limit was raised, or if the backend can be opened now.
     fn check_limit(&mut self) {
         if self.gaps.no_backend.is_some() {
             if self.open_backend(true) {

@@ -40,7 +40,7 @@ impl Reporter {
         Ok(self.root.insert(root))
     }
 
-    /// Sends a hint that an unrelated file next to the files of a project changed.
+    /// Sends a hint if this path, which no template matches, is inside a project.
     pub(super) fn activity(&self, path: &str) {
         let directory = path.rsplit_once('/').map_or("", |(directory, _)| directory);
         let project = self
@@ -73,7 +73,7 @@ impl Reporter {
         });
     }
 
-    /// Sends a hint for a file. Holds the file open if it can be opened.
+    /// Sends a hint for a file of a project. Holds the file open if possible.
     pub(super) fn file(&mut self, path: &str, cursor: &Cursor, cause: &str) {
         let Some(place) = cursor.file() else {
             // The entry may be a file where the layout has a directory.

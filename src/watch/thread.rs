@@ -29,9 +29,11 @@ use crate::layout::Cursor;
 use crate::mounts;
 use crate::observe::{is_absent, join};
 
-/// The number of reports that are handled between two checks for commands.
+/// The maximum number of reports that are handled between two checks for commands.
 const BATCH: usize = 512;
-/// After this many batches, an overflow is handled even if the queue is not empty.
+/// The maximum number of batches in a row while an overflow waits to be handled.
+///
+/// An overflow is handled when the queue of reports is empty, or after this number.
 const BATCHES_MAX: usize = 1_024;
 
 /// The state that the thread shares with its handle.
@@ -44,14 +46,19 @@ pub(super) struct Shared {
 pub(super) struct Thread {
     pub(super) shared: Shared,
     pub(super) reporter: Reporter,
-    /// The backend. `None` if the mode is `poll`, or if the backend cannot be opened.
+    /// The backend, if it is open.
+    ///
+    /// None is open in the mode `poll`, before the first walk, while the root is lost, and if the
+    /// backend cannot be opened.
     pub(super) backend: Option<Box<dyn Backend>>,
     pub(super) gaps: Gaps,
     /// The walk of the whole tree, if one is in progress.
+    ///
+    /// `None` while the walk handles reports, whose directories are not part of the walk.
     pub(super) walk: Option<Walk>,
     pub(super) mounts: KnownMounts,
     pub(super) clock: Clock,
-    /// The time of the next retry. `None` if there is nothing to retry.
+    /// The time of the next retry, if it is scheduled.
     pub(super) retry_at: Option<Moment>,
     /// The directory that was retried last. The next retry continues after this directory.
     pub(super) retried: String,
@@ -148,7 +155,7 @@ impl Thread {
         }
     }
 
-    /// Prepares the backend of the configured mode for a walk.
+    /// Prepares a walk: resets the gaps, reads the mounts, opens the backend.
     pub(super) fn choose_backend(&mut self, reason: RescanReason) {
         self.gaps = Gaps::default();
         self.list_mounts();
@@ -242,7 +249,7 @@ impl Thread {
             }
             ChangeKind::Attributes => {
                 self.reporter.plain(&path, &cursor, change.kind.as_str());
-                // After a change of permissions, a directory below may be readable.
+                // After a change of permissions, the directory or one below it may be readable.
                 if may_be_directory && self.gaps.is_unwatchable(&path) {
                     self.watch_new(&change, name, &path, &cursor);
                 }
@@ -275,7 +282,9 @@ impl Thread {
         }
     }
 
-    /// Watches the new directory at a path. Returns false if the entry is not a directory.
+    /// Watches the new directory at a path, and those below it.
+    ///
+    /// Returns false if the entry is not a directory and was not reported as one.
     fn watch_new(&mut self, change: &Change, name: &str, path: &str, cursor: &Cursor) -> bool {
         let is_gone = change.kind.is_gone();
         let cause = if is_gone {
@@ -299,7 +308,7 @@ impl Thread {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 change.is_directory == Some(true)
             }
-            // The directory is already gone. Another report follows.
+            // Nothing is there any more. If it was removed after this report, another one follows.
             Err(error) if is_absent(&error) => true,
             Err(error) => {
                 // Inside a project, the observation reports unreadable directories.
@@ -318,7 +327,7 @@ impl Thread {
     }
 }
 
-/// Makes the backend for a mode. The mode `poll` has none.
+/// Makes the backend for a mode other than `poll`, which has none.
 fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn Backend>> {
     #[cfg(target_os = "linux")]
     if mode.resolved() == WatchMode::Native {
@@ -328,7 +337,9 @@ fn new_backend(mode: WatchMode, commands: &Arc<Commands>) -> io::Result<Box<dyn 
     Ok(Box::new(notify::Notify::new(Arc::clone(commands))))
 }
 
-/// Waits until a descriptor is ready, at most `timeout`. Returns whether the last is ready.
+/// Waits until a descriptor is ready, at most `timeout`.
+///
+/// Returns whether the last descriptor is ready.
 fn wait_for(
     descriptors: &[(Option<BorrowedFd<'_>>, PollFlags)],
     timeout: Option<Duration>,

@@ -26,7 +26,7 @@ const SHARED_MAX: usize = 64;
 #[derive(Debug)]
 struct Node {
     parent: Wd,
-    /// The number of the last walk that passed this directory.
+    /// The value of [`Tree::walk`] when [`Tree::put`] last got this directory.
     walk: u32,
     name: Arc<str>,
 }
@@ -37,6 +37,7 @@ pub(super) struct Tree {
     children: BTreeMap<(Wd, Arc<str>), Wd>,
     orphans: Vec<Wd>,
     shared: HashSet<Arc<str>>,
+    /// The number of the walk in progress, or of the last walk.
     walk: u32,
 }
 
@@ -70,7 +71,7 @@ impl Tree {
         self.walk = self.walk.wrapping_add(1);
     }
 
-    /// Sets the parent and the name of a watched directory.
+    /// Adds a watched directory, or sets its new parent and name.
     ///
     /// Returns false if the parent is not watched.
     pub(super) fn put(&mut self, wd: Wd, parent: Wd, name: &str) -> bool {
@@ -103,7 +104,9 @@ impl Tree {
         true
     }
 
-    /// Returns the path of a watched directory below the root. `None` for an orphan.
+    /// Returns the path of a watched directory below the root.
+    ///
+    /// `None` for an orphan, and for a directory below an orphan.
     pub(super) fn path(&self, wd: Wd) -> Option<String> {
         let mut names: Vec<&str> = Vec::new();
         let mut at = wd;
@@ -137,7 +140,7 @@ impl Tree {
         }
     }
 
-    /// Makes a directory an orphan, because it was moved away from its parent.
+    /// Makes a directory an orphan, for instance because it was moved away.
     pub(super) fn detach(&mut self, parent: Wd, name: &str) {
         let key = (parent, Arc::from(name));
         if let Some(wd) = self.children.remove(&key) {
@@ -149,6 +152,8 @@ impl Tree {
     }
 
     /// Removes a watch that the kernel has already removed.
+    ///
+    /// The subdirectories become orphans.
     pub(super) fn forget(&mut self, wd: Wd) {
         self.unlink(wd);
         if self.nodes.remove(&wd).is_some() {

@@ -1,9 +1,9 @@
 //! Walks the whole tree or a new directory, and watches all directories on the way.
 //!
 //! Constraint: a directory is watched before it is read. A walk of the whole tree takes long. So
-//! the thread handles reports during the walk, and a command ends the walk early. The walk reports
-//! a project once it has passed the project's directories, so that the engine can observe projects
-//! while the walk continues.
+//! the thread handles reports during the walk, and a command ends the walk early. If each project
+//! has a directory of its own, the walk reports projects once it has passed their directories. So
+//! the engine can observe projects while the walk continues.
 
 use std::io;
 use std::mem;
@@ -24,7 +24,7 @@ use crate::repository::{Root, check_key, open_directory_at};
 
 /// The number of directories that a walk passes between two checks for reports.
 const STRIDE: usize = 64;
-/// A walk sends its found projects in a hint when there are this many.
+/// A walk that reports projects early sends a hint after this many projects.
 const FOUND: usize = 256;
 
 /// The state of a walk of the whole tree.
@@ -33,7 +33,7 @@ pub(super) struct Walk {
     n_passed: usize,
     found: Vec<ProjectKey>,
     problems: Vec<Problem>,
-    /// Whether the walk reports a project once it has passed the project's directory.
+    /// Whether the walk reports projects before its end.
     ///
     /// This needs a layout where all files of a project are below one directory.
     reports_early: bool,
@@ -84,7 +84,7 @@ impl Thread {
         drop(opened);
         let walk = self.walk.take().unwrap_or_default();
         if self.shared.commands.has_pending() {
-            // A command ended the walk. The command begins another walk or stops the thread.
+            // The command may have ended the walk. It begins another walk or stops the thread.
             return;
         }
         let lost = self.backend.as_mut().map(|backend| backend.end_walk());
@@ -140,7 +140,8 @@ impl Thread {
 
     /// Watches a directory, reads it, and continues with the directories below it.
     ///
-    /// If `cause` is set, the directory is new, and hints for its projects and files are sent.
+    /// A walk of the whole tree has no `cause`. With a `cause`, also sends hints for the projects
+    /// and the files.
     pub(super) fn watch_tree(
         &mut self,
         directory: Directory<'_>,
@@ -257,8 +258,8 @@ impl Thread {
 
     /// Whether the link count proves that a directory has no subdirectories.
     ///
-    /// The entry `..` of each subdirectory is a link to the directory. The directory is already
-    /// watched, so the kernel reports subdirectories that are created later.
+    /// The entry `..` of each subdirectory is a link to the directory. If the directory can be
+    /// watched, its watch is already set, so the kernel reports later subdirectories.
     fn has_no_directories(&self, directory: &OwnedFd) -> bool {
         self.walk.as_ref().is_some_and(|walk| {
             rustix::fs::fstat(directory)
@@ -281,7 +282,9 @@ impl Thread {
         }
     }
 
-    /// Whether the walk may continue. Handles reports after every [`STRIDE`] directories.
+    /// Whether the walk may continue.
+    ///
+    /// A walk of the whole tree handles reports here, after every [`STRIDE`] directories.
     fn may_go_on(&mut self) -> bool {
         if self.shared.commands.has_pending() {
             return false;
@@ -298,7 +301,7 @@ impl Thread {
         true
     }
 
-    /// Records the projects that the walk has passed.
+    /// Records projects that the walk has passed. Reports them if there are many.
     fn found(&mut self, keys: impl IntoIterator<Item = ProjectKey>) {
         let Some(walk) = &mut self.walk else { return };
         walk.found.extend(keys);
