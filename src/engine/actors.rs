@@ -1,8 +1,8 @@
 //! Finds the users who made the changes of a step, from the kernel's audit records.
 //!
-//! Constraint: an audit record comes a few hundred microseconds after the report of its change. A
-//! step waits once for the records of all its events, at most [`PATIENCE`]. After several steps
-//! without any record, steps no longer wait.
+//! Constraint: an audit record usually comes a few hundred microseconds after the report of its
+//! change. A step waits once for the records of all its events, at most [`PATIENCE`]. After several
+//! steps that found no actor, steps no longer wait.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,10 +30,12 @@ use crate::store::NewEvent;
 /// The longest time that a step waits for audit records.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// The maximum length of a program's path in an event. It must fit into a header.
+/// The maximum length of a program's path in an event, in characters.
+///
+/// The path must fit into a header.
 const PROGRAM_MAX: usize = 256;
 
-/// After this many steps in a row without a record, steps no longer wait.
+/// After this many steps in a row that found no actor, steps no longer wait.
 ///
 /// They wait again once a record arrives.
 const FRUITLESS_MAX: u32 = 3;
@@ -287,7 +289,7 @@ impl<'a> Nodes<'a> {
         }
     }
 
-    /// Returns the directory at a path, if it exists.
+    /// Returns the directory at a path, if it can be opened and its device is known.
     fn directory(&mut self, path: &str) -> Option<Node> {
         if let Some(known) = self.directories.get(path) {
             return *known;
@@ -307,12 +309,13 @@ impl<'a> Nodes<'a> {
 
     /// Returns a file's device and inode number.
     ///
-    /// The device comes from the list of mounts. On btrfs, `stat` returns another device.
+    /// The device comes from the list of mounts. On btrfs, `stat` returns another device than audit
+    /// records have.
     fn node(&self, path: &str, inode: u64) -> Option<Node> {
         Some((self.mounts.of(path)?.device()?, inode))
     }
 
-    /// Returns the directories on a path, up to the first that does not exist.
+    /// Returns the names on a path, and its directories up to the first unknown one.
     fn path(&mut self, path: &str) -> Option<PathNodes> {
         let mut directories = vec![self.directory("")?];
         let ends = path.match_indices('/').map(|(end, _)| end);
@@ -327,7 +330,7 @@ impl<'a> Nodes<'a> {
         Some(PathNodes { directories, names })
     }
 
-    /// Makes the question about an event for the reader.
+    /// Makes the question about an event for the reader, if all devices are known.
     fn question(&mut self, event: &Unnamed) -> Option<Question> {
         let path = event.subject.path.as_str();
         let (subject, above) = (&event.subject.stamp, path.rsplit_once('/'));

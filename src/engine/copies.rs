@@ -1,12 +1,13 @@
 //! Remembers which copies of a project are in place. So a step observes only the other copies.
 //!
-//! Constraint: the first scan of an organization with n copies of a template observes each copy
+//! Constraint: the first scan of an organization with n copies of a project observes each copy
 //! once. Each arrival may be a move of any recorded project with the same id. So without this
 //! module, each step would observe all copies: 53 seconds for 4,000 copies.
 //!
-//! Only identities with more than [`FEW`] recorded projects are remembered after a step. A copy is
-//! considered in place from an observation of its recorded definition until the next hint or full
-//! scan. A hint may be late, so a copy is also observed if its inode arrived elsewhere.
+//! If an identity has at most [`FEW`] recorded projects, the step that read them also forgets them.
+//! A copy is considered in place from an observation of its recorded definition, but at most until
+//! its next hint or the next full scan. A hint may be late, so a copy is also observed if an
+//! arrived definition has the inode of its definition.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -14,7 +15,7 @@ use crate::domain::moves::Comparison;
 use crate::domain::project::{Identity, ProjectKey};
 use crate::store::Batch;
 
-/// Up to this number, a step observes all projects with the same identity.
+/// If at most this many projects share an identity, a step observes them all.
 pub(super) const FEW: usize = 8;
 
 /// The recorded projects with one identity.
@@ -29,7 +30,7 @@ struct Group {
 }
 
 impl Group {
-    /// Records whether a copy is in place.
+    /// Records that a copy is in place, with its inode, or doubtful (`None`).
     fn set(&mut self, key: &ProjectKey, inode: Option<u64>) {
         self.remove(key);
         match inode {
@@ -84,7 +85,7 @@ impl Copies {
         }
     }
 
-    /// Adds the recorded projects with an identity.
+    /// Adds the recorded projects with an identity. All are doubtful.
     pub(super) fn learn(&mut self, identity: &Identity, keys: &[ProjectKey]) {
         self.new.push(identity.clone());
         let group = self.groups.entry(identity.clone()).or_default();
@@ -119,7 +120,7 @@ impl Copies {
         }
     }
 
-    /// Applies the changes of a batch.
+    /// Applies the changes of a batch. If the commit fails, call [`Copies::clear`].
     pub(super) fn committed(&mut self, batch: &Batch) {
         if self.groups.is_empty() {
             return;

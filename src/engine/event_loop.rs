@@ -40,7 +40,7 @@ const WRITER_DELAY: Duration = Duration::from_millis(25);
 pub(super) struct Inbox {
     pub inputs: Receiver<Input>,
     pub commands: Arc<Pending>,
-    /// Whether a hint was dropped because the channel was full.
+    /// Whether a hint of a change was dropped because the channel was full.
     pub has_lost_hints: Arc<AtomicBool>,
 }
 
@@ -66,13 +66,15 @@ pub(super) struct EventLoop {
 /// A configuration with a new layout. It waits until changes under the old layout are recorded.
 struct NewLayout {
     config: Arc<Config>,
-    /// The latest time when the new layout takes effect.
+    /// The end of the wait, unless [`EventLoop::change_layout`] extends it.
     until: Moment,
-    /// Whether the log says that the repository or the store is unavailable.
+    /// Whether the log says that the layout waits for the repository or the store.
     is_reported: bool,
 }
 
 /// The longest wait of a new layout, in addition to twice `repository.settle`.
+///
+/// [`EventLoop::change_layout`] may extend the wait.
 const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 
 /// Starts the watch thread. Logs a failure.
@@ -84,9 +86,10 @@ pub(super) fn start_watch(parts: &Parts, hints: HintSender) -> io::Result<Watch>
 }
 
 impl EventLoop {
-    /// Reads the recorded state. Waits while the database is unavailable.
+    /// Reads the recorded state. Retries after an error that may pass.
     ///
-    /// Logs any other error and returns `None`. Also returns `None` if the engine is stopped.
+    /// Logs any other error and returns `None`. Also returns `None` if the engine is stopped while
+    /// reading fails.
     pub(super) fn new(parts: Parts, watched: Watched) -> Option<Self> {
         let worker = loop {
             parts.status.beat(parts.clock.moment());
@@ -167,8 +170,8 @@ impl EventLoop {
     /// Returns the time of the next decision about vanished projects.
     ///
     /// `None` during a scan that may change the decision. The scan may find more vanished projects,
-    /// or find that held projects are back. A wave ends only after such a scan, even if some of its
-    /// projects are back.
+    /// or find that held projects are back. A wave waits for the scan even if its projects are
+    /// back.
     fn wave_ends_at(&self) -> Option<Moment> {
         let worker = &self.worker;
         let agenda = &worker.agenda;
@@ -181,7 +184,8 @@ impl EventLoop {
 
     /// Decides about vanished projects, if a decision is due.
     ///
-    /// Hints may be late or lost, so a full scan must confirm the end of a wave.
+    /// Hints may be late or lost, so a full scan must confirm the end of a wave. Only the maximum
+    /// duration of a wave ends it without such a scan.
     fn end_wave(&mut self, now: Moment) {
         if self.wave_ends_at().is_none_or(|at| now < at) {
             return;
@@ -283,13 +287,13 @@ impl EventLoop {
         }
     }
 
-    /// Schedules an observation of each recorded project that may be below a directory.
+    /// Schedules observations of the known projects that may be below a directory.
     ///
-    /// These are all projects of the organization in the path, or all projects if the path has
-    /// none.
+    /// These are all known projects of the organization in the path, or all known projects if the
+    /// path has none.
     fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
-        // After a failure of the store, do not query it for each of thousands of hints. Request one
-        // scan instead.
+        // In a pause after a failure, do not query the store for each of thousands of hints.
+        // Request one scan instead.
         if self.worker.timers.is_paused() {
             return self.scanner.request(RescanReason::Overflow);
         }
@@ -359,7 +363,9 @@ impl EventLoop {
         }
     }
 
-    /// Checks the store, the root, the mounts and the timers. Runs once a second.
+    /// Runs the recurring checks, such as those of the store, the root and the mounts.
+    ///
+    /// Runs about once a second, and earlier if the root or a mount may have changed.
     fn pulse(&mut self, now: Moment) {
         if self.worker.recorder.check_in_place() {
             self.worker.check_unusable();
@@ -449,10 +455,12 @@ impl EventLoop {
 
     /// Applies a new configuration. Only a new layout may have to wait.
     ///
+    /// If the path of the repository changes too, the new path waits with the layout.
+    ///
     /// The first scan with a new layout records projects without events. So pending changes are
     /// first recorded under the old layout, with their events.
     fn reload(&mut self, config: Arc<Config>) {
-        // This reload replaces an earlier reload that still waits.
+        // This reload replaces an earlier reload whose layout still waits.
         self.new_layout = None;
         let old = &self.worker.config.repository;
         if old.layout == config.repository.layout || self.worker.phase.is_adopting() {
@@ -479,7 +487,8 @@ impl EventLoop {
 
     /// Applies the new layout once earlier changes are recorded or the wait is over.
     ///
-    /// The wait is extended while removals are held, or while nothing can be recorded.
+    /// The wait is extended while removals are held, while changes cannot be recorded, and while a
+    /// file system below the root is missing or replaced.
     fn change_layout(&mut self, now: Moment) {
         let Some(new) = &mut self.new_layout else {
             return;
@@ -555,7 +564,7 @@ impl EventLoop {
     }
 }
 
-/// Returns the latest time when the layout of this configuration takes effect.
+/// Returns the end of a wait of the new layout that begins now.
 fn new_layout_until(config: &Config, now: Moment) -> Moment {
     let longest = NEW_LAYOUT_MAX.saturating_add(config.repository.settle.saturating_mul(2));
     now.saturating_add(longest)

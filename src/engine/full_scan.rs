@@ -1,8 +1,9 @@
 //! The state of a full scan in progress.
 //!
-//! Constraint: a full scan does not delay hinted projects. It runs in pieces, and the engine
-//! observes hinted projects between two pieces. It skips projects whose metadata proves that they
-//! are unchanged. Scans that replace change reports use at most a quarter of a core.
+//! Constraint: a full scan hardly delays hinted projects. It compares projects in pieces, and the
+//! engine observes hinted projects between two pieces. It does not read projects whose metadata
+//! proves that they are unchanged. If a scan replaces change reports, listing and comparing take at
+//! most a quarter of a core.
 //!
 //! Usually the watch thread walks the tree and sends the projects that it finds
 //! ([`Hint::ProjectsFound`](crate::hint::Hint::ProjectsFound)). Otherwise the engine lists the
@@ -15,7 +16,7 @@ use crate::domain::project::ProjectKey;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 
-/// The number of projects in a piece of a full scan.
+/// The maximum number of projects in a piece of a full scan.
 ///
 /// A hinted project waits for the current piece, which takes one or two milliseconds. With pieces
 /// of 256 and 100,000 projects, the callback of an edit came after 19 ms instead of 2 ms.
@@ -27,8 +28,9 @@ pub(super) struct FullScan {
     /// The origin of the events that the scan causes.
     pub origin: Origin,
     pub began: Moment,
-    /// Whether the watch thread walks the tree for this scan and sets missing watches. Otherwise
-    /// the engine lists the projects.
+    /// Whether the watch thread walks the tree for this scan.
+    ///
+    /// Then it also sets missing watches. Otherwise the engine lists the projects.
     pub has_walked: bool,
     /// The projects known so far. The scan has compared the first `n_compared` of them.
     keys: Vec<ProjectKey>,

@@ -1,7 +1,6 @@
 //! Observes due projects, and the old directories of projects that may have moved.
 //!
-//! Constraint: if a project moves during a step, the step sees it in exactly one of the two
-//! directories.
+//! Constraint: if a project moves during a step, the step must not see it in both directories.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -20,9 +19,9 @@ use crate::observe::{Contents, Observer};
 use crate::repository::Root;
 use crate::store::{RepositoryStore, StoreError};
 
-/// The number of read bytes after which a step observes no more projects.
+/// The number of read bytes after which a step observes no more due projects.
 ///
-/// The remaining due projects are observed in the next step.
+/// The remaining due projects are due in the next step again.
 const BATCH_BYTES: usize = 8 * 1024 * 1024;
 
 /// Identifies a project in any directory by its id, or by organization and content.
@@ -75,7 +74,9 @@ pub(super) struct Gatherer<'a> {
 }
 
 impl Gatherer<'_> {
-    /// Observes due projects. After an error, `gathered` keeps the reported files taken so far.
+    /// Observes due projects, and the other projects that are needed to judge them.
+    ///
+    /// After an error, `gathered` keeps the reported files taken so far.
     pub(super) fn gather(
         &mut self,
         due: Vec<Due>,
@@ -100,7 +101,7 @@ impl Gatherer<'_> {
             }
             first = n_observed;
             // No limit of bytes here: without the old directory of a moved project, the move would
-            // be an import. Few bytes are read, because removed projects have no files, and
+            // be an import. Usually few bytes are read, because removed projects have no files, and
             // unchanged files are not read.
             self.observe_each(more, usize::MAX, gathered)?;
         }
@@ -177,7 +178,7 @@ impl Gatherer<'_> {
         Ok(())
     }
 
-    /// Gives each new project a generated id that no recorded project keeps.
+    /// Gives new projects without an id a generated id that no recorded project keeps.
     fn avoid_kept_ids(&self, gathered: &mut Gathered) {
         let Some(kept) = self.kept.as_ref() else {
             return;
@@ -203,7 +204,7 @@ impl Gatherer<'_> {
     /// Returns recorded projects that may have moved to an arrived project's directory.
     ///
     /// They have the identity of the arrived project and are not observed yet. Projects that
-    /// [`Copies`] knows to be in place are left out.
+    /// [`Copies`] knows to be in place are left out, unless the inode of their definition arrived.
     fn recorded_origins(
         &mut self,
         arrived: &[Arrived],
@@ -284,9 +285,9 @@ impl Gatherer<'_> {
 
     /// Returns unobserved recorded projects that share the id of a removed project.
     ///
-    /// If one of them still exists, the removed project lives on there. So only a few are returned
-    /// at a time. A removed project matters if its removal is confirmed, or if a project with its
-    /// id arrived.
+    /// They are in the same organization. If one of them still exists, the removed project lives
+    /// on there. So only a few are returned at a time. Considers only removed projects whose
+    /// removal is confirmed, or whose id an arrived project has.
     fn recorded_elsewhere(&mut self, gathered: &Gathered) -> Result<Vec<Due>, StoreError> {
         let observations = gathered.observations.iter();
         let arrived: BTreeSet<Identity> = observations
@@ -360,7 +361,7 @@ impl Gatherer<'_> {
         }
     }
 
-    /// Observes an arrived project again if another directory has the same project.
+    /// Observes an arrived project again if another directory seems to have the same project.
     ///
     /// The project may have moved back in the meantime, for instance because somebody checked out
     /// another branch and then the first branch again. If it is still here, it is a copy.

@@ -24,7 +24,7 @@ impl Gatherer<'_> {
         let inodes = self.observer.inodes();
         for observation in observations {
             let elsewhere = take_those_elsewhere(observation, inodes);
-            // Postpone them first, because judging a held file may record all observed files.
+            // Postpone later files first. Judging a held file may record all observed files.
             if observation.comparison.newcomer().is_none() {
                 observation.postpone_later_files();
             }
@@ -102,9 +102,10 @@ enum Whereabouts {
 
 /// Finds a held file by its inode.
 ///
-/// A link that was already recorded in the project is ignored. If a file has links only outside the
-/// project, it was moved away, or was linked into the project for a short time. If the number of
-/// links cannot be read, this function assumes that the file has links.
+/// A link at another path is ignored if it was already recorded there. An invalid file at the
+/// reported path is taken for the held file. If a file has links only outside the project, it was
+/// moved away, or was linked into the project for a short time. If the number of links cannot be
+/// read, this function assumes that the file has links.
 fn whereabouts(held: &Held, comparison: &Comparison) -> Whereabouts {
     let is_linked = !rustix::fs::fstat(held.file.as_fd()).is_ok_and(|stat| stat.st_nlink == 0);
     let was_there = |path: &str| {

@@ -3,8 +3,8 @@
 //! Constraint: the agenda decides which removals are held ([`crate::domain::wave`]). The store has
 //! the held projects and the end of the hold. So a restart neither releases the removals early nor
 //! starts a new hold. The store also has the projects that an operator accepted, so that a restart
-//! does not hold their removals again. Data is stored whenever it differs from the stored version,
-//! so a failed commit is repeated.
+//! does not hold their removals again. After a failed commit, the data still differs from the
+//! stored data, so the engine tries again.
 
 use std::time::Duration;
 
@@ -72,10 +72,12 @@ pub(crate) enum Accepted {
     Failed(String),
 }
 
-/// The reason for a hold and its end, as stored.
+/// A hold, as stored.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 struct StoredHold {
-    /// The end of the hold. `None` if the hold has no time limit.
+    /// The end of the hold.
+    ///
+    /// `None` if all projects vanished, because such a hold has no time limit.
     until: Option<Timestamp>,
     n_recorded: usize,
 }
@@ -83,7 +85,9 @@ struct StoredHold {
 /// The part of the agenda's state whose changes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stored {
-    /// The number of recorded projects when the hold began, and the hold's reason.
+    /// The number of recorded projects before the hold, and the reason for the hold.
+    ///
+    /// The reason includes the end of the hold.
     hold: Option<(usize, HeldBecause)>,
     n_holds: u64,
 }
@@ -137,9 +141,9 @@ impl HeldRemovals {
     /// Returns the data to store, if it differs from the stored data.
     ///
     /// The list of held projects is not stored again if projects only came back: a large backup may
-    /// restore thousands of them one by one. After a restart, the first scan finds them. For the
-    /// same reason, the list of accepted projects is stored only if it is empty, no project is due,
-    /// or other data changed too.
+    /// restore thousands of them one by one. After a restart, the first scan finds those that are
+    /// back. For the same reason, the list of accepted projects is stored only if it is empty, no
+    /// project is due, or other data changed too.
     pub(super) fn to_record(
         &self,
         agenda: &Agenda,
@@ -184,13 +188,13 @@ impl HeldRemovals {
         self.n_accepted = agenda.accepted().len();
     }
 
-    /// Logs when a hold begins or ends, and updates the status.
+    /// Updates the status. Logs when a hold begins or ends, or its cause changes.
     pub(super) fn report(&mut self, agenda: &Agenda, status: &Status, now: (Moment, Timestamp)) {
         let held = agenda.held();
         if held == self.reported {
             return;
         }
-        // The end of a hold changes whenever a project comes back. Log only changes of the cause.
+        // The end of a hold may change when a project comes back. Log only changes of the cause.
         let cause = |held: Option<Held>| held.map(|held| held.because == HeldBecause::All);
         let is_news = cause(held) != cause(self.reported);
         self.reported = held;
@@ -198,13 +202,13 @@ impl HeldRemovals {
         let reason = report.as_ref().map(|report| report.reason.clone());
         let until = report.as_ref().and_then(|report| report.until);
         let until = until.map(|until| format!("{until:.0}"));
-        // Set the reason first, so that a status with held removals always has a reason.
+        // Set the trouble first, so that no status shows a new hold without its trouble.
         status.set_trouble(Trouble::Removals, reason.clone());
         status.set_held(report);
         match reason {
             Some(reason) if is_news => warn!(until, "{reason}"),
             None if is_news => info!("no removals are held any longer"),
-            // Only the number of removals or the end of the hold changed.
+            // Only numbers or the end of the hold changed.
             _ => {}
         }
     }
@@ -253,7 +257,7 @@ pub(super) fn held_projects(agenda: &Agenda, status: &Status) -> HeldProjects {
     }
 }
 
-/// Reads the projects whose removals were held when the daemon last ran.
+/// Reads the stored list of projects whose removals are held. Some may be back.
 pub(crate) fn held_before(store: &RepositoryStore) -> Result<Vec<ProjectKey>, StoreError> {
     Ok(parsed(store.meta(MetaKey::HeldRemovals)?).unwrap_or_default())
 }
@@ -310,7 +314,7 @@ impl Worker {
         }
     }
 
-    /// Decides about vanished projects if their wave or hold has ended.
+    /// Decides about vanished projects if their chain, wave or hold has ended.
     pub(super) fn end_wave(&mut self, now: Moment) {
         match self.recorder.store().n_defined() {
             Ok(n_recorded) => self.agenda.end_wave(now, n_recorded),

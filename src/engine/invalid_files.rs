@@ -1,9 +1,9 @@
 //! Keeps the recorded invalid files, and logs new invalid files.
 //!
 //! Constraint: a thousand invalid files must not fill the log, but a file that stays invalid must
-//! be logged. The log has the first five files of each minute, and the number of further files. A
-//! file that may become valid, for instance because it is still being written, is logged if it is
-//! still invalid after a minute. `status` lists all invalid files.
+//! be logged or counted. The log has the first five files of each minute, and the number of further
+//! files. A file that may become valid, for instance because it is still being written, is logged
+//! if it is still invalid after a minute. `status` lists invalid files, up to a maximum number.
 
 use std::collections::{HashMap, HashSet};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(super) struct InvalidFiles {
     /// The invalid files of each project. `None` is the key of files outside any project.
     by_project: HashMap<Option<ProjectKey>, Vec<Problem>>,
     log_limit: LogLimit,
-    /// Unlogged files that may become valid, with the time when each was first seen.
+    /// Unlogged files that may become valid, with the time when each was first invalid.
     not_logged: HashMap<String, Moment>,
 }
 
@@ -73,7 +73,9 @@ impl InvalidFiles {
         self.by_project.values().map(Vec::len).sum()
     }
 
-    /// Updates the invalid files of a project after a commit. Logs new invalid files.
+    /// Updates the invalid files of a project after a commit.
+    ///
+    /// Logs new invalid files, except those that may become valid.
     pub(super) fn recorded(
         &mut self,
         key: Option<ProjectKey>,
@@ -97,7 +99,7 @@ impl InvalidFiles {
         }
     }
 
-    /// Logs files that were invalid for a minute, and the number of suppressed lines.
+    /// Logs files still invalid after a minute, and the number of suppressed lines.
     pub(super) fn log_lasting(&mut self, now: Moment) {
         self.log_suppressed(now);
         let due = self.take_lasting(now);
@@ -119,7 +121,7 @@ impl InvalidFiles {
         }
     }
 
-    /// Takes the files that were first seen invalid at least a minute ago.
+    /// Takes the unlogged files that were first invalid at least a minute ago.
     ///
     /// Some of them may be valid now.
     fn take_lasting(&mut self, now: Moment) -> HashSet<String> {

@@ -39,7 +39,7 @@ impl Routes {
         )
     }
 
-    /// Adds the webhooks that receive an event, with the times of the first attempts.
+    /// Adds the webhooks that may receive an event, with the times of the first attempts.
     fn address(&self, new: &mut NewEvent, now: Timestamp) {
         for (subscription, schedule) in &self.0 {
             let receivers = match subscription.interest((&new.event).into()) {
@@ -72,7 +72,9 @@ pub(super) struct Rules<'a> {
 pub(super) struct Judgement {
     /// The first batch to commit. Its payloads and webhooks are added later.
     pub batch: Batch,
-    /// The portions to commit after the batch. Each commit reads its contents again.
+    /// The portions to commit after the batch.
+    ///
+    /// Each commit again reads its contents that are not in memory.
     pub portions: Vec<Portion>,
     /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
@@ -106,9 +108,10 @@ pub(super) struct Unnamed {
     pub before: Option<FileState>,
     /// Whether the project moved. Then `before` is the definition at the former path.
     pub is_move: bool,
-    /// The number of directories on the path of `subject` that existed before.
+    /// The number of directories on the path of `subject` that certainly existed before.
     ///
-    /// This includes the root.
+    /// These are the root and the directories above the definition. For a new project, this is only
+    /// the root.
     pub depth: usize,
 }
 
@@ -361,7 +364,8 @@ impl Judgement {
 
     /// Adds the portions of a change.
     ///
-    /// The first portion goes into the first batch if it is small or records a move.
+    /// The first portion goes into the first batch if it records a move, or if its definition need
+    /// not be read again.
     fn add_portions(&mut self, whole: Change, split: Vec<portions::Portion>, contents: &Contents) {
         let n_portions = split.len();
         let (adds_project, removes_project) = (is_new(&whole), is_removed(&whole));

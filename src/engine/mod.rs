@@ -1,7 +1,7 @@
 //! The engine: turns hints into recorded events.
 //!
-//! Constraint: one thread owns all observed state and loses no change. The engine treats a missing
-//! file as removed only if the root is the recorded directory.
+//! Constraint: one thread owns all observed state of a repository and loses no change. The engine
+//! treats a missing file as removed only if the root is trusted ([`root`]).
 //!
 //! A step observes due projects, judges the observations, and records the result. Each part owns
 //! its state:
@@ -12,7 +12,7 @@
 //! - `gather`: observes due projects, and the old directories of projects that may have moved.
 //! - `observation`: the observations of a step.
 //! - `held_files`: infers the events of reported files that are no longer in their project.
-//! - `copies`: remembers which projects with the same id are still in their directories.
+//! - `copies`: remembers which copies of a project are still in their directories.
 //! - `kept_ids`: finds recorded projects whose id is not in their definition.
 //! - `judge`: turns observations into a batch for the store. Pure; the rules are in
 //!   [`crate::domain`].
@@ -26,7 +26,7 @@
 //! - `unusable`: checks entries outside any project that the daemon cannot use, such as links.
 //! - `timers`: the times of recurring tasks.
 //! - `phase`: whether the engine is starting, adopting (recording without events) or running.
-//! - [`root`]: checks whether the root is the recorded directory.
+//! - [`root`]: checks whether the root may be compared with the record.
 //! - `mounts`: checks whether recorded file systems below the root are still mounted.
 //! - [`status`]: the state that other threads may read. [`statuses`] merges the states of all
 //!   engines.
@@ -77,10 +77,10 @@ use commands::Commands;
 use event_loop::{EventLoop, Inbox, Watched};
 use status::Status;
 
-/// The capacity of the input channel. A hint that does not fit causes a full scan.
+/// The capacity of the input channel.
 ///
-/// This is the default size of the kernel's inotify queue. The channel allocates memory for all
-/// inputs at the start.
+/// If it is full and a hint of a change is lost, a full scan follows. The capacity is the default
+/// size of the kernel's inotify queue. The channel allocates memory for all inputs at the start.
 const INPUTS: usize = 16_384;
 
 /// The time between two checks whether the repository's former engine has ended.
@@ -147,7 +147,7 @@ impl Engine {
         let (starting, started) = oneshot::channel();
         let (go, may_begin) = sync_channel(1);
         let status = Arc::clone(&parts.status);
-        // With several repositories, each log line names its repository.
+        // With several repositories, each log line of an engine names its repository.
         let span = match parts.config.repository.name_in_keys() {
             Some(repository) => tracing::error_span!("engine", %repository),
             None => tracing::Span::none(),
@@ -209,7 +209,7 @@ impl Engine {
         &self.commands
     }
 
-    /// Makes the engine stop. A step in progress ends after its current portion.
+    /// Makes the engine stop. A step in progress records no further portions.
     pub(crate) fn begin_stop(&self) {
         self.status.begin_stop();
         self.commands.wake();

@@ -2,10 +2,10 @@
 //!
 //! Constraint: unmounting a file system must not look like a removal of its projects. The path of a
 //! recorded file system is hidden while it is missing. The path of an unknown file system is hidden
-//! if it covers recorded projects. No event is inferred below a hidden path. The path stays hidden
-//! until the recorded file system is back, or at least half of the recorded projects below the path
-//! have files. Some programs remove the mount point after unmounting. So if the mount point is
-//! missing, its projects are treated as removed only after `repository.mass_delete_after`.
+//! if it covers recorded projects. No event is inferred below a hidden path. If at least half of
+//! the recorded projects below a path have files, the path is not hidden. Some programs remove the
+//! mount point after unmounting. So if the mount point is missing too, its projects are treated as
+//! removed after `repository.mass_delete_after`.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -50,7 +50,7 @@ pub(super) struct Checking<'a> {
     pub repository: &'a Repository,
     pub store: &'a RepositoryStore,
     pub now: Moment,
-    /// Called before each project that the check counts.
+    /// Called for each recorded project that the check looks for.
     pub on_progress: &'a dyn Fn(),
 }
 
@@ -123,8 +123,7 @@ impl MountGuard {
     /// Updates the hidden paths. Returns whether they changed.
     pub(super) fn check(&mut self, checking: &Checking<'_>) -> Result<bool, StoreError> {
         let Some(mounts) = self.list.read(&checking.repository.path) else {
-            // If the list of mounts cannot be read, trust only recorded file systems that are in
-            // place.
+            // If the list of mounts cannot be read, check only the recorded file systems.
             let none = Mounts::default();
             return self.judge(checking, &none);
         };
@@ -228,7 +227,7 @@ impl MountGuard {
         }
     }
 
-    /// Whether somebody other than an automounter removed a mount point.
+    /// Whether a mount point is gone, and no automounter may have removed it.
     fn is_removed(&self, root: &Root, path: &str, mounts: &Mounts) -> bool {
         let above = path.rsplit_once('/').map_or("", |(above, _)| above);
         let parent = match above {

@@ -1,7 +1,7 @@
 //! The observations of one step, with their reported files.
 //!
-//! Constraint: a reported file is never dropped before its event is recorded. If a step is not
-//! committed, all its reported files return to [`ReportedFiles`].
+//! Constraint: a reported file is not lost if its step is not committed. The step's reported files
+//! then return to [`ReportedFiles`], except those that can cause no event.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -55,7 +55,7 @@ impl Gathered {
 /// An observation of a project, with its reported files.
 pub(super) struct Observation {
     pub origin: Origin,
-    /// The hint or scan that caused the observation.
+    /// The reason for the observation in words, for the explanation of events.
     pub hint: String,
     /// The record before this step.
     pub before: Recorded,
@@ -65,7 +65,7 @@ pub(super) struct Observation {
     pub home: Option<u64>,
     /// The events of short-lived files.
     pub events: Vec<InferredEvent>,
-    /// The reported files. `judge_held` moves the held files to the next three fields.
+    /// The reported files. `judge_held` takes the held files out of it.
     pub reported: Reported,
     /// Held files that caused `events`, each with the number of events up to its own.
     pub counted: Vec<(Held, usize)>,
@@ -122,7 +122,7 @@ impl Observation {
 
     /// Returns the project, and the reported files for its next observation.
     ///
-    /// These are waiting held files, and files that could not be read.
+    /// These are the waiting held files, and the reported paths of invalid files.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
         let mut reported = self.reported;
         let observed = &self.comparison.observed;

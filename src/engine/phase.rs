@@ -3,10 +3,10 @@
 use crate::config::{FirstStart, Repository};
 use crate::domain::event::Origin;
 
-/// The kind of a start, judged from the recorded state.
+/// The kind of a start, by the recorded state and the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Start {
-    /// Whether nothing was recorded before.
+    /// Whether no full scan was ever recorded.
     pub is_first: bool,
     /// Whether the recorded layout differs from the configured layout.
     pub layout_changed: bool,
@@ -38,13 +38,16 @@ impl Start {
 /// A phase of the engine. Every phase except `Running` ends when a full scan is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// The first full scan since the start. If `adopting`, it records projects without events.
+    /// The first full scan since the start is not recorded yet.
     Starting {
+        /// Whether projects are recorded without events.
         adopting: bool,
-        /// Whether nothing was recorded before.
+        /// Whether no full scan was ever recorded.
         is_first: bool,
     },
-    /// The first full scan with a new layout. It records projects without events.
+    /// The first full scan with a new layout is not recorded yet.
+    ///
+    /// Projects are recorded without events.
     Adopting,
     Running,
 }
@@ -74,7 +77,7 @@ impl Phase {
         matches!(self, Phase::Starting { .. })
     }
 
-    /// Whether this is the first full scan with an empty state.
+    /// Whether no full scan was ever recorded.
     pub(super) fn is_first_start(self) -> bool {
         matches!(self, Phase::Starting { is_first: true, .. })
     }
@@ -88,9 +91,9 @@ impl Phase {
         }
     }
 
-    /// The maximum number of projects in one commit.
+    /// The maximum number of due projects in one step.
     ///
-    /// A start reads all files of each project, and the process does not return memory to the
+    /// A start may read all files of each project, and the process does not return memory to the
     /// system. So the number is lower during a start.
     pub(super) fn batch(self) -> usize {
         if self.is_starting() { 32 } else { 256 }

@@ -1,7 +1,8 @@
 //! Commits batches, and reports failures of the store.
 //!
 //! Constraint: the engine's view of the record changes only after a commit. The log has one line
-//! when the store starts to fail, with the consequence, and one line when it works again.
+//! when the store starts to fail or fails in another way, with the consequence, and one line when
+//! it works again.
 
 use std::sync::Arc;
 
@@ -21,7 +22,7 @@ pub(super) struct Recorder {
     status: Arc<Status>,
     /// `None` if traces are off.
     traces: Option<Arc<Traces>>,
-    /// Whether the state directory no longer contains the open database.
+    /// Whether the state directory lacked the open database in the last check.
     is_displaced: bool,
     is_closed: bool,
 }
@@ -47,7 +48,7 @@ impl Recorder {
         &self.store
     }
 
-    /// Whether the daemon closed the store to stop, or a thread of the store panicked.
+    /// Whether a call failed because the store was closed or its thread ended.
     pub(super) fn is_closed(&self) -> bool {
         self.is_closed
     }
@@ -55,7 +56,7 @@ impl Recorder {
     /// Commits a batch and passes its deliveries to their queues.
     pub(super) fn commit(&self, batch: Batch) -> Result<(), StoreError> {
         if batch.is_empty() {
-            // Nothing to commit. The store works, because the step has read it.
+            // Nothing to commit. The store works, because the caller has read it.
             self.works();
             return Ok(());
         }

@@ -1,13 +1,13 @@
-//! Guards the root: only the recorded directory is compared with the record.
+//! Guards the root: only a trusted directory is compared with the record.
 //!
 //! Constraint: no event is inferred while the root is missing or an unknown directory is in its
 //! place. An unknown directory is trusted only after a survey: at least half of the recorded
 //! projects must have files there. So a deployment may swap directories while the daemon runs. An
-//! empty mount point is not trusted, even if somebody wrote a project into it.
+//! empty mount point is not trusted if projects are recorded.
 //!
-//! If an earlier survey found too few projects, somebody is restoring the root. Then the removals
-//! of projects that are still missing are held. This also applies at a start, because earlier
-//! surveys are unknown.
+//! If a survey finds enough projects after an earlier survey found too few, somebody is probably
+//! restoring the root. Then the removals of projects that are still missing are held. During a
+//! start, this applies to the first survey too, because earlier surveys are unknown.
 
 use std::io;
 use std::path::PathBuf;
@@ -28,7 +28,7 @@ pub(crate) enum Check {
     Lost(String),
     /// The root exists, but it is not the directory that is watched.
     Back,
-    /// The root cannot be opened, for this reason. It may still exist.
+    /// The root exists but cannot be opened, for this reason.
     Failed(String),
     /// The root can be opened again after a failure.
     Works,
@@ -88,7 +88,7 @@ impl RootGuard {
         self.state = State::SettingWatches;
     }
 
-    /// Records that the watches of this root are set. `None` if there was no root to watch.
+    /// Records that a walk watches this root. `None` if there was no root to watch.
     pub(crate) fn watched(&mut self, root: Option<RootIdentity>) {
         self.state = match root {
             Some(identity) => State::Watched(identity),
@@ -117,8 +117,8 @@ impl RootGuard {
 
     /// Checks whether the root's path still leads to the watched directory.
     ///
-    /// A root without read permission is treated as lost, because its files cannot be observed.
-    /// Other errors, such as too many open files, do not change the state.
+    /// A root without read permission is treated as lost, because its files cannot be observed. If
+    /// the root exists but cannot be opened for another reason, the state does not change.
     pub(crate) fn check(&mut self) -> Check {
         let entered = Root::open(&self.path).and_then(|root| root.open_directory(""));
         let found = match (Root::identity_at(&self.path), entered) {
@@ -196,7 +196,7 @@ impl RootGuard {
 
     /// Returns whether an earlier survey found too few projects, and resets this flag.
     ///
-    /// If so, somebody is restoring the root, and the missing projects may come back.
+    /// If so, somebody is probably restoring the root. Missing projects may come back.
     pub(super) fn take_incomplete(&mut self) -> bool {
         std::mem::take(&mut self.was_incomplete)
     }

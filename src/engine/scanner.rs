@@ -15,7 +15,7 @@ use crate::domain::settle::Moment;
 use crate::observe::is_unchanged;
 use crate::repository::{Root, RootIdentity};
 
-/// The full scan in progress, if any.
+/// The full scan in progress, and the requested scan.
 #[derive(Debug, Default)]
 pub(super) struct Scanner {
     scan: Option<FullScan>,
@@ -108,7 +108,7 @@ impl Scanner {
         }
     }
 
-    /// Handles the end of a walk, which has found all projects on disk.
+    /// Handles the end of a walk. If the walk had no root, ends the scan.
     pub(super) fn end_walk(
         &mut self,
         worker: &mut Worker,
@@ -127,7 +127,10 @@ impl Scanner {
         }
     }
 
-    /// Adds the recorded projects to a scan, if the root is trusted. Otherwise ends the scan.
+    /// Adds the recorded projects to a scan.
+    ///
+    /// Ends the scan if the root may not be compared with the record, or if the store fails. After
+    /// a failure of the store, requests another scan.
     fn complete(&mut self, worker: &mut Worker, mut scan: FullScan, problems: Vec<Problem>) {
         self.scan = None;
         let store = worker.recorder.store();

@@ -1,6 +1,6 @@
 //! The engine's state that other threads may read: health, progress and counts.
 //!
-//! Constraint: only the engine writes this state. A reader never waits for a step of the engine.
+//! Constraint: only the engine changes the snapshot. A reader never waits for a step of the engine.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -185,7 +185,7 @@ impl Status {
             .unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Records that the engine's loop ran at this time.
+    /// Records that the engine made progress at this time.
     pub(crate) fn beat(&self, now: Moment) {
         self.beat_at_store(false, now);
     }

@@ -1,8 +1,8 @@
 //! The shared states of all engines: one for each repository.
 //!
-//! Constraint: with one repository, the merged state equals the state of its engine. With several
-//! repositories, the merged state is watching only while every engine watches, and its texts name
-//! the repository.
+//! Constraint: with one repository, the merged state has the state of its engine, and a trouble if
+//! the engine does not respond. With several repositories, the merged state is watching only while
+//! every engine watches, and its texts name the repository.
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -22,7 +22,7 @@ const STUCK: &str =
 /// The state of one engine, with its repository.
 #[derive(Clone, Debug)]
 pub(crate) struct OfRepository {
-    /// The name of the repository, if there are several repositories.
+    /// The name of the repository. `None` if the configuration has only `repository`.
     pub(crate) name: Option<Arc<str>>,
     pub(crate) path: String,
     pub(crate) status: Arc<Status>,
@@ -31,7 +31,7 @@ pub(crate) struct OfRepository {
 /// The text for an engine that waits for the store.
 const STORE_STUCK: &str = "the database of the state does not answer; inference waits until it does, and no change is lost";
 
-/// How long a call of the store may take before its engine is considered stuck.
+/// How long an engine that waits for the store is considered alive.
 ///
 /// The time limits of the database's answers and connections are shorter.
 const STORE_MAX: Duration = Duration::from_secs(600);
@@ -45,14 +45,15 @@ impl OfRepository {
         }
     }
 
-    /// The name of the repository, or its path if there is only one repository.
+    /// The name of the repository, or its path if it has no name.
     pub(crate) fn shown(&self) -> &str {
         self.name.as_deref().unwrap_or(&self.path)
     }
 
-    /// Whether the engine's loop ran within this time, or waits for the store.
+    /// Whether the engine's loop ran within this time.
     ///
-    /// A database may take long to answer, and no restart makes it faster.
+    /// For a loop that waits for the store, the time is at least [`STORE_MAX`], because no restart
+    /// makes a database faster.
     pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
         let last = self.status.last_beat();
         let limit = match last.waits_for_store {
@@ -166,8 +167,7 @@ impl Statuses {
 
     /// Whether the start of every engine is complete.
     ///
-    /// A stuck engine does not delay the start of other engines. If all engines are stuck, the
-    /// start is not complete.
+    /// A stuck engine is not considered, unless all engines are stuck.
     pub(crate) fn is_started(&self, now: Moment, standstill: Duration) -> bool {
         let all = self.lock();
         let is_alive = |one: &OfRepository| one.is_alive(now, standstill);
@@ -176,7 +176,7 @@ impl Statuses {
             .all(|one| one.status.with(Snapshot::is_started) || has_alive && !is_alive(one))
     }
 
-    /// Returns the state of each engine, if there are several repositories.
+    /// Returns the state of each engine whose repository has a name.
     pub(crate) fn reports(&self, now: Moment, standstill: Duration) -> Vec<RepositoryReport> {
         let all = self.lock();
         let several = all.iter().filter_map(|one| Some((one.name.as_ref()?, one)));
@@ -190,7 +190,7 @@ impl Statuses {
             .collect()
     }
 
-    /// Reads the merged state. The counts of reloads may be missing.
+    /// Reads the merged state. Its counts of reloads may be missing.
     pub(crate) fn with<T>(
         &self,
         now: Moment,

@@ -5,7 +5,9 @@ use std::time::Duration;
 use crate::config::Repository;
 use crate::domain::settle::Moment;
 
-/// The time between two pulses. A pulse checks the store, the root, the mounts and the timers.
+/// The time between two pulses.
+///
+/// A pulse runs the recurring checks, such as those of the store, the root and the mounts.
 const PULSE: Duration = Duration::from_secs(1);
 /// How long inference pauses after a failure of the store or the root.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -16,9 +18,9 @@ pub(super) struct Timers {
     pulse: Moment,
     /// The time of the next full scan with a walk, which also sets missing watches.
     rescan: Moment,
-    /// The time of the next full scan if only scans find changes.
+    /// The time of the next full scan by `repository.poll_interval`.
     poll: Moment,
-    /// Whether only full scans find changes.
+    /// Whether some changes are found only by full scans.
     polls: bool,
     /// The time of the next survey of a root or mount that is not trusted.
     survey: Moment,
@@ -27,7 +29,7 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Makes the timers for a clock that has just started.
+    /// Makes the timers. The first full scan sets the times of the next scans.
     pub(super) fn new(repository: &Repository) -> Self {
         Self {
             pulse: Duration::ZERO,
@@ -82,7 +84,7 @@ impl Timers {
         self.polls
     }
 
-    /// The time of the next scan, if only scans find changes.
+    /// The time of the next scan by `repository.poll_interval`, if needed.
     pub(super) fn next_poll(&self) -> Option<Moment> {
         self.polls.then_some(self.poll)
     }

@@ -15,7 +15,9 @@ impl Worker {
         self.doubted_unusable.insert(path);
     }
 
-    /// Makes the next pulse check the listed unusable entries at a project's directory.
+    /// Makes the next pulse check the listed unusable entries of a project's directory.
+    ///
+    /// These are the entries at and below the path of the directory.
     pub(super) fn doubt_unusable_of(&mut self, key: &ProjectKey) {
         if self.invalid_files.of(&None).is_empty() {
             return;

@@ -62,7 +62,7 @@ pub(super) struct Worker {
     kept: Option<KeptIds>,
     pub actors: Actors,
     pub copies: Copies,
-    /// Whether a full scan is needed because mounts below the root changed.
+    /// Whether a full scan is needed, for instance because the hidden paths changed.
     pub compares_again: bool,
 }
 
@@ -136,8 +136,9 @@ impl Worker {
         self.phase.is_adopting() && !self.mounts.hidden().is_empty()
     }
 
-    /// Observes and judges due projects, and commits the result. If that fails, the projects become
-    /// due again.
+    /// Observes and judges due projects, and commits the result.
+    ///
+    /// If that fails, the projects become due again.
     pub(super) fn step(&mut self, due: Vec<Due>) {
         let taken: Vec<(ProjectKey, Origin)> = due
             .iter()
@@ -402,8 +403,8 @@ impl Worker {
         };
         match surveyed {
             Ok(true) => {
-                // After a failed survey, somebody is restoring the root. At a start, assume that
-                // too.
+                // After a failed survey, somebody is probably restoring the root. During a start,
+                // assume that too.
                 let is_restored = self.root.take_incomplete() || self.phase.is_starting();
                 if is_restored && !is_adopting {
                     self.agenda.expect_returns(self.clock.moment());
