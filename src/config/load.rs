@@ -312,7 +312,7 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
     })
 }
 
-/// Reads the token of the admin server. Clients send the token in a header.
+/// Reads the token of the admin server, which API clients send in a header.
 fn admin_token(value: &Value<'_>, context: &mut Context<'_>) -> Option<AdminToken> {
     let sourced = source::read(value, context)?;
     if sourced.is_plain {

@@ -26,7 +26,7 @@ pub struct Position {
 /// An error or a warning about a configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
-    /// The path of the configuration file, as the user gave it.
+    /// The path of the configuration file: as given, or a default.
     pub file: PathBuf,
     /// The position in the file. `None` if the problem concerns the whole file.
     #[serde(flatten)]

@@ -20,7 +20,7 @@ use super::yaml::{Entry, Kind, key_text};
 
 /// The state of reading a configuration, with the problems found so far.
 pub(super) struct Context<'a> {
-    /// The path of the configuration file as the user gave it, for messages.
+    /// The path of the configuration file in messages: as given, or a default.
     pub file: &'a Path,
     /// The absolute path of the directory that relative paths start from.
     pub base: PathBuf,

@@ -143,7 +143,7 @@ pub(super) fn repositories(
     Some(read?.into_iter().collect())
 }
 
-/// Reads `projects`. Returns the globs as written and the compiled filter.
+/// Reads `projects`. Returns the texts of the globs, and the compiled filter.
 pub(super) fn projects(
     value: &Value<'_>,
     context: &mut Context<'_>,

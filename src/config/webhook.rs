@@ -138,7 +138,7 @@ fn webhook(
     })
 }
 
-/// Separates the compiled filters of `projects` and `when` from the written globs.
+/// Separates the compiled filters of `projects` and `when` from their texts.
 fn filters(
     projects: Option<(Vec<String>, GlobSet)>,
     when: Option<Vec<subscription::When>>,

@@ -41,6 +41,8 @@ pub struct Setting {
     /// The value if the setting is absent.
     pub default: DefaultValue,
     /// Whether a changed value takes effect only after a restart.
+    ///
+    /// This does not apply to `name` in a list of repositories.
     pub needs_restart: bool,
     /// The effect of the setting.
     pub meaning: &'static str,

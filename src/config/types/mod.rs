@@ -31,7 +31,7 @@ use crate::layout::Layout;
 pub struct Config {
     /// The absolute path of the configuration file.
     pub file: PathBuf,
-    /// The watched repository, or the first of `repositories`.
+    /// The only repository, or the first of `repositories`.
     ///
     /// In the configuration of an engine, the repository of that engine.
     pub repository: Repository,
@@ -151,7 +151,7 @@ pub struct Otlp {
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
 }
 
-/// A watched repository.
+/// The settings of a repository.
 #[derive(Clone, Debug)]
 pub struct Repository {
     /// The absolute path of the root.
@@ -170,7 +170,7 @@ pub struct Repository {
     ///
     /// Many means ten or more, and more than half of all projects.
     pub mass_delete_after: Duration,
-    /// The time between full scans.
+    /// The time until a full scan is repeated, if nothing requests one earlier.
     pub rescan: Duration,
     /// How the daemon notices changes.
     pub watch: WatchMode,

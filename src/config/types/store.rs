@@ -17,7 +17,7 @@ pub struct Postgres {
     ///
     /// After that, other processes may take over its work.
     pub lease: Duration,
-    /// The name of the watched repository in the database.
+    /// The name of the repository in the database.
     ///
     /// [`Postgres::LIST`] if the file has `repositories`.
     pub repository: String,
@@ -32,7 +32,7 @@ impl Postgres {
     /// with `/`.
     pub const LIST: &'static str = "repositories//";
 
-    /// The watched repository or repositories, for messages.
+    /// The repository or repositories, for messages.
     pub(crate) fn shown(&self) -> String {
         match self.repositories.is_empty() {
             true => format!("the repository {}", self.repository),

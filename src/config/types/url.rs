@@ -28,7 +28,7 @@ impl ReceiverUrl {
 
     /// Returns the text of the URL in listings.
     ///
-    /// The text omits the parts that may be secrets: user name, password, the values of the query,
+    /// The text omits parts that are often secrets: user name, password, the values of the query,
     /// and the path after its first segment. It omits everything if the URL is a secret.
     pub fn shown(&self) -> String {
         if self.is_hidden {
@@ -38,7 +38,7 @@ impl ReceiverUrl {
     }
 }
 
-/// Returns the text of a URL without the parts that may be secrets.
+/// Returns the text of a URL without the parts that are often secrets.
 pub(crate) fn shown(url: &Url) -> String {
     let host = url.host_str().unwrap_or_default();
     let port = url

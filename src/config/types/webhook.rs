@@ -19,7 +19,7 @@ use crate::template::Template;
 pub struct Webhook {
     /// The name of the webhook, and which events it receives.
     pub subscription: Subscription,
-    /// The globs of the filters, as written.
+    /// The texts of the filters' globs.
     pub globs: Globs,
     /// The URL of the receiver.
     pub url: ReceiverUrl,
@@ -47,7 +47,7 @@ pub struct Webhook {
     pub rate: Option<Rate>,
     /// Certificate authorities, and the client certificate with its key.
     pub tls: Tls,
-    /// Whether events are delivered to this webhook.
+    /// The setting `enabled`. If it is false, no events are delivered to this webhook.
     pub enabled: bool,
 }
 
@@ -58,7 +58,7 @@ impl Webhook {
     }
 }
 
-/// The globs of a webhook's filters, as written.
+/// The texts of the globs of a webhook's filters.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Globs {
     /// The globs of `projects`. Empty if the webhook receives events of all projects.
