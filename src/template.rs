@@ -84,7 +84,7 @@ pub struct Variables<'a> {
     pub parameters: &'a [(Parameter, String)],
     /// The text of the project.xml.
     pub payload: &'a str,
-    /// The user who made the change, if the kernel recorded it.
+    /// The user who made the change, if known.
     pub actor: Option<&'a Actor>,
 }
 
