@@ -18,17 +18,19 @@ use crate::domain::project::{ContentHash, Problem, ProjectKey, Recorded, Stamp};
 pub struct Batch {
     /// The changes of projects, in order.
     pub changes: Vec<Change>,
-    /// The payloads of the events and of the new definitions, each with its hash.
+    /// Payloads of the events and of the new definitions, each with its hash.
     ///
-    /// The store skips payloads that it already has.
+    /// Payloads that the store already has may be missing here.
     pub payloads: Vec<(ContentHash, Bytes)>,
     /// Lists of invalid files. Each list replaces the recorded list of its project.
     ///
     /// The key `None` stands for files outside any project.
     pub problems: Vec<(Option<ProjectKey>, Vec<Problem>)>,
-    /// New values of facts about the whole repository.
+    /// New values of facts.
     pub meta: Vec<(MetaKey, String)>,
-    /// The repository of the facts in `meta`. `None` if the store has only one repository.
+    /// The repository of the facts in `meta`.
+    ///
+    /// `None` for the only repository, and for facts about the whole store.
     pub repository: Option<Arc<str>>,
     /// The time of recording.
     pub now: Timestamp,
@@ -47,7 +49,7 @@ impl Batch {
         }
     }
 
-    /// Whether recording the batch would change nothing.
+    /// Whether the batch has no changes, no lists of invalid files and no facts.
     pub fn is_empty(&self) -> bool {
         self.changes.is_empty() && self.problems.is_empty() && self.meta.is_empty()
     }
@@ -60,20 +62,22 @@ pub struct Change {
     pub key: ProjectKey,
     /// The former key if the project moved, or the key of a removed copy of the project.
     ///
-    /// Deliveries in the lanes of this former key move to the lanes of `key`.
+    /// The deliveries in the lanes of this key move to the lanes of `key`.
     pub moved_from: Option<ProjectKey>,
-    /// The record that the change was inferred from, as the store returned it.
+    /// The record before the change.
+    ///
+    /// If it differs from the stored record in a file that changes, recording fails.
     pub before: Recorded,
-    /// The new record. An empty record removes the project.
+    /// The record after the change. The store removes files that only `before` has.
     pub after: Recorded,
     /// The events of the change, in order.
     pub events: Vec<NewEvent>,
 }
 
 impl Change {
-    /// The hash of the definition that this change replaces or removes, if any.
+    /// The hash of the definition that the change replaces by other content or removes.
     ///
-    /// This includes the kept definition of a deleted project.
+    /// The kept definition of a deleted project counts as its definition.
     pub(super) fn replaced(&self) -> Option<ContentHash> {
         let hash = |recorded: &Recorded| recorded.last_definition().map(|file| file.hash);
         hash(&self.before).filter(|before| hash(&self.after) != Some(*before))
@@ -92,22 +96,21 @@ pub struct NewEvent {
     pub event: Event,
     /// The id of the project, in lower case.
     ///
-    /// If a project with this id appears later, a webhook first gets all earlier deletes with this
-    /// id.
+    /// If this event is a delete, the events of a later import with this id wait for it.
     pub project_id: String,
-    /// Whether the project appeared in the change that this event belongs to.
+    /// Whether this event or another one of the same change is an import.
     ///
-    /// If so, the event waits for earlier deletes with the same project id.
+    /// If so, the event waits for earlier deletes with the same project id, unless it is a delete.
     pub is_arrival: bool,
     /// The `{versionTag}` in the file's path, from which the id of the event is derived.
     pub tag: Option<String>,
     /// The file metadata from which the id of the event is derived.
     pub stamp: Stamp,
-    /// The names of the subscribed webhooks, each with the time of the first attempt.
+    /// The webhooks that receive the event, each with the time of the first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
-    /// Webhooks that get the event only if they got an earlier event of the project.
+    /// Webhooks that receive the event only if an earlier one was routed to them.
     ///
-    /// Each name has the time of the first attempt.
+    /// The earlier event must be of the same project. Each name has the time of the first attempt.
     pub if_heard: Vec<(String, Timestamp)>,
 }
 
@@ -129,7 +132,7 @@ impl NewEvent {
     }
 }
 
-/// The key of a fact about the whole repository.
+/// The key of a recorded fact about a repository or about the whole store.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MetaKey {
     /// The time when the first full scan was recorded. A start without this fact is a first start.
@@ -138,7 +141,7 @@ pub enum MetaKey {
     ///
     /// Each start compares this identity with that of the current root directory.
     RepositoryRoot,
-    /// The path templates that were configured when the record was made.
+    /// The path templates by which the record was made.
     Layout,
     /// The file systems that are mounted below the repository's root.
     Mounts,
@@ -146,7 +149,9 @@ pub enum MetaKey {
     HeldRemovals,
     /// Why removals are held, and until when.
     Hold,
-    /// The projects whose removals an operator accepted and the engine has not judged yet.
+    /// The projects whose removals an operator accepted.
+    ///
+    /// The engine may already have judged some of them.
     AcceptedRemovals,
     /// The names of the repositories, if the store has several.
     ///
@@ -155,7 +160,9 @@ pub enum MetaKey {
 }
 
 impl MetaKey {
-    /// The stored key of this fact. `None` stands for the only repository.
+    /// The stored key of this fact.
+    ///
+    /// `None` stands for the only repository, or for the whole store.
     pub(crate) fn stored(self, repository: Option<&str>) -> Cow<'static, str> {
         match repository {
             Some(repository) => format!("{} {repository}", self.as_str()).into(),
@@ -220,9 +227,9 @@ pub struct Committed {
 /// The deliveries that a commit made available.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct NewDeliveries {
-    /// The webhooks with a new delivery at the head of a lane.
+    /// The webhooks with a lane that has a new head.
     pub webhooks: BTreeSet<String>,
-    /// Due deliveries at the heads of lanes, each with its webhook.
+    /// Some of the due deliveries at the heads of these lanes, each with its webhook.
     ///
     /// There are at most [`READY_MAX`], with at most [`READY_BYTES`] bytes of payloads. The queues
     /// can send these deliveries without claiming them.
@@ -257,7 +264,7 @@ impl NewDeliveries {
 pub struct RecordedEvent {
     /// The final id of the event.
     pub id: EventId,
-    /// The position in the order of recording. Positions increase, with gaps.
+    /// The position in the order of recording. A later event has a higher position.
     pub sequence: i64,
 }
 

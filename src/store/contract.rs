@@ -1,15 +1,12 @@
 //! The operations of a store and their promises.
 //!
-//! Every implementation keeps these promises. `tests/store` tests them.
+//! Every implementation keeps these promises. `tests/store` tests them. Some promises have a name:
 //!
 //! - *Atomic*: an operation makes all of its changes or none.
-//! - *Durable*: when an operation returns, its changes survive a power cut. A claim need not be
-//!   durable.
-//! - *Repeatable*: after an error nothing has changed, and the caller may retry. After
-//!   [`Fault::Stale`](super::Fault::Stale), a retry fails too: the caller must infer again. If the
-//!   connection to a database was lost, the change may have been committed. A retry is safe in this
-//!   case, too.
-//! - *Consistent*: one call reads one state of the database.
+//! - *Durable*: when an operation returns, its changes survive a power cut.
+//! - *Repeatable*: after an error nothing has changed, unless the connection to a database was
+//!   lost. The caller may retry in both cases. But after [`Fault::Stale`](super::Fault::Stale), the
+//!   caller must infer again.
 //!
 //! The caller passes the time. Only [`Delivering::shared_now`] and leases read a clock.
 
@@ -35,7 +32,7 @@ use crate::domain::project::{ContentHash, Identity, Mark, ProjectKey, Recorded};
 /// The future result of an operation of [`Delivering`].
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// The reads of the record that inference and the command line share.
+/// The reads of the record that inference, commands and the admin API share.
 ///
 /// They block the calling thread.
 pub trait Records {
@@ -53,7 +50,9 @@ pub trait Records {
     /// Counts the projects with a recorded definition. `None` selects all repositories.
     fn n_defined_of(&self, repository: Option<&str>) -> Result<usize, StoreError>;
 
-    /// Reads a fact about a repository. Its name is `None` if there is only one.
+    /// Reads a fact about a repository.
+    ///
+    /// `None` is the only repository. For [`MetaKey::HasRepositories`], it is the whole store.
     fn meta_of(&self, repository: Option<&str>, key: MetaKey)
     -> Result<Option<String>, StoreError>;
 
@@ -78,17 +77,19 @@ pub trait Recording: Records + Send + Sync {
     /// Pass at most some hundreds of projects.
     fn marks(&self, keys: Vec<ProjectKey>) -> Result<Vec<Vec<Mark>>, StoreError>;
 
-    /// Lists the projects of an organization with a record, sorted.
+    /// Lists the recorded projects of an organization, sorted.
     fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError>;
 
-    /// Lists the projects with each of these identities, sorted.
+    /// Lists the projects with each of these identities, in the same order.
     ///
-    /// Includes deleted projects whose definition is kept.
+    /// Each list is sorted. The lists include deleted projects whose definition is kept.
     fn with_identities(&self, wanted: &[Identity]) -> Result<Vec<Vec<ProjectKey>>, StoreError>;
 
-    /// Lists the projects whose id is not in their definition, each with its id.
+    /// Lists the projects with a kept id, each with this id.
     ///
-    /// Includes deleted projects whose definition is kept. Reads all definitions.
+    /// A kept id is an id of the project that its definition lacks
+    /// ([`KeptIds`](crate::domain::project::KeptIds)). Includes deleted projects whose definition
+    /// is kept. Reads all definitions.
     fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError>;
 
     /// Records a batch. Atomic, durable, repeatable.
@@ -102,10 +103,10 @@ pub trait Recording: Records + Send + Sync {
     /// If a project moved, its pending deliveries move to the lanes of its new key. In these lanes,
     /// all deliveries keep the order of recording.
     ///
-    /// Returns the ids of the events, and due deliveries at the heads of lanes. A store that
+    /// Returns the ids of the events, and some due deliveries at the heads of lanes. A store that
     /// [is shared](Delivering::is_shared) returns no deliveries, because other processes may claim
-    /// them. The error [`Fault::Stale`](super::Fault::Stale) means that the record changed after the
-    /// batch was inferred from it. The caller must then read the record and infer again.
+    /// them. The error [`Fault::Stale`](super::Fault::Stale) means that the record changed after
+    /// the batch was inferred from it. The caller must then read the record and infer again.
     fn record(&self, batch: Batch) -> Result<Committed, StoreError>;
 
     /// Records the names of several repositories. Atomic, durable, repeatable.
@@ -130,51 +131,52 @@ pub struct Asking {
     pub now: Timestamp,
     /// The maximum number of deliveries to claim.
     ///
-    /// With 0, the claim only returns the next due time.
+    /// With 0, the claim returns no deliveries, but still the next due time.
     pub limit: usize,
-    /// The projects with a delivery that this sender is sending.
+    /// The projects whose lanes the claim skips.
     ///
-    /// The claim skips their lanes.
+    /// For instance, this sender is already sending a delivery of such a project.
     pub excluding: HashSet<ProjectKey>,
     /// Whether only this sender may send to the webhook.
     pub alone: Alone,
     /// The ids of claimed deliveries that this sender keeps.
     ///
-    /// The sender releases its other claims of the webhook.
-    ///
-    /// `None` releases no claims.
+    /// The store releases the other claims of this sender for the webhook. `None` releases no
+    /// claims.
     pub keeping: Option<HashSet<i64>>,
 }
 
 /// Whether only one sender may send to a webhook.
 ///
-/// A webhook with a `rate` needs a sole sender, which counts all requests.
+/// If requests to a webhook are limited to a rate, a sole sender must count all of them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alone {
     /// Other senders may send too.
     No,
-    /// Only this sender may send, if it has a delivery to send now.
+    /// Like `Yes`, but this sender becomes the sole one only if a delivery is due.
     IfDue,
-    /// Only this sender may send from now on.
+    /// Only this sender may send, unless another sender is already the sole one.
     Yes,
 }
 
 /// The operations of delivery and of housekeeping.
 ///
-/// A *lane* has the deliveries of one project to one webhook. They are sent strictly in the order
-/// of recording: a claim returns only the oldest pending delivery of a lane, its head.
+/// A *lane* has the pending deliveries of one project to one webhook. They are sent strictly in the
+/// order of recording: a claim returns only the oldest delivery of a lane, its head.
 ///
-/// If a project appears in a change, the deliveries of this change also wait for earlier deletes in
-/// other lanes of the webhook: those with the same project id. So if a project moves to another
+/// If a change imports a project, its deliveries that are no deletes also wait for earlier deletes
+/// with the same project id in other lanes of the webhook. So if a project moves to another
 /// organization, a receiver gets the delete before the import.
 pub trait Delivering: Send + Sync {
     /// Claims due heads of a webhook's lanes, the longest overdue first.
     ///
-    /// Deliveries with the same due time are sorted by id. A webhook that is off has no due
-    /// deliveries. The cost does not depend on the number of pending deliveries.
+    /// Deliveries with the same due time are sorted by id. A claim ends early when its payloads
+    /// reach 1 MiB. It returns no deliveries while the webhook is off or during a wait that the
+    /// receiver requested. The cost does not depend on the number of pending deliveries.
     ///
-    /// In a shared store, a claim excludes other senders from the claimed lanes, and with
-    /// [`Asking::alone`] from the whole webhook. In other stores, a claim changes nothing.
+    /// In a shared store, a claim excludes other senders from the claimed lanes, or from the whole
+    /// webhook (see [`Asking::alone`]). It need not be durable. In other stores, a claim changes
+    /// nothing.
     fn claim<'a>(&'a self, webhook: &'a str, asking: Asking) -> Answer<'a, Claims>;
 
     /// Whether other processes may send deliveries of the same lanes.
@@ -194,16 +196,18 @@ pub trait Delivering: Send + Sync {
     /// Records attempts and their verdicts. Atomic, durable, repeatable.
     ///
     /// Idempotent: an attempt is recorded only once. The store ignores a delivery that was removed
-    /// in the meantime. A delivery that was cancelled in the meantime stays cancelled, unless the
-    /// attempt delivered it.
+    /// in the meantime. A shared store also ignores deliveries of which this sender has no claim. A
+    /// delivery that was cancelled in the meantime stays cancelled, unless the attempt delivered
+    /// it.
     fn finish(&self, finished: Arc<[Finish]>) -> Answer<'_, ()>;
 
     /// Corrects due times that were computed before the clock was set back.
     ///
-    /// Deliveries with such a due time become due now. Returns their number.
+    /// Deliveries with such a due time become due now. Returns their number. A wait that the
+    /// receiver requested before ends, too.
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize>;
 
-    /// Returns the states of webhooks that ever had a delivery or fingerprint, by name.
+    /// Returns the states of all webhooks that the store knows, by name.
     ///
     /// Counts all deliveries. This takes up to seconds for a million deliveries, but does not delay
     /// claims.
@@ -211,32 +215,36 @@ pub trait Delivering: Send + Sync {
 
     /// Stores the fingerprints of the webhooks' settings.
     ///
-    /// Atomic, durable, idempotent. Writes nothing if no fingerprint changed, and so works on a
-    /// full disk.
+    /// Atomic, durable, idempotent. Writes nothing if the same fingerprints are stored already. So
+    /// it then works on a full disk.
     ///
     /// If a webhook's fingerprint changed, the wait that its receiver requested ends, and its
-    /// failed deliveries become due now. These include deliveries that the receiver deferred
-    /// (`Retry-After`), because the new settings may name another receiver. A webhook that the
-    /// receiver switched off (410) is switched on again. Returns the webhooks that were switched
-    /// on.
+    /// pending deliveries that have failed become due now. These include deliveries that the
+    /// receiver deferred (`Retry-After`), because the new settings may name another receiver. A
+    /// webhook that the receiver switched off (410) is switched on again. Returns the webhooks that
+    /// were switched on.
     fn set_fingerprints(
         &self,
         fingerprints: Vec<(String, [u8; 32])>,
         now: Timestamp,
     ) -> Answer<'_, Vec<String>>;
 
-    /// Removes rows whose retention is over, at most `limit` of each kind.
+    /// Removes rows whose retention is over.
+    ///
+    /// `limit` is the maximum number of rows in each step, so one call is short. Repeat the call
+    /// until [`Collected::is_empty`].
     ///
     /// Deliveries that have been pending for longer than `retention.pending` become dead. Other
-    /// pending deliveries stay, and so do the events and payloads that are still needed. Repeat
-    /// the call until [`Collected::is_empty`].
+    /// pending deliveries stay, and so do the events and payloads that are still needed.
     fn collect(&self, retention: Retention, now: Timestamp, limit: usize) -> Answer<'_, Collected>;
 
     /// Removes rows before the end of their retention to free `needed` bytes.
     ///
-    /// Removes at most `limit` rows of each kind, and frees about `needed` bytes at most. Delivered
-    /// deliveries are removed first, then dead and cancelled ones. If none are left, the oldest
-    /// pending deliveries of the webhook with the most pending ones become dead, with this reason.
+    /// One call estimates how many rows have this size, and handles about as many, but at most
+    /// `limit` in each step. It removes delivered deliveries. If none are left, it removes dead and
+    /// cancelled ones. If none of these are left either, the oldest pending deliveries of the
+    /// webhook with the most pending ones become dead, with this reason. Repeat the call until
+    /// there is enough space.
     fn make_room<'a>(
         &'a self,
         reason: &'a str,
@@ -249,16 +257,16 @@ pub trait Delivering: Send + Sync {
     fn space(&self) -> Answer<'_, Space>;
 }
 
-/// Changes by other processes, as counters that only increase.
+/// Changes that other processes may have made. The counters only increase.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Notice {
     /// Increases when another process may have changed deliveries or webhooks.
     pub n_changes: u64,
     /// Increases when there may be more deliveries to claim.
     pub n_more: u64,
-    /// Increases when this process may no longer send any of its unsent claims.
+    /// Increases when this process must drop the claims that it has not sent yet.
     pub n_pauses: u64,
-    /// Like `n_pauses`, for the unsent claims of one webhook, by the name of the webhook.
+    /// Like `n_pauses`, for the claims of one webhook, by the name of the webhook.
     pub n_pauses_of: BTreeMap<String, u64>,
     /// Whether another process has taken over the lease.
     ///
@@ -276,7 +284,7 @@ pub trait Backend: Recording + Delivering {
     /// Whether the open state is still at its path.
     ///
     /// If the state was removed or moved away, commits still succeed, but the next start does not
-    /// find their changes.
+    /// find their changes. A state in a database server is always in place.
     fn is_in_place(&self) -> bool;
 
     /// Subscribes to changes by other processes.
@@ -284,42 +292,44 @@ pub trait Backend: Recording + Delivering {
     /// Returns `None` if no other daemon can use the store.
     fn notices(&self) -> Option<watch::Receiver<Notice>>;
 
-    /// Subscribes to the list of processes that share the state, as last read.
+    /// Subscribes to the lease and the processes that share the state, as last read.
     ///
     /// Returns `None` if no other daemon can use the store.
     fn fleet(&self) -> Option<watch::Receiver<LeaseView>>;
 
-    /// Commits queued writes and closes the store. Blocks.
+    /// Finishes running operations and closes the store. Blocks.
     ///
-    /// Every later call fails with [`Fault::Closed`](super::Fault::Closed).
+    /// If a database server does not answer, waits only a few seconds for the operations. Later
+    /// operations fail with [`Fault::Closed`](super::Fault::Closed).
     fn close(&self);
 
-    /// Makes running and later calls fail, without blocking.
+    /// Makes all operations on a database server fail, without blocking.
     ///
-    /// They fail with [`Fault::Closed`](super::Fault::Closed).
-    ///
-    /// A daemon needs this to stop while a remote database does not answer. A local store does
-    /// nothing, because its running calls end soon.
+    /// They fail with [`Fault::Closed`](super::Fault::Closed). A daemon needs this to stop while
+    /// the server does not answer. With SQLite, this does nothing, because running operations end
+    /// soon.
     fn abandon(&self) {}
 }
 
-/// The read operations of the command line. They block the calling thread.
+/// The reads of the command line and the admin API. They block the calling thread.
 ///
 /// They change nothing. They work with a running daemon, without one, and after a daemon was
-/// killed. The size of each result is limited.
+/// killed.
 pub trait Listing: Records {
     /// Returns a number that changes whenever something is recorded.
     ///
     /// This is cheap.
     fn version(&self) -> Result<i64, StoreError>;
 
-    /// Lists the last `limit` events, the newest first.
+    /// Lists the last `limit` selected events, the newest first.
     fn events(&self, filter: &EventFilter, limit: usize) -> Result<Vec<ListedEvent>, StoreError>;
 
-    /// Returns a page of at most `limit` events that were recorded before a position.
+    /// Returns a page of at most `limit` selected events.
     ///
-    /// The cost is limited: one call reads a limited number of events and returns the selected
-    /// ones. Rows that are recorded or removed between two calls do not shift the pages.
+    /// The events were recorded before the position `before`. `None` selects the first page, with
+    /// the newest events. The cost is limited: one call reads a limited number of events and
+    /// returns the selected ones. Rows that are recorded or removed between two calls do not shift
+    /// the pages.
     fn events_page(
         &self,
         filter: &EventFilter,
@@ -345,7 +355,7 @@ pub trait Listing: Records {
 
     /// Returns a page of at most `limit` selected deliveries with ids below `before`.
     ///
-    /// The cost is limited, as for [`Listing::events_page`].
+    /// `None` and the cost are as for [`Listing::events_page`].
     fn deliveries_page(
         &self,
         selector: &Selector,
@@ -371,13 +381,14 @@ pub trait Listing: Records {
         limit: usize,
     ) -> Result<Option<PayloadPart>, StoreError>;
 
-    /// Returns the state of each webhook, by name.
+    /// Returns the state of each webhook that the store knows, by name.
     fn webhook_states(&self) -> Result<Vec<WebhookState>, StoreError>;
 
-    /// Returns the state of each webhook, by name, with counts up to `most`.
+    /// Returns the states of [`Listing::webhook_states`], with counts up to `most`.
     ///
-    /// A count greater than `most` means only that there are more than `most`. The oldest pending
-    /// delivery may then be missing. The cost does not depend on the number of deliveries.
+    /// A count greater than `most` means only that there are more than `most`. With more than
+    /// `most` pending deliveries, `oldest_pending` is `None`. The cost does not depend on the
+    /// number of deliveries.
     fn webhook_states_up_to(&self, most: u64) -> Result<Vec<WebhookState>, StoreError>;
 
     /// Counts the pending deliveries of one of several repositories, up to `most`.
@@ -412,8 +423,8 @@ pub(super) const CHANGED_MAX: usize = 1_000;
 ///
 /// They also work without a running daemon. A command for many deliveries works in batches of at
 /// most [`CHANGED_MAX`]. Each batch is atomic and durable. If a batch fails, the changes of the
-/// earlier batches stay, and repeating the command changes the rest. With an empty selector, a
-/// change fails with [`Fault::EmptySelector`](super::Fault::EmptySelector).
+/// earlier batches stay. With an empty selector, a change fails with
+/// [`Fault::EmptySelector`](super::Fault::EmptySelector).
 ///
 /// If `expected` is set, the first batch selects all deliveries or events. If their number differs,
 /// the change fails with [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing changes.
@@ -422,13 +433,13 @@ pub trait Operating {
     /// Sets the callback for progress.
     fn on_progress(&mut self, progress: Progress);
 
-    /// Counts the selected deliveries.
+    /// Counts the selected deliveries. An empty selector selects all.
     fn count(&self, selector: &Selector) -> Result<u64, StoreError>;
 
     /// Makes deliveries pending and due now, with a new schedule. Returns their number.
     ///
-    /// The deliveries of a lane keep their order. A delivery that is already pending is retried
-    /// now.
+    /// The deliveries of a lane keep their order. A delivery that is already pending becomes due
+    /// now, too.
     fn redeliver(&mut self, selector: &Selector, now: Timestamp) -> Result<u64, StoreError>;
 
     /// Counts the recorded events that [`Operating::replay`] would queue.
@@ -436,8 +447,8 @@ pub trait Operating {
 
     /// Queues recorded events for a webhook, again or for the first time.
     ///
-    /// Selects the events that the webhook subscribes to, and those with a delivery to the webhook.
-    /// Their deliveries become due now, with a new schedule and the origin `redelivery`. In a lane,
+    /// Selects the events that the webhook would receive by its subscription, and those with a
+    /// delivery to the webhook. Their deliveries become due now, with a new schedule. In a lane,
     /// replayed and pending events are sent together, in the order of recording. A webhook has only
     /// one delivery of an event, so a pending delivery is not duplicated.
     ///
@@ -449,9 +460,8 @@ pub trait Operating {
 
     /// Removes deliveries that are not pending, with their attempts.
     ///
-    /// Returns the number of removed deliveries.
-    ///
-    /// The next [`Delivering::collect`] removes their events.
+    /// Returns the number of removed deliveries. [`Delivering::collect`] removes their events, once
+    /// these are old enough and have no other deliveries.
     fn purge(&mut self, selector: &Selector) -> Result<u64, StoreError>;
 
     /// Switches a webhook on, even if an operator switched it off.

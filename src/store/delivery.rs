@@ -82,7 +82,8 @@ pub struct Claims {
     pub unreadable: Vec<Unreadable>,
     /// The earliest due time of the lanes that are neither claimed nor excluded.
     ///
-    /// This time is not in the future if more deliveries may be due than the limit allows.
+    /// It is not before the end of a wait that the receiver requested. It is not in the future if
+    /// more deliveries can be claimed now. `None` if no such time is known.
     pub next_due: Option<Timestamp>,
     /// Whether the claims still exclude other processes.
     pub hold: Hold,
@@ -110,7 +111,7 @@ impl Claims {
         Ok(())
     }
 
-    /// Makes a result without claims: nothing is due before this time.
+    /// Makes a result without claims.
     pub(super) fn later(next_due: Option<Timestamp>) -> Self {
         Self {
             next_due,
@@ -153,7 +154,7 @@ pub struct Finish {
     pub n_redeliveries: u32,
     /// The fingerprint of the settings that the request was made with.
     ///
-    /// `None` if no request was sent.
+    /// `None` if the delivery was unreadable, so that no request was made.
     pub fingerprint: Option<[u8; 32]>,
     /// The end of the wait that the receiver requested for all deliveries, if any.
     pub rests_until: Option<Timestamp>,
@@ -200,8 +201,8 @@ impl Finish {
         let verdict = match self.verdict {
             // The request had the old settings. The new settings may work.
             verdict if is_outdated && has_newest => verdict.with_changed_settings(ended),
-            // This process still has the old settings. It would send the same request again at
-            // once, so it waits.
+            // This 410 does not apply to the new settings. But this process still has the old ones
+            // and would send the same request again at once, so it waits.
             Verdict::SwitchOff if is_outdated => Verdict::Retry(self.retry_at.unwrap_or(ended)),
             verdict => verdict,
         };
@@ -243,15 +244,16 @@ pub(super) struct Effect {
     pub(super) is_due_as_asked: bool,
     /// Whether the schedule begins again after this attempt.
     ///
-    /// It does if an operator redelivered the delivery during the attempt.
+    /// It does if an operator redelivered the delivery during the attempt, and the attempt failed
+    /// without switching the webhook off.
     pub(super) starts_again: bool,
     /// 1 if the attempt uses up no step of the schedule, otherwise 0.
     pub(super) n_uncounted: u32,
-    /// Whether the webhook is switched off.
+    /// Whether the attempt switches the webhook off.
     pub(super) switches_off: bool,
 }
 
-/// The last failed attempt of a webhook.
+/// A failed attempt of a webhook.
 pub(super) struct Failure {
     pub(super) at: Timestamp,
     pub(super) error: String,
@@ -260,7 +262,9 @@ pub(super) struct Failure {
 }
 
 impl Failure {
-    /// Keeps the latest failure of a webhook, with the longest of the requested waits.
+    /// Adds this failure, unless a later one of the webhook is known.
+    ///
+    /// Keeps the longest of the requested waits.
     pub(super) fn replace(self, failures: &mut BTreeMap<String, Failure>, webhook: &str) {
         let rests_until = self.rests_until;
         let latest = match failures.remove(webhook) {

@@ -12,21 +12,21 @@ use crate::domain::project::{ContentHash, ProjectKey};
 /// An error of the underlying database.
 pub type Cause = Arc<dyn Error + Send + Sync>;
 
-/// The reasons why a store cannot be opened. If opening fails, nothing has changed.
+/// The reasons why a store cannot be opened.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
-    /// Another daemon uses the state directory.
+    /// Another daemon, or a command that moves the state, uses the state directory.
     #[error("another daemon uses the state directory {directory}{}: stop it first, or configure another state_dir for this one", process(*.pid))]
     Held {
         /// The state directory.
         directory: PathBuf,
-        /// The process id of the other daemon, if known.
+        /// The id of the process that uses it, if known.
         pid: Option<u32>,
     },
-    /// The state directory has no database yet.
+    /// There is no state yet.
     #[error("there is no state in {directory} yet: start the daemon once to create it")]
     Absent {
-        /// The state directory.
+        /// The state directory, or the database and the repository in words.
         directory: PathBuf,
     },
     /// A later version of this program wrote the state.
@@ -34,26 +34,28 @@ pub enum OpenError {
         "{path} has schema {found}, but this program supports only schemas up to {known}: install the version that wrote it, or a later one"
     )]
     Newer {
-        /// The path of the database.
+        /// The path of the database, or its name if it is on a server.
         path: PathBuf,
         /// The schema version of the database.
         found: i64,
         /// The latest schema version that this program supports.
         known: i64,
     },
-    /// An earlier version of this program wrote the state. Only the daemon migrates it.
+    /// An earlier version of this program wrote the state.
+    ///
+    /// Commands for reading or changing deliveries do not migrate it.
     #[error(
         "{path} has schema {found}, but this program needs {known}: start the daemon once to migrate the state"
     )]
     Older {
-        /// The path of the database.
+        /// The path of the database, or its name if it is on a server.
         path: PathBuf,
         /// The schema version of the database.
         found: i64,
         /// The schema version that this program needs.
         known: i64,
     },
-    /// The database is damaged.
+    /// The file is damaged, or not a database of this program.
     #[error(
         "{path} is not a database of this program, or it is damaged: {what}. Nothing was changed. Restore the state directory from a backup, or move its files away to start with an empty record; pending deliveries are then lost"
     )]
@@ -84,7 +86,7 @@ pub enum OpenError {
         /// The cause.
         source: Cause,
     },
-    /// The database refused the connection, the user or a statement.
+    /// The database cannot be used, for instance because it refused the user.
     #[error("cannot use {location}")]
     Refused {
         /// The database.
@@ -144,7 +146,7 @@ pub enum OpenError {
         /// Which repository, and what to do.
         reason: String,
     },
-    /// A process still delivers from the state to move.
+    /// A process still delivers from the source or the target of a move.
     #[error("{holder} delivers for {repository} in {location}: stop it before the move")]
     Delivering {
         /// The database.
@@ -184,7 +186,7 @@ pub enum OpenError {
         /// The cause.
         source: io::Error,
     },
-    /// SQLite cannot open the database.
+    /// SQLite cannot open or migrate the database.
     #[error("cannot open {path}")]
     Database {
         /// The path of the database.
@@ -291,7 +293,7 @@ fn difference(recorded: &[String], own: &[String]) -> Option<String> {
 
 /// Returns advice for an error of the operating system, in parentheses.
 ///
-/// The message puts the advice before the cause.
+/// The text is empty if there is none. The message puts the advice before the cause.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
@@ -309,8 +311,7 @@ fn process(pid: Option<u32>) -> String {
 
 /// An error of an open store.
 ///
-/// The operation changed nothing, unless the connection to a database was lost. A retry is safe in
-/// both cases.
+/// The failed transaction changed nothing, unless the connection to a database was lost.
 #[derive(Clone, Debug)]
 pub struct StoreError {
     location: Arc<str>,
@@ -318,7 +319,9 @@ pub struct StoreError {
 }
 
 impl Fault {
-    /// Whether the same operation may succeed later without a change by an operator.
+    /// Whether this process may succeed later without a change by an operator.
+    ///
+    /// If it lost the lease ([`Fault::Fenced`]), it must first get the lease again.
     pub(crate) fn is_passing(&self) -> bool {
         matches!(
             self,
@@ -349,7 +352,7 @@ impl StoreError {
         &self.fault
     }
 
-    /// Whether the disk is full.
+    /// Whether the disk of the state directory is full.
     pub fn is_full(&self) -> bool {
         matches!(self.fault, Fault::Full(_))
     }
@@ -370,18 +373,20 @@ impl Error for StoreError {
 /// The kinds of [`StoreError`].
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Fault {
-    /// The disk is full. The store works again as soon as there is space.
+    /// The disk of the state directory is full.
+    ///
+    /// The store works again as soon as there is space.
     #[error(
         "the disk of state_dir is full: free some space, and the store works again by itself; nothing is lost"
     )]
     Full(#[source] Cause),
-    /// Another process locked the database for longer than the store waits.
+    /// Another transaction kept the database locked for longer than the store waits.
     #[error("another process keeps the database locked")]
     Busy(#[source] Cause),
     /// The server ended a statement that took too long.
     #[error("the database took too long for a statement")]
     Slow(#[source] Cause),
-    /// The database was damaged while it was open.
+    /// SQLite found damage in the open database.
     #[error(
         "the database is damaged: stop the daemon and restore the state directory from a backup"
     )]
@@ -396,7 +401,7 @@ pub enum Fault {
         "the database does not answer, or lacks space, memory or connections: the store works again once the database does, and nothing is lost"
     )]
     Unreachable(#[source] Cause),
-    /// Another process took over the lease on the repository.
+    /// This process has no lease on the repository. Usually another one took it over.
     #[error("another process took over the repository, so this one changes nothing")]
     Fenced,
     /// The database returned another error.
@@ -431,7 +436,7 @@ pub enum Fault {
         /// The project whose record changed.
         key: ProjectKey,
     },
-    /// A stored row contains invalid data.
+    /// A stored row contains invalid data, or is missing.
     #[error("invalid data in {what}: {reason}")]
     Undecodable {
         /// The row, such as `the event 7`.

@@ -19,7 +19,7 @@ pub struct Fleet {
     pub lease: Option<Holder>,
     /// The processes that waited for the lease in the last hour, the last seen first.
     pub standbys: Vec<Standby>,
-    /// The processes that deliver, the longest running first.
+    /// The processes that deliver, in the order in which they began.
     pub senders: Vec<Sender>,
 }
 
@@ -49,11 +49,11 @@ pub struct Holder {
     pub epoch: i64,
     /// When the process got the lease.
     pub since: Timestamp,
-    /// Whether the process still has the lease: it has neither expired nor been released.
+    /// Whether the lease is valid: neither expired nor released.
     pub is_valid: bool,
 }
 
-/// A process that waits for the lease.
+/// A process that waits for the lease, or waited for it before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standby {
     /// The process.
@@ -66,7 +66,7 @@ pub struct Standby {
     pub is_waiting: bool,
 }
 
-/// A process that delivers.
+/// A process that delivers, or delivered before and still has a lease as a sender.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender {
     /// The process.
@@ -77,7 +77,9 @@ pub struct Sender {
     pub last_seen: Timestamp,
     /// The number of lanes that the process has claimed.
     pub n_lanes: u64,
-    /// Whether the sender's lease is valid. If not, other senders take over its lanes.
+    /// Whether the sender's lease is valid.
+    ///
+    /// If it has expired, other senders take over its lanes.
     pub is_alive: bool,
 }
 

@@ -1,8 +1,8 @@
 //! Keeps track of payloads that may no longer be needed.
 //!
-//! A payload becomes a candidate for removal when one of its events is removed, or a definition
-//! with this content is replaced. The candidates are only in memory, so each start checks all
-//! payloads once.
+//! A payload becomes a candidate for removal when one of its events is removed, or when a
+//! definition with this content is replaced or removed. The candidates are only in memory, so each
+//! start checks all payloads once.
 
 use std::collections::BTreeSet;
 
@@ -17,7 +17,7 @@ pub(super) struct Garbage {
     pub(super) candidates: BTreeSet<ContentHash>,
     /// The progress of a check of all payloads: the last checked hash.
     ///
-    /// `None` if no such check is needed.
+    /// It is zero at the beginning. `None` if no such check is needed.
     pub(super) all_after: Option<ContentHash>,
 }
 

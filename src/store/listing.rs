@@ -10,7 +10,7 @@ use crate::domain::event::{Event, EventId, EventKind, Origin};
 use crate::domain::project::{Problem, ProjectKey};
 use crate::domain::route::Subscription;
 
-/// An event as the command line lists it.
+/// An event in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedEvent {
     /// The position of the event in the order of recording.
@@ -66,8 +66,8 @@ impl<'a> Organizations<'a> {
 
 /// The maximum number of rows that one page reads.
 ///
-/// With this limit, a page costs no more with a million deliveries than with ten thousand. If the
-/// filter selects few of these rows, the page is short, and the next page continues.
+/// So a page costs no more with a million deliveries than with this number of them. If the filter
+/// selects few of these rows, the page is short, and the next page continues.
 pub(super) const PAGE_READ_MAX: usize = 20_000;
 
 /// One page of a listing, the newest first.
@@ -88,7 +88,7 @@ pub struct PayloadPart {
     pub size: u64,
 }
 
-/// A delivery as the command line lists it.
+/// A delivery in a listing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ListedDelivery {
     /// The id of the delivery.
@@ -99,7 +99,9 @@ pub struct ListedDelivery {
     pub event: EventId,
     /// The kind of the event.
     pub kind: EventKind,
-    /// The project of the event.
+    /// The key of the project.
+    ///
+    /// After a move, the new key, unless the delivery succeeded before the move.
     pub key: ProjectKey,
     /// The state of the delivery.
     pub state: State,
@@ -113,18 +115,20 @@ pub struct ListedDelivery {
     pub due: Timestamp,
     /// When the delivery was recorded.
     pub created_at: Timestamp,
-    /// When the delivery became delivered, dead or cancelled.
+    /// When the delivery became delivered, dead or cancelled. `None` if it is pending.
     pub finished_at: Option<Timestamp>,
-    /// The HTTP status of the answer to the last attempt. `None` without an answer.
+    /// The HTTP status of the answer to the last attempt, if there was one.
     pub last_status: Option<u16>,
-    /// The error message of the last attempt. `None` if the attempt succeeded.
+    /// The error message of the last attempt, if it failed.
+    ///
+    /// If housekeeping made the delivery dead, its reason comes first.
     pub last_error: Option<String>,
 }
 
 /// The maximum number of listed attempts of a delivery.
 ///
-/// A delivery may have many more, because probes of an endpoint that is down do not use up the
-/// schedule.
+/// A delivery may have many more: a redelivery begins the schedule again, and some failures do not
+/// use it up.
 pub const ATTEMPTS_MAX: usize = 100;
 
 /// Selects deliveries. A delivery must match all conditions that are set.
@@ -243,7 +247,9 @@ pub struct WebhookState {
 }
 
 impl WebhookState {
-    /// The latest time that is recorded for the webhook. `None` without any delivery.
+    /// The latest of three times, if any is known.
+    ///
+    /// They are those of the oldest pending delivery, the last failure and the last success.
     pub(crate) fn last_change(&self) -> Option<Timestamp> {
         let failed = self.last_error.as_ref().map(|(at, _)| *at);
         self.oldest_pending.max(failed).max(self.last_delivered)
@@ -266,14 +272,14 @@ impl WebhookState {
 /// A recorded invalid file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RecordedProblem {
-    /// The project of the file. `None` if the file is outside any project.
+    /// The project of the file.
     ///
-    /// With several repositories, a file outside any project has a key, too: it names the
-    /// repository, and its project name is empty.
+    /// A file outside any project has no key. But with several repositories, it has a key that
+    /// names its repository, with an empty project name.
     pub key: Option<ProjectKey>,
     /// The path of the file, and why it is invalid.
     pub problem: Problem,
-    /// When the file became invalid. If only the reason changes, the time stays.
+    /// When the file was found invalid. If only the reason changes, the time stays.
     pub since: Timestamp,
 }
 
@@ -286,7 +292,7 @@ pub struct Collected {
     pub n_events: usize,
     /// The number of removed payloads.
     pub n_payloads: usize,
-    /// The number of database pages that were returned to the file system.
+    /// The number of database pages that SQLite returned to the file system.
     pub n_pages: u64,
     /// The number of pending deliveries that became dead, by webhook.
     pub expired: BTreeMap<String, usize>,
@@ -297,13 +303,13 @@ pub struct Collected {
 /// The space that the store takes, and the space that is available to it, in bytes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Space {
-    /// The size of the database, without the pages that are free for reuse.
+    /// The size of the database. In SQLite, without the pages that are free for reuse.
     pub used: u64,
-    /// The size of the write-ahead log.
+    /// The size of SQLite's write-ahead log. 0 if the state is in a database server.
     pub log: u64,
     /// The file system of the state.
     ///
-    /// `None` if its size is unknown, or if the state is in a database server.
+    /// `None` if it or its size is unknown, or if the state is in a database server.
     pub disk: Option<Disk>,
 }
 

@@ -5,20 +5,22 @@
 //! - The new record of a project, its events, their payloads and their deliveries commit together
 //!   ([`Recording::record`]). If the commit fails, nothing has changed. The record still differs
 //!   from the disk, so the next observation infers the same events.
-//! - A change is durable when its call returns: from then on, it survives a power cut.
-//! - Delivery is at least once: a delivery stays pending until the outcome of an attempt is
-//!   recorded.
-//! - All pending deliveries are only in the store, not in memory. The cost of finding the next
-//!   delivery does not depend on their number.
-//! - Opening a damaged state, or one of a newer version, returns an error and changes nothing.
+//! - A change is durable when its call returns: from then on, it survives a power cut. Only claims
+//!   need not be durable.
+//! - Delivery is at least once: sending does not end a delivery. Only a recorded outcome, an
+//!   operator or housekeeping does.
+//! - The store has all pending deliveries. Memory has a limited number of them. The cost of finding
+//!   the next delivery does not depend on the number of pending deliveries.
+//! - If the state is found to be damaged or of a newer version, opening it fails and leaves the
+//!   database as it is.
 //!
-//! Modules: `contract` has the operations and their promises. [`batch`](Batch), `delivery`,
-//! `listing`, `fleet`, `hold` and `error` have their types. `sqlite` and `postgres` implement the
-//! operations, and only they use SQL. Both share `values`, `payload`, `answer`, `garbage`, `replay`
-//! and `retention`. `tests/store` tests both implementations. `transfer` moves a state from one
-//! implementation to the other. `scoped` limits a store to one repository. [`Store::open`] opens a
-//! state in SQLite, and [`Store::connect`] a state in PostgreSQL. [`Listings`] and [`Operations`]
-//! also have `open` and `connect`.
+//! Modules: `contract` has the operations and their promises. `batch`, `delivery`, `listing`,
+//! `fleet`, `hold` and `error` have their types. `sqlite` and `postgres` implement the operations.
+//! Both share `values`, `payload`, `answer`, `garbage`, `replay` and `retention`. `tests/store`
+//! tests both implementations. `transfer` moves a state from one implementation to the other.
+//! `scoped` limits a store to one repository. [`Store::open`] opens a state in SQLite, and
+//! [`Store::connect`] a state in PostgreSQL. [`Listings`] and [`Operations`] also have `open` and
+//! `connect`.
 
 mod answer;
 mod batch;
@@ -113,9 +115,7 @@ impl Store {
     }
 }
 
-/// The handle of a process that waits for the repository's lease.
-///
-/// Another process has the lease.
+/// The handle of a process that waits to take the lease on its repository.
 pub(crate) struct Waiting(postgres::PostgresStandby);
 
 impl Waiting {
@@ -144,7 +144,7 @@ impl Deref for Store {
     }
 }
 
-/// The command line's handle for reading the store.
+/// The handle of the command line and the admin API for reading the store.
 pub struct Listings(Box<dyn Listing + Send>);
 
 impl Listings {
@@ -176,9 +176,10 @@ impl Deref for Listings {
     }
 }
 
-/// The command line's handle for changing deliveries and webhooks.
+/// The handle of operators for changing deliveries and webhooks.
 ///
-/// After a change, a command informs a running daemon by [`crate::admin::control::wake`].
+/// After a change, a command informs a running daemon by [`crate::admin::control::wake`]. The admin
+/// API wakes the queues of its own daemon.
 pub struct Operations(Box<dyn Operating>);
 
 impl Operations {
@@ -218,7 +219,7 @@ impl DerefMut for Operations {
 
 /// Moves the state of a state directory to PostgreSQL.
 ///
-/// No daemon may use either state meanwhile.
+/// Fails if a daemon uses one of the two states.
 pub fn move_to_postgres(
     state_dir: &Path,
     settings: &Postgres,
@@ -234,7 +235,7 @@ pub fn move_to_postgres(
 
 /// Moves a repository's state in PostgreSQL to a state directory.
 ///
-/// No daemon may use either state meanwhile.
+/// Fails if a daemon uses one of the two states.
 pub fn move_to_sqlite(
     settings: &Postgres,
     state_dir: &Path,

@@ -13,16 +13,15 @@ use super::error::{Fault, StoreError};
 use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
-/// Payloads up to this total size in bytes are compressed without asking the store.
+/// Payloads up to this total size, in bytes, are compressed even if they are stored.
 ///
 /// Up to this size, checking which payloads are stored takes longer than compressing all of them.
 const UNASKED_MAX: usize = 64 * 1024;
 
-/// Takes the payloads out of a batch and compresses those that are not stored.
+/// Takes the payloads out of a batch, checks their hashes, and compresses them.
 ///
-/// Checks each payload against its hash.
-///
-/// `stored` returns which of the given payloads are stored.
+/// If the payloads have more than [`UNASKED_MAX`] bytes, `stored` returns which of them are stored.
+/// Stored payloads are then not compressed.
 pub(super) fn prepare(
     batch: &mut Batch,
     location: &Arc<str>,
@@ -52,7 +51,7 @@ const LEVEL: i32 = 2;
 pub(super) struct Given {
     hash: ContentHash,
     bytes: Bytes,
-    /// `None` if the payload was already stored when the batch was prepared.
+    /// `None` if the payload was known to be stored when the batch was prepared.
     compressed: Option<Bytes>,
 }
 
@@ -84,7 +83,7 @@ impl Given {
 
     /// Returns the compressed bytes.
     ///
-    /// `None` if the payload was already stored when the batch was prepared.
+    /// `None` if the payload was known to be stored when the batch was prepared.
     pub(super) fn compressed(&self) -> Option<&Bytes> {
         self.compressed.as_ref()
     }

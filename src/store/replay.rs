@@ -1,7 +1,8 @@
 //! Selects the recorded events of a replay.
 //!
-//! If the webhook already has a delivery of an event, that delivery is redelivered. Any other event
-//! gets a new delivery. Both kinds of deliveries go to the current lane of the project.
+//! If the webhook already has a delivery of a selected event, that delivery is redelivered. Any
+//! other selected event gets a new delivery. Both kinds of deliveries go to the current lane of the
+//! project.
 
 use std::collections::BTreeSet;
 
@@ -16,13 +17,13 @@ pub(super) const READ_MAX: usize = 10_000;
 
 /// A range of events by their sequence numbers.
 pub(super) struct Range {
-    /// The sequence number before the first event. 0 for the range of all events.
+    /// The range has events after this sequence number. Sequence numbers begin at 1.
     pub(super) after: i64,
     pub(super) last: i64,
     /// The current keys of projects with an earlier event that the webhook receives.
     ///
-    /// The webhook also gets the deletes and moves of these projects, even if its filters do not
-    /// select them. Empty if the webhook has no filters.
+    /// The webhook also receives their events with [`Interest::IfHeard`]. Empty if the webhook has
+    /// no filters.
     heard: BTreeSet<ProjectKey>,
 }
 
@@ -107,8 +108,8 @@ impl Found {
                 Interest::No(_) => false,
             };
         match lane {
-            // A project's delete may be two events, so a delete does not remove the lane. A later
-            // import is of another project, so it removes the lane unless the import is selected.
+            // The delete of a project may be two events, so the first must not remove the lane from
+            // `heard`. A later import does, unless the replay selects it.
             Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
             Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
             _ => {}

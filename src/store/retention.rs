@@ -5,9 +5,8 @@
 //!
 //! An index on the finish time finds old deliveries. Events are checked in the order of recording
 //! once they are old enough. An event is checked again when one of its deliveries is removed. If
-//! that event is not old enough yet, the check in order goes back to it. A payload is checked when
-//! one of its events is removed, or a definition with this content is replaced
-//! ([`Garbage`](super::garbage::Garbage)).
+//! that event is not old enough yet, the check in order goes back to it.
+//! The module [`garbage`](super::garbage) says when a payload is checked.
 
 use std::time::Duration;
 
@@ -47,8 +46,8 @@ pub(super) fn too_old(age: Duration) -> String {
 /// Corrects recording times that are after `now`, because the clock was ahead.
 ///
 /// Otherwise such an event and all later ones would stay until the clock reaches that time. A
-/// corrected event gets the time of the next event, because it was not recorded later. The last
-/// event gets `latest`.
+/// corrected event gets the time of the next event, because it was not recorded later. If the last
+/// event is corrected, it gets `latest`.
 ///
 /// Each event is a pair: its sequence number, and its recording time in milliseconds. Returns the
 /// corrected events.

@@ -24,7 +24,7 @@ pub(crate) struct RepositoryStore {
     store: Store,
     /// The name of the repository, if there are several.
     name: Option<Arc<str>>,
-    /// Called with true before each call of the store, and with false after it.
+    /// Called with true before each operation of the store, and with false after it.
     on_call: Arc<dyn Fn(bool) + Send + Sync>,
 }
 
@@ -50,7 +50,7 @@ impl RepositoryStore {
         answer
     }
 
-    /// Returns the time by the database's clock. See `Delivering::shared_now`.
+    /// Returns the time by the database's clock, if any. See `Delivering::shared_now`.
     pub(crate) fn shared_now(&self) -> Option<Timestamp> {
         self.call(|store| store.shared_now())
     }
@@ -69,7 +69,7 @@ impl RepositoryStore {
         self.call(|store| store.n_defined_of(self.name.as_deref()))
     }
 
-    /// Lists the projects with each of these identities, sorted.
+    /// Lists the projects with each identity. See `Recording::with_identities`.
     pub(crate) fn with_identities(
         &self,
         wanted: &[Identity],
@@ -81,7 +81,7 @@ impl RepositoryStore {
         Ok(found)
     }
 
-    /// Lists the projects whose id is not in their definition, each with its id.
+    /// Lists the projects that keep an id. See `Recording::kept_ids`.
     pub(crate) fn kept_ids(&self) -> Result<Vec<(ProjectKey, String)>, StoreError> {
         let mut kept = self.call(|store| store.kept_ids())?;
         kept.retain(|(key, _)| self.is_of_this(key));
@@ -130,7 +130,7 @@ impl RepositoryStore {
         self.call(|store| store.marks(keys))
     }
 
-    /// Lists the projects of an organization with a record, sorted.
+    /// Lists the recorded projects of an organization, sorted.
     pub(crate) fn keys_in(&self, organization: &str) -> Result<Vec<ProjectKey>, StoreError> {
         self.call(|store| store.keys_in(organization))
     }

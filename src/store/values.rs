@@ -1,7 +1,7 @@
 //! Converts between the types of the domain and the values of columns.
 //!
-//! Constraint: a value that cannot be parsed is an error that names its row, never a panic or a
-//! guess. A number that is out of range is clamped.
+//! Constraint: a value that cannot be parsed is an error, not a panic. Only [`project_id_in`]
+//! ignores damaged JSON. A number that is out of range is clamped.
 
 use std::time::Duration;
 
@@ -14,11 +14,11 @@ use crate::domain::delivery::State;
 use crate::domain::event::Parameter;
 use crate::domain::project::{ContentHash, ProjectKey};
 
-/// The columns of a file, in the table `files`.
+/// The columns from which a file is read, in the table `files`.
 pub(super) const FILE_COLUMNS: &str =
     "path, role, tag, inode, size, modified_ns, changed_ns, read_ns, hash, owner, document";
 
-/// The columns of an event, in the table `events` with the alias `e`.
+/// The columns from which an event is read, in the table `events` as `e`.
 pub(super) const EVENT_COLUMNS: &str = "e.id, e.kind, e.organization, e.project, e.origin, \
      e.occurred_ns, e.parameters, e.explanation, e.payload";
 
@@ -49,7 +49,7 @@ pub(super) fn from_milliseconds(milliseconds: i64) -> Timestamp {
     })
 }
 
-/// Converts an age to milliseconds, clamped to 64 bits.
+/// Converts a duration to milliseconds, clamped to 64 bits.
 pub(super) fn duration(age: Duration) -> i64 {
     i64::try_from(age.as_millis()).unwrap_or(i64::MAX)
 }
@@ -68,7 +68,7 @@ pub(super) fn count(number: i64) -> u64 {
     u64::try_from(number).unwrap_or(0)
 }
 
-/// Converts a limit for SQL, clamped to 64 signed bits.
+/// Converts a limit or a size for SQL, clamped to 64 signed bits.
 pub(super) fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
@@ -131,8 +131,8 @@ pub(super) fn project_id(key: &ProjectKey, id: &str) -> Vec<u8> {
 
 /// Returns the hash of the project id in the JSON parameters of an event.
 ///
-/// `key` is the project of the event. Returns `None` if there is no id or the JSON is damaged. The
-/// delivery then waits for no delete in another lane.
+/// `key` is the project of the event. Returns `None` if there is no id or the JSON is damaged. A
+/// delivery without this hash waits for no delete in another lane.
 pub(super) fn project_id_in(key: &ProjectKey, parameters: &str) -> Option<Vec<u8>> {
     let parameters: Vec<(Parameter, String)> = serde_json::from_str(parameters).ok()?;
     let (_, id) = parameters
