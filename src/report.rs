@@ -1,7 +1,7 @@
 //! The report for `status`, `webhooks`, health, `/metrics` and the control socket.
 //!
-//! Constraint: each figure is computed only here, and all outputs take it from the report. So
-//! metrics, `status` and `/readyz` never contradict each other. Gauges and counts of the engine
+//! Constraint: each figure is gathered only here, and all outputs take it from the report. So
+//! metrics, `status` and `/readyz` do not contradict each other. Gauges and counts of the engine
 //! are fields of [`Snapshot`], and counts of attempts are fields of [`AttemptCounts`].
 
 mod fleet;
@@ -38,7 +38,9 @@ pub(crate) use unwatched::UnwatchedReport;
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
-/// The largest count of deliveries that is shown. A larger count is shown as "more than 10,000".
+/// The maximum of a limited count of deliveries.
+///
+/// A larger number is shown as "more than 10,000".
 pub(crate) const SHOWN_MAX: u64 = 10_000;
 
 /// How long counts of deliveries are reused, as a multiple of the time that the counting took.
@@ -59,6 +61,8 @@ pub(crate) struct Sources {
     /// The size of the state at the last measurement by housekeeping.
     pub(crate) state_size: watch::Receiver<StateSize>,
     /// An engine is stuck if its loop starts no new iteration for this time.
+    ///
+    /// If the loop waits for the store, a longer time applies.
     pub(crate) standstill: Duration,
     pub(crate) counted: Mutex<Option<Counted>>,
     /// The configuration that the daemon uses.
@@ -112,12 +116,12 @@ pub(crate) struct Counts {
 }
 
 impl Sources {
-    /// Whether the loop of at least one engine runs.
+    /// Whether at least one engine is not stuck.
     pub(crate) fn is_alive(&self) -> bool {
         self.statuses.is_alive(self.clock.moment(), self.standstill)
     }
 
-    /// The state of all engines.
+    /// The merged state of all engines.
     pub(crate) fn snapshot(&self) -> Snapshot {
         let now = self.clock.moment();
         self.statuses.snapshot(now, self.standstill)
@@ -171,7 +175,7 @@ impl Sources {
 
     /// Reads the states of webhooks, with counts of their deliveries, from the store.
     ///
-    /// A count of a million deliveries takes 0.15 s of processor time, and a second on a busy
+    /// Counting a million deliveries takes 0.15 s of processor time, and up to 2 s on a busy
     /// machine. So requests share the counts. With few deliveries, counts are reused only for
     /// milliseconds.
     pub(crate) async fn states(&self) -> Result<Vec<WebhookState>, StoreError> {
@@ -195,14 +199,16 @@ impl Sources {
         *self.counted.lock().await = None;
     }
 
-    /// Returns the lease of this process, with its standbys, as last read. `None` without a lease.
+    /// Returns the lease and the processes that share the state, as last read.
+    ///
+    /// `None` if the state is in SQLite.
     pub(crate) fn lease(&self) -> Option<LeaseView> {
         let view = self.store.fleet()?;
         let view = view.borrow().clone();
         Some(view)
     }
 
-    /// Returns the configured webhooks, then the parked webhooks, which only the store has.
+    /// Returns the configured webhooks, then the parked webhooks.
     pub(crate) async fn webhooks(&self) -> Result<Vec<WebhookReport>, StoreError> {
         let states = self.states().await?;
         Ok(WebhookReport::all(self.metrics.configured(), states))
@@ -248,7 +254,7 @@ impl Report {
     /// Makes the report from the store and the daemon's answer.
     ///
     /// `file` has the settings of the configuration file. If there is no answer, `daemon` has the
-    /// reason, or `None` if no daemon runs.
+    /// reason, or `None` if no daemon runs. Without a readable state, `listings` is `None`.
     pub(crate) fn gather(
         file: &Settings,
         state_dir: &Path,
@@ -413,8 +419,8 @@ pub(crate) struct ErrorReport {
 impl WebhookReport {
     /// Returns the configured webhooks in the given order, then the parked webhooks.
     ///
-    /// `configured` has the name of each webhook, and whether it is enabled. `states` also has the
-    /// parked webhooks.
+    /// `configured` has the name of each webhook, and whether it is enabled. `states` also has
+    /// webhooks that are not configured. Those with deliveries are parked.
     pub(crate) fn all(
         configured: impl IntoIterator<Item = (String, bool)>,
         states: Vec<WebhookState>,
@@ -438,7 +444,7 @@ impl WebhookReport {
         let parked = by_name
             .into_iter()
             .map(|(name, state)| Self::of(name, Standing::Parked, state));
-        // Leave out webhooks that were removed from the configuration and have no deliveries.
+        // Leave out webhooks that are not in the configuration and have no deliveries.
         reports.extend(parked.filter(|report| {
             [
                 report.pending,

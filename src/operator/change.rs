@@ -1,4 +1,4 @@
-//! Changes deliveries and webhooks, and replays events.
+//! Checks and applies changes of deliveries, and prepares replays.
 //!
 //! Constraint: a change affects only deliveries that the operator selected.
 
@@ -23,7 +23,7 @@ pub(crate) enum Change {
     Purge,
 }
 
-/// Why a selection of deliveries is refused.
+/// Why a selection of deliveries to change is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refused {
     /// The selection has no condition.
@@ -57,7 +57,7 @@ impl Change {
             return Err(Refused::Everything);
         }
         match (self, selector.state) {
-            // Without ids and a state, only dead deliveries are sent again.
+            // With neither ids nor a state, only dead deliveries are sent again.
             (Change::Redeliver, None) if selector.ids.is_empty() => {
                 selector.state = Some(State::Dead);
             }
@@ -71,6 +71,8 @@ impl Change {
     }
 
     /// Counts the deliveries that the change would affect.
+    ///
+    /// The selector is from [`Change::check`].
     pub(crate) fn count(
         self,
         selector: &Selector,
@@ -87,7 +89,7 @@ impl Change {
         Ok(n)
     }
 
-    /// Changes the selected deliveries. Returns their number.
+    /// Changes the selected deliveries. Returns the number of changed deliveries.
     pub(crate) fn apply(
         self,
         selector: &Selector,
@@ -102,7 +104,7 @@ impl Change {
     }
 }
 
-/// The error for a name that no webhook has. It lists the known names.
+/// The error for a name that no webhook has. It lists known names.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{0}")]
 pub(crate) struct UnknownWebhook(String);
@@ -157,7 +159,7 @@ pub(crate) fn configured<'a>(
     Err(unknown(name, &known))
 }
 
-/// Selects the events to replay for a webhook. `None` if the time range is empty.
+/// Makes the selection of a replay. `None` if the time range is empty.
 pub(crate) fn replay(
     webhook: &Webhook,
     (organization, project): (Option<String>, Option<String>),

@@ -1,7 +1,7 @@
 //! Finds the new and changed items of a listing.
 //!
 //! Constraint: each round compares the newest items with those of the previous round, and misses
-//! no new item. Between rounds, memory holds only the positions and revisions of the newest items.
+//! no new item. Between rounds, memory has only the positions and revisions of the newest items.
 
 use std::collections::BTreeMap;
 
@@ -13,7 +13,7 @@ use crate::store::{ListedDelivery, ListedEvent};
 /// The round doubles the number and reads again until it has all new items.
 const READ_AT_FIRST: usize = 256;
 
-/// The number of newest items that a round compares. Changes of older items are not found.
+/// The maximum number of known items. Changes of older items are not found.
 pub(crate) const COMPARED: usize = 500;
 
 /// The known items of a listing.
@@ -73,7 +73,8 @@ impl<T> Follower<T> {
             let mut items = read(limit)?;
             let last = items.last().map(|item| (self.position)(item).0);
             if items.len() < limit || last.is_none_or(|last| last <= newest) {
-                // Items older than all known ones were left out at the start, so they are not new.
+                // Items older than all known ones are not new: they were left out at the start, or
+                // forgotten since.
                 items.retain(|item| (self.position)(item).0 >= oldest);
                 return Ok(items);
             }
@@ -82,14 +83,14 @@ impl<T> Follower<T> {
     }
 }
 
-/// Returns the position of an event. Events never change.
+/// Returns the position of an event, and 0 as its revision: events never change.
 pub(crate) fn event(listed: &ListedEvent) -> (i64, u64) {
     (listed.sequence, 0)
 }
 
 /// Returns the position of a delivery, and its revision.
 ///
-/// The revision changes with each attempt and each change of the state.
+/// The revision changes with the number of attempts and with the state.
 pub(crate) fn delivery(delivery: &ListedDelivery) -> (i64, u64) {
     let state = match delivery.state {
         State::Pending => 0,

@@ -1,9 +1,9 @@
 //! Listings and changes for operators, shared by the command line and the admin API.
 //!
-//! Constraint: both use the same checks, types and JSON, which are all defined here.
+//! Constraint: the checks and the JSON that both need are defined only once.
 //!
-//! Modules: [`view`] is the JSON, [`select`] parses filters, [`change`] changes deliveries and
-//! webhooks, [`mod@test`] sends a test request, and [`follow`] finds new items of a listing.
+//! Modules: [`view`] is the JSON, [`select`] parses filters, [`change`] checks and applies changes,
+//! [`mod@test`] sends a test request, and [`follow`] finds new and changed items of a listing.
 
 pub(crate) mod change;
 pub(crate) mod follow;

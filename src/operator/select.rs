@@ -48,7 +48,7 @@ pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
         })
 }
 
-/// Finds an event by its name or label, in any case.
+/// Finds an event by its name or label, ignoring upper and lower case.
 pub(crate) fn parse_event(text: &str) -> Option<EventKind> {
     EventKind::ALL.into_iter().find(|kind| {
         kind.as_str().eq_ignore_ascii_case(text) || kind.label().eq_ignore_ascii_case(text)
@@ -127,7 +127,7 @@ fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
     (organization, project.map(str::to_owned))
 }
 
-/// Why the first digits of an id did not identify an event.
+/// The errors of [`find_event`].
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
     #[error(

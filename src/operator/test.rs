@@ -24,7 +24,7 @@ impl TestRequest {
     ///
     /// # Errors
     ///
-    /// The settings of the webhook cannot be used.
+    /// The settings of the webhook or of a proxy cannot be used.
     pub(crate) fn prepare(webhook: &Webhook, network: &NetworkPolicy) -> Result<Self, ClientError> {
         let network = Arc::new(network.clone());
         Ok(Self {

@@ -1,7 +1,7 @@
-//! The settings that a running daemon uses, for listings.
+//! The settings that listings show. They never contain secrets.
 //!
-//! Constraint: the configuration file may have changed since the daemon read it. So listings show
-//! the settings that the daemon uses. These settings never contain secrets.
+//! Constraint: the configuration file may have changed since a running daemon read it. So listings
+//! show the settings that the daemon uses.
 
 use std::collections::BTreeMap;
 

@@ -13,7 +13,7 @@ pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
 
 /// The text that replaces an error of the store for clients without the token.
 ///
-/// The error contains the names of the database and its host.
+/// The error may contain the names of the database and its host.
 const STORE_TROUBLE: &str = "the state cannot be read or written; inference waits";
 
 /// Returns the [`summary`] without names of the database, for clients without the token.
