@@ -14,7 +14,7 @@ const OPEN_MAX: usize = 256;
 /// The maximum number of path records of a call. A rename has at most six.
 const ITEMS_MAX: usize = 64;
 
-/// A system call with all its path records.
+/// A system call with its path records.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Call {
     pub(super) key: EventKey,
@@ -27,7 +27,7 @@ pub struct Call {
 /// The result of adding a record.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Assembled {
-    /// The record completes no successful call, and no record is missing.
+    /// The record completes no successful call, and shows no loss.
     Nothing,
     /// The record completes this call.
     Complete(Box<Call>),
@@ -108,8 +108,8 @@ impl Assembler {
 
     /// Returns [`Assembled::Lost`] if the first record of this call was lost.
     ///
-    /// A call with a lower serial number than the first known call began before the reader started,
-    /// so its first record could not arrive.
+    /// A call with a lower serial number than the first known call began before the start or the
+    /// last [`Self::clear`], so its first record could not arrive.
     fn unknown(&self, key: EventKey) -> Assembled {
         match self.first.is_some_and(|first| key.serial > first) {
             true => Assembled::Lost,

@@ -29,7 +29,7 @@ pub struct Place {
 /// The kind of a change.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Deed {
-    /// The file was opened for writing, created or truncated.
+    /// The file was opened for writing, or truncated.
     Wrote,
     /// The file or directory got a name in a directory.
     Appeared {
@@ -119,7 +119,7 @@ pub fn changes(call: Call, key: &str) -> (Arc<Act>, Vec<Change>) {
 
 /// Returns an item's possible places: its name in each directory that may contain it.
 ///
-/// Returns `None` if the record has no usable name, or if zero or more than two directories are
+/// Returns `None` if the record has no usable name, or if no directory or more than two are
 /// possible.
 fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
     let name = trimmed(item.name.as_deref()?);
@@ -179,9 +179,9 @@ enum Flags {
 
 /// Whether a call opens a file for writing, or truncates a file.
 ///
-/// A rule for `perm=wa` also reports calls such as chmod(2), which do not write. The numbers of
-/// calls depend on the architecture. On an architecture that is not listed, no user is found for
-/// files that were written in place.
+/// An audit rule with `perm=wa` also reports calls such as chmod(2), which do not write. The
+/// numbers of calls depend on the architecture. On an architecture that is not listed, no user is
+/// found for files that were written in place.
 fn opens_for_writing(call: &CallFields, open_flags: Option<u64>) -> bool {
     const X86_64: u32 = 0xc000_003e;
     const I386: u32 = 0x4000_0003;
@@ -189,7 +189,7 @@ fn opens_for_writing(call: &CallFields, open_flags: Option<u64>) -> bool {
     const AARCH64: u32 = 0xc000_00b7;
     const RISCV64: u32 = 0xc000_00f3;
     const LOONGARCH64: u32 = 0xc000_0102;
-    // O_ACCMODE and O_TRUNC have these values on all architectures.
+    // O_ACCMODE and O_TRUNC have these values on all architectures above.
     let writes = |flags: u64| flags & 0o3 != 0 || flags & 0o1000 != 0;
     let Some((arch, number)) = call.number else {
         return open_flags.is_some_and(writes);

@@ -2,12 +2,12 @@
 //!
 //! Constraint: give an answer only if it is certain. Therefore:
 //!
-//! - A call explains a new file if it gave the file its name at this path, or moved a directory
-//!   above the file to this path.
-//! - A call explains a file that was written in place if it opened the file for writing between the
-//!   recorded and the observed change time.
-//! - A call explains a missing file if it removed the file's name, or moved a directory above the
-//!   file away, after the recorded change time.
+//! - For a new file, a call must have given the file its name at this path, or moved a directory
+//!   above the file to this path. If a later call opened the file for writing, that is the answer.
+//! - For a file that was written in place, a call must have opened the file for writing, or given
+//!   it its name, between the recorded and the observed change time.
+//! - For a missing file, a call must have removed the file's name, or moved a directory above the
+//!   file away, after the recorded change time. Or it put another file in its place.
 //! - After a loss of records, the memory forgets all older changes.
 //!
 //! The number of changes and their age are limited. Changes by calls without the configured key
@@ -35,7 +35,7 @@ const OTHERS_MAX: usize = 8 * 1024;
 /// takes some time until it changes the file.
 const SLACK_MS: i64 = 20;
 
-/// For this long after lost records, a moved directory explains no missing file.
+/// For this long after lost records, the move of a directory explains no missing file.
 ///
 /// In milliseconds. A lost record may show that the file was removed before the move.
 const DOUBT_MS: i64 = 60 * 1000;
@@ -97,7 +97,7 @@ pub enum Asked {
         node: Node,
         /// The recorded change time of the file, in nanoseconds.
         since_ns: i64,
-        /// The file that is now at the path, and its change time in nanoseconds.
+        /// The file that is now at the path, if any, and its change time in nanoseconds.
         replaced_by: Option<(Node, i64)>,
     },
     /// The project of the file was at another path before.
@@ -379,8 +379,8 @@ impl Memory {
             (Some(arrived), Some(left)) if arrived.act.serial >= left.serial => Some(&arrived.act),
             // The record is about the file itself, so the answer is certain.
             (Some(arrived), None) if arrived.node == node => Some(&arrived.act),
-            // The directory was here before the file left its old path, or two directories were
-            // exchanged.
+            // No record shows how the file left its old path. Or the directory was here before
+            // that, or two directories were exchanged.
             (Some(_), _) => None,
         }
     }

@@ -46,9 +46,11 @@ pub(super) enum Received<'a> {
     Record(u16, &'a [u8]),
     /// A message that is not from the kernel.
     Other,
-    /// Nothing is queued.
+    /// Nothing is queued, or a signal interrupted the call.
     Empty,
-    /// The kernel dropped messages. It drops further ones until nothing is queued.
+    /// The kernel dropped messages, or the message is incomplete.
+    ///
+    /// After it dropped a message, the kernel drops further ones until nothing is queued.
     Overflow,
 }
 
@@ -110,7 +112,8 @@ fn socket() -> io::Result<OwnedFd> {
 ///
 /// # Errors
 ///
-/// `NOBUFS` if messages were dropped, or if this message is not complete.
+/// `NOBUFS` if messages were dropped, or if this message is not complete. Other errors are those
+/// of recvfrom(2).
 fn receive<'a>(socket: &OwnedFd, buffer: &'a mut [u8]) -> Result<Option<Message<'a>>, Errno> {
     let (_, length, from) = recvfrom(socket, &mut *buffer, RecvFlags::TRUNC)?;
     let is_from_kernel = from
@@ -225,7 +228,7 @@ fn words(bytes: &[u8]) -> impl Iterator<Item = u32> {
 
 /// Parses `struct audit_rule_data` of linux/audit.h.
 ///
-/// `None` if the rule reports no system calls.
+/// `None` if the rule reports no system calls, or is malformed.
 fn rule(body: &[u8]) -> Option<Rule> {
     const FIELDS: usize = 64;
     const STRINGS: [std::ops::RangeInclusive<u32>; 5] =

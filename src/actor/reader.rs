@@ -90,7 +90,7 @@ impl Reader {
         self.shared.known().counts.clone()
     }
 
-    /// Returns an answer to each question, in order. Waits at most `patience` in total.
+    /// Returns the answer to each question, in order. Waits at most `patience` in total.
     pub(crate) fn answer(
         &self,
         questions: &[Question],
@@ -192,7 +192,7 @@ impl Worker {
             match assembled {
                 Assembled::Nothing => {}
                 Assembled::Lost => self.has_lost = true,
-                // The queued records are older than the lost records, so ignore them too.
+                // The lost records may be about the files of this call, and may be newer.
                 Assembled::Complete(_) if self.has_lost => {}
                 Assembled::Complete(call) => found.push(changes(*call, &self.key)),
             }

@@ -1,8 +1,9 @@
 //! Parses one record of the kernel's audit log.
 //!
 //! Constraint: no user can forge a field. The kernel writes a value that a user chose, such as a
-//! file name, in double quotes if it has neither blanks nor quotes, else in hexadecimal digits. If
-//! a field is repeated, the first one is used, because the kernel writes its own fields first.
+//! file name, in double quotes if it has only visible ASCII characters without quotes, else in
+//! hexadecimal digits. If a field is repeated, the first one is used, because the kernel writes its
+//! own fields first.
 
 /// `AUDIT_SYSCALL` of linux/audit.h: a system call.
 pub(super) const SYSCALL: u16 = 1300;
@@ -53,7 +54,7 @@ pub(super) struct CallFields {
     pub login: Option<u32>,
     pub effective: u32,
     pub pid: u32,
-    /// The path of the program, as the kernel reports it. Empty for io_uring.
+    /// The path of the program, as the kernel reports it. Empty if the record has none.
     pub program: String,
     /// The keys of the audit rules that matched.
     pub keys: Vec<String>,

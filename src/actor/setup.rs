@@ -26,7 +26,7 @@ pub(crate) enum Gap {
     ShortQueue(u32),
     /// No audit rule with this key reports writes in the repository.
     NoRule { path: PathBuf, key: String },
-    /// The rules could not be read, for this reason.
+    /// The rules or the state of auditing could not be read, for this reason.
     UnknownRules(String),
     /// Processes that started before auditing was enabled have no audit records.
     EarlyProcesses,
@@ -93,7 +93,7 @@ pub(crate) fn gap_of(error: &io::Error) -> Gap {
     }
 }
 
-/// Whether the process is in a container.
+/// Whether the process seems to be in a container.
 ///
 /// A container has its own user, process or network namespace.
 pub(crate) fn is_in_container() -> bool {
