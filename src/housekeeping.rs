@@ -27,7 +27,7 @@ const INTERVAL: Duration = Duration::from_secs(60);
 const SIZE_INTERVAL: Duration = Duration::from_secs(5);
 /// The pause between two batches of one run.
 const PAUSE: Duration = Duration::from_millis(20);
-/// The maximum number of rows of each kind that one transaction removes.
+/// The maximum number of rows in each step of a transaction that removes rows.
 const BATCH: usize = 500;
 /// How long the clock must run steadily after it was set, before old rows are removed.
 const STEADY_FOR: Duration = Duration::from_secs(60 * 60);
@@ -45,7 +45,7 @@ pub(crate) struct Housekeeping {
 }
 
 impl Housekeeping {
-    /// Removes rows after their retention, each minute until `stop`.
+    /// Removes rows after their retention, each minute, until `stop`.
     pub(crate) async fn collect(mut self, stop: CancellationToken) {
         let mut steadiness = self.first_steadiness().await;
         loop {
@@ -175,7 +175,10 @@ impl Housekeeping {
         Ok(size)
     }
 
-    /// Removes the oldest rows until the state is below its limit, and logs how many.
+    /// Removes rows until the state is 5 % below its limit.
+    ///
+    /// Ends earlier if nothing more can be removed, or after an error. Logs the number of removed
+    /// deliveries.
     async fn make_room(
         &self,
         over: StateSize,
@@ -243,7 +246,7 @@ impl Housekeeping {
 
     /// Wakes the queues of webhooks that lost pending deliveries.
     ///
-    /// Later deliveries of the same projects waited for these deliveries and are now due.
+    /// Later deliveries waited for these deliveries and may be due now.
     fn wake(&self, collected: &Collected) {
         if collected.expired.is_empty() {
             return;
@@ -321,11 +324,12 @@ impl Warnings {
 
 /// Decides whether the time of day is reliable enough to remove old rows.
 ///
-/// At the start, the time is reliable if the last recorded time is close to it. Otherwise, and
-/// whenever somebody sets the clock, the clock must first run steadily for [`STEADY_FOR`].
+/// At the start, the time is reliable if the last recorded time is close to it, or if none is
+/// recorded. Otherwise, and whenever somebody sets the clock, the clock must first run steadily for
+/// [`STEADY_FOR`].
 struct Steadiness {
     last: Reading,
-    /// The first reading after somebody last set the clock. `None` while the time is reliable.
+    /// The reading since which the clock has run steadily. `None` while the time is reliable.
     jumped_at: Option<Reading>,
 }
 
@@ -339,7 +343,8 @@ impl Steadiness {
 
     /// Whether the time of day at a start is close to the last recorded time.
     ///
-    /// The clock of a host without a battery may be ahead until it is synchronised.
+    /// If not, the clock may be wrong. For instance, that of a host without a battery may be ahead
+    /// until it is synchronised.
     fn is_plausible(last: Timestamp, now: Timestamp) -> bool {
         now.duration_since(last).unsigned_abs() < STEADY_FOR
     }

@@ -1,8 +1,8 @@
 //! Webhooks for changes of project files.
 //!
 //! `project-webhooks` watches a tree of `project.xml` files. It infers events by comparing the
-//! disk with its record, and delivers them as signed HTTP callbacks. The binary calls
-//! [`cli::main`]. ARCHITECTURE.md describes the modules in more detail.
+//! disk with its record, and delivers them as HTTP callbacks. The binary calls [`cli::main`].
+//! ARCHITECTURE.md describes the modules in more detail.
 //!
 //! ```text
 //! watch ──Hint──▶ settle ──due──▶ observe ──Observed──▶ infer ──events──▶ store
@@ -16,16 +16,16 @@
 //!
 //! 1. A report of the operating system proves nothing. Only an observation (`observe`) does.
 //! 2. The new record, its events, their payloads and their deliveries commit in one transaction
-//!    ([`store::Recording::record`]). While the store cannot commit, inference waits. No change is
-//!    lost meanwhile, because the record still differs from the disk.
+//!    ([`store::Recording::record`]). While the store cannot commit, inference waits. The record
+//!    then still differs from the disk, so the events are inferred later.
 //! 3. Unreadable never means deleted, whether a file, a directory or the whole root
 //!    ([`domain::project::Observed::unreadable`], `engine::root`).
 //! 4. Delivery is at least once. The id of an event stays the same over attempts, restarts and
 //!    repeated inference ([`domain::event::EventId::of`]).
 //! 5. A reload is applied completely or changes nothing (`daemon::reload`).
-//! 6. The supervisor notices the end of every task and thread, even by a panic. The process then
-//!    exits with an error, so it never runs without one of its parts (`daemon::supervise`). The
-//!    only exception is the thread that sends traces: if it ends, the process logs an error.
+//! 6. If an engine, its watch thread, a queue or the log thread ends unexpectedly, or a background
+//!    task panics, the process exits with an error (`daemon::supervise`). If the thread that sends
+//!    traces ends, the process only logs an error.
 //! 7. All channels are bounded. If the hint channel is full, a full scan follows, so no change is
 //!    lost (`hint`).
 //! 8. No input from disk, YAML, HTTP or signals causes a panic.
@@ -90,7 +90,7 @@ pub mod webhook;
 // Sends recorded deliveries, with a queue for each webhook.
 mod dispatch;
 
-// Removes deliveries and events after their retention.
+// Removes deliveries and events after their retention, and limits the size of the state.
 mod housekeeping;
 
 // Formats errors.
