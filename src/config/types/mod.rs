@@ -162,13 +162,13 @@ pub struct Repository {
     pub layout: Layout,
     /// The templates of the layout, as written.
     pub templates: Templates,
-    /// How long a project must be idle before a missing file counts as removed.
+    /// How long a project must be idle before a missing file may count as removed.
     ///
-    /// After 20 times as long, the file counts as removed even if the project is not idle.
+    /// Continuous activity postpones the removal by at most 20 settle times.
     pub settle: Duration,
     /// How long the removals of projects are held if many projects vanish together.
     ///
-    /// Many means ten or more, and more than half of all projects.
+    /// See [`crate::domain::wave`].
     pub mass_delete_after: Duration,
     /// The time until a full scan is repeated, if nothing requests one earlier.
     pub rescan: Duration,
