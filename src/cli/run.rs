@@ -34,7 +34,7 @@ const SENDING_LATER: &str = "sending; the database does not answer";
 const SENDING_NOTHING: &str = "sending nothing new: this database has the repository in a list (`repositories`). \
                                Give this process the same list";
 
-/// The reason of a process without the role `watch`, if its repository has no record.
+/// The reason of a process without the role `watch`, if no process ever had the lease.
 const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \
                                name. Give this process the `repository.name` and the `store` of the process that \
                                watches, or start that process";
@@ -118,7 +118,7 @@ enum Cause {
     Role,
     /// `roles` does not contain `watch`, and the repository is recorded in a list (`repositories`).
     Listed,
-    /// `roles` does not contain `watch`, and nobody has ever watched a repository of this name.
+    /// `roles` does not contain `watch`, and no process ever had the lease on the repository.
     Unknown,
     /// Another process watches.
     Leased,

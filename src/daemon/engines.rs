@@ -227,7 +227,7 @@ impl Answer {
 }
 
 impl Switching {
-    /// Waits for all engines at the same time.
+    /// Stops the removed engines, and waits for all engines at the same time.
     pub(super) async fn finish(self) -> Switched {
         let since = self.since;
         let answers = join_all(self.answers.into_iter().map(Answer::wait));

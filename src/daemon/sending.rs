@@ -104,7 +104,7 @@ impl Sending {
         }))
     }
 
-    /// Whether the database answered the last renewal of the lease.
+    /// Whether the database answered the last renewal of this process's lease.
     pub(crate) fn is_reachable(&self) -> bool {
         let view = self.store.fleet();
         view.is_none_or(|view| view.borrow().is_reachable)

@@ -161,7 +161,7 @@ struct Named {
     removed: Vec<String>,
 }
 
-/// Records the names of several repositories.
+/// Records the names of the setting `repositories`. Does nothing without this setting.
 fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<Named, DaemonError> {
     let names = config.repository_names();
     if names.is_empty() {

@@ -169,7 +169,7 @@ impl Daemon<'_> {
         });
     }
 
-    /// Reloads. Notifies systemd before and after, once the start is complete.
+    /// Reloads. If the start is complete, notifies systemd before and after the reload.
     async fn announced_reload(
         &mut self,
         trigger: &str,

@@ -17,7 +17,7 @@ use crate::store::{Claim, Hold};
 /// another.
 const BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The attempts in flight of one webhook, and the later renames of projects.
+/// The attempts in flight of one webhook, and the renames of projects since they began.
 #[derive(Default)]
 pub(super) struct InFlight {
     attempts: JoinSet<Ended>,

@@ -44,7 +44,7 @@ const VALID_FOR: Duration = Duration::from_millis(500);
 pub(super) enum Wanted {
     /// Claim the deliveries that can be sent now, and some more in advance.
     Ahead,
-    /// Claim only the deliveries that can be sent now. Further claims would expire.
+    /// Claim only the deliveries that can be sent now. Further claims might expire.
     Now,
     /// Claim at most `n_fresh` deliveries of projects that are not in `avoiding`.
     ///

@@ -192,7 +192,7 @@ impl Queue {
             // The end of a recording wakes the queue.
             return SLEEP_MAX;
         }
-        // Do not claim yet: the claims would expire before the rate allows the next request.
+        // Do not claim yet: the claims might expire before the rate allows the next request.
         let until_next = self.until_next(&target, moment);
         if !until_next.is_zero() {
             return until_next.min(SLEEP_MAX);

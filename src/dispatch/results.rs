@@ -104,7 +104,7 @@ impl Results {
         });
     }
 
-    /// Waits for the end of the recording in progress.
+    /// Waits for the end of the recording in progress. Returns `None` if there is none.
     ///
     /// Returns the deliveries to release, each with its project at the time of the claim.
     pub(super) async fn recorded(&mut self) -> Option<Vec<(ProjectKey, i64)>> {

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 /// The maximum number of threads that one [`BlockingThreads`] uses at a time.
 ///
-/// A webhook has two of them: one for host names, and one for other work. The runtime has 512
+/// A webhook has two of them: one for host names, and one for other work. The runtime has up to 512
 /// threads.
 const AT_ONCE: usize = 8;
 

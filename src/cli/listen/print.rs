@@ -213,7 +213,8 @@ pub(crate) fn safe_lines(text: &str) -> String {
     lines.join("\n")
 }
 
-/// Whether a character is a control character, breaks lines, or changes the text direction.
+/// Whether a character controls the terminal, breaks lines, changes the text direction or is a
+/// byte order mark.
 fn is_unsafe(c: char) -> bool {
     c.is_control()
         || matches!(c,

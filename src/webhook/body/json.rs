@@ -37,7 +37,7 @@ pub fn schema() -> Value {
         .iter()
         .map(|kind| of_event((*kind).into(), kind.parameters()))
         .collect();
-    // The event of `webhooks test` has every parameter.
+    // The event `test` has every parameter.
     events.push(of_event(EventName::TEST, &Parameter::ALL));
     json!({
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -1,7 +1,7 @@
 //! The bytes of a body: the payload, and the bytes of the format before and after it.
 //!
 //! Constraint: a payload may have many MiB, and several requests are in progress at the same time.
-//! So a format that sends the payload unchanged shares it with the event and copies nothing.
+//! So a format that sends the payload unchanged shares it with the event.
 
 use bytes::{Bytes, BytesMut};
 
