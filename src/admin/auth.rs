@@ -235,7 +235,7 @@ fn sessions(headers: &HeaderMap) -> impl Iterator<Item = &str> {
         .filter_map(|cookie| cookie.trim().strip_prefix(SESSION)?.strip_prefix('='))
 }
 
-/// The start of each client's last [`WINDOW`], and the number of wrong tokens in it.
+/// The start of each client's last [`WINDOW`], and its number of wrong tokens.
 #[derive(Default)]
 struct Failures(HashMap<Option<IpAddr>, (Duration, u32)>);
 

@@ -1,7 +1,7 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
 //! Constraint: many clients cause no more reads of the store than one client. While there are
-//! clients, and for half a minute after the last one, one task checks twice a second whether the
+//! clients, and for up to a minute after the last one, one task checks twice a second whether the
 //! recorded state has changed. Only after a change does the task compare the listings, as
 //! `--follow` does. The task keeps the newest items for all clients. A client that is too slow, or
 //! reconnects too late, gets `missed` and must read the listings again.
