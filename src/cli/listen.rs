@@ -162,7 +162,9 @@ impl<W: Write> Printer<'_, W> {
         still_read(printed.and_then(|()| self.out.flush()))
     }
 
-    /// Prints the answer to a callback that was passed on. Returns whether the output is still open.
+    /// Prints the answer to a callback that was passed on.
+    ///
+    /// Returns whether the output is still open.
     fn passed_on(&mut self, report: &PassedOn) -> anyhow::Result<bool> {
         let printed = if self.is_json {
             print_passed_on_json(self.out, report, &self.target)
