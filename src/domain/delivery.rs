@@ -4,22 +4,23 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 
-/// The maximum number of bytes of an answer's body that are read and stored.
+/// The maximum number of bytes that are read of an answer's body.
 pub const ANSWER_MAX: usize = 16 * 1024;
 
 /// The state of a delivery.
 ///
 /// There is no state for a delivery that is being sent: it is pending, and the sending process has
-/// a claim on it. The claim ends with the process.
+/// a claim on it. If the process ends, the claim ends too, in PostgreSQL perhaps some time later.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum State {
     /// The delivery is due now or later.
     Pending,
     /// The receiver answered 2xx.
     Delivered,
-    /// The last attempt of the schedule failed, or the request is too long to be sent.
+    /// The delivery is given up.
     ///
-    /// An operator can redeliver the delivery.
+    /// The last attempt of its schedule failed, it cannot be sent, it was pending for too long, or
+    /// the state exceeded its maximum size. An operator can redeliver the delivery.
     Dead,
     /// An operator cancelled the delivery.
     Cancelled,
@@ -50,14 +51,14 @@ impl State {
     }
 }
 
-/// The result of one attempt, as [`crate::webhook::answer`] derives it from the answer.
+/// The result of one attempt. [`crate::webhook::answer`] derives it from an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// The receiver accepted the callback (2xx).
     Accepted,
     /// The receiver wants no more callbacks (410).
     Gone,
-    /// The request was not sent, because it is longer than any receiver accepts.
+    /// The request was not sent, because its URL or a header is too long for receivers.
     Unsendable,
     /// The receiver did not accept the callback, or there was no answer.
     Failed {
@@ -88,19 +89,19 @@ impl RetryAfter {
 /// Whether the endpoint or only one delivery failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureCause {
-    /// There was no answer, or a gateway answered.
+    /// There was no answer, or perhaps only a gateway answered (502, 503, 504).
     ///
-    /// Other deliveries of this process would fail as well, but another process may reach the
-    /// endpoint.
+    /// Other deliveries of this process would probably fail as well, but another process may reach
+    /// the endpoint.
     Unreachable,
-    /// The endpoint failed, so other deliveries to it would fail as well.
+    /// The endpoint failed, so other deliveries to it would probably fail as well.
     Endpoint,
     /// The endpoint works, but rejected this delivery.
     Delivery,
 }
 
 impl Outcome {
-    /// The outcome if there is no answer, or if a gateway answers without Retry-After.
+    /// The outcome without an answer, or with 502, 503 or 504 without Retry-After.
     pub const NO_ANSWER: Outcome = Outcome::Failed {
         cause: FailureCause::Unreachable,
         retry_after: None,
@@ -124,6 +125,8 @@ impl Outcome {
     }
 
     /// Whether the endpoint failed or was not reached.
+    ///
+    /// A receiver that requested a wait for all deliveries failed too.
     pub const fn is_endpoint_failure(self) -> bool {
         matches!(
             self,
@@ -134,9 +137,10 @@ impl Outcome {
         )
     }
 
-    /// Whether the attempt did not reach the endpoint. Another process may reach it.
+    /// Whether the attempt probably did not reach the endpoint.
     ///
-    /// A receiver that requested a wait for all deliveries was reached.
+    /// Another process may reach it. A receiver that requested a wait for all deliveries was
+    /// reached.
     pub const fn is_unreachable(self) -> bool {
         matches!(
             self,
@@ -155,21 +159,19 @@ impl Outcome {
 pub enum Verdict {
     /// The receiver accepted the callback.
     Delivered,
-    /// Retry at this time or later, as the schedule requires.
+    /// Retry at this time or later.
     Retry(Timestamp),
-    /// Retry at this time or later, as the receiver requested.
+    /// Like `Retry`, but the receiver requested a wait, which the time includes.
     ///
     /// Enabling the webhook ends this wait.
     RetryAsAsked(Timestamp),
-    /// Retry at this time or later without using up an attempt, because the endpoint is down.
+    /// Like `Retry`, but without using up an attempt, because the endpoint is down.
     Repeat(Timestamp),
     /// Like `RetryAsAsked`, but without using up an attempt.
     RepeatAsAsked(Timestamp),
-    /// The last attempt of the schedule failed, or the request is too long to be sent.
+    /// The last attempt of the schedule failed, or the delivery cannot be sent.
     Dead,
-    /// Switch the webhook off.
-    ///
-    /// The delivery stays pending until the webhook is switched on again.
+    /// Switch the webhook off. The delivery stays pending.
     SwitchOff,
 }
 
@@ -197,7 +199,8 @@ impl Verdict {
 
     /// Returns the verdict for an attempt during which the webhook's settings changed.
     ///
-    /// The attempt failed with the old settings, so the retry is due immediately, at `ended`.
+    /// If the delivery is neither delivered nor dead, its retry is due immediately, at `ended`,
+    /// because the new settings may work.
     pub const fn with_changed_settings(self, ended: Timestamp) -> Self {
         match self {
             Verdict::Delivered | Verdict::Dead => self,
@@ -210,9 +213,10 @@ impl Verdict {
     }
 }
 
-/// The longest accepted Retry-After: one day, the last delay of the default schedule.
+/// The longest wait by a Retry-After.
 ///
-/// Without this limit, a receiver could postpone a delivery by a year.
+/// It is one day, the last delay of the default schedule. Without this limit, a receiver could
+/// postpone a delivery by a year.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The largest jitter, as a fraction of the delay.
@@ -271,7 +275,8 @@ fn retry_time(
 /// Returns the verdict on a failure that uses up no attempt.
 ///
 /// See [`super::endpoint::Effect::uses_attempt`]. The retry waits for the delay that the schedule
-/// has before the next attempt. After the last attempt, the last delay is used again.
+/// has before the next attempt. After the last attempt, the last delay is used again. If the
+/// outcome is not [`Outcome::Failed`], the verdict is that of [`next`].
 pub fn repeat(
     schedule: &[Duration],
     attempt: u32,

@@ -1,8 +1,10 @@
 //! Decides whether an endpoint is down, and which deliveries it receives while it is down.
 //!
-//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries.
-//! A few projects whose deliveries always fail must not stop the other projects. A single failure
-//! does not show whether the endpoint or the project is the cause. So there are three rules:
+//! Constraint: an endpoint that is down must not use up the attempts of all pending deliveries. A
+//! few projects whose deliveries always fail must not stop the other projects. A single failure
+//! does not show whether the endpoint or the project is the cause. An attempt *succeeds* here if
+//! the endpoint accepts or refuses the delivery, because then the endpoint works. There are three
+//! rules:
 //!
 //! - An endpoint is down after [`DOWN_AFTER`] projects in a row had an endpoint failure
 //!   ([`Outcome::is_endpoint_failure`]). One success brings it up again.
@@ -11,18 +13,18 @@
 //!   A round ends after [`ROUND`] failures, and the next round starts after a delay of the retry
 //!   schedule. So a project whose deliveries succeed does not wait for failing projects, and the
 //!   endpoint gets few requests.
-//! - While an endpoint is down, the first failure of each project uses up no attempt of the
+//! - While an endpoint is down, the first failure of each other project uses up no attempt of the
 //!   delivery's schedule.
 //!
-//! A project is a *suspect* if it failed while the endpoint worked for another project. Failures
-//! of a suspect do not count towards [`DOWN_AFTER`]. If a suspect succeeds, the endpoint probably
-//! caused the earlier failure. So the other suspects are cleared too, except suspects that
-//! failed again while the endpoint was up.
+//! A project that failed becomes a *suspect* when another project, which had not failed, succeeds.
+//! Failures of a suspect do not count towards [`DOWN_AFTER`]. If a project succeeds after its own
+//! failure, the endpoint probably caused that failure. So the project is no suspect any more, and
+//! neither are the others, except suspects that failed again while the endpoint was up.
 //!
-//! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). That is no failure.
-//! The store enforces the wait, and [`super::pace`] limits the rate of requests. The wait uses up
-//! no attempt if [`DOWN_AFTER`] projects were asked to wait since the last success. If fewer
-//! projects were asked, their deliveries may be the cause.
+//! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). This does not count
+//! towards [`DOWN_AFTER`]. The store enforces the wait, and [`super::pace`] limits the rate of
+//! requests. The wait uses up no attempt if [`DOWN_AFTER`] projects were asked to wait since the
+//! last success. If fewer projects were asked, their deliveries may be the cause.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!
@@ -42,10 +44,10 @@ pub const DOWN_AFTER: usize = 3;
 /// The number of projects that may fail in one round while the endpoint is down.
 ///
 /// Far fewer projects usually fail while the endpoint works. In addition to probes, an endpoint
-/// that is down gets at most this many requests per delay of the retry schedule.
+/// that is down gets about this many requests per delay of the retry schedule.
 pub const ROUND: usize = 256;
 
-/// The maximum number of suspects, and of failed projects while the endpoint is down.
+/// From this number of suspects, or of failed projects, no more are added.
 ///
 /// A claim skips failed projects one by one, so the limit keeps claims fast. Projects beyond the
 /// limit are not skipped, and their failures use up attempts.
@@ -56,13 +58,16 @@ const FAILED_MAX: usize = 4096;
 pub struct Endpoint {
     /// The projects that failed since the last success, except suspects.
     ///
-    /// With the project number [`DOWN_AFTER`], the endpoint is down and all of them move to
-    /// [`Down::failed`].
+    /// As soon as there are [`DOWN_AFTER`], the endpoint is down and they move to [`Down`].
     failing: BTreeSet<ProjectKey>,
     suspects: BTreeMap<ProjectKey, Suspicion>,
-    /// The projects that were asked to wait since the last success. At most [`DOWN_AFTER`].
+    /// The projects that were asked to wait since the last success.
+    ///
+    /// Only [`DOWN_AFTER`] are kept, because more make no difference.
     asked: BTreeSet<ProjectKey>,
-    /// Whether the last attempt did not reach the receiver. This includes attempts of suspects.
+    /// Whether the last attempt probably did not reach the endpoint.
+    ///
+    /// This includes attempts of suspects, but not unsendable requests.
     is_unreachable: bool,
     down: Option<Down>,
 }
@@ -176,8 +181,8 @@ impl Endpoint {
 
     /// Whether this process may be unable to reach the endpoint. Another process may reach it.
     ///
-    /// One attempt that did not reach the receiver is enough. [`Endpoint::is_down`] alone is not
-    /// enough: with fewer than [`DOWN_AFTER`] projects that are not suspects, it is never true.
+    /// [`Endpoint::is_down`] alone does not show this: with fewer than [`DOWN_AFTER`] projects that
+    /// are not suspects, it never becomes true. So one failure to reach the endpoint is enough.
     pub fn may_be_out_of_reach(&self) -> bool {
         self.is_down() || self.is_unreachable
     }
@@ -219,8 +224,7 @@ impl Endpoint {
 
     /// Records the outcome of an attempt.
     ///
-    /// `was_probe` is false for an attempt that was already in progress when the endpoint went
-    /// down.
+    /// `was_probe` is true if the attempt began while the endpoint was down.
     pub fn attempt_ended(
         &mut self,
         key: &ProjectKey,

@@ -15,10 +15,12 @@ use super::project::{ContentHash, FileState, ProjectKey, Stamp};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// The change was observed while the daemon was running.
+    /// A report or a later scan found the change.
     #[default]
     Live,
-    /// The change was made while the daemon was down, and found at the start.
+    /// The first full scan after a start found the change.
+    ///
+    /// Usually it was made while the daemon was down.
     CatchUp,
     /// An operator sent the event again.
     Redelivery,
@@ -108,7 +110,8 @@ pub struct InferredEvent {
     pub subject: FileState,
     /// The definition to send as the payload, if a published copy or a snapshot was removed.
     ///
-    /// The store keeps the bytes of definitions, but not those of published copies and snapshots.
+    /// The store has the bytes of each recorded definition, but perhaps not those of a recorded
+    /// published copy or snapshot.
     pub definition: Option<FileState>,
     /// The key of the project before the move, if the event is a move.
     pub moved_from: Option<ProjectKey>,
@@ -136,7 +139,7 @@ impl InferredEvent {
         self.definition.as_ref().unwrap_or(&self.subject).hash
     }
 
-    /// Adds the id, the time and the explanation to the event.
+    /// Returns the event with its id, time and explanation.
     pub(crate) fn complete(
         &self,
         key: &ProjectKey,
@@ -219,10 +222,10 @@ pub struct Explanation {
     /// The file that was recorded before, if any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub before: Option<FileSummary>,
-    /// The file that was observed, if any.
+    /// The file that the event is about, unless it was removed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub after: Option<FileSummary>,
-    /// The hint or scan that caused the observation.
+    /// The reason for the observation, such as a hint or a scan.
     pub hint: String,
     /// The source of the username, if `audit` is one of the configured sources.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -245,9 +248,9 @@ pub struct Event {
     pub origin: Origin,
     /// The change time of the file. For a removal or a move, the time of inference.
     pub occurred_at: Timestamp,
-    /// The parameters, in order.
+    /// The parameters, in the order in which requests have them.
     pub parameters: Vec<(Parameter, String)>,
-    /// The hash of the payload. The store has the payload.
+    /// The hash of the payload.
     pub payload: ContentHash,
     /// Why the event was inferred.
     pub explanation: Explanation,

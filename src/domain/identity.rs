@@ -23,7 +23,7 @@ pub struct KeptIds {
     pub root_id: Option<String>,
     /// The generated id, if the project has no other id.
     ///
-    /// Absent if it equals the id that is generated from the current directory.
+    /// Absent if it equals the id that is generated from the current key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub made_up: Option<String>,
 }
@@ -67,7 +67,7 @@ impl Document {
         self.annotation("engineId")
     }
 
-    /// The root attribute `id` in this content, unless it is empty.
+    /// The root attribute `id` in this content, unless it has only white space.
     pub(crate) fn own_root_id(&self) -> Option<&str> {
         self.id.as_deref().filter(|id| !id.trim().is_empty())
     }
@@ -98,7 +98,7 @@ impl Document {
         engine_id.as_deref().or_else(other)
     }
 
-    /// Whether an id has to be generated from the project's directory.
+    /// Whether an id has to be generated from the project's key.
     fn needs_made_up_id(&self) -> bool {
         self.engine_id().or(self.root_id()).is_none() && self.kept_made_up_id().is_none()
     }
@@ -122,7 +122,7 @@ impl FileState {
         Identity::Id(project_id(key, self, None).to_lowercase())
     }
 
-    /// Returns all identities that a definition of this recorded project may have.
+    /// Returns the identities by which this recorded project is found after a move.
     pub(crate) fn identities(&self, key: &ProjectKey) -> impl Iterator<Item = Identity> + use<> {
         let of_project = self.project_identity(key);
         let of_content = Some(self.identity()).filter(|identity| *identity != of_project);
@@ -131,8 +131,8 @@ impl FileState {
 
     /// Whether the two files have different ids, and so belong to different projects.
     ///
-    /// If both files have an engineId, the engineIds are compared, ignoring case. If neither has an
-    /// engineId, the root attributes `id` are compared.
+    /// Only ids of the same kind are compared, ignoring case: the engineIds if both files have one,
+    /// and the root attributes `id` if neither file has an engineId. Kept ids count too.
     pub(crate) fn is_of_another_project(&self, other: &FileState) -> bool {
         let (here, there) = (&self.document, &other.document);
         let differ = |one: &str, other: &str| one.to_lowercase() != other.to_lowercase();
@@ -197,10 +197,10 @@ impl FileState {
         file
     }
 
-    /// Avoids the generated id of this directory if a renamed project still has it.
+    /// Changes the generated id of a new definition if a renamed project has that id.
     ///
-    /// Then a new definition gets a different generated id. It depends on the file, so inferring
-    /// the same import again gives the same id.
+    /// `is_kept` returns whether a recorded project keeps an id. The different id depends on the
+    /// file, so inferring the same import again gives the same id.
     pub(crate) fn avoid_kept_ids(&mut self, key: &ProjectKey, is_kept: impl Fn(&str) -> bool) {
         let is_new = self.role == Role::Definition && self.document.kept.is_none();
         if is_new && self.document.needs_made_up_id() && is_kept(&made_up_project_id(key)) {

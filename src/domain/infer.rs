@@ -10,27 +10,28 @@
 //!   imported.
 //! - While the definition is missing, a published copy with another id waits until the removal of
 //!   the definition is confirmed. The copy may belong to a successor.
-//! - If neither the record nor the disk has a definition, a copy waits for the settle time. A
-//!   checkout handles one file at a time. So the copy may be the last file of a project that is
-//!   being removed, or the first file of a new project. A project that appears and disappears in
-//!   this time causes no event. If a definition is being written, the copy waits until the
-//!   definition is complete.
+//! - If neither the record nor the disk has a complete definition, a new copy waits for the settle
+//!   time. A checkout handles one file at a time. So the copy may be the last file of a project
+//!   that is being removed, or the first file of a new project. A copy that appears and disappears
+//!   in this time causes no event. While a definition is probably being written, the copy waits
+//!   longer.
 //!
 //! A definition without an id keeps the id that its project had; see [`super::identity`]. A
-//! definition with another id belongs to another project, even if a snapshot in the directory has
-//! the same content. Then the snapshot belongs to the other project too.
+//! definition with another id ([`FileState::is_of_another_project`]) belongs to another project,
+//! even if a snapshot in the directory has the same content. Then the snapshot belongs to the other
+//! project too.
 //!
 //! Four more events exist: a save, a move ([`super::moves`]), and the removal of a published copy
 //! or a snapshot while the project stays. Only webhooks that name these events receive them.
 //!
-//! A deleted project counts as unpublished only if no published copy remains. A copy
-//! with new content or another tag also remains. A new copy with another id is ignored, because it
-//! belongs to another project.
+//! A deleted project counts as unpublished only if a published copy was recorded and none remains.
+//! A copy with new content or another tag counts as remaining. A new copy with another id is
+//! ignored, because it belongs to another project.
 //!
-//! If a published copy of a deleted project cannot be read, the delete does not wait for it. The
-//! record keeps the last definition ([`Recorded::deleted`]) until the copies can be read. If they
-//! are gone then, the project is unpublished. If a new definition appears in the directory first,
-//! the copies belong to the new project, and the record drops the old definition.
+//! If a published copy of a deleted project cannot be read, the delete does not wait for it.
+//! Usually the record keeps the last definition ([`Recorded::deleted`]) until the copies can be
+//! read. If they are gone then, the project is unpublished. If a new definition appears in the
+//! directory first, the copies belong to the new project, and the record drops the old definition.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -53,7 +54,9 @@ pub enum Removals {
 pub struct Inference {
     /// The new record.
     pub record: Recorded,
-    /// The events, in the order of recording and delivery.
+    /// The events, in order.
+    ///
+    /// If the change is split, [`super::portions::order`] changes the order.
     pub events: Vec<InferredEvent>,
     /// The paths that wait for a confirmed removal; see [`missing`].
     pub missing: BTreeSet<String>,
@@ -93,7 +96,7 @@ pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
 
 /// Returns a predicate for new copies without a definition.
 ///
-/// For such a copy, neither the record nor the disk has a definition.
+/// For such a copy, neither the record nor the disk has a complete definition.
 fn is_orphan(recorded: &Recorded, observed: &Observed) -> impl Fn(&FileState) -> bool {
     let has_definition = recorded.definition.is_some() || observed.definition().is_some();
     move |seen| !has_definition && recorded.file(&seen.path).is_none()
@@ -202,7 +205,7 @@ pub(crate) fn is_replaced(recorded: &Recorded, observed: &Observed) -> bool {
 enum Copies {
     Unrecorded,
     Remain,
-    /// No readable published copy exists. Unreadable published copies may exist.
+    /// No readable published copy of the project exists. An unreadable one may.
     Unclear,
     Gone,
 }
@@ -328,15 +331,16 @@ fn deletes(
         copies == Copies::Unclear && published.all(|copy| !definition.is_of_another_project(copy));
     is_judged_later.then(|| FileState {
         role: Role::Deleted,
-        // Forces the next definition at this path to be read, even if it has the same metadata.
+        // Makes a full scan observe the project, even if a definition with the same metadata is at
+        // this path again.
         read_ns: 0,
         ..definition.clone()
     })
 }
 
-/// Adds the event of a project that was deleted before, if its published copies are gone.
+/// Adds the event of a project that was deleted before, if it is unpublished now.
 ///
-/// Returns its definition if the copies cannot be judged yet.
+/// Returns its definition if the copies cannot be judged yet, or if their removal is unconfirmed.
 fn unpublishes(
     events: &mut Vec<InferredEvent>,
     recorded: &Recorded,
@@ -388,9 +392,9 @@ fn removed_copies(events: &mut Vec<InferredEvent>, recorded: &Recorded, record: 
     }
 }
 
-/// Adds the events of new snapshots or published copies. Returns their new record.
+/// Adds the events of new and changed copies of a role. Returns their new record.
 ///
-/// A new copy is not recorded yet if `has_to_wait` returns true for it.
+/// A new or changed copy is not recorded yet if `has_to_wait` returns true for it.
 fn copies(
     events: &mut Vec<InferredEvent>,
     recorded: &BTreeMap<String, FileState>,

@@ -8,7 +8,7 @@
 //! | state | the process |
 //! |---|---|
 //! | [`LeaseState::Waiting`] | asks for the lease. It observes and commits nothing. |
-//! | [`LeaseState::Held`] | observes and commits. It renews after a third of the lease's length. |
+//! | [`LeaseState::Held`] | observes and commits. It renews the lease at intervals. |
 //! | [`LeaseState::Over`] | commits nothing more. To observe again, it needs a new lease. |
 //!
 //! The database measures the length of the lease with its own clock, from each grant and renewal.
@@ -31,7 +31,7 @@ pub enum LeaseState {
         /// The number of the grant.
         epoch: i64,
     },
-    /// Another process took over, or this process released the lease.
+    /// Another process took over, or this process released the lease or is stopping.
     Over,
 }
 

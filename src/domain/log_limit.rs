@@ -33,6 +33,8 @@ impl LogLimit {
 
     /// If the window is over, closes it and returns the number of suppressed lines.
     ///
+    /// Returns `None` if the number is zero.
+    ///
     /// Call this before each [`LogLimit::allows`], and regularly in between.
     pub(crate) fn take_suppressed(&mut self, now: Duration) -> Option<u32> {
         let began = self.began?;

@@ -1,11 +1,12 @@
 //! Pairs projects that appeared with projects that disappeared.
 //!
-//! Constraint: renaming a project directory, or moving it inside its organization, causes no
-//! import or delete. The project id identifies the project; see [`super::identity`]. Without an
-//! id, the content does. So if a project is renamed and then saved, the events are a move and a
-//! save. An observation of the new location alone does not distinguish a move from a copy. So the
-//! old location is observed as well. This module takes several projects together and pairs arrivals
-//! with departures. Then [`infer`] compares each project with the record that belongs to it.
+//! Constraint: renaming a project directory, or moving it inside its organization, causes no import
+//! or delete. The project id identifies the project; see [`super::identity`]. So if a project with
+//! an id is renamed and then saved, the events are a move and a save. A project without an id is
+//! identified by its content. An observation of the new location alone does not distinguish a move
+//! from a copy. So the old location is observed as well. This module takes several projects
+//! together and pairs arrivals with departures. Then [`infer`] compares each project with the
+//! record that belongs to it.
 //!
 //! - If no definition was recorded at the new location, the project moves immediately, without
 //!   waiting for the settle time.
@@ -14,8 +15,8 @@
 //!   waits too ([`Conclusion::moves_to`]). Otherwise the moving project would be deleted at the old
 //!   location and imported at the new one.
 //! - The record of a file that is gone from the old location moves with the project, even if the
-//!   file has not arrived yet. Files that remain or cannot be read stay recorded at the old
-//!   location.
+//!   file has not arrived yet. Files that remain unchanged or cannot be read stay recorded at the
+//!   old location.
 //! - If a project is copied and the original is gone in the same observation, that is a move.
 //!   Observations cannot tell the difference.
 //!
@@ -30,7 +31,9 @@ use super::pairs::{Pairs, pair};
 use super::project::{FileState, Identity, Observed, ObservedFile, ProjectKey, Recorded, Role};
 use super::shared_ids::{Hold, Removal, SharedIds};
 
-/// Returns the new path of a recorded file after its project moved.
+/// Returns the path of a recorded file after its project moved to this key.
+///
+/// `None` if the layout has no such path.
 pub type Relocate<'a> = dyn Fn(&FileState, &ProjectKey) -> Option<String> + 'a;
 
 /// The record of a project and an observation of it.
@@ -55,8 +58,9 @@ pub struct Conclusion {
     pub moved_from: Option<ProjectKey>,
     /// The key of the location that the project moves to, if the move has to wait.
     ///
-    /// The move waits until the removal of the project recorded there is confirmed. The removal of
-    /// this project must not be confirmed earlier; see [`super::settle::Agenda::confirm_after`].
+    /// The move waits until the removal of the project recorded there is confirmed, or until that
+    /// project has moved away. The removal of this project must not be confirmed earlier; see
+    /// [`super::settle::Agenda::confirm_after`].
     pub moves_to: Option<ProjectKey>,
     /// Why a complete project that arrived here is not imported yet.
     pub hold: Option<Hold>,
@@ -87,8 +91,9 @@ impl Comparison {
 
     /// Returns the observed definition if it may belong to a project that moved here.
     ///
-    /// Unlike [`Comparison::arrival`], this includes a changed definition if this or the recorded
-    /// definition has no id. Such a definition may also be an ordinary save.
+    /// Unlike [`Comparison::arrival`], this includes a changed definition if the ids do not show
+    /// whether it is of another project. For instance, the old or the new definition has no id.
+    /// Such a change may also be an ordinary save.
     pub fn newcomer(&self) -> Option<&FileState> {
         let seen = self.observed.definition()?;
         let is_newcomer = match &self.recorded.definition {
@@ -132,6 +137,8 @@ pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a Fi
 /// - For every confirmed departure, and for every departure of a project that arrived elsewhere,
 ///   they include the recorded projects of its organization with the same identity. If the
 ///   definition of one such project still exists, that project is enough.
+///
+/// Projects with the same [`Identity::Content`] matter only within one organization.
 pub fn infer_all<C: Borrow<Comparison>>(
     comparisons: &[C],
     relocate: &Relocate<'_>,
@@ -190,9 +197,9 @@ pub fn infer_all<C: Borrow<Comparison>>(
 
 /// Infers the events of one comparison.
 ///
-/// `origin` is the old location of the project that arrived here. `departed` is true if the
-/// project recorded here is now at another location. `is_back` is true if the project deleted here
-/// has come back to its organization.
+/// `origin` is the old location of the project that arrived here. `departed` is true if the project
+/// recorded here left without being deleted here: it moved, or [`Conclusion::lives_on_in`] is set.
+/// `is_back` is true if the project deleted here has come back to its organization.
 fn judge(
     here: &Comparison,
     origin: Option<&Comparison>,
@@ -238,8 +245,8 @@ fn moved(origin: &Comparison, recorded: &Recorded) -> Option<InferredEvent> {
 
 /// Infers the events of one comparison without the arrived project, which has to wait.
 ///
-/// If the recorded project was removed, it is deleted now. Otherwise two projects that exchange
-/// their locations would wait for each other.
+/// If the arrived project replaces a recorded project that did not move, the recorded project is
+/// deleted now. Otherwise two projects that exchange their locations would wait for each other.
 fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inference {
     let mut inference = Inference {
         record: here.recorded.clone(),
@@ -260,7 +267,7 @@ fn judge_departure(here: &Comparison, departed: bool, removals: Removals) -> Inf
 
 /// Returns the record that stays at the old location of a moved project.
 ///
-/// It has the files that are still there and unchanged, and the files that cannot be read.
+/// It has the files that are still there and unchanged, and the copies that cannot be read.
 fn left_behind(from: &Comparison) -> Recorded {
     let observed = &from.observed;
     let is_gone = observed.is_gone();
@@ -276,7 +283,7 @@ fn left_behind(from: &Comparison) -> Recorded {
         .collect()
 }
 
-/// Returns the record that moves with a project: files gone from its old location.
+/// Returns the record that moves with a project: files that left its old location.
 ///
 /// A file that has not arrived yet is recorded at the new location too. A checkout moves file by
 /// file, and a file that arrives later must not cause an event.

@@ -1,7 +1,8 @@
-//! Compares directory names with names in the configuration.
+//! Compares names on disk with names in the configuration.
 //!
-//! Constraint: names that look the same are equal. macOS and some file servers store `é` as two
-//! characters, and editors write it as one. The record keeps each name as it is on disk.
+//! Constraint: names that Unicode defines as equivalent are equal. For instance, macOS and some
+//! file servers store `é` as two characters, and editors write it as one. The record keeps each
+//! name as it is on disk.
 
 use std::borrow::Cow;
 

@@ -1,11 +1,12 @@
 //! Decides when the next request to a webhook may start.
 //!
-//! Constraint: a receiver that limits requests must not get many requests that it refuses, and
-//! must not stay idle either. There are two limits, and both space requests evenly. One is the
-//! setting `rate`: the maximum number of requests in a period. The other is learned from answers
-//! that request a wait ([`RetryAfter::Webhook`]). After the first such answer, the rate of requests
-//! doubles every second. After the next such answer, the rate is reduced and then grows in small
-//! steps. Further such answers make the steps rarer.
+//! Constraint: a receiver that limits requests must not get many requests that it refuses, and must
+//! not stay idle either. There are two limits, and both space requests evenly. One is the setting
+//! `rate`: the maximum number of requests in a period. The other is learned from answers that
+//! request a wait ([`RetryAfter::Webhook`]). After the first such answer, the rate of requests
+//! doubles about every second. After the next such answer, the rate is reduced and then grows in
+//! small steps. Further such answers usually make the steps rarer. After a time without such an
+//! answer, the rate doubles again.
 //!
 //! The store enforces the requested wait. Time is monotonic. The state is only in memory.
 //!
@@ -17,8 +18,8 @@ use super::delivery::{Outcome, RetryAfter};
 
 /// The longest interval between requests after the first requested wait.
 ///
-/// Some receivers request a long wait but accept many requests after it, for instance if they
-/// count requests per minute. So the requested wait is not used as the interval.
+/// Some receivers request a long wait but accept many requests after it, for instance if they count
+/// requests per minute. So a longer requested wait is not used as the interval.
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The longest learned time between two requests.
@@ -30,7 +31,7 @@ const INTERVAL_MIN: Duration = Duration::from_millis(1);
 /// The shortest time between two increases of the rate.
 const STEP: Duration = Duration::from_secs(1);
 
-/// The number of accepted requests before the first small increase of the rate.
+/// The number of accepted requests before a small increase of the rate, at first.
 const FIRST_RUN: u32 = 16;
 
 /// The largest number of accepted requests before a small increase of the rate.
@@ -41,8 +42,8 @@ const FEW: u32 = 4;
 
 /// After this time without a requested wait, the rate doubles again.
 ///
-/// Then a receiver that limits requests refuses one or two of them. If a receiver was only busy,
-/// it soon gets requests at the full rate again.
+/// Then a receiver that limits requests soon refuses some of them. If a receiver was only busy, it
+/// soon gets requests at the full rate again.
 const FORGET_AFTER: Duration = Duration::from_secs(30);
 
 /// How late a request may start without delaying the requests after it, at high rates.
@@ -70,7 +71,7 @@ impl Rate {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Pace {
     learned: Option<Learned>,
-    /// The time of the next request.
+    /// The earliest time of the next request.
     next: Duration,
 }
 
@@ -80,7 +81,7 @@ struct Learned {
     interval: Duration,
     /// Whether the rate doubles, instead of growing in small steps.
     doubles: bool,
-    /// The number of accepted requests since the last step.
+    /// The number of accepted requests since the interval last changed.
     n_accepted: u32,
     /// The number of accepted requests since the last requested wait.
     n_since_wait: u32,

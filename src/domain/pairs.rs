@@ -91,11 +91,11 @@ const PAIRED_AT_MOST: usize = 8;
 
 /// Pairs arrivals with departures.
 ///
-/// A changed definition without an id may be a save or a replacement. The same is true of the first
-/// definition with an id. Such a change is a replacement if the new content came from another
-/// location, and the project recorded here went to another location. So an exchange of locations is
-/// recognised as moves, with or without ids. Each round drops the definitions that turned out to be
-/// saves, and pairs again.
+/// A changed definition may be a save or a replacement if its id cannot be compared with the
+/// recorded one. Such a change is a replacement if the new content came from another location, and
+/// the project recorded here went to another location. So an exchange of locations is recognised as
+/// moves, with or without ids. Each round drops the definitions that turned out to be saves, and
+/// pairs again. If the last round still drops some, all such changes are treated as saves.
 pub(super) fn pair(comparisons: &[&Comparison]) -> Pairs {
     let indexed = comparisons.iter().enumerate();
     let mut replaced: BTreeSet<usize> = indexed
@@ -167,7 +167,7 @@ fn pairs(comparisons: &[&Comparison], replaced: &BTreeSet<usize>) -> Pairs {
 
 /// Returns the locations that wait for each other in a ring.
 ///
-/// Each location waits for at most one other and is visited once, so the work is linear.
+/// Each location waits for at most one other and is visited once.
 fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
     let mut ring = BTreeSet::new();
     let mut visited = BTreeSet::new();
@@ -179,7 +179,8 @@ fn rings(waiting: &BTreeMap<usize, usize>) -> BTreeSet<usize> {
             way.push(*here);
             at = waiting.get(here);
         }
-        // The way ends at a visited location. If that location is on this way, a ring begins there.
+        // The way ends at a location that does not wait, or at a visited location. If a visited
+        // location is on this way, a ring begins there.
         let begin = at.and_then(|end| way.iter().position(|here| here == end));
         if let Some(begin) = begin {
             ring.extend(way.drain(begin..));

@@ -48,7 +48,7 @@ impl UsernameSource {
 /// The settings for the names in callbacks.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Naming {
-    /// The organizations by directory name, in the composed form.
+    /// The organizations by their names on disk, in the composed form.
     pub organizations: BTreeMap<String, Organization>,
     /// The sources of the username. The first source that has a name is used.
     pub username: Vec<UsernameSource>,
@@ -73,8 +73,8 @@ fn project_namespace() -> Uuid {
 
 /// Returns the parameters of an event, in order.
 ///
-/// `definition` is the definition of the project, if any. A published copy has the `projectId` of
-/// this definition; see `project_id`.
+/// `definition` is the definition of the project, if any. The `projectId` of a copy usually comes
+/// from it; see `project_id`.
 pub fn parameters(
     event: &InferredEvent,
     key: &ProjectKey,
@@ -127,7 +127,7 @@ fn version_tag(subject: &FileState) -> String {
         .clone()
         .or_else(|| subject.document.version().map(str::to_owned))
         .unwrap_or_else(|| {
-            // This generated tag has whole seconds. The event has the exact time.
+            // Whole seconds keep this generated tag short.
             let seconds = subject.stamp.modified_ns.div_euclid(1_000_000_000);
             format!(
                 "Published {}",
@@ -136,9 +136,10 @@ fn version_tag(subject: &FileState) -> String {
         })
 }
 
-/// Returns the username and the name of its source.
+/// Returns the name of the source and the username.
 ///
-/// `actor` is the user who made the change, if the kernel recorded one.
+/// Without a username, these are `none` and an empty text. `actor` is the user who made the change,
+/// if the kernel recorded one.
 pub fn username(
     subject: &FileState,
     sources: &[UsernameSource],
@@ -164,9 +165,9 @@ fn not_empty(text: Option<&str>) -> Option<&str> {
 
 /// Returns the id of a project.
 ///
-/// It is the engineId, else the root attribute `id`, else a generated id. A published copy has the
-/// id of its project, so that its publish and the import have the same id. A copy with a different
-/// id belongs to another project and has its own id.
+/// It is the engineId, else the root attribute `id`, else a generated id. If `definition` is given,
+/// a copy has the id of this definition, so that a publish and the import have the same id. But a
+/// copy with a different id belongs to another project and has its own id.
 pub(crate) fn project_id(
     key: &ProjectKey,
     subject: &FileState,
@@ -182,7 +183,7 @@ pub(crate) fn project_id(
         .map_or_else(|| made_up_project_id(key), str::to_owned)
 }
 
-/// Generates an id: a UUIDv5 of the two directory names.
+/// Generates an id: a UUIDv5 of the key without the repository.
 pub(super) fn made_up_project_id(key: &ProjectKey) -> String {
     Uuid::new_v5(&project_namespace(), key.path().as_bytes()).to_string()
 }

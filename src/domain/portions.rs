@@ -12,8 +12,8 @@
 //!   removes the moved files from the record at the old location.
 //! - A snapshot that was taken after a save is recorded after the save. Otherwise the save would
 //!   look like a restore.
-//! - Missing files stay recorded until the last portion, because deletes and restores are inferred
-//!   from them.
+//! - Missing files stay recorded until their project is deleted, or else until the last portion.
+//!   Deletes and restores are inferred from them.
 //!
 //! Two kinds of events are recorded late. Otherwise they would hide another event from the next
 //! observation:

@@ -10,20 +10,22 @@ pub(crate) use super::stamp::Inodes;
 pub use super::stamp::{Mark, Stamp};
 use super::work::visit;
 
-/// Separates the repository from the organization in keys. No organization contains a slash.
+/// Separates the repository from the organization in keys.
+///
+/// No name on disk contains a slash.
 const IN_REPOSITORY: &str = "//";
 
-/// The directory names of a project and its organization.
+/// The names of a project and its organization on disk.
 ///
-/// They are the captures `{organization}` and `{project}` of the layout.
+/// They are the captures `{organization}` and `{project}` of the layout, usually directory names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ProjectKey {
-    /// The directory name of the organization. `default` if the layout has no `{organization}`.
+    /// The name of the organization. `default` if the layout has no `{organization}`.
     ///
     /// With several repositories, it starts with `REPOSITORY//`. So equal paths in two repositories
-    /// are two projects everywhere: in the record, in the queues, and in the ids of events.
+    /// are two projects in the record, in the queues, and in the ids of events.
     pub organization: String,
-    /// The directory name of the project.
+    /// The name of the project.
     pub project: String,
 }
 
@@ -43,14 +45,14 @@ impl ProjectKey {
             .map(|(name, _)| name)
     }
 
-    /// The directory name of the organization, without the repository.
+    /// The name of the organization, without the repository.
     pub fn organization_name(&self) -> &str {
         self.organization
             .rsplit_once(IN_REPOSITORY)
             .map_or(&self.organization, |(_, organization)| organization)
     }
 
-    /// The two directory names with a slash in between, without the repository.
+    /// The two names with a slash in between, without the repository.
     pub fn path(&self) -> String {
         format!("{}/{}", self.organization_name(), self.project)
     }
@@ -101,7 +103,7 @@ impl Role {
         Role::Deleted,
     ];
 
-    /// The name of this role in the configuration, in listings and in the store.
+    /// The name of this role in messages and in the store.
     pub const fn as_str(self) -> &'static str {
         match self {
             Role::Definition => "definition",
@@ -147,7 +149,7 @@ impl fmt::Debug for ContentHash {
     }
 }
 
-/// The parsed part of a project.xml: attributes and annotations of the root element.
+/// The parsed part of a project.xml, and the ids that the project keeps.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Document {
     /// The root attribute `name`.
@@ -156,12 +158,15 @@ pub struct Document {
     /// The root attribute `id`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
-    /// The annotations by name. If several have the same name, the first is used.
+    /// The annotations by name.
+    ///
+    /// Annotations above the limits of the parser are left out. Of others with the same name, the
+    /// first is used.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub annotations: BTreeMap<String, String>,
     /// Ids that the project keeps although this content lacks them.
     ///
-    /// Recorded definitions may have kept ids. New definitions get them only from
+    /// They come from [`FileState::succeeding`], [`FileState::moved`] and
     /// [`FileState::avoid_kept_ids`].
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kept: Option<Box<KeptIds>>,
@@ -169,17 +174,17 @@ pub struct Document {
 
 /// The placeholder in the annotation `version` that means "no version yet".
 ///
-/// The modeler writes it into every project. The server replaces it during a deployment.
+/// A deployment replaces it.
 const VERSION_PLACEHOLDER: &str = "version-to-be-generated-on-deploy";
 
 impl Document {
-    /// Returns an annotation by name, unless it is empty.
+    /// Returns an annotation without surrounding white space, unless nothing remains.
     pub fn annotation(&self, name: &str) -> Option<&str> {
         let value = self.annotations.get(name)?.trim();
         (!value.is_empty()).then_some(value)
     }
 
-    /// The version, unless it is the placeholder.
+    /// The annotation `version`, unless it is empty or the placeholder.
     pub fn version(&self) -> Option<&str> {
         self.annotation("version")
             .filter(|version| *version != VERSION_PLACEHOLDER)
@@ -195,11 +200,12 @@ pub struct FileState {
     pub role: Role,
     /// The version tag captured from the path, if the template has `{versionTag}`.
     pub tag: Option<String>,
-    /// The metadata at the time of reading.
+    /// The metadata.
     pub stamp: Stamp,
-    /// The time of the first reading with this stamp, in nanoseconds since the Unix epoch.
+    /// The time of a reading with this stamp, in nanoseconds since the Unix epoch.
     ///
-    /// It can also be [`SETTLED_NS`](super::stamp::SETTLED_NS); see [`FileState::is_unchanged`].
+    /// [`FileState::read_again`] decides which reading, and when the value is
+    /// [`SETTLED_NS`](super::stamp::SETTLED_NS). The value is 0 for [`Role::Deleted`].
     pub read_ns: i64,
     /// The hash of the content.
     pub hash: ContentHash,
@@ -222,7 +228,8 @@ pub struct Recorded {
     pub snapshots: BTreeMap<String, FileState>,
     /// The last definition of a deleted project whose published copies could not be read.
     ///
-    /// The record keeps it until the copies can be read, or until a definition is recorded again.
+    /// The record keeps it until these copies can be judged, a definition is recorded again, or the
+    /// project appears in another directory of its organization.
     pub deleted: Option<FileState>,
 }
 
@@ -248,6 +255,8 @@ impl Recorded {
     }
 
     /// Whether a recorded file is below the directory at this path.
+    ///
+    /// Ignores the definition of a deleted project.
     pub(crate) fn has_files_below(&self, path: &str) -> bool {
         let is_below = |file: &str| {
             let rest = file.strip_prefix(path);
@@ -273,7 +282,9 @@ impl Recorded {
             .or_else(|| self.snapshots.get(path))
     }
 
-    /// Adds a file. Replaces a file with the same role and path.
+    /// Adds a file.
+    ///
+    /// A copy replaces the copy at its path. Any other file replaces the file with its role.
     pub fn put(&mut self, file: FileState) {
         match file.role {
             Role::Definition => self.definition = Some(file),
@@ -298,23 +309,23 @@ impl FromIterator<FileState> for Recorded {
     }
 }
 
-/// An invalid file or an unreadable directory, with the reason.
+/// A file or directory that cannot be used, with the reason.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Problem {
     /// The path below the repository's root. Bytes that are not UTF-8 are replaced.
     pub path: String,
     /// The reason, as the log and `status` show it.
     pub reason: String,
-    /// The line of the first error in the file, from 1.
+    /// The line of the first error in a malformed file, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub line: Option<u64>,
-    /// The column of the first error in characters, from 1.
+    /// The column of the first error in a malformed file, in characters, from 1.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub column: Option<u64>,
-    /// Whether the file may become valid without another hint.
+    /// Whether the problem may end without another hint.
     ///
-    /// For instance, a program may still be writing it. Such a file is observed again without a
-    /// hint.
+    /// For instance, a program may still be writing the file. Then its project is observed again
+    /// without a hint.
     #[serde(default)]
     pub may_resolve: bool,
 }
@@ -331,7 +342,7 @@ impl Problem {
 pub enum ObservedFile {
     /// A complete file.
     Complete(FileState),
-    /// A file that is unreadable, incomplete or malformed.
+    /// A file that cannot be used, for instance because it is unreadable or malformed.
     ///
     /// Such a file does not count as deleted.
     Invalid {
@@ -365,7 +376,7 @@ pub struct Unreadable {
 /// An observation of a project.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Observed {
-    /// The observed files by path. Other paths did not exist or were not readable.
+    /// The observed files by path, including invalid files.
     pub files: BTreeMap<String, ObservedFile>,
     /// Directories that could not be read. Their files do not count as deleted.
     pub unreadable: Vec<Unreadable>,

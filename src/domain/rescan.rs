@@ -5,19 +5,27 @@
 pub enum RescanReason {
     /// The daemon started.
     Start,
-    /// A queue of reports or hints overflowed, in the kernel or in the daemon.
+    /// Reports or hints were dropped, in the kernel or in the daemon.
     Overflow,
-    /// `repository.rescan` has passed since the last full scan.
+    /// The watches are set again.
+    ///
+    /// Usually `repository.rescan` has passed. Otherwise missing watches may be possible now, or a
+    /// file system was unmounted.
     Timer,
-    /// Only scans find changes, and `repository.poll_interval` has passed since the last scan.
+    /// Only scans find changes, and a scan is due.
+    ///
+    /// Either `repository.poll_interval` has passed since the last scan, or a wave of vanished
+    /// projects has ended, as for [`RescanReason::Removals`].
     Poll,
     /// The daemon received SIGUSR1.
     Signal,
-    /// The repository's root came back, or was replaced by another directory.
+    /// The root came back or was replaced, or mounts changed.
+    ///
+    /// Or inference waits for the root or for a mount, and the scan checks it again.
     Root,
-    /// A reload changed the configuration of the repository.
+    /// A reload changed settings of the repository that affect scans.
     Reload,
-    /// Many projects vanished together; see [`super::wave`].
+    /// A wave of vanished projects ended; see [`super::wave`].
     ///
     /// The scan must confirm that no more projects vanish.
     Removals,

@@ -20,6 +20,8 @@ pub struct Subscription {
     /// The repositories whose events the webhook receives. `None` selects all.
     pub repositories: Option<BTreeSet<String>>,
     /// The filters of parameters. An event must pass all of them.
+    ///
+    /// [`Interest::IfHeard`] has the exception.
     pub when: Vec<(Parameter, ValueFilter)>,
 }
 
@@ -113,9 +115,9 @@ impl Subscription {
         self.projects.is_some() || self.repositories.is_some() || !self.when.is_empty()
     }
 
-    /// Whether the webhook names this event and may receive it. Ignores the parameters.
+    /// Whether the webhook may receive this opt-in event. Ignores the parameters.
     ///
-    /// An opt-in event is recorded only for such a webhook.
+    /// The event is recorded only if there is such a webhook.
     pub fn may_receive(&self, kind: EventKind, key: &ProjectKey) -> bool {
         self.events.contains(&kind)
             && (kind == EventKind::ProjectMove || self.unselected_place(key).is_none())

@@ -3,22 +3,24 @@
 //! Constraint: this module reads no clock. The caller passes `now`, a [`Moment`] of a monotonic
 //! clock.
 //!
-//! A hint makes its project due immediately, so that new files cause events without delay. A
-//! missing file counts as removed only after the project was idle for the settle time. Hints may
+//! A hint usually makes its project due immediately, so that new files cause events without delay.
+//! A missing file counts as removed only after the project was idle for the settle time. Hints may
 //! be late or lost, so a project without hints may still be changing. Therefore two observations
 //! must find the file missing: one after the last hint, and one at least a settle time later. If
 //! the second observation finds more files missing, the settle time starts again. Continuous
-//! activity postpones a removal by at most 20 settle times, or by ten after the end of a hold.
+//! activity postpones a removal by at most 20 settle times. After a longer wait for other vanished
+//! projects, it postpones the removal by at most ten more.
 //!
-//! A project with an invalid file is observed again without a hint, because the end of a write is
-//! not always reported. The delay doubles each time.
+//! A project with an invalid file that may become valid is observed again without a hint, because
+//! the end of a write is not always reported. The delay doubles each time, up to a maximum.
 //!
 //! The removal of a project whose definition vanished waits for other projects that vanish at the
 //! same time; see [`super::wave`].
 //!
 //! The caller repeats these steps:
 //!
-//! 1. Pass hints to [`Agenda::hint`] and [`Agenda::check`].
+//! 1. Pass hints to [`Agenda::hint`], [`Agenda::hint_later`] or [`Agenda::activity`]. Pass projects
+//!    that a scan finds changed to [`Agenda::check`].
 //! 2. Take due projects from [`Agenda::due`] and observe them.
 //! 3. Also observe the recorded projects that [`super::moves::infer_all`] needs for arrivals and
 //!    departures. For each project that is gone, also observe the location that it waits to move
@@ -30,7 +32,9 @@
 //! 7. Call these for each [`Conclusion`](super::moves::Conclusion) that waits:
 //!    - [`Agenda::confirm_after`] for a move ([`super::moves::Conclusion::moves_to`])
 //!    - [`Agenda::confirm_with`] for a removal ([`super::moves::Conclusion::removed_with`])
-//!    - [`Agenda::observe_after`] for an arrival ([`super::moves::Conclusion::hold`])
+//!    - [`Agenda::observe_after`] for an arrival
+//!      ([`Hold::Removal`](super::shared_ids::Hold::Removal))
+//! 8. Call [`Agenda::end_wave`] when [`Agenda::wave_ends_at`] is reached.
 
 use std::collections::{BTreeSet, HashMap};
 use std::time::Duration;
@@ -68,7 +72,9 @@ pub struct Due {
 pub struct Unresolved {
     /// Missing files whose removal is not confirmed yet ([`super::infer::Inference::missing`]).
     pub missing: BTreeSet<String>,
-    /// Whether an invalid file may become valid without a hint.
+    /// Whether to observe the project again soon, without a hint.
+    ///
+    /// For instance, an invalid file may become valid.
     pub retry: bool,
     /// The origin of the events that the observation causes.
     pub origin: Origin,
@@ -78,7 +84,9 @@ pub struct Unresolved {
     pub is_postponed: bool,
 }
 
-/// The projects to observe now or later. Other projects take no memory here.
+/// The projects to observe now or later, and the projects that vanished.
+///
+/// Other projects take no memory here.
 #[derive(Debug)]
 pub struct Agenda {
     settle_time: Duration,
@@ -94,8 +102,8 @@ struct Entry {
     missing: Option<Missing>,
     /// The time of the next observation.
     ///
-    /// `None` between [`Agenda::due`] and [`Agenda::observed`], and while this project waits for
-    /// other vanished projects.
+    /// `None` from [`Agenda::due`] until [`Agenda::observed`] or the next hint, and while this
+    /// project only waits for other vanished projects.
     observe_at: Option<Moment>,
     /// The origin of the observation in progress. `None` after [`Agenda::observed`].
     taken: Option<Origin>,
@@ -103,7 +111,7 @@ struct Entry {
     origin_served: bool,
     /// The location that the project moves to once the project recorded there is gone.
     moves_to: Option<ProjectKey>,
-    /// The number of observations with invalid files since the last activity.
+    /// The number of observations with [`Unresolved::retry`] since the last hint.
     n_retries: u32,
     origin: Origin,
     hint: String,
@@ -112,7 +120,10 @@ struct Entry {
 #[derive(Debug)]
 struct Missing {
     paths: BTreeSet<String>,
-    /// The time since which at least one file is missing. Later activity does not change it.
+    /// The time from which [`SETTLE_TIMES_MAX`] is counted.
+    ///
+    /// Usually it is the first observation that found a file missing. Later activity does not
+    /// change it.
     first_at: Moment,
     /// The time since which every observation found these files missing.
     ///
@@ -120,8 +131,8 @@ struct Missing {
     since: Option<Moment>,
     /// The origin of the first observation that found a file missing.
     ///
-    /// Later hints do not change it. So the delete of a file that was removed while the daemon was
-    /// down has the origin catch-up.
+    /// Later hints do not change it. So a removal that the first scan after a start finds has the
+    /// origin catch-up.
     origin: Origin,
 }
 
@@ -141,14 +152,16 @@ impl Entry {
     }
 
     /// Returns the time since which the project has been idle with the same files missing.
+    ///
+    /// `None` if no files are missing, or if there was no observation since the last hint.
     fn idle_since(&self) -> Option<Moment> {
         Some(self.active_at.max(self.missing.as_ref()?.since?))
     }
 
     /// Returns the time when missing files count as removed, if files are missing.
     ///
-    /// This is one settle time after the last activity. Continuous activity, such as writes to a
-    /// log file in the same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
+    /// This is one settle time after [`Entry::idle_since`]. Continuous activity, such as writes to
+    /// a log file in the same directory, postpones it by at most [`SETTLE_TIMES_MAX`] settle times.
     fn settled_at(&self, settle_time: Duration) -> Option<Moment> {
         let first_at = self.missing.as_ref()?.first_at;
         let latest = first_at.saturating_add(settle_time.saturating_mul(SETTLE_TIMES_MAX));
@@ -179,7 +192,8 @@ impl Agenda {
 
     /// Changes the settings, also for removals that are not confirmed yet.
     ///
-    /// A current hold ends as planned, but no later than the new [`Times::hold`] from now.
+    /// If a current hold has an end, the end stays, but is at most the new [`Times::hold`] from
+    /// now.
     pub fn set_times(&mut self, times: Times, now: Moment) {
         let settle_time = times.settle;
         self.settle_time = settle_time;
@@ -187,7 +201,7 @@ impl Agenda {
         let sooner: Vec<(ProjectKey, Moment)> = self
             .entries
             .iter()
-            // A project that is being observed is scheduled afterwards.
+            // A project that is being observed, or waits for other projects, is scheduled later.
             .filter(|(_, entry)| entry.observe_at.is_some())
             .filter_map(|(key, entry)| Some((key.clone(), entry.settled_at(settle_time)?)))
             .collect();
@@ -210,7 +224,9 @@ impl Agenda {
         self.schedule(key, now);
     }
 
-    /// Records continuing activity. The project is due after `delay` or at the next hint.
+    /// Records continuing activity.
+    ///
+    /// The project is due after `delay`, unless it is due earlier.
     pub fn hint_later(
         &mut self,
         key: &ProjectKey,
@@ -269,8 +285,9 @@ impl Agenda {
 
     /// Schedules a project together with another directory of the same project id.
     ///
-    /// So the removals in both are judged in the same step. If the other directory waits for
-    /// further projects, this directory is observed again after the settle time.
+    /// So the removals in both are judged in the same step. If the other directory is not
+    /// scheduled, because it waits for further projects, this directory is observed after the
+    /// settle time.
     pub fn confirm_with(&mut self, key: &ProjectKey, other: &ProjectKey, now: Moment) {
         let other = self.entries.get(other);
         let since = other.and_then(Entry::idle_since);
@@ -326,7 +343,8 @@ impl Agenda {
 
     /// Takes at most `limit` due projects, starting with the longest overdue.
     ///
-    /// The caller must pass each of them to [`Agenda::observed`] before it takes more.
+    /// The caller must pass each of them to [`Agenda::observed`] before it takes more. If it does
+    /// not observe one, it must pass that one to [`Agenda::check`].
     pub fn due(&mut self, now: Moment, limit: usize) -> Vec<Due> {
         let mut due = Vec::new();
         while due.len() < limit {
@@ -443,7 +461,7 @@ impl Agenda {
 
     /// Restores held removals from an earlier run, and the projects whose removal was accepted.
     ///
-    /// A hold ends as planned, but no later than [`Times::hold`] from now.
+    /// If a hold has an end, the end stays, but is at most [`Times::hold`] from now.
     pub fn remember(
         &mut self,
         held: Option<HeldBefore>,
@@ -468,23 +486,26 @@ impl Agenda {
         self.vanished.is_calm()
     }
 
-    /// Records the number of recorded projects before the first project of a chain vanishes.
+    /// Records the number of recorded projects before the first project vanishes.
     ///
-    /// The share of vanished projects is computed from this number. So projects that are imported
-    /// later do not change the share.
+    /// Call this before the first project of a chain or wave. The share of vanished projects is
+    /// computed from at most this number. So projects that are imported later do not change the
+    /// share.
     pub fn begins_with(&mut self, n_recorded: usize) {
         self.vanished.begins_with(n_recorded);
     }
 
     /// Records the number of recorded projects when a full scan begins.
     ///
-    /// Until [`Agenda::scanned`], the share of vanished projects is computed from this number. So
-    /// new projects that the scan finds first do not change the share.
+    /// Until [`Agenda::scanned`], the share of vanished projects is computed from at most this
+    /// number. So new projects that the scan finds first do not change the share.
     pub fn scan_begins(&mut self, n_recorded: usize) {
         self.vanished.scan_begins(n_recorded);
     }
 
-    /// Whether there is a wave that is not over yet, even if its projects are back.
+    /// Whether a wave is in progress.
+    ///
+    /// A wave whose end time has passed is still in progress until [`Agenda::end_wave`].
     pub fn is_wave(&self) -> bool {
         self.vanished.is_wave()
     }
@@ -512,7 +533,9 @@ impl Agenda {
         self.vanished.holds(key)
     }
 
-    /// The number of changes to the set of held projects, not counting projects that came back.
+    /// A counter of changes to the set of held projects.
+    ///
+    /// It does not count projects that come back or are no longer recorded, nor the end of a hold.
     pub fn n_holds(&self) -> u64 {
         self.vanished.n_holds()
     }
@@ -577,7 +600,7 @@ impl Agenda {
         self.vanished.see_late(sees_late);
     }
 
-    /// Holds the projects that the next full scan does not find.
+    /// Holds the projects that vanish next, for instance in the next full scan.
     ///
     /// A restore of the repository may bring them back.
     pub fn expect_returns(&mut self, now: Moment) {

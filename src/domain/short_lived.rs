@@ -4,15 +4,16 @@
 //! a report names it, so its content can be read although its path is gone. The file proves nothing
 //! about other files at that time.
 //!
-//! - A published copy or a snapshot causes an event if a definition is recorded, now or after the
-//!   next observation. A definition causes an event only if a definition was recorded before.
+//! - A published copy or a snapshot causes an event only if a definition is recorded. If a
+//!   definition is observed but not recorded yet, the file waits. A definition causes an event only
+//!   if a definition was recorded before.
 //! - A project that appeared and disappeared causes no event. For instance, somebody checked out
 //!   another branch and returned.
 //! - A file that is still in its project is not short-lived. For instance, it was written under a
 //!   temporary name and then renamed. A file that was moved out of a project is short-lived in
 //!   that project.
-//! - A file causes no event if it was opened in a directory that is not the project's directory
-//!   now. It may belong to another project that was at this path for a short time.
+//! - If the project's directory is not the one in which the file was opened, the engine usually
+//!   drops the file. It may belong to another project that was at this path for a short time.
 
 use super::infer::{Inference, Removals, infer};
 use super::project::{FileState, Observed, ObservedFile, Recorded, Role};

@@ -9,9 +9,9 @@ use super::project::FileState;
 
 /// The metadata of a file.
 ///
-/// If it differs from the recorded metadata, the file is read again. The device number is not
+/// If it differs from the recorded metadata, the file may have changed. The device number is not
 /// included, because it may change when a disk is mounted again. Then unchanged files would look
-/// changed after a restart.
+/// changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Stamp {
     /// The inode number.
@@ -24,14 +24,14 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// A reading proves a file unchanged only if the last change is older than this.
+/// A reading can prove a file unchanged only this long after its last change.
 ///
 /// Two writes within one tick of the file system's clock leave the same times. A tick is up to
 /// 10 ms on Linux, and 2 s on some network and FAT file systems. So a file that changed shortly
 /// before its reading is read again.
 const TICK_NS: i64 = 2_000_000_000;
 
-/// The value of `read_ns` after two readings far apart found the same file.
+/// The value of `read_ns` after two readings far apart found the same content.
 ///
 /// A later change would change the times of the file, even if they are in the future. Files from
 /// archives may have such times.
@@ -39,7 +39,7 @@ pub(crate) const SETTLED_NS: i64 = i64::MAX;
 
 /// The minimum time between two readings for [`SETTLED_NS`].
 ///
-/// It is more than a tick plus the duration of an engine step, because the recorded time of a
+/// It is more than a tick plus the usual duration of an engine step, because the recorded time of a
 /// reading is the start of its step.
 const APART_NS: i64 = 10_000_000_000;
 
@@ -58,7 +58,7 @@ pub(crate) enum Inodes {
 impl FileState {
     /// Whether this stamp proves that the file is unchanged and need not be read.
     ///
-    /// A file whose owner is unknown is always read again.
+    /// If the owner is unknown, the result is false, so that the owner is looked up again.
     pub(crate) fn is_unchanged(&self, stamp: &Stamp, inodes: Inodes) -> bool {
         !self.owner.is_empty() && is_unchanged(&self.stamp, self.read_ns, stamp, inodes)
     }
@@ -67,8 +67,8 @@ impl FileState {
     ///
     /// Usually the state is `self`, so that reading an unchanged file writes nothing to the store.
     /// It is `again` if the metadata, the role or the tag differ, if the owner was unknown, if the
-    /// clock was set back, or if only `again` can prove the file unchanged. If the readings are
-    /// more than [`APART_NS`] apart, `self` gets [`SETTLED_NS`].
+    /// clock was set back, or if only `again` can prove the file unchanged. If neither reading can
+    /// prove that, but they are more than [`APART_NS`] apart, `self` gets [`SETTLED_NS`].
     pub(crate) fn read_again(&self, again: Self, inodes: Inodes) -> Self {
         let is_same = self.stamp.is_same(&again.stamp, inodes)
             && (self.role, &self.tag) == (again.role, &again.tag);
@@ -113,9 +113,9 @@ fn is_unchanged(recorded: &Stamp, read_ns: i64, found: &Stamp, inodes: Inodes) -
 pub struct Mark {
     /// The path below the repository's root.
     pub path: String,
-    /// The metadata at the time of reading.
+    /// The metadata.
     pub stamp: Stamp,
-    /// The time of the first reading with this stamp; see [`FileState::read_ns`].
+    /// The value of [`FileState::read_ns`], or 0 if the owner is unknown.
     pub read_ns: i64,
 }
 

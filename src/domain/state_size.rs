@@ -1,15 +1,15 @@
 //! The size of the state: its limit, and when to warn.
 //!
 //! Constraint: a receiver that is down must not fill the disk, because then no webhook would get
-//! new events. At the limit, old rows are removed even before their retention ends. If files
-//! of other programs fill the disk, no rows are removed.
+//! new events. Above the limit, old rows are removed even before their retention ends. If files of
+//! other programs fill the disk after the start, no rows are removed.
 
 /// From this size in bytes, a reader probably prevents reuse of the write-ahead log.
 ///
 /// Without readers, the log is truncated to 16 MiB. A large commit may need some more.
 pub const LOG_HELD: u64 = 256 << 20;
 
-/// The lowest limit if none is configured, in bytes.
+/// The lowest limit in bytes, unless one is configured or the file system is small.
 ///
 /// A smaller state can fill only a small disk. If a larger disk is full, other files are the cause.
 pub const LIMIT_MIN: u64 = 256 << 20;
@@ -94,7 +94,8 @@ pub const fn reserve(total: u64) -> u64 {
 ///
 /// `space` is the largest space available since the start. So if files of other programs fill the
 /// disk later, the limit stays and no rows are removed for them. `total` is the size of the file
-/// system. The limit always leaves room for the reserve and for the log.
+/// system. The limit always leaves room for the reserve and for the log. Without a configured
+/// limit, it is at least [`LIMIT_MIN`] if there is room.
 pub fn limit(configured: Option<u64>, space: u64, total: u64) -> u64 {
     let most = total.saturating_sub(reserve(total).saturating_mul(2));
     let automatic = space.saturating_sub(space / 10).max(LIMIT_MIN);

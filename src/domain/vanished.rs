@@ -11,12 +11,12 @@ use super::wave::{Census, Input, State, Times, WAVE_LASTS};
 /// Whether a project has a definition now, compared with the record.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Presence {
-    /// No definition is recorded, and none exists.
+    /// No definition was or is recorded. One may exist that waits to be imported.
     #[default]
     Absent,
     /// A definition exists that was not recorded. It may be incomplete.
     Appears,
-    /// The recorded definition still exists.
+    /// A definition was recorded, and the observed definition is recorded now.
     Stays,
     /// The recorded definition is gone.
     Gone,
@@ -25,6 +25,9 @@ pub enum Presence {
     /// The recorded definition cannot be read, but may still exist.
     Unclear,
     /// The project was deleted or moved, so its definition is no longer recorded here.
+    ///
+    /// The engine also uses this for a project that arrived in another organization and is not
+    /// deleted here yet.
     Left,
 }
 
@@ -65,7 +68,7 @@ pub enum HeldBecause {
 pub struct Held {
     /// The number of projects whose removals are held.
     pub n: usize,
-    /// The number of recorded projects before these projects vanished.
+    /// The number of recorded projects before the last of these chains and waves began.
     pub n_recorded: usize,
     /// Why the removals are held.
     pub because: HeldBecause,
@@ -76,7 +79,7 @@ pub struct Held {
 pub struct HeldBefore {
     /// The projects that were held. Some may be back, and some may no longer be recorded.
     pub projects: Vec<ProjectKey>,
-    /// The number of recorded projects before these projects vanished.
+    /// The value of [`Held::n_recorded`] in that run.
     pub n_recorded: usize,
     /// Why the removals are held.
     pub because: HeldBecause,
@@ -91,7 +94,7 @@ struct Group {
     appeared: BTreeSet<ProjectKey>,
     /// The number of recorded projects before the first project vanished, if known.
     n_recorded: Option<usize>,
-    /// The number of projects that vanished, including projects that are back.
+    /// The value of [`Census::n_vanished`].
     n_vanished: usize,
 }
 
@@ -120,7 +123,7 @@ pub struct Vanished {
     ///
     /// Held projects that were not observed since a restart have [`Presence::Absent`].
     held: Group,
-    /// The number of changes to the set of held projects, not counting projects that came back.
+    /// See [`super::settle::Agenda::n_holds`].
     n_holds: u64,
     /// Projects whose removal may be judged now.
     released: BTreeSet<ProjectKey>,
@@ -129,8 +132,8 @@ pub struct Vanished {
     n_recorded: usize,
     /// The number of recorded projects when the full scan in progress began.
     ///
-    /// `None` if no scan is in progress, or if the number was zero. The scan may import projects
-    /// before it finds that other projects vanished.
+    /// `None` after the scan, or if the number was zero. The scan may import projects before it
+    /// finds that other projects vanished.
     n_before_scan: Option<usize>,
     /// Whether projects may have vanished or moved before they could be observed.
     sees_late: bool,
@@ -154,7 +157,9 @@ impl Vanished {
         }
     }
 
-    /// Holds the next missing projects, which may come back. Extends a hold in progress.
+    /// Holds the projects that vanish next, because they may come back.
+    ///
+    /// Extends a current hold that has an end.
     pub(super) fn expect_returns(&mut self, now: Moment) {
         self.may_return = true;
         if self.held.state != State::HeldForOperator {
@@ -210,6 +215,8 @@ impl Vanished {
     }
 
     /// Records the number of recorded projects before the first project vanishes.
+    ///
+    /// During a scan, the number is at most that of [`Vanished::scan_begins`].
     pub(super) fn begins_with(&mut self, n_recorded: usize) {
         let n_before_scan = self.n_before_scan.unwrap_or(n_recorded);
         self.current.n_recorded = Some(n_recorded.min(n_before_scan));
@@ -225,7 +232,7 @@ impl Vanished {
         }
     }
 
-    /// Whether the current group is a wave, even if its projects are back.
+    /// Whether the current group is a wave.
     pub(super) fn is_wave(&self) -> bool {
         matches!(self.current.state, State::Wave { .. })
     }
@@ -289,7 +296,7 @@ impl Vanished {
             if presence == Presence::Gone {
                 return;
             }
-            // The directory has another project now, so this removal does not wait for others.
+            // The directory has another project now, so this removal leaves the hold.
             self.held.projects.remove(key);
             self.held.reset_if_empty();
             self.n_holds = self.n_holds.saturating_add(1);
@@ -385,10 +392,10 @@ impl Vanished {
         released
     }
 
-    /// Drops all projects that are no longer missing, after a full scan.
+    /// After a full scan, drops released projects that are not missing.
     ///
-    /// The scan has observed each held project that is still recorded. So a held project that was
-    /// not observed since a restart is no longer recorded.
+    /// Also drops held projects that were not observed since a restart. They are no longer
+    /// recorded, because the scan has observed each held project that is still recorded.
     pub(super) fn retain(&mut self, now: Moment, is_missing: impl Fn(&ProjectKey) -> bool) {
         self.n_before_scan = None;
         self.released.retain(|key| is_missing(key));

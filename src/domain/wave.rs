@@ -10,16 +10,17 @@
 //!
 //! - Fewer than ten projects are a *chain*. It ends a settle time after its last project vanished,
 //!   but after ten settle times at the latest.
-//! - Ten or more projects are a *wave*. It ends when no project vanished or appeared for the settle
-//!   time, but after five minutes at the latest.
+//! - Ten or more projects are a *wave*. It ends when no project vanished, appeared or came back for
+//!   the settle time, but after five minutes at the latest.
 //!
 //! After a start, and if only scans find changes, projects may have vanished or moved unnoticed.
 //! They may be part of a slow checkout. So even a few projects are judged like a wave then.
 //!
-//! If a wave includes more than half of the projects that were recorded when it began, its removals
-//! are held for `repository.mass_delete_after`. If all projects are gone, and there are at least
-//! three, the cause is probably an unmounted file system or a locked directory. Then the removals
-//! are held until one of the projects is back, or until an operator accepts the removals.
+//! If at least ten projects vanished in a wave, and more than half of the projects recorded before
+//! it are gone, its removals are held for `repository.mass_delete_after`. If all projects are gone,
+//! and there are at least three, the cause is probably an unmounted file system or a locked
+//! directory. Then the removals are held at least until one of the projects is back, or until an
+//! operator accepts the removals.
 //!
 //! A backup may restore held projects slowly. So when a held project comes back, the hold lasts for
 //! another `repository.mass_delete_after`.
@@ -36,7 +37,7 @@ use std::time::Duration;
 
 use super::settle::Moment;
 
-/// The minimum number of vanished projects in a wave.
+/// The number of vanished projects that turns a chain into a wave.
 pub const WAVE: usize = 10;
 /// The maximum duration of a wave.
 pub const WAVE_LASTS: Duration = Duration::from_secs(300);
@@ -54,7 +55,7 @@ pub struct Times {
     pub hold: Duration,
 }
 
-/// The state of the projects that vanished and are not judged yet.
+/// The state of a group of projects that vanished and are not judged yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum State {
     /// No project vanished.
@@ -76,7 +77,7 @@ pub enum State {
     },
     /// Removals are held: of more than half of the projects, or of projects that may come back.
     Held {
-        /// The time when the removals are judged.
+        /// The end of the hold.
         until: Moment,
     },
     /// All projects vanished.
@@ -91,14 +92,14 @@ pub enum State {
 pub enum Input {
     /// A project vanished.
     Vanished {
-        /// The number of vanished projects that are not judged yet, including this one.
+        /// The number of vanished projects in this chain or wave, including this one.
         n: usize,
     },
     /// A project that is not recorded appeared. Its definition may still be incomplete.
     Appeared,
     /// A vanished project is back, at its old path or at a new path.
     Returned,
-    /// No vanished project remains.
+    /// No vanished project remains in the group.
     Emptied,
     /// The time [`State::ends_at`] was reached.
     Ended(Census),
@@ -108,6 +109,8 @@ pub enum Input {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Census {
     /// The number of projects that vanished in this group, including projects that are back.
+    ///
+    /// A project that came back and vanished again is counted twice.
     pub n_vanished: usize,
     /// The number of projects in this group whose definition is gone and not replaced.
     pub n_gone: usize,
@@ -177,7 +180,7 @@ impl State {
         }
     }
 
-    /// Of two states, returns the one that holds removals longer.
+    /// Of this hold and another state, returns the one that holds removals longer.
     pub(super) fn later_hold(self, other: State) -> State {
         match (self, other) {
             (State::Held { until }, State::Held { until: other }) => State::Held {

@@ -6,13 +6,14 @@ use serde::{Deserialize, Serialize};
 
 /// A kind of event.
 ///
-/// `"*"` selects seven of them. A webhook must name the other four to receive them.
+/// In the configuration, `"*"` stands for the first seven ([`EventKind::SEVEN`]). A webhook must
+/// name the other four to receive them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum EventKind {
     /// A project is deleted.
     ProjectDelete,
-    /// A project is deleted together with all its published copies.
+    /// A project is deleted, and all its published copies are gone.
     ProjectDeleteAndUnpublish,
     /// A project is imported. Only webhooks with `projects` receive this event.
     ProjectImport,
@@ -50,7 +51,7 @@ pub enum Parameter {
     VersionTag,
     /// The id of the project.
     ProjectId,
-    /// The directory name of a moved project before the move.
+    /// The name on disk that a moved project had before the move.
     PreviousProject,
 }
 
@@ -82,6 +83,8 @@ impl Parameter {
 
 impl EventKind {
     /// The seven events that `"*"` stands for, in the order of the documentation.
+    ///
+    /// Without `projects`, a webhook does not get [`EventKind::ProjectImport`].
     pub const SEVEN: [EventKind; 7] = [
         EventKind::ProjectDelete,
         EventKind::ProjectDeleteAndUnpublish,
