@@ -1,7 +1,7 @@
 //! Follows a path name by name, with the templates that still match.
 //!
 //! Constraint: a path is never ambiguous. Each capture takes the shortest text that lets the rest
-//! of the template match. If a capture already has a value, it matches only this value.
+//! of its component match. If a capture already has a value, it matches only this value.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -193,7 +193,9 @@ impl Cursor {
     }
 }
 
-/// Matches a name with a component of a template. Returns the captured values.
+/// Matches a name with a component of a template.
+///
+/// Returns all values captured so far.
 pub(super) fn match_component(parts: &[Part], name: &str, bound: &Bound) -> Option<Bound> {
     // Programs such as editors and synchronisers create hidden entries for internal use.
     if has_capture(parts) && name.starts_with('.') {

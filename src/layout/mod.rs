@@ -47,7 +47,7 @@ pub struct Layout {
     repository: Option<Arc<str>>,
 }
 
-/// Names that no capture matches, such as those of a file server's recycle bin.
+/// Names that no component with a capture matches, such as that of a recycle bin.
 #[derive(Clone, Debug, Default)]
 pub struct Ignored {
     globs: Vec<String>,
@@ -71,7 +71,7 @@ impl Ignored {
         })
     }
 
-    /// The globs as they were configured.
+    /// The globs, in the composed form.
     pub fn globs(&self) -> &[String] {
         &self.globs
     }
@@ -130,7 +130,8 @@ impl Layout {
     ///
     /// # Errors
     ///
-    /// A template is invalid, or two templates can match the same path. All errors are returned.
+    /// The definition has no template, or a role has too many. A template is invalid. Two templates
+    /// can match the same path, or only one of them has `{organization}`.
     pub fn new(
         project: &[String],
         published: &[String],
@@ -184,7 +185,7 @@ impl Layout {
         }
     }
 
-    /// Returns this layout with these names ignored: no capture matches them.
+    /// Returns this layout with these names ignored; see [`Ignored`].
     #[must_use]
     pub fn ignoring(mut self, ignored: Ignored) -> Self {
         self.ignored = Arc::new(ignored);
@@ -202,7 +203,7 @@ impl Layout {
         self.repository.as_ref()
     }
 
-    /// The names that no capture matches.
+    /// The ignored names.
     pub fn ignored(&self) -> &Ignored {
         &self.ignored
     }
@@ -298,6 +299,8 @@ impl Layout {
     }
 
     /// Returns the new path of a file after its project moved to another key.
+    ///
+    /// `None` if the templates have no such path.
     pub fn relocate(&self, path: &str, to: &ProjectKey) -> Option<String> {
         let place = self.at(path)?.file()?;
         let template = self.templates.get(place.rank)?;

@@ -1,7 +1,7 @@
 //! Recognises the layout of a directory tree from the paths of its XML files.
 //!
-//! Constraint: this module does no I/O, and its work is proportional to the number of paths. It
-//! compares candidates. A candidate is a directory and a known layout ([`Shape`]) that starts
+//! Constraint: this module does no I/O, and its work is nearly proportional to the number of paths.
+//! It compares candidates. A candidate is a directory and a known layout ([`Shape`]) that starts
 //! there. The candidate that explains the most files wins. A published copy or a snapshot is
 //! explained only if its project has a definition.
 
@@ -23,7 +23,10 @@ pub(crate) struct Shape {
     pub(crate) snapshot: &'static [&'static str],
 }
 
-/// The known layouts. If two explain the same number of files, the earlier one wins.
+/// The known layouts.
+///
+/// If candidates explain the same number of files, that in the highest directory wins, then that
+/// with the earliest layout.
 pub(crate) const SHAPES: [Shape; 4] = [
     Shape {
         name: "the default layout",
@@ -113,7 +116,7 @@ impl Recognised {
 /// A directory, and the index of a layout in [`SHAPES`].
 type Candidate<'a> = (&'a str, usize);
 
-/// The role of a file according to a candidate.
+/// The project and the role of a file according to a candidate.
 struct Meaning<'a> {
     candidate: Candidate<'a>,
     key: ProjectKey,
@@ -200,7 +203,7 @@ fn is_below(path: &str, directory: &str) -> bool {
             .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Returns the meaning of a file for each candidate that explains it.
+/// Returns the meaning of a file for each candidate whose layout matches it.
 fn meanings<'a>(path: &'a str, layouts: &[(Layout, BTreeSet<usize>)]) -> Vec<Meaning<'a>> {
     // The byte offsets where the components start.
     let starts: Vec<usize> = std::iter::once(0)
