@@ -287,10 +287,10 @@ impl EventLoop {
         }
     }
 
-    /// Schedules observations of the known projects that may be below a directory.
+    /// Schedules observations of the projects that may be below a directory.
     ///
-    /// These are all known projects of the organization in the path, or all known projects if the
-    /// path has none.
+    /// These are the projects with a record or with invalid files: those of the organization in the
+    /// path, or all if the path has none.
     fn hint_subtree(&mut self, path: &str, cause: &str, now: Moment) {
         // In a pause after a failure, do not query the store for each of thousands of hints.
         // Request one scan instead.
@@ -564,7 +564,7 @@ impl EventLoop {
     }
 }
 
-/// Returns the end of a wait of the new layout that begins now.
+/// Returns the end of the wait for the new layout, if the wait begins now.
 fn new_layout_until(config: &Config, now: Moment) -> Moment {
     let longest = NEW_LAYOUT_MAX.saturating_add(config.repository.settle.saturating_mul(2));
     now.saturating_add(longest)

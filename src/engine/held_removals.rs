@@ -66,7 +66,7 @@ pub(crate) enum Accepted {
         released: usize,
         reasons: Vec<String>,
     },
-    /// Nothing was released, because the held projects changed in the meantime.
+    /// Nothing was released, because the token does not match the held projects.
     Changed,
     /// Nothing was released, because the store failed for this reason.
     Failed(String),

@@ -48,7 +48,7 @@ pub(crate) struct RootGuard {
     was_incomplete: bool,
     /// The number of recorded projects in the last survey.
     ///
-    /// `n_found` is the number of projects among them that have files.
+    /// `n_found` is the number of projects among them that the survey found. It may stop early.
     n_recorded: usize,
     n_found: usize,
 }

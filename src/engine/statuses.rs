@@ -160,7 +160,9 @@ impl Statuses {
         left_out.unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether the loop of any engine runs. A stuck file system of one engine does not matter.
+    /// Whether the loop of at least one engine runs.
+    ///
+    /// So a stuck file system of one repository does not matter if there are others.
     pub(crate) fn is_alive(&self, now: Moment, standstill: Duration) -> bool {
         self.lock().iter().any(|one| one.is_alive(now, standstill))
     }
