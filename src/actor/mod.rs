@@ -14,7 +14,7 @@
 //! - [`assemble`] collects the records of a system call. Pure.
 //! - [`change`] derives changes of files and directories from a system call. Pure.
 //! - [`memory`] keeps recent changes, and finds the system call behind an observed change.
-//! - [`netlink`] receives the records. It needs CAP_AUDIT_READ and no audit daemon.
+//! - [`netlink`] receives the records. It needs CAP_AUDIT_READ, but no audit daemon.
 //! - [`reader`] is the thread that fills [`memory`].
 //! - [`setup`] lists the requirements that this machine does not meet.
 

@@ -131,7 +131,7 @@ pub struct Asking {
     pub now: Timestamp,
     /// The maximum number of deliveries to claim.
     ///
-    /// With 0, the claim returns no deliveries, but still the next due time.
+    /// With 0, the claim returns no deliveries, but the next due time if it is known.
     pub limit: usize,
     /// The projects whose lanes the claim skips.
     ///

@@ -169,6 +169,8 @@ impl Selector {
 #[derive(Clone, Debug)]
 pub struct Replay {
     /// The webhook, with the events and projects that it subscribes to.
+    ///
+    /// An event that already has a delivery to the webhook need not match.
     pub subscription: Subscription,
     /// Events of these organizations; see [`Organizations`].
     pub organization: Option<String>,
