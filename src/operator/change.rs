@@ -112,7 +112,6 @@ pub(crate) struct UnknownWebhook(String);
 /// The maximum difference in length, in bytes, of two names that differ in two characters.
 const NEAR_MAX: usize = 8;
 
-/// Makes the error for a name that no webhook has.
 fn unknown(name: &str, known: &[&str]) -> UnknownWebhook {
     let distance = |known: &&&str| strsim::damerau_levenshtein(known, name);
     // A name from a client may be very long, and the distance of long names is slow to compute.

@@ -267,7 +267,6 @@ fn other_list(difference: Option<&String>) -> String {
     })
 }
 
-/// Describes why this process could not take over.
 fn cannot_take_over(refusal: Option<&String>) -> String {
     refusal.map_or_else(String::new, |reason| {
         format!("; this process cannot take over now: {reason}")

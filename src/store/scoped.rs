@@ -37,7 +37,6 @@ impl RepositoryStore {
         }
     }
 
-    /// Sets the function `on_call`.
     pub(crate) fn on_call(mut self, on_call: impl Fn(bool) + Send + Sync + 'static) -> Self {
         self.on_call = Arc::new(on_call);
         self

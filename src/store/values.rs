@@ -73,7 +73,6 @@ pub(super) fn limit(limit: usize) -> i64 {
     i64::try_from(limit).unwrap_or(i64::MAX)
 }
 
-/// Converts a value to JSON for a column.
 pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Fault> {
     serde_json::to_string(value).map_err(|error| Fault::Undecodable {
         what: what.to_owned(),
@@ -81,7 +80,6 @@ pub(super) fn to_json<T: Serialize>(what: &str, value: &T) -> Result<String, Fau
     })
 }
 
-/// Parses the value of a JSON column.
 pub(super) fn from_json<T: DeserializeOwned>(what: &str, text: &str) -> Result<T, Fault> {
     serde_json::from_str(text).map_err(|error| Fault::Undecodable {
         what: what.to_owned(),
@@ -141,7 +139,6 @@ pub(super) fn project_id_in(key: &ProjectKey, parameters: &str) -> Option<Vec<u8
     Some(project_id(key, id))
 }
 
-/// Parses the state of a delivery.
 pub(super) fn state(what: &str, text: &str) -> Result<State, Fault> {
     word(what, text, State::from_word)
 }
