@@ -72,9 +72,9 @@ pub enum Outcome {
 /// A wait that the receiver requested (Retry-After), measured from its answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RetryAfter {
-    /// A wait for all deliveries, because the receiver is overloaded (429, 503).
+    /// A wait for all deliveries of the webhook, because the receiver is overloaded (429, 503).
     Webhook(Duration),
-    /// A wait for this delivery, because a gateway did not reach the receiver (502, 504).
+    /// A wait for this delivery, probably requested by a gateway (502, 504).
     Delivery(Duration),
 }
 

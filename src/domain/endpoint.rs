@@ -118,7 +118,7 @@ pub enum Admission {
         /// The earliest time for a probe with a delivery of a failed project.
         any_at: Timestamp,
     },
-    /// Send nothing until the attempts in progress have ended.
+    /// Send nothing until an attempt in progress ends.
     AfterInFlight,
     /// Send nothing before this time.
     Nothing(Timestamp),

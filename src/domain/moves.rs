@@ -62,7 +62,7 @@ pub struct Conclusion {
     /// project has moved away. The removal of this project must not be confirmed earlier; see
     /// [`super::settle::Agenda::confirm_after`].
     pub moves_to: Option<ProjectKey>,
-    /// Why a complete project that arrived here is not imported yet.
+    /// Why the project that arrived here is not imported yet.
     pub hold: Option<Hold>,
     /// Another directory of the organization that has or had the same project.
     ///

@@ -346,7 +346,9 @@ pub enum ObservedFile {
     ///
     /// Such a file does not count as deleted.
     Invalid {
-        /// The role that a complete file at this path has.
+        /// The role of a complete file at this path.
+        ///
+        /// Always [`Role::Snapshot`] if the path is not UTF-8.
         role: Role,
         /// The path, and why the file is invalid.
         problem: Problem,
@@ -362,10 +364,10 @@ impl ObservedFile {
     }
 }
 
-/// A directory that could not be read.
+/// A directory whose files are unknown, usually because it could not be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// The path, and why the directory could not be read.
+    /// The path, and why the files of the directory are unknown.
     pub problem: Problem,
     /// The roles of files that the directory may contain.
     ///
@@ -378,7 +380,7 @@ pub struct Unreadable {
 pub struct Observed {
     /// The observed files by path, including invalid files.
     pub files: BTreeMap<String, ObservedFile>,
-    /// Directories that could not be read. Their files do not count as deleted.
+    /// Directories whose files are unknown. These files do not count as deleted.
     pub unreadable: Vec<Unreadable>,
 }
 
@@ -407,7 +409,7 @@ impl Observed {
         })
     }
 
-    /// Whether a file of this role may be in a directory that could not be read.
+    /// Whether a file of this role may be in an unreadable directory.
     pub(crate) fn hides(&self, role: Role) -> bool {
         self.unreadable.iter().any(|one| one.hides.contains(&role))
     }

@@ -21,7 +21,7 @@ pub struct Subscription {
     pub repositories: Option<BTreeSet<String>>,
     /// The filters of parameters. An event must pass all of them.
     ///
-    /// [`Interest::IfHeard`] has the exception.
+    /// [`Interest::IfHeard`] describes an exception for deletes.
     pub when: Vec<(Parameter, ValueFilter)>,
 }
 

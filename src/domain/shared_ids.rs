@@ -12,8 +12,8 @@
 //!   then imported into the new one. The arrived project waits until the old directory is judged.
 //!   If the old directory still has the project, the arrived project is a copy and does not wait.
 //!
-//! If the old directory cannot be read, the project may have moved or may be a copy. The arrived
-//! project is then imported after the settle time.
+//! If the definition in the old directory cannot be read, the project may have moved or may be a
+//! copy. The arrived project is then imported after the settle time.
 //!
 //! For n directories the work is at most n log n, even if many organizations have copies of one
 //! project.
@@ -33,9 +33,9 @@ use super::work;
 pub enum Hold {
     /// The project left this directory of another organization, and must be deleted there first.
     Removal(ProjectKey),
-    /// The project may have left this unreadable directory of another organization.
+    /// The project may have left this directory of another organization.
     ///
-    /// The arrived project waits for the settle time.
+    /// The definition there cannot be read. The arrived project waits for the settle time.
     Unclear(ProjectKey),
 }
 
@@ -58,9 +58,9 @@ struct Places<'a> {
     unconfirmed: Option<&'a ProjectKey>,
     /// Of the directories with a confirmed removal, the one that the project is deleted from.
     ///
-    /// The flag tells whether this directory had published copies.
+    /// The flag tells whether published copies were recorded in this directory.
     last: Option<(bool, &'a ProjectKey)>,
-    /// A directory that cannot be read.
+    /// A directory whose definition cannot be read.
     unclear: Option<&'a ProjectKey>,
 }
 
@@ -80,7 +80,7 @@ impl<'a> Places<'a> {
 enum Holder<'a> {
     /// The project is gone from this directory.
     Left(&'a ProjectKey),
-    /// This directory cannot be read.
+    /// The definition in this directory cannot be read.
     Unclear(&'a ProjectKey),
 }
 

@@ -33,8 +33,8 @@ const TICK_NS: i64 = 2_000_000_000;
 
 /// The value of `read_ns` after two readings far apart found the same content.
 ///
-/// A later change would change the times of the file, even if they are in the future. Files from
-/// archives may have such times.
+/// A later change would change the times of the file, even if these times are in the future. Files
+/// from archives may have such times.
 pub(crate) const SETTLED_NS: i64 = i64::MAX;
 
 /// The minimum time between two readings for [`SETTLED_NS`].

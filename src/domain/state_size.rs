@@ -45,10 +45,10 @@ pub struct StateSize {
 /// How full the state is, compared with its limit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Fill {
-    /// Less than 80 %.
+    /// Less than 80 % of the limit, or there is no limit.
     #[default]
     Low,
-    /// 80 % or more.
+    /// 80 % of the limit or more.
     High,
     /// More than the limit.
     Over,

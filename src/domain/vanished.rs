@@ -68,7 +68,7 @@ pub enum HeldBecause {
 pub struct Held {
     /// The number of projects whose removals are held.
     pub n: usize,
-    /// The number of recorded projects before the last of these chains and waves began.
+    /// The number of recorded projects before the last held chain or wave began.
     pub n_recorded: usize,
     /// Why the removals are held.
     pub because: HeldBecause,

@@ -22,8 +22,8 @@
 //! directory. Then the removals are held at least until one of the projects is back, or until an
 //! operator accepts the removals.
 //!
-//! A backup may restore held projects slowly. So when a held project comes back, the hold lasts for
-//! another `repository.mass_delete_after`.
+//! A backup may restore held projects slowly. So when a held project comes back, the hold of the
+//! others lasts for another `repository.mass_delete_after`.
 //!
 //! A repository that was missing may be restored slowly into another directory. Then all missing
 //! projects are held in the same way, even if they are few.
@@ -72,7 +72,7 @@ pub enum State {
     Wave {
         /// The time when the first project vanished.
         began: Moment,
-        /// The time when a project last vanished or appeared.
+        /// The time when a project last vanished, appeared or came back.
         active_at: Moment,
     },
     /// Removals are held: of more than half of the projects, or of projects that may come back.
@@ -82,8 +82,7 @@ pub enum State {
     },
     /// All projects vanished.
     ///
-    /// Their removals are held until one project is back, or until an operator accepts the
-    /// removals.
+    /// This state lasts until one of them is back, or until an operator accepts the removals.
     HeldForOperator,
 }
 

@@ -330,7 +330,9 @@ impl Layout {
 }
 
 impl fmt::Display for Layout {
-    /// Formats each template on a line, for the store. Equal layouts have equal texts.
+    /// Formats each template and each ignored glob on a line, for the store.
+    ///
+    /// Equal layouts have equal texts.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for template in self.templates.iter() {
             writeln!(formatter, "{} {}", template.role.as_str(), template.text)?;
