@@ -58,7 +58,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
         // Another user may have caused the error, so the file is not trusted.
         Err(error) => {
             is_passing = is_silent(&error);
-            Some(format!("it cannot be checked: {error}"))
+            Some(format!("{HERE} cannot be checked: {error}"))
         }
     };
     match distrust {
@@ -88,12 +88,12 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
         true => fs::canonicalize(file)?,
         false => file.to_owned(),
     };
-    let links = named.is_symlink().then_some(("it", named));
+    let links = named.is_symlink().then_some((HERE, named));
     let mut checked: Vec<(&str, Metadata)> = links.into_iter().collect();
     for directory in [file.parent(), target.parent()].into_iter().flatten() {
         checked.push(("its directory", fs::metadata(directory)?));
     }
-    checked.push(("it", fs::metadata(&target)?));
+    checked.push((HERE, fs::metadata(&target)?));
     let mut reasons = checked.iter().filter_map(|(what, metadata)| {
         // Nobody can write to a symbolic link, so its mode does not matter.
         let mode = if metadata.is_symlink() {
@@ -131,9 +131,9 @@ fn distrust_of(uid: u32, gid: u32, mode: u32, caller: u32) -> Option<String> {
             "{{}} belongs to the user with id {uid}, who is neither root nor you"
         ))
     } else if mode & 0o002 != 0 {
-        Some("everybody may write {}".to_owned())
+        Some("everybody may write to {}".to_owned())
     } else if mode & 0o020 != 0 && gid != uid {
-        Some(format!("the group with id {gid} may write {{}}"))
+        Some(format!("the group with id {gid} may write to {{}}"))
     } else {
         None
     }

@@ -106,7 +106,7 @@ fn views(server: &Server) -> Vec<(String, Vec<String>)> {
                 "Fix the cause, then redeliver the <a href=\"/deliveries?webhook=bad%2F%20%3Cb%3E&amp;state=dead\">",
                 "1 file ignored: incomplete, invalid or unreadable.",
                 "See the <a href=\"/files\">",
-                "Attempts per minute in the last hour: ",
+                "Attempts in the last hour, by minute: ",
                 "<rect class=\"good\"",
                 "<rect class=\"bad\"",
                 "Time from change to callback in the last hour, at most ",

@@ -46,10 +46,10 @@ fn a_configuration_that_others_may_write_is_ignored() {
         place.run(&["check"]).succeeded();
     };
     mode(&config, 0o666);
-    refused("everybody may write it");
+    refused("everybody may write to ./config.yaml");
     mode(&config, 0o644);
     mode(&directory, 0o1777);
-    refused("everybody may write its directory");
+    refused("everybody may write to its directory");
     mode(&directory, 0o755);
     if rustix::process::geteuid().is_root() {
         chown(&config, Some(OTHER), None).unwrap();
@@ -65,7 +65,7 @@ fn a_configuration_that_others_may_write_is_ignored() {
         symlink("elsewhere/config.yaml", &config).unwrap();
         run_in(&directory, &["check"]).succeeded();
         mode(&elsewhere, 0o777);
-        refused("everybody may write its directory");
+        refused("everybody may write to its directory");
     }
     // No request was sent.
     listener.set_nonblocking(true).unwrap();
@@ -96,12 +96,12 @@ fn a_directory_whose_path_cannot_be_read_is_checked_as_well() {
         );
     };
     mode(&here, 0o777);
-    refused("everybody may write its directory");
+    refused("everybody may write to its directory");
     mode(&here, 0o755);
     // Nobody can say where the link leads to.
     fs::rename(&config, here.join("other.yaml")).unwrap();
     symlink("other.yaml", &config).unwrap();
-    refused("it cannot be checked: ");
+    refused("./config.yaml cannot be checked: ");
 }
 
 #[test]

@@ -388,7 +388,10 @@ fn init_writes_no_configuration_where_the_other_commands_ignore_it() {
     let place = tree(&["repository/sales/orders/project.xml"]);
     fs::set_permissions(place.path(), fs::Permissions::from_mode(0o1777)).unwrap();
     let said = run_in(place.path(), &["init", "repository"]).failed(1);
-    assert!(said.contains("everybody may write its directory"), "{said}");
+    assert!(
+        said.contains("everybody may write to its directory"),
+        "{said}"
+    );
     assert!(!place.path().join("config.yaml").exists());
     run_in(
         place.path(),

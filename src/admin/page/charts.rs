@@ -22,7 +22,7 @@ pub(super) fn all(hour: &[Minute]) -> Markup {
     html! {
         section.charts aria-label="The last hour" {
             figure {
-                figcaption { "Attempts per minute in the last hour: " (delivered) " delivered, " (failed) " failed" }
+                figcaption { "Attempts in the last hour, by minute: " (delivered) " delivered, " (failed) " failed" }
                 (chart(hour.len(), &format!("Attempts per minute: {delivered} delivered and {failed} failed in an hour, at most {} in a minute", highest.unwrap_or(0)), &bars(hour, highest)))
             }
             figure {

@@ -85,15 +85,14 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("a glob on a name, such as `\"*.bak\"`", None),
         count: OneOrList(0, 100),
         default: Values(&["lost+found", "#recycle", "@eaDir", ".*"]),
-        meaning: "names of files and directories to ignore, also as organizations, projects and versions; hidden ones are always ignored",
+        meaning: "names that no capture of a template matches, such as those of a recycle bin. Captures never match a hidden name, one that starts with a dot. A name that a template spells out is not ignored",
         ..ROW
     },
     Setting {
         key: "repository.settle",
         value: Duration("1ms", "1h"),
         default: Values(&["1s"]),
-        meaning: "how long a project must be idle before a missing file counts as removed; after \
-            20 times as long, it counts even if the project is not idle",
+        meaning: "how long a project must be idle until its missing files are reported as removed; after 20 times as long, they are reported even if the project is not idle",
         ..ROW
     },
     Setting {
@@ -143,7 +142,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("a mapping with the settings of `repository`", None),
         count: List(1, REPOSITORIES_MAX),
         default: Described("none: `repository`"),
-        meaning: "several repositories instead of `repository`; all other settings hold for each of them",
+        meaning: "several repositories instead of `repository`; all other settings apply to each of them",
         ..ROW
     },
     Setting {
@@ -186,7 +185,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Duration("1s", "10m"),
         default: Values(&["10s"]),
         needs_restart: true,
-        meaning: "how long the working process may be out of reach of the database before a waiting one takes over",
+        meaning: "how long the working process may be unable to reach the database before a standby takes over",
         ..ROW
     },
     Setting {
@@ -195,7 +194,7 @@ pub const SETTINGS: &[Setting] = &[
         count: List(1, 2),
         default: Values(&["watch", "deliver"]),
         needs_restart: true,
-        meaning: "what this process does, with `store.postgres`: watch the repository (or wait to take that over), send callbacks, or both",
+        meaning: "with `store.postgres`, the tasks of this process: `watch` watches the repository or is a standby, `deliver` sends callbacks",
     },
     Setting {
         key: "organizations.NAME.name",
@@ -260,9 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import \
-            needs this setting. A delete also goes to a webhook that an earlier event of the \
-            project was for, even if the directory was renamed in between",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. The delete of a project also goes to each webhook that an earlier event of the project was recorded for, even if its directory was renamed in between",
         ..ROW
     },
     Setting {
@@ -270,7 +267,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("the name of a repository", None),
         count: OneOrList(1, REPOSITORIES_MAX),
         default: Described("every repository"),
-        meaning: "the repositories to deliver events of, if there are several (`repositories`). A delete also goes to a webhook that an earlier event of the project was for",
+        meaning: "the repositories to deliver events of, if there are several (`repositories`). The delete of a project also goes to each webhook that an earlier event of the project was recorded for",
         ..ROW
     },
     Setting {
@@ -278,9 +275,7 @@ pub const SETTINGS: &[Setting] = &[
         value: VALUE_GLOB,
         count: OneOrList(1, 1000),
         default: Described("every user"),
-        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what \
-            its glob matches. A delete by any user also goes to a webhook that an earlier event of \
-            the project was for",
+        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. The delete of a project, by any user, also goes to each webhook that an earlier event of the project was recorded for",
         ..ROW
     },
     Setting {
@@ -373,7 +368,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "webhooks[].auth.oauth2.scope",
         value: Text("scopes, separated by spaces", None),
         default: Described("none"),
-        meaning: "the scope to ask for",
+        meaning: "the requested scope",
         ..ROW
     },
     Setting {
@@ -424,7 +419,9 @@ pub const SETTINGS: &[Setting] = &[
              `1000/h`, up to 100000",
             Some("^[0-9]+/[smh]$"),
         ),
-        default: Described("none; the pace follows answers with 429 or 503 and `Retry-After`"),
+        default: Described(
+            "none; after answers with `Retry-After` and 429 or 503, the daemon finds a rate that the receiver accepts",
+        ),
         meaning: "the maximum rate of requests, evenly spaced",
         ..ROW
     },
