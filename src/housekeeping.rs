@@ -159,7 +159,10 @@ impl Housekeeping {
         let configured = self.retention.borrow().max_state_size;
         let limit = match space.disk {
             Some(disk) => {
-                let could_take = space.used.saturating_add(disk.available);
+                let mut could_take = space.used.saturating_add(disk.available);
+                if self.space.load(Relaxed) == 0 {
+                    could_take = could_take.max(state_size::space_of(space.used));
+                }
                 let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
                 Some(state_size::limit(configured, could_take, disk.total))
             }

@@ -440,9 +440,11 @@ impl Engines {
     }
 
     /// Returns the names of repositories whose former engines have not ended.
+    ///
+    /// The repository of the setting `repository` has no name here, so it is left out.
     pub(super) fn leaving(&self) -> impl Iterator<Item = &str> {
         let leaving = self.leaving.iter().filter(|one| !one.has_ended());
-        leaving.map(|one| one.running.name())
+        leaving.filter_map(|one| one.running.repository.name.as_deref())
     }
 
     /// Returns a handle that sends requests to all engines.

@@ -2,7 +2,7 @@
 //!
 //! Constraint: a receiver that is down must not fill the disk, because then no webhook would get
 //! new events. Above the limit, old rows are removed even before their retention ends. If files of
-//! other programs fill the disk after the start, no rows are removed.
+//! other programs fill the disk, no rows are removed.
 
 /// From this size in bytes, a reader probably prevents reuse of the write-ahead log.
 ///
@@ -102,6 +102,14 @@ pub fn limit(configured: Option<u64>, space: u64, total: u64) -> u64 {
     configured.unwrap_or(automatic).min(most)
 }
 
+/// Returns the space for which [`limit`] allows a state of this size.
+///
+/// A start measures at least this space. Otherwise rows would be removed only because files of other
+/// programs filled the disk before it.
+pub const fn space_of(used: u64) -> u64 {
+    used.saturating_add(used.div_ceil(9))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +137,15 @@ mod tests {
                 ..size
             };
             assert_eq!((size.fill(), size.excess()), (Fill::Low, 0), "{used}");
+        }
+    }
+
+    #[test]
+    fn a_state_that_filled_its_disk_before_the_start_is_not_over_its_limit() {
+        for used in [0, 1, 8, 9, 10, 11, 89, 90, 300 * MIB, 2_048 * MIB + 7] {
+            let limit = limit(None, space_of(used), 20_000 * MIB);
+            assert!(used <= limit, "{used} {limit}");
+            assert!(limit <= LIMIT_MIN.max(used + 1), "{used} {limit}");
         }
     }
 

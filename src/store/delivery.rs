@@ -100,12 +100,7 @@ impl Claims {
     ) -> Result<(), Fault> {
         match claim {
             Ok(claim) => self.ready.push(claim),
-            Err(
-                fault @ (Fault::MissingPayload { .. }
-                | Fault::WrongPayload { .. }
-                | Fault::Coding { .. }
-                | Fault::Undecodable { .. }),
-            ) => self.unreadable.push(unreadable(fault)),
+            Err(fault) if fault.is_damage() => self.unreadable.push(unreadable(fault)),
             Err(fault) => return Err(fault),
         }
         Ok(())

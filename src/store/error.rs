@@ -6,6 +6,8 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use zstd::zstd_safe::zstd_sys::ZSTD_ErrorCode;
+
 use crate::config::Postgres;
 use crate::domain::project::{ContentHash, ProjectKey};
 
@@ -328,6 +330,17 @@ impl Fault {
         )
     }
 
+    /// Whether stored data is damaged. Reading it again would give the same error.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Coding { source, .. } => !is_lack_of_memory(source),
+            Self::MissingPayload { .. } | Self::WrongPayload { .. } | Self::Undecodable { .. } => {
+                true
+            }
+            _ => false,
+        }
+    }
+
     /// Returns an error if the number of selected rows is not the expected one.
     pub(super) fn unless_expected(expected: Option<u64>, selected: usize) -> Result<(), Self> {
         let selected = selected as u64;
@@ -336,6 +349,12 @@ impl Fault {
             _ => Ok(()),
         }
     }
+}
+
+fn is_lack_of_memory(error: &io::Error) -> bool {
+    let zstd: Option<&zstd::Error> = error.get_ref().and_then(|error| error.downcast_ref());
+    error.kind() == io::ErrorKind::OutOfMemory
+        || zstd.is_some_and(|zstd| zstd.is(ZSTD_ErrorCode::ZSTD_error_memory_allocation))
 }
 
 impl StoreError {
@@ -471,6 +490,24 @@ pub enum Fault {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_lack_of_memory_is_no_damage() {
+        let hash = ContentHash([0; 32]);
+        let coding = |source: io::Error| Fault::Coding {
+            hash,
+            source: Arc::new(source),
+        };
+        let torn = zstd::bulk::decompress(b"no frame of zstd", 100).unwrap_err();
+        for (fault, expected) in [
+            (coding(torn), true),
+            (coding(io::ErrorKind::OutOfMemory.into()), false),
+            (Fault::WrongPayload { hash }, true),
+            (Fault::Closed, false),
+        ] {
+            assert_eq!(fault.is_damage(), expected, "{fault:?}");
+        }
+    }
 
     #[test]
     fn a_difference_names_the_repositories_of_one_list_alone() {

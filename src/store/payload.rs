@@ -114,7 +114,7 @@ pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     COMPRESSOR.with_borrow_mut(|kept| {
         let mut compressor = match kept.take() {
             Some(compressor) => compressor,
-            None => Compressor::new(LEVEL)?,
+            None => Compressor::new(LEVEL).map_err(out_of_memory)?,
         };
         // After a failure, the next call makes a new context.
         let compressed = compressor.compress(bytes)?;
@@ -123,12 +123,17 @@ pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     })
 }
 
+/// A new context fails only without memory, but zstd gives that error no kind.
+fn out_of_memory(error: io::Error) -> io::Error {
+    io::Error::new(io::ErrorKind::OutOfMemory, error)
+}
+
 /// Decompresses to at most `size` bytes. Fails if the content is larger.
 pub(super) fn decompress(compressed: &[u8], size: usize) -> std::io::Result<Vec<u8>> {
     DECOMPRESSOR.with_borrow_mut(|kept| {
         let mut decompressor = match kept.take() {
             Some(decompressor) => decompressor,
-            None => Decompressor::new()?,
+            None => Decompressor::new().map_err(out_of_memory)?,
         };
         let bytes = decompressor.decompress(compressed, size)?;
         *kept = Some(decompressor);
