@@ -85,7 +85,7 @@ fn text(
 
 /// The name of a gauge: 1 in the process that has the lease, 0 in the others.
 const LEASE_HELD: &str = "lease_held";
-const LEASE_HELD_HELP: &str = "1 while this process watches the repository, 0 while it waits.";
+const LEASE_HELD_HELP: &str = "1 while this process has the lease and watches, else 0.";
 
 /// Returns the metrics of a process that does not watch.
 ///
@@ -147,9 +147,11 @@ impl Figures {
             "Ignored files: incomplete, malformed or unreadable.",
             |engine| number(engine.problems),
         )?;
-        gauge("watching", "1 while /readyz answers 200.", |engine| {
-            flag(engine.is_watching())
-        })?;
+        gauge(
+            "watching",
+            "1 while the repository is watched. /readyz answers 200 while all are.",
+            |engine| flag(engine.is_watching()),
+        )?;
         gauge("polling", "1 while a timer scans for changes.", |engine| {
             flag(engine.coverage.polls)
         })?;

@@ -116,7 +116,7 @@ struct Shown {
 type Waits = State<Arc<Shown>>;
 
 async fn healthz() -> &'static str {
-    "the process waits\n"
+    "the process responds\n"
 }
 
 /// Returns 200 if the process does all the work of its roles, else 503.

@@ -135,7 +135,7 @@ fn scan(config: &Config, now: Timestamp, steps: &SyncSender<Step>) -> anyhow::Re
     let n_found = found
         .filter(|comparison| !comparison.observed.files.is_empty())
         .count();
-    let mut notes = notes(start, config, listings.is_some());
+    let mut notes = notes(start, listings.is_some());
     // A root with another identity than the recorded one is trusted only if it has enough of the
     // recorded projects.
     let is_trusted = !guard.needs_survey() || guard.surveyed(n_found, n_recorded);
@@ -292,13 +292,10 @@ fn observe(
     Ok((comparisons, incomplete))
 }
 
-fn notes(start: Start, config: &Config, has_state: bool) -> Vec<String> {
+fn notes(start: Start, has_state: bool) -> Vec<String> {
     let mut notes = Vec::new();
     if !has_state {
-        notes.push(format!(
-            "there is no state in {} yet",
-            config.state_dir.display()
-        ));
+        notes.push("nothing is recorded yet".to_owned());
     }
     match (start.is_first, start.layout_changed, start.adopts) {
         (_, true, _) => notes.push(

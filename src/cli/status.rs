@@ -152,8 +152,7 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
     if let Some(error) = &report.state_error {
         pairs.push(("note", format!("cannot read the recorded state: {error}")));
     } else if !report.has_state {
-        let note = "nothing is recorded yet: the daemon has never run with this state directory"
-            .to_owned();
+        let note = "nothing is recorded yet: no daemon has used this state".to_owned();
         pairs.push(("note", note));
     }
     print_pairs(out, style, "", &pairs)?;

@@ -127,7 +127,7 @@ fn log_stuck(stuck: &[Leaving], reason: Reason) {
         Reason::Superseded => "the engine records nothing more",
     };
     warn!(
-        "inference did not stop in time in {stuck}; {consequence}. Is a disk or network file system stuck?"
+        "inference of {stuck} did not stop in time; {consequence}. Is a disk or network file system stuck?"
     );
 }
 

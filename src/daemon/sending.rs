@@ -221,7 +221,9 @@ pub(crate) async fn reread(
     let refused = config.needing_restart(&new);
     if !refused.is_empty() {
         let refused = refused.join(", ");
-        error!("{refused} cannot change while the daemon runs; restart the daemon to change it");
+        error!(
+            "the configuration is rejected and nothing changed: {refused} cannot change while the daemon runs; restart the daemon to change it"
+        );
         return;
     }
     if let Err(errors) = keep_names(config, &new) {

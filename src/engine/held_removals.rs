@@ -222,8 +222,7 @@ impl HeldReport {
                 count: n,
                 cause: "all".to_owned(),
                 reason: format!(
-                    "all projects are gone; {n} removals are held until one of the projects is back. \
-                     Is a file system not mounted, or a directory locked? If the projects were \
+                    "all projects are gone; {n} removals are held at least until one of the projects is back. Is a file system not mounted, or a directory locked? If the projects were \
                      removed on purpose, run `project-webhooks accept`"
                 ),
                 until: None,

@@ -148,7 +148,7 @@ impl InvalidFiles {
         if let Some(n_files) = self.log_limit.take_suppressed(now) {
             warn!(
                 n_files,
-                "ignoring {n_files} more invalid files; `project-webhooks status` lists them"
+                "ignoring {n_files} more invalid files; `project-webhooks status` lists up to 1000"
             );
         }
     }

@@ -193,8 +193,7 @@ impl MountGuard {
         for (path, reason) in &hidden {
             if self.hidden.get(path) != Some(reason) {
                 warn!(
-                    "{path}: {reason}. No events are inferred below it until its file system is \
-                     back, or the mount point has been missing for repository.mass_delete_after"
+                    "{path}: {reason}. No events are inferred below it until its file system is back, at least half of its projects have files, or the mount point has been missing for repository.mass_delete_after"
                 );
             }
         }

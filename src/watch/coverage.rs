@@ -61,7 +61,7 @@ impl SharedCoverage {
             let consequence = if coverage.polls {
                 "file events are incomplete, scanning on a timer (repository.poll_interval)"
             } else {
-                "some directories are not watched; the next full scan finds their changes"
+                "some directories cannot be read, so changes in them are not noticed"
             };
             warn!("{consequence}: {note}");
         }

@@ -229,7 +229,7 @@ fn a_repository_that_hangs_stops_nobody_else() {
     // The requests have ended, so none of them is reported as lost.
     let before = daemon.n_messages("did not finish within");
     daemon.signal(Signal::TERM);
-    daemon.wait_message("inference did not stop in time", 1);
+    daemon.wait_message("inference of finance did not stop in time", 1);
     assert_eq!(daemon.n_messages("did not finish within"), before);
     let mut daemon = daemon;
     assert_eq!(daemon.wait_exit().code(), Some(0));
@@ -367,7 +367,7 @@ fn a_process_becomes_a_standby_although_a_repository_hangs() {
     daemon.signal(Signal::STOP);
     wait_health(&other, "/readyz", 200);
     daemon.signal(Signal::CONT);
-    daemon.wait_message("inference did not stop in time in finance", 1);
+    daemon.wait_message("inference of finance did not stop in time", 1);
     daemon.wait_message(waiting, 1);
     put(&home, "models", DEFINITION, &xml("Orders", "e-1", "one"));
     endpoint.wait_for(2);

@@ -120,7 +120,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.poll_interval",
         value: Duration("10ms", "1d"),
         default: Values(&["5s"]),
-        meaning: "the time between scans when the system reports no changes",
+        meaning: "the time between scans while the system does not report all changes",
         ..ROW
     },
     Setting {
@@ -569,7 +569,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "log.format",
         value: Word(|| LogFormat::ALL.map(LogFormat::as_str).to_vec()),
         default: Values(&["auto"]),
-        meaning: "the format of log lines, which go to standard error; `auto` is `journald` under systemd, else `text`",
+        meaning: "the format of log lines, which go to standard error; `auto` is `journald` if standard error goes to the journal, else `text`",
         ..ROW
     },
 ];

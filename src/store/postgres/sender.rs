@@ -141,8 +141,7 @@ impl Sender {
             lost.hold.end();
             guard(&self.owned).clear();
             warn!(
-                "another process took over the deliveries of this process, because this process could not \
-                 reach the database for longer than store.lease"
+                "another process took over the deliveries of this process, because this process did not renew its lease for longer than store.lease"
             );
         }
     }
