@@ -1,4 +1,5 @@
-//! The log: a reader that stalls stops nothing, and loses lines that are counted.
+//! The log: a reader that stalls stops nothing, and loses lines that are counted. A reload changes
+//! the format.
 
 #![allow(
     clippy::unwrap_used,
@@ -13,12 +14,13 @@ use std::fs;
 use std::io::{BufRead as _, BufReader, PipeReader, Read as _, Write as _};
 use std::ops::RangeFrom;
 use std::os::unix::net::UnixDatagram;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, sync_channel};
 
 use common::{
-    Daemon, Endpoint, Home, PATIENCE, Patient, Settings, Webhook, get, skip, succeeds, wait_health,
-    wait_until, xml,
+    Daemon, Endpoint, Home, PATIENCE, Patient, Settings, get, skip, succeeds, wait_health,
+    wait_until, write, xml,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -161,6 +163,25 @@ fn errors_before_the_end_are_printed_but_wait_for_no_reader() {
 const WITH_JOURNAL: &str = "mount -t tmpfs tmpfs /run && mkdir -p /run/systemd/journal && \
                             mount --bind \"$0\" /run/systemd/journal && exec \"$@\"";
 
+/// The command of a daemon that sees this directory in the place of journald's.
+fn with_journal(home: &Home, journal: &Path) -> Command {
+    let mut command = Command::new("unshare");
+    command
+        .args(["--mount", "sh", "-c", WITH_JOURNAL])
+        .arg(journal);
+    let run = Daemon::command(home);
+    command.arg(run.get_program()).args(run.get_args());
+    command
+}
+
+/// Sets `log.format`.
+fn set_format(home: &Home, settings: &Settings, format: &str) {
+    home.configure(settings);
+    let text = fs::read_to_string(home.config()).unwrap();
+    let text = text.replace("format: json", &format!("format: {format}"));
+    fs::write(home.config(), text).unwrap();
+}
+
 #[test]
 fn a_stuck_journald_stops_no_delivery_and_not_the_end() {
     const TEST: &str = "a_stuck_journald_stops_no_delivery_and_not_the_end";
@@ -168,24 +189,14 @@ fn a_stuck_journald_stops_no_delivery_and_not_the_end() {
         return skip(TEST, "needs mount namespaces (root)");
     }
     let endpoint = Endpoint::new();
-    let webhook = Webhook::new("all", &endpoint.url());
-    let home = Home::new(&Settings::of([webhook]).top(SOCKET));
-    let text = fs::read_to_string(home.config()).unwrap();
-    fs::write(
-        home.config(),
-        text.replace("format: json", "format: journald"),
-    )
-    .unwrap();
+    let settings = Settings::all_to(&endpoint).top(SOCKET);
+    let home = Home::new(&settings);
+    set_format(&home, &settings, "journald");
     let journal = home.beside("journal");
     fs::create_dir(&journal).unwrap();
     let journald = UnixDatagram::bind(journal.join("socket")).unwrap();
 
-    let mut command = Command::new("unshare");
-    command
-        .args(["--mount", "sh", "-c", WITH_JOURNAL])
-        .arg(&journal);
-    let run = Daemon::command(&home);
-    command.arg(run.get_program()).args(run.get_args());
+    let command = with_journal(&home, &journal);
     let mut daemon = Logging::start(command, Stdio::inherit());
     wait_health(&home, "/readyz", 200);
     import_until_dropped(&home, &endpoint, 0..);
@@ -209,4 +220,83 @@ fn a_stuck_journald_stops_no_delivery_and_not_the_end() {
     import_until_dropped(&home, &endpoint, 2_000..);
     daemon.signal(Signal::TERM);
     assert_eq!(daemon.wait_exit().code(), Some(0));
+}
+
+/// The end of the key of the project that an engine reports after the reload.
+const PROJECT: &str = "sales/orders";
+
+/// Whether an entry of the journal is about the project, with the field of its engine.
+fn is_entry_of_models(entry: &str) -> bool {
+    entry.contains(PROJECT) && entry.contains("REPOSITORY")
+}
+
+/// Starts with one format, and changes to another by a reload.
+///
+/// Then waits for a line about a project, with the repository of its engine.
+fn change_format(before: &str, after: &str) {
+    let endpoint = Endpoint::new();
+    let settings = Settings::all_to(&endpoint)
+        .and_repository("{ path: ./models, name: models, settle: 300ms }")
+        .and_repository("{ path: ./finance, name: finance, settle: 300ms }")
+        .top(SOCKET);
+    let home = Home::new(&settings);
+    set_format(&home, &settings, before);
+    for directory in ["models", "finance", "journal"] {
+        fs::create_dir(home.beside(directory)).unwrap();
+    }
+    let journald = UnixDatagram::bind(home.beside("journal/socket")).unwrap();
+    journald.set_nonblocking(true).unwrap();
+    let command = match [before, after].contains(&"journald") {
+        true => with_journal(&home, &home.beside("journal")),
+        false => Daemon::command(&home),
+    };
+    let daemon = Daemon::launch(&home, command);
+    wait_health(&home, "/readyz", 200);
+
+    set_format(&home, &settings, after);
+    home.command(&["reload"]);
+    let definition = home.beside("models").join(PROJECT).join("project.xml");
+    write(&definition, &xml("Orders", "e-1", "one"));
+    let what = format!("a line with the repository after {before} to {after}");
+    wait_until(&what, || {
+        // The log's thread waits until the entries before the reload are received.
+        let mut is_in_journal = false;
+        let mut entry = vec![0; 64 * 1024];
+        while let Ok(n) = journald.recv(&mut entry) {
+            is_in_journal |= is_entry_of_models(&String::from_utf8_lossy(&entry[..n]));
+        }
+        let entries = daemon.entries();
+        let is_found = match after {
+            "journald" => is_in_journal,
+            "json" => entries.iter().any(|entry| {
+                entry.field("project").ends_with(PROJECT)
+                    && entry.0["span"]["repository"] == "models"
+            }),
+            _ => entries.iter().any(|entry| {
+                let line = entry.message();
+                line.contains(PROJECT) && line.contains("engine{repository=models}")
+            }),
+        };
+        is_found.then_some(())
+    });
+    endpoint.wait_for(2);
+    assert!(daemon.terminate().success());
+}
+
+#[test]
+fn an_engine_names_its_repository_after_a_change_of_the_log_format() {
+    change_format("text", "json");
+    change_format("json", "text");
+}
+
+#[test]
+fn an_engine_names_its_repository_after_a_change_from_or_to_journald() {
+    const TEST: &str = "an_engine_names_its_repository_after_a_change_from_or_to_journald";
+    if !succeeds("unshare", &["--mount", "true"]) {
+        return skip(TEST, "needs mount namespaces (root)");
+    }
+    change_format("text", "journald");
+    change_format("json", "journald");
+    change_format("journald", "json");
+    change_format("journald", "text");
 }

@@ -10,13 +10,13 @@ use std::sync::Arc;
 use log::Record;
 use systemd_journal_logger::{JournalLog, current_exe_identifier};
 use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id};
 use tracing::{Event, Level, Subscriber};
 use tracing_subscriber::Layer;
 use tracing_subscriber::layer::Context;
 use tracing_subscriber::registry::LookupSpan;
 
 use super::queue::{Item, Queue};
+use super::spans::SpanFields;
 
 /// A layer that queues a journal entry for each log event.
 pub(super) struct Journal {
@@ -40,24 +40,7 @@ impl Journal {
     }
 }
 
-/// The fields of a span, such as the repository of an engine.
-struct SpanFields(Vec<(&'static str, String)>);
-
-impl Visit for SpanFields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        self.0.push((field.name(), format!("{value:?}")));
-    }
-}
-
 impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Journal {
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let mut fields = SpanFields(Vec::new());
-        attributes.record(&mut fields);
-        if let Some(span) = context.span(id) {
-            span.extensions_mut().insert(fields);
-        }
-    }
-
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let metadata = event.metadata();
         let mut entry = JournalEntry {

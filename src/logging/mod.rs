@@ -2,10 +2,12 @@
 //!
 //! Constraint: each log event is one line of the log, or one entry of the journal. Standard output
 //! is only for commands. Only the thread of [`queue`] waits for the reader of the log, except that
-//! a flush waits at most one second. [`journal`] makes the entries for journald.
+//! a flush waits at most one second. [`journal`] makes the entries for journald. [`spans`] keeps the
+//! fields of spans when the format changes.
 
 mod journal;
 mod queue;
+mod spans;
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::fmt::Debug;
@@ -15,6 +17,7 @@ use std::sync::Arc;
 use tracing::field::Field;
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::fmt::FormatFields;
 use tracing_subscriber::fmt::format::{self, Writer};
 use tracing_subscriber::layer::{Layered, SubscriberExt};
 use tracing_subscriber::util::SubscriberInitExt;
@@ -24,14 +27,16 @@ use crate::config::{Log, LogFormat};
 
 use journal::Journal;
 pub(crate) use queue::{DroppedLines, LogWriter};
+use spans::SpanLayer;
 
-type Lines = Box<dyn Layer<Filtered> + Send + Sync>;
+type Lines = Box<dyn Layer<WithSpans> + Send + Sync>;
+type WithSpans = Layered<SpanLayer, Filtered>;
 type Filtered = Layered<reload::Layer<Targets, Registry>, Registry>;
 
 /// The running log. Its level and format can change.
 pub(crate) struct Logging {
     filter: reload::Handle<Targets, Registry>,
-    lines: reload::Handle<Lines, Filtered>,
+    lines: reload::Handle<Lines, WithSpans>,
     writer: Arc<LogWriter>,
 }
 
@@ -55,6 +60,7 @@ impl Logging {
         let (lines, lines_handle) = reload::Layer::new(lines);
         tracing_subscriber::registry()
             .with(filter)
+            .with(SpanLayer)
             .with(lines)
             .try_init()
             .map_err(io::Error::other)?;
@@ -120,7 +126,7 @@ fn lines(format: LogFormat, writer: &LogWriter) -> (Lines, Option<io::Error>) {
             .with_writer(move || queue.clone())
             .with_target(false)
     };
-    let text = || lines().fmt_fields(format::debug_fn(field).delimited(" "));
+    let text = || lines().fmt_fields(text_fields());
     let format = match format {
         LogFormat::Auto if is_journal() => LogFormat::Journald,
         LogFormat::Auto => LogFormat::Text,
@@ -137,6 +143,11 @@ fn lines(format: LogFormat, writer: &LogWriter) -> (Lines, Option<io::Error>) {
         LogFormat::Text | LogFormat::Auto => text().with_ansi(writer.is_terminal()).boxed(),
     };
     (layer, None)
+}
+
+/// Returns the format of the fields of text lines and of their spans.
+fn text_fields() -> impl for<'writer> FormatFields<'writer> + 'static {
+    format::debug_fn(field).delimited(" ")
 }
 
 /// Writes a field of a text line. Escapes control characters.
