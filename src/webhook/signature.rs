@@ -3,12 +3,13 @@
 //!
 //! A second signature also covers the event, attempt, origin and parameters. These are the fields
 //! of the header `webhook-signed-headers`, which has the form `FIELDS;h1,BASE64`. The signed text
-//! is `h1.id.timestamp.FIELDS.body`.
+//! is `h1.id.timestamp.LENGTH.FIELDS.body`. LENGTH is the number of bytes of the body in decimal.
 //!
 //! Constraint: a secret is never printed. Verifying takes the same time for every signature. The id
-//! of an event contains no dot, so `id.timestamp.body` is unambiguous. The fields may contain dots.
-//! So the second text is unambiguous only if the first signature proves the body. No event has the
-//! id `h1`, so a text that was signed for one header is never valid for the other header.
+//! of an event contains no dot, so `id.timestamp.body` is unambiguous. The fields and the body may
+//! contain dots. LENGTH fixes where the fields end, and [`verify_headers`] refuses an id with a
+//! dot. So the second text is unambiguous too, even if the first signature is not verified. No
+//! event has the id `h1`, so the daemon never signs one text for both headers.
 
 use std::fmt;
 use std::time::Duration;
@@ -95,7 +96,10 @@ pub(crate) fn sign_headers(
     body: &[&[u8]],
 ) -> Option<String> {
     let timestamp = timestamp.to_string();
-    let signatures = signatures(keys, HEADERS, &[HEADERS, id, &timestamp, fields], body)?;
+    let length: usize = body.iter().map(|part| part.len()).sum();
+    let length = length.to_string();
+    let parts: [&str; 5] = [HEADERS, id, &timestamp, &length, fields];
+    let signatures = signatures(keys, HEADERS, &parts, body)?;
     Some(format!("{fields};{signatures}"))
 }
 
@@ -180,11 +184,11 @@ pub(crate) fn verify(
 
 /// Verifies the header `webhook-signed-headers` of a request. Returns its fields.
 ///
-/// The caller has verified the timestamp and the body with [`verify`].
+/// The caller has verified the timestamp with [`verify`].
 ///
 /// # Errors
 ///
-/// No signature matches.
+/// No signature matches, or `id` contains a dot.
 pub(crate) fn verify_headers<'a>(
     keys: &[SigningKey],
     id: &str,
@@ -200,8 +204,10 @@ pub(crate) fn verify_headers<'a>(
     if !offers(signatures, HEADERS) {
         return Err(none);
     }
-    let parts = [HEADERS, id, timestamp, fields];
-    let is_valid = matches(keys, HEADERS, &parts, body, signatures);
+    let length = body.len().to_string();
+    let parts: [&str; 5] = [HEADERS, id, timestamp, &length, fields];
+    // With dots in the id, another timestamp, length and fields could make the same text.
+    let is_valid = !id.contains('.') && matches(keys, HEADERS, &parts, body, signatures);
     let what = "webhook-signed-headers or the body";
     is_valid
         .then_some(fields)

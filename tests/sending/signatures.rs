@@ -4,9 +4,10 @@ use axum::http::HeaderMap;
 use bytes::Bytes;
 use jiff::Timestamp;
 use project_webhooks::config::{Format, SecretError};
+use project_webhooks::domain::event::EventId;
 use project_webhooks::receiver::decode::{check, decode};
 use project_webhooks::receiver::{Received, ReceiverOptions, Signature};
-use project_webhooks::webhook::request::{Request, RequestSettings, build};
+use project_webhooks::webhook::request::{Callback, Request, RequestSettings, build};
 use project_webhooks::webhook::signature::{SigningKey, sign};
 use secrecy::SecretString;
 
@@ -155,6 +156,11 @@ fn secrets_are_parsed_and_never_shown() {
 
 /// A request of this format with a signature over its headers.
 fn signed(format: Format) -> Request {
+    signed_callback(format, &harness::callback(b"<schema name=\"a;b\"/>"))
+}
+
+/// A request for this callback with a signature over its headers.
+fn signed_callback(format: Format, callback: &Callback) -> Request {
     let settings = RequestSettings {
         url: "http://127.0.0.1/hook".parse().unwrap(),
         format: format.into(),
@@ -162,16 +168,19 @@ fn signed(format: Format) -> Request {
         keys: keys(&["new", "old"]),
         signed_headers: true,
     };
-    let callback = harness::callback(b"<schema name=\"a;b\"/>");
-    build(&settings, &callback, harness::now()).unwrap()
+    build(&settings, callback, harness::now()).unwrap()
 }
 
 async fn received(request: &Request) -> Received {
+    received_with(request, request.body.joined()).await
+}
+
+/// Receives the request with another body.
+async fn received_with(request: &Request, body: Bytes) -> Received {
     let target = match request.url.query() {
         Some(query) => format!("/hook?{query}"),
         None => "/hook".to_owned(),
     };
-    let body = request.body.joined();
     let mut received = decode(&target, &request.headers, body, harness::now()).await;
     let tolerance = ReceiverOptions::new(harness::now).tolerance;
     received.signature = check(&received, &keys(&["old"]), tolerance);
@@ -278,8 +287,61 @@ fn neither_signature_can_pass_for_the_other() {
     let (fields, signatures) = header.rsplit_once(';').unwrap();
     let timestamp = harness::now().as_second();
     let id = request.headers["webhook-id"].to_str().unwrap();
-    let body = [format!("{fields}.").as_bytes(), &request.body.joined()].concat();
+    let body = request.body.joined();
+    let body = [format!("{}.{fields}.", body.len()).as_bytes(), &body].concat();
     let plain = sign(&keys(&["new", "old"]), id, timestamp, &[&body]).unwrap();
     let bare = |text: &str| text.replace("h1,", "").replace("v1,", "");
     assert_ne!(bare(signatures), bare(&plain));
+}
+
+/// The request whose last field and body have these values, with a `v1` signature of its own.
+///
+/// So only the signature of the header `webhook-signed-headers` can be wrong.
+async fn moved(request: &Request, fields: &str, body: &str) -> Signature {
+    let mut changed = request.clone();
+    let header = request.headers["webhook-signed-headers"].to_str().unwrap();
+    let (_, signatures) = header.rsplit_once(';').unwrap();
+    let header = format!("{fields};{signatures}").parse().unwrap();
+    changed.headers.insert("webhook-signed-headers", header);
+    let id = request.headers["webhook-id"].to_str().unwrap();
+    let timestamp = harness::now().as_second();
+    let signature = sign(&keys(&["old"]), id, timestamp, &[body.as_bytes()]).unwrap();
+    let signature = signature.parse().unwrap();
+    changed.headers.insert("webhook-signature", signature);
+    let body = Bytes::copy_from_slice(body.as_bytes());
+    received_with(&changed, body).await.signature
+}
+
+#[tokio::test]
+async fn nothing_can_be_moved_between_the_signed_fields_and_the_body() {
+    let mut callback = harness::callback(b"<schema version=\"2.0\"/>");
+    callback.content.parameters.last_mut().unwrap().1 = "2026.1".to_owned();
+    let request = signed_callback(Format::Xml, &callback);
+    let header = request.headers["webhook-signed-headers"].to_str().unwrap();
+    let (fields, _) = header.rsplit_once(';').unwrap();
+    let body = String::from_utf8(request.body.joined().into()).unwrap();
+    assert_eq!(moved(&request, fields, &body).await, Signature::Verified);
+
+    let (shorter, end) = fields.rsplit_once('.').unwrap();
+    let (start, rest) = body.split_once('.').unwrap();
+    for (changed_fields, changed_body) in [
+        (shorter.to_owned(), format!("{end}.{body}")),
+        (format!("{fields}.{start}"), rest.to_owned()),
+    ] {
+        // Only the place between them differs.
+        let joined = format!("{changed_fields}.{changed_body}");
+        assert_eq!(joined, format!("{fields}.{body}"));
+        let found = moved(&request, &changed_fields, &changed_body).await;
+        let expected = "webhook-signed-headers or the body was changed";
+        assert!(is_wrong(found, expected), "{changed_fields}");
+    }
+}
+
+#[tokio::test]
+async fn signed_headers_with_a_dot_in_the_id_are_refused() {
+    let mut callback = harness::callback(b"<x/>");
+    callback.content.id = EventId("evt_0.1".to_owned());
+    let found = received(&signed_callback(Format::Xml, &callback)).await;
+    let expected = "webhook-signed-headers or the body was changed";
+    assert!(is_wrong(found.signature, expected));
 }
