@@ -34,6 +34,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::Router;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -113,27 +114,41 @@ const BOUNDS: Bounds = Bounds {
     stop: Duration::from_secs(1),
 };
 
-/// Serves health, metrics, the API and the page until `stop`.
+/// The parts of a process that its admin server shows.
+///
+/// A process that does not watch has other parts than the daemon, and so other paths.
+pub(crate) trait Served: Clone + Send + 'static {
+    /// Returns all paths of a server with these settings. Streams end with `stop`.
+    fn router(self, settings: &AdminServer, is_socket: bool, stop: &CancellationToken) -> Router;
+}
+
+impl Served for Arc<Admin> {
+    fn router(self, settings: &AdminServer, is_socket: bool, stop: &CancellationToken) -> Router {
+        routes::all(&Arc::new(Server {
+            access: Access::new(
+                settings.token.as_ref(),
+                is_socket,
+                Arc::clone(&self.sessions),
+            ),
+            admin: self,
+            stop: stop.clone(),
+        }))
+    }
+}
+
+/// Serves the paths of a process until `stop`.
 ///
 /// Over TCP, a header `Host` must name a configured host, this machine or an IP address.
 pub(crate) async fn serve(
-    admin: Arc<Admin>,
+    admin: impl Served,
     bound: Bound,
     settings: AdminServer,
     stop: CancellationToken,
 ) {
     let is_socket = matches!(bound, Bound::Unix(..));
-    let server = Arc::new(Server {
-        access: Access::new(
-            settings.token.as_ref(),
-            is_socket,
-            Arc::clone(&admin.sessions),
-        ),
-        admin,
-        stop: stop.clone(),
-    });
+    let router = admin.router(&settings, is_socket, &stop);
     let hosts = (!is_socket).then_some(settings.hosts);
-    let router = guard::harmless(hosts::refuse_foreign(routes::all(&server), hosts));
+    let router = guard::harmless(hosts::refuse_foreign(router, hosts));
     match bound {
         Bound::Tcp(listener) => http_server::serve(listener, router, BOUNDS, stop).await,
         Bound::Unix(listener, _) => http_server::serve(listener, router, BOUNDS, stop).await,

@@ -1,4 +1,4 @@
-//! The admin server of a process that waits or sends, but does not watch.
+//! The paths of the admin server of a process that waits or sends, but does not watch.
 //!
 //! Constraint: this server must release its address before the daemon starts. It serves only
 //! `/healthz`, `/readyz` and `/metrics`. `/readyz` names the database and the other process only
@@ -13,16 +13,13 @@ use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::sync::watch;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use super::Served;
 use super::auth::Access;
 use super::exposition::{self, FORMAT};
-use super::socket::{Bound, bind};
-use super::{BOUNDS, guard, hosts};
 use crate::config::AdminServer;
-use crate::http_server;
 use crate::metrics::Metrics;
 
 /// The state of a process that does not watch.
@@ -40,69 +37,17 @@ pub(crate) struct Wait {
     pub(crate) metrics: Option<Arc<Metrics>>,
 }
 
-/// The admin server while the process does not watch.
-///
-/// It starts once it is configured and its address can be bound.
-pub(crate) struct WaitingServer {
-    wait: watch::Sender<Wait>,
-    tasks: JoinSet<()>,
-    stop: CancellationToken,
-}
-
-impl WaitingServer {
-    pub(crate) fn new() -> Self {
-        Self {
-            wait: watch::Sender::new(Wait::default()),
-            tasks: JoinSet::new(),
-            stop: CancellationToken::new(),
-        }
-    }
-
-    /// Sets the state. Starts the server if it is configured and not running.
-    pub(crate) async fn waits(&mut self, wait: Wait, settings: Option<&AdminServer>) {
-        self.wait.send_replace(wait);
-        let Some(settings) = settings else { return };
-        // The server is already running. Only `stop` ends it.
-        if !self.tasks.is_empty() {
-            return;
-        }
-        match bind(settings).await {
-            Ok(bound) => {
-                let (wait, stop) = (self.wait.subscribe(), self.stop.clone());
-                self.tasks.spawn(serve(wait, bound, settings.clone(), stop));
-            }
-            Err(error) => tracing::debug!(%error, "cannot open the admin server yet; retrying"),
-        }
-    }
-
-    /// Ends the server and releases its address.
-    pub(crate) async fn stop(mut self) {
-        self.stop.cancel();
-        while self.tasks.join_next().await.is_some() {}
-    }
-}
-
-async fn serve(
-    wait: watch::Receiver<Wait>,
-    bound: Bound,
-    settings: AdminServer,
-    stop: CancellationToken,
-) {
-    let is_socket = matches!(bound, Bound::Unix(..));
-    let router = Router::new()
-        .route("/healthz", get(healthz))
-        .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(Arc::new(Shown {
-            wait,
-            access: Access::new(settings.token.as_ref(), is_socket, Arc::default()),
-            began: Instant::now(),
-        }));
-    let hosts = (!is_socket).then_some(settings.hosts);
-    let router = guard::harmless(hosts::refuse_foreign(router, hosts));
-    match bound {
-        Bound::Tcp(listener) => http_server::serve(listener, router, BOUNDS, stop).await,
-        Bound::Unix(listener, _) => http_server::serve(listener, router, BOUNDS, stop).await,
+impl Served for Arc<watch::Sender<Wait>> {
+    fn router(self, settings: &AdminServer, is_socket: bool, _stop: &CancellationToken) -> Router {
+        Router::new()
+            .route("/healthz", get(healthz))
+            .route("/readyz", get(readyz))
+            .route("/metrics", get(metrics))
+            .with_state(Arc::new(Shown {
+                wait: self.subscribe(),
+                access: Access::new(settings.token.as_ref(), is_socket, Arc::default()),
+                began: Instant::now(),
+            }))
     }
 }
 

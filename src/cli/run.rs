@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use futures_util::Stream;
 use signal_hook::consts::{SIGHUP, SIGUSR1};
+use tokio::sync::watch;
 
 use super::{CONFIGURATION, DONE, FAILED, HELD, runtime};
-use crate::admin::waiting::{Wait, WaitingServer};
+use crate::admin::waiting::Wait;
 use crate::config::{self, Config, SystemEnvironment};
 use crate::daemon::{
-    self, Daemon, DaemonError, Leaving, Noted, Rereading, Sending, Signals, reread,
+    self, Daemon, DaemonError, Health, Leaving, Noted, Rereading, Sending, Signals, reread,
 };
 use crate::domain::lease::ASK_AGAIN;
 use crate::error::chain;
@@ -48,6 +49,9 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 /// How long the process waits at its end for tasks that it cannot cancel, such as a name lookup.
 const TASKS_MAX: Duration = Duration::from_secs(1);
 
+/// The admin server while the process does not watch.
+type WaitingServer = Health<Arc<watch::Sender<Wait>>>;
+
 /// Runs the daemon until a signal or an error. While it may not watch, waits and only sends.
 async fn work(
     mut config: Arc<Config>,
@@ -58,6 +62,7 @@ async fn work(
     let mut leaving = Vec::new();
     loop {
         let mut sending = None;
+        let mut server = WaitingServer::new(Arc::default());
         let started = wait(
             &mut config,
             is_start,
@@ -65,8 +70,11 @@ async fn work(
             signals,
             &mut sending,
             &mut leaving,
+            &mut server,
         );
         let started = started.await;
+        // If the daemon started, `wait` has stopped the server before.
+        server.stop().await;
         let Ok(Some(daemon)) = started else {
             let stopped = match sending {
                 Some(sending) => sending.stop(signals).await,
@@ -220,9 +228,9 @@ async fn wait<'a>(
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     sending: &mut Option<Sending>,
     leaving: &mut Vec<Leaving>,
+    server: &mut WaitingServer,
 ) -> Result<Option<Daemon<'a>>, DaemonError> {
     let mut reported = None;
-    let mut server = WaitingServer::new();
     let mut waiting = None;
     loop {
         let mut waits = Waits::as_sender(sending.as_ref());
@@ -262,14 +270,17 @@ async fn wait<'a>(
             is_ready: waits.cause == Cause::Role && sending.is_some(),
             metrics: sending.as_ref().map(Sending::metrics),
         };
-        server.waits(wait, config.admin.as_ref()).await;
+        server.admin.send_replace(wait);
+        server.keep(config.admin.as_ref()).await;
         if reported.as_ref() != Some(&waits.reason) {
             waits.report();
             reported = Some(waits.reason.clone());
         }
         os::notify_watchdog();
-        let paused = pause(waits.pause(), config, rereading, signals, sending).await?;
-        let Some(()) = paused else { return Ok(None) };
+        let paused = pause(waits.pause(), config, rereading, signals, sending, server);
+        let Some(()) = paused.await? else {
+            return Ok(None);
+        };
     }
 }
 
@@ -284,6 +295,7 @@ async fn pause(
     rereading: Rereading<'_>,
     signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     sending: &mut Option<Sending>,
+    server: &mut WaitingServer,
 ) -> Result<Option<()>, DaemonError> {
     let again = tokio::time::sleep(length);
     tokio::pin!(again);
@@ -293,7 +305,7 @@ async fn pause(
             error = failure(sending) => return Err(error),
             signal = signals.next() => match signal {
                 SIGHUP => {
-                    let read = reread(config, sending.as_mut(), rereading);
+                    let read = reread(config, sending.as_mut(), server, rereading);
                     return Ok(signals.unless_stopped(read).await);
                 }
                 // A process that does not watch has nothing to rescan.

@@ -3,19 +3,19 @@
 //! Constraint: if the address is in use, or somebody removed the socket file, the daemon retries
 //! without a restart. After a failed reload, the server keeps its old address.
 
-use std::io;
 use std::sync::Arc;
 
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::admin::{self, Admin, Bound, SocketFile};
+use crate::admin::{self, Admin, Bound, Served, SocketFile};
 use crate::config::{AdminServer, Listen};
 
-/// The admin server, if configured: health, metrics and the API.
-pub(super) struct Health {
-    pub(super) admin: Arc<Admin>,
+/// The admin server of the daemon or of a process that does not watch, if it is configured.
+pub(crate) struct Health<A = Arc<Admin>> {
+    /// The parts of the process that the server shows.
+    pub(crate) admin: A,
     serving: Option<Serving>,
     /// Whether a failure to bind the address was logged since the server last started.
     is_warned: bool,
@@ -44,8 +44,8 @@ impl Serving {
     }
 }
 
-impl Health {
-    pub(super) fn new(admin: Arc<Admin>) -> Self {
+impl<A: Served> Health<A> {
+    pub(crate) fn new(admin: A) -> Self {
         Self {
             admin,
             serving: None,
@@ -54,7 +54,7 @@ impl Health {
     }
 
     /// Starts the server at the configured address, unless it runs there already.
-    pub(super) async fn keep(&mut self, server: Option<&AdminServer>) {
+    pub(crate) async fn keep(&mut self, server: Option<&AdminServer>) {
         let Some(server) = server else { return };
         if self.serving.as_ref().is_some_and(Serving::is_in_place) {
             return;
@@ -70,22 +70,53 @@ impl Health {
         }
     }
 
-    /// Binds the address of a new configuration.
+    /// Binds the address of a new configuration, if a setting below `admin` changed.
+    ///
+    /// Returns `Some(None)` if `admin` was removed.
     ///
     /// # Errors
     ///
     /// The address cannot be bound, for example because another program uses it. The caller then
     /// restores the old server with [`Self::keep`].
-    pub(super) async fn bind(&mut self, server: &AdminServer) -> io::Result<Bound> {
+    pub(super) async fn prepare(
+        &mut self,
+        old: Option<&AdminServer>,
+        new: Option<&AdminServer>,
+    ) -> Result<Option<Option<Bound>>, String> {
+        if old == new {
+            return Ok(None);
+        }
+        let Some(server) = new else {
+            return Ok(Some(None));
+        };
         let takes = |serving: &Serving| serving.takes(&server.listen);
         if self.serving.as_ref().is_some_and(takes) {
             self.stop().await;
         }
-        admin::bind(server).await
+        match admin::bind(server).await {
+            Ok(bound) => Ok(Some(Some(bound))),
+            Err(error) => Err(format!(
+                "admin.listen: cannot listen on {}: {error}",
+                server.listen
+            )),
+        }
+    }
+
+    /// Applies the result of [`Self::prepare`].
+    pub(super) async fn apply(
+        &mut self,
+        prepared: Option<Option<Bound>>,
+        new: Option<&AdminServer>,
+    ) {
+        let Some(bound) = prepared else { return };
+        self.stop().await;
+        if let (Some(bound), Some(server)) = (bound, new) {
+            self.serve(bound, server);
+        }
     }
 
     #[expect(clippy::disallowed_methods, reason = "the task is awaited by `stop`")]
-    pub(super) fn serve(&mut self, bound: Bound, server: &AdminServer) {
+    fn serve(&mut self, bound: Bound, server: &AdminServer) {
         info!(listen = %server.listen, "serving health and metrics");
         let stop = CancellationToken::new();
         let file = match &bound {
@@ -93,7 +124,7 @@ impl Health {
             Bound::Unix(_, file) => Some(file.clone()),
         };
         let task = tokio::spawn(admin::serve(
-            Arc::clone(&self.admin),
+            self.admin.clone(),
             bound,
             server.clone(),
             stop.clone(),
@@ -107,7 +138,8 @@ impl Health {
         });
     }
 
-    pub(super) async fn stop(&mut self) {
+    /// Stops the server and releases its address.
+    pub(crate) async fn stop(&mut self) {
         if let Some(serving) = self.serving.take() {
             if let Some(file) = &serving.file {
                 file.remove();

@@ -30,7 +30,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::engines::Engines;
 pub(crate) use self::engines::Leaving;
-use self::health::Health;
+pub(crate) use self::health::Health;
 pub(crate) use self::note::Noted;
 pub(crate) use self::sending::{Sending, reread};
 pub(crate) use self::signals::Signals;

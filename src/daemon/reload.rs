@@ -144,16 +144,9 @@ impl Daemon<'_> {
         let runs = |webhook: &str| self.dispatcher.runs(webhook);
         let targets = Targets::prepare(new.sent_webhooks(), &new.network, runs)
             .map_err(|errors| errors.iter().map(|error| chain(error)).collect::<Vec<_>>())?;
-        let admin = match &new.admin {
-            same if *same == self.config.admin => None,
-            None => Some(None),
-            Some(server) => Some(Some(self.health.bind(server).await.map_err(|error| {
-                vec![format!(
-                    "admin.listen: cannot listen on {}: {error}",
-                    server.listen
-                )]
-            })?)),
-        };
+        let health = &mut self.health;
+        let admin = health.prepare(self.config.admin.as_ref(), new.admin.as_ref());
+        let admin = admin.await.map_err(|error| vec![error])?;
         if let Err(errors) = self.begin(&new, &configs).await {
             if let Some(bound) = admin.flatten() {
                 bound.discard();
@@ -239,12 +232,7 @@ impl Daemon<'_> {
         self.metrics.configure(enabled(&new.webhooks));
         self.health.admin.sources.configure(&new);
         self.retention.send_replace(new.retention);
-        if let Some(bound) = prepared.admin {
-            self.health.stop().await;
-            if let (Some(bound), Some(server)) = (bound, &new.admin) {
-                self.health.serve(bound, server);
-            }
-        }
+        self.health.apply(prepared.admin, new.admin.as_ref()).await;
         self.config = new;
         // An engine answers between two steps. The wait for a stuck engine is limited, because the
         // daemon must handle signals. If all engines stay stuck, systemd's watchdog restarts the

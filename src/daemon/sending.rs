@@ -17,7 +17,8 @@ use super::drain::{DRAIN, close, wait};
 use super::reload::{keep_names, load};
 use super::start::{enabled, first_of, start_traces};
 use super::supervise::{Seen, next_notice};
-use super::{Background, DaemonError, Rereading, Signals};
+use super::{Background, DaemonError, Health, Rereading, Signals};
+use crate::admin::{Bound, Served};
 use crate::clock::Clock;
 use crate::config::Config;
 use crate::dispatch::{self, Dispatcher, QueueHandles, Targets};
@@ -204,6 +205,7 @@ impl Sending {
 pub(crate) async fn reread(
     config: &mut Arc<Config>,
     sending: Option<&mut Sending>,
+    health: &mut Health<impl Served>,
     rereading: Rereading<'_>,
 ) {
     info!("SIGHUP: reading the configuration");
@@ -231,19 +233,41 @@ pub(crate) async fn reread(
         error!("the configuration is rejected and nothing changed: {errors}");
         return;
     }
-    if let Some(sending) = sending
-        && let Err(error) = sending.apply(&new)
-    {
-        error!(
-            "the configuration is rejected and nothing changed: {}",
-            chain(&error)
-        );
-        return;
-    }
+    let admin = match switch(config, &new, sending, health).await {
+        Ok(admin) => admin,
+        Err(error) => {
+            health.keep(config.admin.as_ref()).await;
+            error!("the configuration is rejected and nothing changed: {error}");
+            return;
+        }
+    };
     rereading.logging.change(new.log);
+    health.apply(admin, new.admin.as_ref()).await;
     *config = Arc::new(new);
     info!(
         webhooks = config.webhooks.len(),
         "the configuration is applied"
     );
+}
+
+/// Applies the webhooks of a new configuration once the address of its admin server is bound.
+///
+/// After an error, the webhooks are the former ones, and the caller restores the admin server.
+async fn switch(
+    old: &Config,
+    new: &Config,
+    sending: Option<&mut Sending>,
+    health: &mut Health<impl Served>,
+) -> Result<Option<Option<Bound>>, String> {
+    let prepared = health.prepare(old.admin.as_ref(), new.admin.as_ref());
+    let prepared = prepared.await?;
+    if let Some(sending) = sending
+        && let Err(error) = sending.apply(new)
+    {
+        if let Some(bound) = prepared.flatten() {
+            bound.discard();
+        }
+        return Err(chain(&error));
+    }
+    Ok(prepared)
 }

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
-use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
@@ -429,4 +429,89 @@ fn a_standby_keeps_one_connection_and_names_nothing_without_the_token() {
     assert!(line.contains(&database), "{line}");
     relay.open();
     assert!(standby.terminate().success());
+}
+
+#[test]
+fn a_standby_applies_a_reload_of_admin() {
+    let test = "a_standby_applies_a_reload_of_admin";
+    let Some(server) = server(test) else { return };
+    let endpoint = Endpoint::new();
+    let connection = server.connection(&server.database());
+    let settings = |admin: &str| {
+        Settings::all_to(&endpoint)
+            .repository("name: models")
+            .top(&store(&connection))
+            .top("roles: [watch]")
+            .top(admin)
+    };
+    let admin = |socket: &str, token: &str| {
+        settings(&format!(
+            "admin: {{ listen: \"unix:./{socket}\", token: {token} }}"
+        ))
+    };
+    let tokens = [
+        "0123456789abcdef0123456789abcdef",
+        "abcdef0123456789abcdef0123456789",
+    ];
+    let home = Home::new(&settings(""));
+    let other = Home::new(&admin("admin.sock", tokens[0]));
+    let first = home.start();
+    let standby = Daemon::launch(&other, Daemon::command(&other));
+    let waits = format!("waiting: process {} on", first.pid());
+    standby.wait_message(&waits, 1);
+    // Whether the answer to a client with this token names the other process.
+    let is_known = |token: &str| {
+        let header = format!("authorization: Bearer {token}");
+        let (_, line) = get_with(&other, "/readyz", &header)?;
+        Some(line.starts_with(&waits))
+    };
+    wait_until("the standby's server", || is_known(tokens[0]));
+    assert_eq!(tokens.map(is_known), [Some(true), Some(false)]);
+
+    other.reconfigure(&admin("admin.sock", tokens[1]));
+    assert!(standby.reload());
+    assert_eq!(tokens.map(is_known), [Some(false), Some(true)]);
+
+    // An address that another program uses changes nothing.
+    let taken = UnixListener::bind(other.beside("taken.sock")).unwrap();
+    other.reconfigure(&admin("taken.sock", tokens[0]));
+    assert!(!standby.reload());
+    assert_eq!(tokens.map(is_known), [Some(false), Some(true)]);
+    drop(taken);
+
+    // The socket comes back after somebody removed it, and goes with the process.
+    fs::remove_file(other.beside("admin.sock")).unwrap();
+    wait_until("the socket", || is_known(tokens[1]));
+    assert!(standby.terminate().success());
+    assert!(!other.beside("admin.sock").exists());
+    assert!(first.terminate().success());
+}
+
+#[test]
+fn a_process_that_only_sends_applies_a_reload_of_admin() {
+    let test = "a_process_that_only_sends_applies_a_reload_of_admin";
+    let Some(server) = server(test) else { return };
+    let endpoint = Endpoint::new();
+    let connection = server.connection(&server.database());
+    let settings = |admin: &str| {
+        Settings::all_to(&endpoint)
+            .repository("name: models")
+            .top(&store(&connection))
+            .top("roles: [deliver]")
+            .top(admin)
+    };
+    let home = Home::new(&settings("admin: { listen: \"unix:./former.sock\" }"));
+    let sender = Daemon::launch(&home, Daemon::command(&home));
+    wait_until("the former socket", || {
+        home.beside("former.sock").exists().then_some(())
+    });
+    home.reconfigure(&settings("admin: { listen: \"unix:./admin.sock\" }"));
+    assert!(sender.reload());
+    assert_eq!(get(&home, "/healthz").unwrap().0, 200);
+    assert!(!home.beside("former.sock").exists());
+    // Without the setting, there is no server.
+    home.reconfigure(&settings(""));
+    assert!(sender.reload());
+    assert!(!home.beside("admin.sock").exists());
+    assert!(sender.terminate().success());
 }
