@@ -4,13 +4,14 @@
 //! a panic, an endless wait or large memory use. The outcome depends only on the status and the
 //! headers, even if the body breaks off or never ends.
 
+use std::cmp::Reverse;
 use std::time::{Duration, SystemTime};
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::{Bytes, BytesMut};
-use http::header::{DATE, RETRY_AFTER};
-use http::{HeaderMap, HeaderValue, StatusCode};
+use http::header::{AUTHORIZATION, COOKIE, DATE, PROXY_AUTHORIZATION, RETRY_AFTER};
+use http::{HeaderMap, StatusCode};
 use jiff::Timestamp;
 use url::Url;
 
@@ -148,16 +149,25 @@ pub(super) const SECRET_MIN: usize = 8;
 
 /// Returns the secrets in the headers of a request that are long enough to be replaced.
 pub(super) fn secrets_in(headers: &HeaderMap) -> Vec<Vec<u8>> {
-    let values = headers.values().filter(|value| value.is_sensitive());
     let mut secrets = Vec::new();
-    for value in values.map(HeaderValue::as_bytes) {
-        // In `Bearer TOKEN`, only the token is the secret. Of any value with a space, only the text
-        // after the first space is used.
+    for (name, value) in headers {
+        if !value.is_sensitive() {
+            continue;
+        }
+        let value = value.as_bytes();
+        // A receiver may repeat the token of `Bearer TOKEN` alone.
         let space = value.iter().position(|byte| *byte == b' ');
         let (scheme, secret) = space
             .and_then(|at| value.split_at_checked(at + 1))
             .unwrap_or((b"", value));
         secrets.push(secret.to_vec());
+        // Other headers may have a secret before the space, too.
+        if ![AUTHORIZATION, PROXY_AUTHORIZATION].contains(name) {
+            secrets.push(value.to_vec());
+        }
+        if *name == COOKIE {
+            secrets.extend(cookies(value).map(<[u8]>::to_vec));
+        }
         if scheme.eq_ignore_ascii_case(b"basic ") {
             // The receiver decodes the user name and the password.
             let decoded = BASE64_STANDARD.decode(secret).unwrap_or_default();
@@ -169,12 +179,24 @@ pub(super) fn secrets_in(headers: &HeaderMap) -> Vec<Vec<u8>> {
     secrets
 }
 
+/// Returns the value of each cookie in a header `Cookie`.
+fn cookies(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let pairs = header.split(|byte| *byte == b';');
+    pairs.filter_map(|pair| {
+        let value = pair.splitn(2, |byte| *byte == b'=').last()?;
+        Some(value.trim_ascii())
+    })
+}
+
 /// Copies the kept bytes of an answer without these secrets.
 ///
 /// Some receivers repeat the request in their answer, for instance in an error page. Copying also
 /// frees the read buffer, which may be much larger.
 pub(super) fn keep(kept: &[u8], secrets: &[impl AsRef<[u8]>]) -> Bytes {
-    let secrets = secrets.iter().map(AsRef::as_ref);
+    let mut secrets: Vec<&[u8]> = secrets.iter().map(AsRef::as_ref).collect();
+    // A secret may be a part of a longer one, whose rest must not stay.
+    secrets.sort_by_key(|secret| Reverse(secret.len()));
+    let secrets = secrets.into_iter();
     let answer = secrets.fold(kept.to_vec(), |answer, secret| without(&answer, secret));
     answer.into()
 }
@@ -212,7 +234,7 @@ fn without(text: &[u8], secret: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
-    use http::header::{AUTHORIZATION, HeaderName};
+    use http::header::{HeaderName, HeaderValue};
 
     use super::*;
 
@@ -227,6 +249,12 @@ mod tests {
         sent.insert(AUTHORIZATION, secret("Bearer token-of-the-hook"));
         sent.insert(HeaderName::from_static("x-key"), secret("key-of-the-hook"));
         sent.insert(HeaderName::from_static("x-stage"), secret("prod"));
+        let longer = secret("key-of-the-hook-and-more");
+        sent.insert(HeaderName::from_static("x-longer"), longer);
+        let words = secret("first-word second-word");
+        sent.insert(HeaderName::from_static("x-words"), words);
+        let cookies = "session=0123456789abcdef; csrf=fedcba9876543210==";
+        sent.insert(COOKIE, secret(cookies));
         let shown = HeaderValue::from_static("evt_0123456789");
         sent.insert(HeaderName::from_static("webhook-id"), shown);
         for (answer, kept) in [
@@ -236,6 +264,15 @@ mod tests {
             ),
             ("evt_0123456789 in prod", "evt_0123456789 in prod"),
             ("key-of-the-hookkey-of-the-hook", "(not shown)(not shown)"),
+            ("key-of-the-hook-and-more", "(not shown)"),
+            ("first-word second-word", "(not shown)"),
+            ("second-word", "(not shown)"),
+            (cookies, "(not shown)"),
+            (
+                "csrf: fedcba9876543210==, session: 0123456789abcdef",
+                "csrf: (not shown), session: (not shown)",
+            ),
+            ("session=01234", "(not shown)"),
             ("", ""),
         ] {
             assert_eq!(keep(answer.as_bytes(), &secrets_in(&sent)), kept.as_bytes());

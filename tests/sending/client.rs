@@ -55,6 +55,14 @@ async fn an_answer_that_repeats_the_request_is_kept_without_its_secrets() {
         attempt.answer,
         &b"ada has another password than (not shown)"[..]
     );
+
+    let cookies = "session=0123456789abcdef; csrf=fedcba9876543210";
+    let answer = || refusal("cookie: session=0123456789abcdef; csrf=fedcba9876543210");
+    let attempt = answered("cookie", cookies, answer).await;
+    assert_eq!(attempt.answer, &b"cookie: (not shown)"[..]);
+    let answer = || refusal("the session 0123456789abcdef has ended");
+    let attempt = answered("cookie", cookies, answer).await;
+    assert_eq!(attempt.answer, &b"the session (not shown) has ended"[..]);
 }
 
 #[tokio::test]
