@@ -110,8 +110,10 @@ fn long_text(parts: &Parts, body: &[u8]) -> Option<String> {
         return Some("a part of the path".to_owned());
     }
     let query = parts.uri.query().unwrap_or_default();
+    // The page reads any body as a form, also one that is JSON.
+    let is_api = parts.uri.path().starts_with("/api/");
     long_field(query.as_bytes()).or_else(|| match body.trim_ascii_start().first() {
-        Some(b'{') => {
+        Some(b'{') if is_api => {
             // If the body is not valid JSON, no handler of the API uses it.
             let json = serde_json::from_slice(body).unwrap_or_default();
             long_in_json("the body", &json)

@@ -308,6 +308,24 @@ fn the_page_is_small_and_needs_the_token() {
 }
 
 #[test]
+fn the_texts_of_a_form_that_looks_like_json_are_bounded() {
+    let (good, bad) = (Endpoint::new(), refusing());
+    let (home, server) = with_api(&good, &bad);
+    let _daemon = home.start();
+    let (half, long) = ("x".repeat(1_000), "x".repeat(1_025));
+    for body in [
+        format!("{{=1&action=cancel&expected=0&webhook={long}"),
+        // Valid JSON, whose texts are short.
+        format!("{{\"=1&action=cancel&expected=0&webhook=\":[\"{half}\",\"{half}\"]}}"),
+    ] {
+        let answer = form(&server, "/deliveries/bulk", OWN, &body);
+        assert_eq!(answer.status, 400, "{answer:?}");
+        let error = "webhook is longer than 1,024 bytes";
+        assert!(answer.body.contains(error), "{answer:?}");
+    }
+}
+
+#[test]
 fn forms_act_only_for_pages_of_this_server() {
     let (good, bad) = (Endpoint::new(), refusing());
     let (home, server) = with_api(&good, &bad);
