@@ -161,19 +161,20 @@ pub(super) async fn answer_apart(
 ) -> Response {
     let places = Arc::clone(&server.admin.bounded.answers);
     let answer = apart(places, server.stop.clone(), next.run(request)).await;
-    answer.unwrap_or_else(|| ApiError::unavailable("the daemon is stopping").into_response())
+    answer.unwrap_or_else(IntoResponse::into_response)
 }
 
 /// Runs a future on a separate thread.
 ///
-/// Returns `None` if the future panics, or takes longer than [`STOP_MAX`] after the server begins
-/// to stop.
+/// # Errors
+///
+/// The future panics, or takes longer than [`STOP_MAX`] after the server begins to stop.
 async fn apart<T: Send + 'static>(
     places: Arc<Semaphore>,
     stop: CancellationToken,
     work: impl Future<Output = T> + Send + 'static,
-) -> Option<T> {
-    let place = places.acquire_owned().await.ok()?;
+) -> Result<T, ApiError> {
+    let place = places.acquire_owned().await.map_err(|_| stopping())?;
     let runtime = Handle::current();
     let run = move || {
         let _place = place;
@@ -188,7 +189,8 @@ async fn apart<T: Send + 'static>(
             }
         })
     };
-    tokio::task::spawn_blocking(run).await.ok().flatten()
+    let done = tokio::task::spawn_blocking(run).await;
+    done.map_err(failed)?.ok_or_else(stopping)
 }
 
 /// Whether the request was refused.
@@ -203,7 +205,6 @@ async fn run<T: Send + 'static>(
     permits: &Arc<Semaphore>,
     work: impl FnOnce() -> Result<T, ApiError> + Send + 'static,
 ) -> Result<T, ApiError> {
-    let stopping = || ApiError::unavailable("the daemon is stopping");
     let permit = Arc::clone(permits).acquire_owned().await;
     let permit = permit.map_err(|_| stopping())?;
     let task = tokio::task::spawn_blocking(move || {
@@ -213,6 +214,11 @@ async fn run<T: Send + 'static>(
     task.await.map_err(failed)?
 }
 
+/// The error while the daemon stops.
+fn stopping() -> ApiError {
+    ApiError::unavailable("the daemon is stopping")
+}
+
 /// The error of a task that panicked or was cancelled. A panic is also logged.
 fn failed(error: JoinError) -> ApiError {
     match error.is_panic() {
@@ -220,12 +226,14 @@ fn failed(error: JoinError) -> ApiError {
             StatusCode::INTERNAL_SERVER_ERROR,
             "the request failed unexpectedly; see the log",
         ),
-        false => ApiError::unavailable("the daemon is stopping"),
+        false => stopping(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::task::Poll;
+
     use super::*;
 
     #[test]
@@ -245,18 +253,36 @@ mod tests {
             };
             tokio::join!(apart(places, stop, blocking), other)
         });
-        assert_eq!(answered, (Some(Ok(())), Ok(())));
+        let (answer, other) = answered;
+        assert_eq!((answer.unwrap(), other), (Ok(()), Ok(())));
     }
 
-    #[test]
-    fn a_stop_ends_an_answer() {
+    /// Runs a future apart from a server, and returns the status of its error.
+    fn failed_with(
+        work: impl Future<Output = ()> + Send + 'static,
+        stop: &CancellationToken,
+    ) -> StatusCode {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()
             .unwrap();
-        let (places, stop) = (Arc::new(Semaphore::new(1)), CancellationToken::new());
+        let places = Arc::new(Semaphore::new(1));
+        let answer = runtime.block_on(apart(places, stop.clone(), work));
+        answer.unwrap_err().status
+    }
+
+    #[test]
+    fn a_stop_ends_an_answer() {
+        let stop = CancellationToken::new();
         stop.cancel();
-        let never = std::future::pending::<()>();
-        assert_eq!(runtime.block_on(apart(places, stop, never)), None);
+        let status = failed_with(std::future::pending(), &stop);
+        assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
+    }
+
+    #[test]
+    fn an_answer_that_panics_is_an_internal_error() {
+        let panics = std::future::poll_fn(|_| -> Poll<()> { panic!("this handler has a bug") });
+        let status = failed_with(panics, &CancellationToken::new());
+        assert_eq!(status, StatusCode::INTERNAL_SERVER_ERROR);
     }
 }
