@@ -1,7 +1,8 @@
 //! Keeps the admin server running at the configured address.
 //!
-//! Constraint: if the address is in use, or somebody removed the socket file, the daemon retries
-//! without a restart. After a failed reload, the server keeps its old address.
+//! Constraint: if the address is in use, or somebody removed the socket file, or the server
+//! panicked, the daemon retries without a restart. After a failed reload, the server keeps its old
+//! address.
 
 use std::sync::Arc;
 
@@ -31,8 +32,10 @@ struct Serving {
 }
 
 impl Serving {
+    /// Whether the server runs, and clients find it at its address.
     fn is_in_place(&self) -> bool {
-        self.file.as_ref().is_none_or(SocketFile::is_in_place)
+        // Only a panic ends the task before `stop`. The panic hook has logged it.
+        !self.task.is_finished() && self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
     /// Whether this address may be free only after the running server has stopped.
@@ -147,5 +150,53 @@ impl<A: Served> Health<A> {
             serving.stop.cancel();
             let _ = serving.task.await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::Duration;
+
+    use axum::Router;
+    use tokio::net::UnixStream;
+
+    use super::*;
+
+    /// A server that panics the first time.
+    #[derive(Clone, Default)]
+    struct Failing(Arc<AtomicBool>);
+
+    impl Served for Failing {
+        fn router(self, _: &AdminServer, _: bool, _: &CancellationToken) -> Router {
+            let has_failed = self.0.swap(true, Ordering::Relaxed);
+            assert!(has_failed, "this server has a bug");
+            Router::new()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_panics_is_started_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("admin.sock");
+        let server = AdminServer {
+            hosts: Vec::new(),
+            listen: Listen::Unix(path.clone()),
+            mode: 0o600,
+            token: None,
+        };
+        let mut health = Health::new(Failing::default());
+        health.keep(Some(&server)).await;
+        let ended = async {
+            while !health.serving.as_ref().unwrap().task.is_finished() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(60), ended);
+        ended.await.unwrap();
+        UnixStream::connect(&path).await.unwrap_err();
+        health.keep(Some(&server)).await;
+        UnixStream::connect(&path).await.unwrap();
+        health.stop().await;
     }
 }
