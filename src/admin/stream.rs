@@ -1,7 +1,7 @@
 //! `GET /api/v1/stream`: new events and changed deliveries, as server-sent events.
 //!
 //! Constraint: many clients cause no more reads of the store than one client. While there are
-//! clients, and for up to a minute after the last one, one task checks twice a second whether the
+//! clients, and for half a minute after the last one, one task checks twice a second whether the
 //! recorded state has changed. Only after a change does the task compare the listings, as
 //! `--follow` does. The task keeps the newest items for all clients. A client that is too slow, or
 //! reconnects too late, gets `missed` and must read the listings again.
@@ -134,6 +134,17 @@ impl News {
         self.clients.available_permits() < CLIENTS_MAX
     }
 
+    /// Waits until a client needs a series.
+    async fn wait_for_client(&self) {
+        loop {
+            self.wanted.notified().await;
+            // This may be the notification of a client that came and went during the last series.
+            if self.has_clients() {
+                return;
+            }
+        }
+    }
+
     /// Begins or ends a series.
     fn set_series(&self, series: Option<String>) {
         *self.kept() = Kept {
@@ -169,7 +180,7 @@ pub(crate) async fn publish(admin: Arc<Admin>, stop: CancellationToken) {
     let mut is_warned = false;
     loop {
         tokio::select! {
-            () = admin.news.wanted.notified() => {}
+            () = admin.news.wait_for_client() => {}
             () = stop.cancelled() => return,
         }
         let result = tokio::select! {
@@ -403,7 +414,22 @@ fn greeting(name: &str, series: &str, next: u64) -> Event {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::future::FutureExt;
+
     use super::*;
+
+    #[test]
+    fn only_a_connected_client_begins_a_series() {
+        let news = News::default();
+        let connect = || Arc::clone(&news.clients).try_acquire_owned().unwrap();
+        let client = connect();
+        news.wanted.notify_one();
+        drop(client);
+        assert!(news.wait_for_client().now_or_never().is_none());
+        let _client = connect();
+        news.wanted.notify_one();
+        assert!(news.wait_for_client().now_or_never().is_some());
+    }
 
     #[test]
     fn kept_items_are_bounded_by_number_and_size() {
