@@ -288,7 +288,7 @@ async fn wait<'a>(
 ///
 /// # Errors
 ///
-/// A queue panicked.
+/// A queue or a job of the store panicked.
 async fn pause(
     length: Duration,
     config: &mut Arc<Config>,
@@ -347,7 +347,7 @@ async fn open(
     error
 }
 
-/// Waits until a queue panics. Without queues, waits forever.
+/// Waits until a queue or a job of the store panics. Without queues, waits forever.
 async fn failure(sending: &mut Option<Sending>) -> DaemonError {
     match sending {
         Some(sending) => sending.run().await,

@@ -16,7 +16,7 @@ use tracing::{error, info, warn};
 use super::drain::{DRAIN, close, wait};
 use super::reload::{keep_names, load};
 use super::start::{enabled, first_of, start_traces};
-use super::supervise::{Seen, next_notice};
+use super::supervise::{HEALTH_KEPT, Seen, next_notice};
 use super::{Background, DaemonError, Health, Rereading, Signals};
 use crate::admin::{Bound, Served};
 use crate::clock::Clock;
@@ -129,10 +129,14 @@ impl Sending {
         Arc::clone(&self.metrics)
     }
 
-    /// Handles notices of other processes until a queue panics.
+    /// Handles notices of other processes until a queue or a job of the store panics.
     pub(crate) async fn run(&mut self) -> DaemonError {
+        let mut keep = tokio::time::interval(HEALTH_KEPT);
         loop {
             tokio::select! {
+                _ = keep.tick() => if !self.store.is_running() {
+                    return DaemonError::PartEnded { part: "the store" };
+                },
                 notice = next_notice(&mut self.notices) => self.seen.take(&self.queues, notice),
                 () = self.dispatcher.failure() => return QUEUE_ENDED,
             }

@@ -29,10 +29,10 @@ use crate::store::{LeaseView, Notice};
 /// The time between two attempts to record names and fingerprints.
 const NOTED_AGAIN: Duration = Duration::from_secs(1);
 
-/// The time between two checks of the admin server and the log thread.
+/// The time between two checks of the admin server, the log thread and the store's threads.
 ///
 /// The daemon then also retries notifications that systemd has not received.
-const HEALTH_KEPT: Duration = Duration::from_secs(5);
+pub(super) const HEALTH_KEPT: Duration = Duration::from_secs(5);
 
 /// The longest time between two checks whether the engines respond.
 const CHECKED: Duration = Duration::from_secs(15);
@@ -97,6 +97,9 @@ impl Daemon<'_> {
                     os::notify_again();
                     if !self.rereading.logging.is_running() {
                         return part_ended("the log");
+                    }
+                    if !self.store.is_running() {
+                        return part_ended("the store");
                     }
                     self.health.keep(self.config.admin.as_ref()).await;
                     // A stuck engine reports no change, so check the states regularly.

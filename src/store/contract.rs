@@ -287,6 +287,12 @@ pub trait Backend: Recording + Delivering {
     /// find their changes. A state in a database server is always in place.
     fn is_in_place(&self) -> bool;
 
+    /// Whether the threads of the store are running.
+    ///
+    /// A panic ends a thread, and so does [`Backend::close`]. Operations that need the thread then
+    /// fail with [`Fault::Closed`](super::Fault::Closed).
+    fn is_running(&self) -> bool;
+
     /// Subscribes to changes by other processes.
     ///
     /// Returns `None` if no other daemon can use the store.

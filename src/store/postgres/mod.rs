@@ -491,6 +491,10 @@ impl Backend for PostgresStore {
         true
     }
 
+    fn is_running(&self) -> bool {
+        self.worker.is_running()
+    }
+
     fn notices(&self) -> Option<watch::Receiver<Notice>> {
         Some(self.shared.notices.subscribe())
     }

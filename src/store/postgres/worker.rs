@@ -105,6 +105,13 @@ impl Worker {
         block_on(self.run(work))
     }
 
+    /// Whether the thread is running. It ends when a job panics, or by [`Worker::close`].
+    pub(super) fn is_running(&self) -> bool {
+        super::guard(&self.thread)
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Ends all jobs immediately. Does not block.
     pub(super) fn abandon(&self) {
         self.abandoned.cancel();
@@ -135,7 +142,11 @@ async fn run(mut waiting: mpsc::Receiver<Job>, abandoned: CancellationToken) {
                     Some(job) => { running.spawn(job); }
                     None => break,
                 },
-                Some(_) = running.join_next() => {}
+                // A job that panicked may be one that runs until the end, such as the renewal of a
+                // lease. So the thread ends, and the supervisor notices that.
+                Some(ended) = running.join_next() => if ended.is_err() {
+                    break;
+                },
             }
         }
         let ended = async { while running.join_next().await.is_some() {} };
@@ -169,5 +180,28 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
             return result;
         }
         thread::park();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn panics() -> Result<(), Fault> {
+        panic!("a job panics")
+    }
+
+    #[tokio::test]
+    async fn a_panic_ends_the_thread() {
+        let worker = Worker::start("nowhere").unwrap();
+        assert!(worker.is_running());
+        let ended = worker.run(panics()).await;
+        assert!(matches!(ended, Err(Fault::Closed)), "{ended:?}");
+        let noticed = tokio::time::timeout(Duration::from_secs(60), async {
+            while worker.is_running() {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        });
+        noticed.await.unwrap();
     }
 }

@@ -134,6 +134,13 @@ fn end(thread: &Mutex<Option<JoinHandle<()>>>) {
     }
 }
 
+/// Whether a thread has neither ended nor been joined.
+fn runs(thread: &Mutex<Option<JoinHandle<()>>>) -> bool {
+    guard(thread)
+        .as_ref()
+        .is_some_and(|thread| !thread.is_finished())
+}
+
 impl Drop for Shared {
     fn drop(&mut self) {
         self.close();
@@ -273,6 +280,10 @@ impl Backend for SqliteStore {
 
     fn is_in_place(&self) -> bool {
         schema::identity(&self.shared.path).is_ok_and(|found| found == self.shared.identity)
+    }
+
+    fn is_running(&self) -> bool {
+        runs(&self.shared.reader_thread) && runs(&self.shared.writer_thread)
     }
 
     fn notices(&self) -> Option<watch::Receiver<Notice>> {

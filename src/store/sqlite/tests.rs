@@ -1,6 +1,8 @@
 //! Tests statements and their plans, migrations, and a full disk. `tests/store` tests the
 //! contract.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::Connection;
 
@@ -24,6 +26,23 @@ fn each_connection_that_writes_syncs_fully() {
             .unwrap();
         assert_eq!(synchronous, 2, "FULL");
     }
+}
+
+/// Without the reader's thread, nothing is sent. So the supervisor must notice its end.
+#[tokio::test]
+async fn a_panic_on_the_readers_thread_is_noticed() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(directory.path()).unwrap();
+    assert!(store.is_running());
+    let panics = |_: &Connection| -> Result<(), Fault> { panic!("a job panics") };
+    let error = store.read(panics).await.unwrap_err();
+    assert!(matches!(error.fault(), Fault::Closed), "{error}");
+    let noticed = tokio::time::timeout(Duration::from_secs(60), async {
+        while store.is_running() {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    });
+    noticed.await.unwrap();
 }
 
 /// A limit computed from a wrong size would remove rows.
