@@ -241,8 +241,12 @@ const WORD_MAX: usize = 16;
 fn parts(url: &Url) -> Vec<String> {
     let path = url.path();
     let query = url.query().unwrap_or_default();
-    let values = query.split('&').filter_map(|pair| pair.split_once('='));
-    let pieces = path.split('/').chain(values.map(|(_, value)| value));
+    let values = query.split('&').map(|pair| match pair.split_once('=') {
+        Some((_, value)) if !value.trim_matches('=').is_empty() => value,
+        // A name without a value may be a token.
+        _ => pair,
+    });
+    let pieces = path.split('/').chain(values);
     let is_word = |part: &str| {
         part.len() < WORD_MAX && part.chars().all(|letter| letter.is_ascii_lowercase())
     };

@@ -29,7 +29,8 @@ impl ReceiverUrl {
     /// Returns the text of the URL in listings.
     ///
     /// The text omits parts that are often secrets: user name, password, the values of the query,
-    /// and the path after its first segment. It omits everything if the URL is a secret.
+    /// its names without a value, and the path after its first segment. It omits everything if the
+    /// URL is a secret.
     pub fn shown(&self) -> String {
         if self.is_hidden {
             return HIDDEN.to_owned();
@@ -50,7 +51,11 @@ pub(crate) fn shown(url: &Url) -> String {
         Some((first, rest)) if !rest.is_empty() => format!("/{first}/…"),
         _ => path.to_owned(),
     };
-    let names = url.query_pairs().map(|(name, _)| {
+    let names = url.query_pairs().map(|(name, value)| {
+        // A name without a value may be a token. The padding of Base64 looks like an empty value.
+        if value.trim_matches('=').is_empty() {
+            return "…".to_owned();
+        }
         let name: String = form_urlencoded::byte_serialize(name.as_bytes()).collect();
         format!("{name}=…")
     });
@@ -95,6 +100,9 @@ mod tests {
                 "https://a.example/x?token=hush&b%26=1",
                 "https://a.example/x?token=…&b%26=…",
             ),
+            ("https://a.example/x?hush", "https://a.example/x?…"),
+            ("https://a.example/x?hush==", "https://a.example/x?…"),
+            ("https://a.example/x?a=1&hush", "https://a.example/x?a=…&…"),
             ("https://user:hush@[::1]/", "https://[::1]/"),
         ] {
             let url: Url = url.parse().unwrap();

@@ -168,3 +168,12 @@ fn loopback_is_recognised() {
         assert_eq!(is_loopback(&url.parse().unwrap()), expected, "{url}");
     }
 }
+
+#[test]
+fn a_token_without_a_name_is_hidden() {
+    for query in ["Hush12", "a=1&Hush12", "a=1&Hush12=="] {
+        let url = Url::parse(&format!("https://a.example/x?{query}")).unwrap();
+        let is_hidden = |part: &String| part.trim_end_matches('=') == "Hush12";
+        assert!(parts(&url).iter().any(is_hidden), "{query}");
+    }
+}
