@@ -51,6 +51,12 @@ fn by_default_only_what_no_receiver_has_is_denied() {
         "2001:db8::5efe:169.254.169.254",
         "2001:db8::200:5efe:169.254.169.254",
         "2001:0:5db8:d822:0:0:5601:5601",
+        // Two forms at once: Teredo and ISATAP, then 6to4 and ISATAP.
+        "2001:0:4136:e378:0:5efe:5601:5601",
+        "2001:0:a9fe:a9fe:0:5efe:5db8:d822",
+        "2001:0:4136:e378:0:5efe:169.254.169.254",
+        "2002:5db8:d822::5efe:169.254.169.254",
+        "2002:a9fe:a9fe::5efe:93.184.216.34",
         "fe80::1",
         "febf::1",
         "fd00:ec2::254",
@@ -90,6 +96,8 @@ fn by_default_only_what_no_receiver_has_is_denied() {
         "::ffff:0:93.184.216.34",
         "2001:db8::5efe:93.184.216.34",
         "2001:0:5db8:d822::a247:27dd",
+        "2001:0:4136:e378:0:5efe:93.184.216.34",
+        "2002:5db8:d822::5efe:93.184.216.34",
     ] {
         assert_eq!(policy.judge(address(allowed)), Ok(()), "{allowed}");
     }

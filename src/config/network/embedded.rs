@@ -10,11 +10,14 @@ const LOCAL_TRANSLATORS: u128 = 0x0064_ff9b_0001 << 80;
 
 /// Returns the IPv4 addresses inside an IPv6 address.
 ///
-/// A Teredo address contains two. In the address of a local translator, the length of the prefix is
-/// unknown, so the result has an IPv4 address for each length that fits.
+/// An address may have several forms at once, for example that of 6to4 with an interface of ISATAP.
+/// The result has the IPv4 addresses of all forms. A Teredo address contains two. In the address of
+/// a local translator, the length of the prefix is unknown, so the result has an IPv4 address for
+/// each length that fits.
 pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
-    match address.segments() {
+    let segments = address.segments();
+    let mut found = match segments {
         // The unspecified address and loopback.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => Vec::new(),
         // IPv4-compatible (RFC 4291), IPv4-translated (RFC 2765), NAT64 (RFC 6052).
@@ -22,14 +25,17 @@ pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
         | [0, 0, 0, 0, 0xffff, 0, high, low]
         | [0x64, 0xff9b, 0, 0, 0, 0, high, low]
         // 6to4 (RFC 3056).
-        | [0x2002, high, low, ..]
-        // ISATAP (RFC 5214).
-        | [.., 0 | 0x200, 0x5efe, high, low] => vec![v4(high, low)],
+        | [0x2002, high, low, ..] => vec![v4(high, low)],
         // Teredo (RFC 4380): the server, and the client with inverted bits.
         [0x2001, 0, high, low, .., a, b] => vec![v4(high, low), v4(!a, !b)],
         [0x64, 0xff9b, 1, ..] => locally_translated(address),
         _ => Vec::new(),
+    };
+    // ISATAP (RFC 5214), with any prefix.
+    if let [.., 0 | 0x200, 0x5efe, high, low] = segments {
+        found.push(v4(high, low));
     }
+    found
 }
 
 /// Returns the IPv4 addresses in an address that begins with [`LOCAL_TRANSLATORS`].
