@@ -19,7 +19,7 @@ pub(crate) struct Counts {
     pub n_calls: u64,
     /// How often records were lost.
     pub n_losses: u64,
-    /// The error that ended the thread, if any.
+    /// Why the thread ended: an error, or a panic. `None` while it runs.
     pub failure: Option<String>,
 }
 
@@ -144,13 +144,39 @@ struct Worker {
 #[cfg(target_os = "linux")]
 const RECORDS_MAX: usize = 1024;
 
+/// The failure if the thread panics.
+#[cfg(target_os = "linux")]
+const PANICKED: &str = "the thread panicked, see the log lines before this one";
+
+/// Forgets all changes when the thread ends, also by a panic, and reports why it ended.
+///
+/// The thread reads no further records. They could be newer, and about the same files as the changes
+/// in the memory.
+#[cfg(target_os = "linux")]
+struct ThreadEnd {
+    shared: Arc<Shared>,
+    failure: Option<String>,
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for ThreadEnd {
+    fn drop(&mut self) {
+        let mut known = self.shared.known();
+        known.memory = Memory::default();
+        known.counts.failure = self.failure.take();
+        drop(known);
+        self.shared.changed.notify_all();
+    }
+}
+
 #[cfg(target_os = "linux")]
 impl Worker {
     fn run(mut self) {
-        if let Err(error) = self.read() {
-            self.shared.known().counts.failure = Some(error.to_string());
-            self.shared.changed.notify_all();
-        }
+        let mut end = ThreadEnd {
+            shared: Arc::clone(&self.shared),
+            failure: Some(PANICKED.to_owned()),
+        };
+        end.failure = self.read().err().map(|error| error.to_string());
     }
 
     /// Reads records until the [`Reader`] is dropped.
@@ -215,5 +241,73 @@ impl Worker {
         drop(known);
         self.shared.changed.notify_all();
         Ok(())
+    }
+}
+
+#[cfg(target_os = "linux")]
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+    use crate::actor::{Asked, Change, Deed, PathNodes};
+
+    fn panic_with(_end: ThreadEnd) {
+        panic!("a panic");
+    }
+
+    /// After the end, a later change of the same file by another user has no record.
+    #[test]
+    fn the_end_of_the_thread_forgets_all_changes() {
+        let shared = Arc::new(Shared::default());
+        let node = ((8, 1), 50);
+        let act = Arc::new(Act {
+            serial: 1,
+            time_ms: 1_500,
+            login: Some(1),
+            effective: 1,
+            pid: 7,
+            program: "/bin/x".to_owned(),
+            key: None,
+            has_key: true,
+        });
+        let wrote = Change {
+            act: Arc::clone(&act),
+            node,
+            deed: Deed::Wrote,
+        };
+        shared.known().memory.add(&act, vec![wrote]);
+        let question = Question {
+            path: PathNodes {
+                directories: Vec::new(),
+                names: Vec::new(),
+            },
+            asked: Asked::Rewritten {
+                node,
+                changed_ns: 2_000_000_000,
+                since_ns: 1_000_000_000,
+            },
+        };
+        let reader = Reader {
+            shared: Arc::clone(&shared),
+            stop: None,
+            thread: None,
+        };
+        let answer = || {
+            let answers = reader.answer(
+                std::slice::from_ref(&question),
+                Duration::ZERO,
+                Clock::start(),
+            );
+            answers.into_iter().next().flatten()
+        };
+        assert_eq!(answer(), Some(act));
+        let end = ThreadEnd {
+            shared,
+            failure: Some(PANICKED.to_owned()),
+        };
+        catch_unwind(AssertUnwindSafe(|| panic_with(end))).unwrap_err();
+        assert_eq!(answer(), None);
+        assert_eq!(reader.counts().failure.as_deref(), Some(PANICKED));
     }
 }
