@@ -240,6 +240,8 @@ pub struct WebhookState {
     pub n_cancelled: u64,
     /// When the oldest pending delivery became pending.
     pub oldest_pending: Option<Timestamp>,
+    /// When the newest pending delivery became pending.
+    pub newest_pending: Option<Timestamp>,
     /// When the next attempt is due.
     pub next_attempt: Option<Timestamp>,
     /// The time and the error message of the last failed attempt.
@@ -251,10 +253,10 @@ pub struct WebhookState {
 impl WebhookState {
     /// The latest of three times, if any is known.
     ///
-    /// They are those of the oldest pending delivery, the last failure and the last success.
+    /// They are those of the newest pending delivery, the last failure and the last success.
     pub(crate) fn last_change(&self) -> Option<Timestamp> {
         let failed = self.last_error.as_ref().map(|(at, _)| *at);
-        self.oldest_pending.max(failed).max(self.last_delivered)
+        self.newest_pending.max(failed).max(self.last_delivered)
     }
 
     /// Sets the number of deliveries that ended in a state. The last one ended at `last`.
@@ -328,5 +330,26 @@ impl Collected {
     /// Whether nothing was removed and nothing remains to be removed.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The receiver may have been down for hours before a restart.
+    #[test]
+    fn the_last_change_may_be_the_recording_of_a_pending_delivery() {
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let mut state = WebhookState {
+            oldest_pending: Some(at(10)),
+            newest_pending: Some(at(40)),
+            last_error: Some((at(20), "refused".to_owned())),
+            last_delivered: Some(at(5)),
+            ..WebhookState::default()
+        };
+        assert_eq!(state.last_change(), Some(at(40)));
+        state.newest_pending = None;
+        assert_eq!(state.last_change(), Some(at(20)));
     }
 }

@@ -225,6 +225,20 @@ fn states_count_deliveries_and_know_the_last_error() {
 }
 
 #[test]
+fn the_oldest_and_the_newest_pending_delivery_are_known() {
+    let fixture = Fixture::new();
+    let store = fixture.store();
+    for (project, seconds) in [("a", 60), ("b", 7_200), ("c", 600)] {
+        let mut batch = one_event(project, "one", &["catalog"]);
+        batch.now = at(seconds);
+        store.record(batch).unwrap();
+    }
+    let state = &states(&store)["catalog"];
+    assert_eq!(state.oldest_pending, Some(at(60)));
+    assert_eq!(state.newest_pending, Some(at(7_200)));
+}
+
+#[test]
 fn the_last_error_of_a_group_is_the_latest_one_in_any_order() {
     let fixture = Fixture::new();
     let store = fixture.store();

@@ -18,7 +18,7 @@ const STATES: &str = "SELECT w.name, w.off_cause, w.off_reason, w.off_at_ms, w.l
      (SELECT min(d.due_ms) FROM deliveries d WHERE d.repository = $1 AND d.webhook = w.name \
      AND d.is_head) FROM webhooks w WHERE w.repository = $1";
 
-const PENDING: &str = "SELECT webhook, count(*), min(waiting_ms) FROM deliveries \
+const PENDING: &str = "SELECT webhook, count(*), min(waiting_ms), max(waiting_ms) FROM deliveries \
      WHERE repository = $1 AND state = 'pending' GROUP BY webhook";
 
 const FINISHED: &str = "SELECT webhook, state, count(*), max(finished_ms) FROM deliveries \
@@ -40,6 +40,7 @@ pub(super) async fn states(
         if let Some(state) = states.get_mut(&row::text(found, 0)?) {
             state.n_pending = row::count(row::number(found, 1)?);
             state.oldest_pending = time(found, 2)?;
+            state.newest_pending = time(found, 3)?;
         }
     }
     for found in rows(2) {
@@ -55,8 +56,8 @@ pub(super) async fn states(
 
 /// Counts the deliveries of each webhook in each state, up to the limit `$2`.
 ///
-/// Also reads since when the oldest of the counted pending deliveries is pending, and the time of
-/// the last success among the stored deliveries.
+/// Also reads when the oldest and the newest of the counted pending deliveries became pending, and
+/// the time of the last success among the stored deliveries.
 const UP_TO: &str = "SELECT w.name, \
      (SELECT count(*) FROM (SELECT 1 FROM deliveries d WHERE d.repository = $1 \
        AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p), \
@@ -70,7 +71,9 @@ const UP_TO: &str = "SELECT w.name, \
        AND d.webhook = w.name AND d.state = 'cancelled' AND d.finished_ms IS NOT NULL LIMIT $2) p), \
      (SELECT d.finished_ms FROM deliveries d WHERE d.repository = $1 AND d.webhook = w.name \
        AND d.state = 'delivered' AND d.finished_ms IS NOT NULL \
-       ORDER BY d.finished_ms DESC LIMIT 1) \
+       ORDER BY d.finished_ms DESC LIMIT 1), \
+     (SELECT max(p.waiting_ms) FROM (SELECT d.waiting_ms FROM deliveries d WHERE d.repository = $1 \
+       AND d.webhook = w.name AND d.state = 'pending' LIMIT $2) p) \
      FROM webhooks w WHERE w.repository = $1";
 
 /// Reads the states with counts up to `most`.
@@ -95,6 +98,7 @@ pub(super) async fn states_up_to(
         };
         state.n_pending = row::count(row::number(found, 1)?);
         state.oldest_pending = time(found, 2)?.filter(|_| state.n_pending <= most);
+        state.newest_pending = time(found, 7)?.filter(|_| state.n_pending <= most);
         state.n_delivered = row::count(row::number(found, 3)?);
         state.n_dead = row::count(row::number(found, 4)?);
         state.n_cancelled = row::count(row::number(found, 5)?);

@@ -21,7 +21,7 @@ const SCANS: &[(&str, &str)] = &[
         "ends at its limit: at the limit of the state's size the oldest rows are pending",
     ),
     (
-        "SELECT webhook, count(*), min(waiting_ms) FROM deliveries",
+        "SELECT webhook, count(*), min(waiting_ms), max(waiting_ms) FROM deliveries",
         "counts for status and metrics, on a separate connection",
     ),
     (

@@ -15,8 +15,8 @@ use crate::store::delivery::Failure;
 use crate::store::error::Fault;
 use crate::store::listing::{Off, OffCause, WebhookState};
 
-pub(super) const PENDING: &str = "SELECT webhook, count(*), min(waiting_ms) FROM deliveries \
-     WHERE state = 'pending' GROUP BY webhook";
+pub(super) const PENDING: &str = "SELECT webhook, count(*), min(waiting_ms), max(waiting_ms) \
+     FROM deliveries WHERE state = 'pending' GROUP BY webhook";
 
 pub(super) const FINISHED: &str = "SELECT webhook, state, count(*), max(finished_ms) \
      FROM deliveries WHERE finished_ms IS NOT NULL GROUP BY webhook, state";
@@ -33,6 +33,7 @@ pub(super) fn states(connection: &Connection) -> Result<Vec<WebhookState>, Fault
         if let Some(state) = states.get_mut(&found.get::<_, String>(0)?) {
             state.n_pending = row::count(found.get(1)?);
             state.oldest_pending = time(found, 2)?;
+            state.newest_pending = time(found, 3)?;
         }
     }
     let mut statement = connection.prepare_cached(FINISHED)?;
@@ -60,8 +61,8 @@ fn next_attempt(connection: &Connection, name: &str) -> Result<Option<Timestamp>
     Ok(next.map(|due| row::from_milliseconds(due.max(rests_until))))
 }
 
-pub(super) const PENDING_UP_TO: &str = "SELECT count(*), min(waiting_ms) FROM (SELECT waiting_ms \
-     FROM deliveries WHERE webhook = ?1 AND state = 'pending' LIMIT ?2)";
+pub(super) const PENDING_UP_TO: &str = "SELECT count(*), min(waiting_ms), max(waiting_ms) \
+     FROM (SELECT waiting_ms FROM deliveries WHERE webhook = ?1 AND state = 'pending' LIMIT ?2)";
 
 pub(super) const FINISHED_UP_TO: &str = "SELECT count(*) FROM (SELECT 1 FROM deliveries \
      WHERE webhook = ?1 AND state = ?2 AND finished_ms IS NOT NULL LIMIT ?3)";
@@ -76,13 +77,14 @@ pub(super) fn states_up_to(connection: &Connection, most: u64) -> Result<Vec<Web
     let limit = i64::try_from(most).unwrap_or(i64::MAX).saturating_add(1);
     let mut states = without_counts(connection)?;
     for state in states.values_mut() {
-        let (n_pending, oldest) = connection
+        let (n_pending, oldest, newest) = connection
             .prepare_cached(PENDING_UP_TO)?
             .query_row(params![state.name, limit], |row| {
-                Ok((row.get(0)?, time(row, 1)?))
+                Ok((row.get(0)?, time(row, 1)?, time(row, 2)?))
             })?;
         state.n_pending = row::count(n_pending);
         state.oldest_pending = oldest.filter(|_| state.n_pending <= most);
+        state.newest_pending = newest.filter(|_| state.n_pending <= most);
         let finished = |word: State| -> Result<u64, Fault> {
             let n = connection
                 .prepare_cached(FINISHED_UP_TO)?
