@@ -300,7 +300,7 @@ fn change(
     drop(operations);
     // A purge removes no pending deliveries, so the daemon need not be notified of it.
     let notified = (kind != Change::Purge).then(|| wake(config));
-    result.daemon_told = matches!(notified, Some(Notified::Daemon));
+    result.daemon_told = notified.as_ref().is_some_and(Notified::is_done);
     if arguments.json {
         print_json(out, &result)?;
     } else {
@@ -374,6 +374,11 @@ pub(super) enum Notified {
 }
 
 impl Notified {
+    /// Whether running processes were notified.
+    pub(super) fn is_done(&self) -> bool {
+        matches!(self, Notified::Daemon | Notified::Fleet)
+    }
+
     /// Describes when the change takes effect.
     pub(super) fn words(&self) -> String {
         match self {

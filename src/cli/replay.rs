@@ -98,7 +98,7 @@ pub(super) fn run(
     result.replayed = operations.replay(&replay, now)?;
     drop(operations);
     let notified = wake(config);
-    result.daemon_told = matches!(notified, super::deliveries::Notified::Daemon);
+    result.daemon_told = notified.is_done();
     if arguments.json {
         print_json(out, &result)?;
         return Ok(DONE);

@@ -326,7 +326,8 @@ pub(crate) struct Changed {
     pub(crate) matched: u64,
     pub(crate) changed: u64,
     pub(crate) dry_run: bool,
-    /// Whether a running daemon was notified. If so, the daemon applies the change immediately.
+    /// Whether the running daemon was notified, or with PostgreSQL the processes that use the
+    /// database. They apply the change immediately.
     pub(crate) daemon_told: bool,
 }
 
@@ -338,7 +339,8 @@ pub(crate) struct Replayed {
     pub(crate) matched: u64,
     pub(crate) replayed: u64,
     pub(crate) dry_run: bool,
-    /// Whether a running daemon was notified. If so, the daemon sends the events immediately.
+    /// Whether the running daemon was notified, or with PostgreSQL the processes that use the
+    /// database. They send the events immediately.
     pub(crate) daemon_told: bool,
 }
 

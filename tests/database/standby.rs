@@ -338,6 +338,19 @@ fn a_process_that_only_sends_is_reported_everywhere() {
         let said = sending.command(&["webhooks", change, "all"]);
         assert!(said.contains(applied), "{said}");
     }
+    let commands = [
+        ["deliveries", "redeliver", "--state", "delivered"],
+        ["events", "replay", "--to", "all"],
+    ];
+    for (command, n) in commands.iter().zip([4, 6]) {
+        let changed = sending.json(command);
+        assert_eq!(changed["daemonTold"], true, "{changed}");
+        endpoint.wait_for(n);
+        wait_until("the results", || {
+            let pending = sending.json(&["deliveries", "--state", "pending"]);
+            pending.as_array()?.is_empty().then_some(())
+        });
+    }
     relay.close();
     wait_until("the figure", || {
         let (status, line) = get(&sending, "/readyz")?;
