@@ -25,7 +25,8 @@
 //! 5. A reload is applied completely or changes nothing (`daemon::reload`).
 //! 6. If an engine, its watch thread, a queue, a thread of the store or the log thread ends
 //!    unexpectedly, or a background task panics, the process exits with an error
-//!    (`daemon::supervise`). If the thread that sends traces ends, the process only logs an error.
+//!    (`daemon::supervise`). If the thread that sends traces or one that reads audit records ends,
+//!    the process only logs that.
 //! 7. All channels are bounded. If the hint channel is full, a full scan follows, so no change is
 //!    lost (`hint`).
 //! 8. No input from disk, YAML, HTTP or signals causes a panic.

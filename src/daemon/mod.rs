@@ -2,7 +2,8 @@
 //!
 //! Constraint: a rejected reload changes nothing. If a part that the daemon needs panics or ends
 //! unexpectedly, the daemon exits, so that systemd restarts it. The daemon does not need the thread
-//! that sends traces, and starts a failed admin server again.
+//! that sends traces, nor those that read audit records or look up owners. It starts a failed admin
+//! server again.
 //!
 //! Modules: [`mod@start`] starts the parts. [`engines`] runs the engine of each repository, and
 //! [`asking`] sends requests of commands to all engines. [`supervise`] handles signals and commands
