@@ -120,9 +120,11 @@ impl std::error::Error for Problems {}
 pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> {
     problems.sort_by_key(|problem| problem.position);
     if problems.len() > LISTED_MAX {
-        let more = problems.len() - LISTED_MAX;
-        problems.truncate(LISTED_MAX);
-        problems.push(Problem::of_file(file, format!("and {more} more")));
+        let others = problems.split_off(LISTED_MAX);
+        problems.push(Problem {
+            is_passing: others.iter().all(|problem| problem.is_passing),
+            ..Problem::of_file(file, format!("and {} more", others.len()))
+        });
     }
     problems
 }
@@ -215,6 +217,28 @@ mod tests {
             "config.yaml:17:5: webhooks[0].formt: unknown key; did you mean \"format\"? \
              allowed: name, format"
         );
+    }
+
+    /// Only passing errors make the exit status one after which systemd restarts the daemon.
+    #[test]
+    fn further_errors_are_passing_if_all_of_them_are() {
+        let file = Path::new("config.yaml");
+        let passing = Problem {
+            is_passing: true,
+            ..Problem::of_file(file, "does not answer")
+        };
+        let real = Problem::of_file(file, "is wrong");
+        for (last, expected) in [(passing.clone(), true), (real, false)] {
+            let mut errors = vec![passing.clone(); LISTED_MAX + 1];
+            errors.push(last);
+            let problems = Problems {
+                errors: arranged(errors, file),
+                warnings: Vec::new(),
+            };
+            assert_eq!(problems.errors.len(), LISTED_MAX + 1);
+            assert_eq!(problems.errors[LISTED_MAX].message, "and 2 more");
+            assert_eq!(problems.are_passing(), expected);
+        }
     }
 
     #[test]
