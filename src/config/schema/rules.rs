@@ -108,7 +108,7 @@ pub(super) fn apply(path: &str, mut schema: Value) -> Value {
     if path == "store" {
         put(&mut schema, "type", "object");
         put(&mut schema, "required", json!(["postgres"]));
-        return json!({ "anyOf": [{ "const": "sqlite" }, { "type": "null" }, schema] });
+        return json!({ "anyOf": [{ "const": "sqlite" }, schema] });
     }
     if let Some(Value::Object(added)) = added(path) {
         // Some rules also replace the `type`, because without a value the mapping is invalid.
