@@ -40,25 +40,33 @@ pub(super) fn tls(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<Tl
         let fault = Fault::new("needs ca as well; without ca, no authority would be trusted");
         context.error(&value.location, fault);
     }
-    let mut read = Tls {
+    let identity = identity(mapping, context);
+    Some(Tls {
         ca: ca?.unwrap_or_default(),
         ca_only: ca_only?,
-        identity: None,
-    };
+        identity: identity?,
+    })
+}
+
+/// Reads the client's certificate chain and key. Returns `Some(None)` without them.
+fn identity(
+    mapping: &Mapping<'_>,
+    context: &mut Context<'_>,
+) -> Option<Option<Arc<ClientIdentity>>> {
     // A command that sends nothing may run as a user who cannot read the key.
     if !context.environment.reads_secrets() {
-        return Some(read);
+        return Some(None);
     }
     let chain = mapping.read_optional(context, "client_cert", certificates);
     let key = mapping.read_optional(context, "client_key", private_key);
-    if let (Some(chain), Some(key)) = (chain?, key?) {
-        let provider = rustls::crypto::ring::default_provider();
-        let pair = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
-            .map_err(|error| format!("client_cert and client_key do not match: {error}"));
-        context.accept(&mapping.location, pair)?;
-        read.identity = Some(Arc::new(ClientIdentity { chain, key }));
-    }
-    Some(read)
+    let (Some(chain), Some(key)) = (chain?, key?) else {
+        return Some(None);
+    };
+    let provider = rustls::crypto::ring::default_provider();
+    let pair = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
+        .map_err(|error| format!("client_cert and client_key do not match: {error}"));
+    context.accept(&mapping.location, pair)?;
+    Some(Some(Arc::new(ClientIdentity { chain, key })))
 }
 
 /// Reads the client's certificate chain.

@@ -47,6 +47,7 @@ const NOT_EXPRESSIBLE: &[(&str, &[&str])] = &[
             "webhook_tls_mismatch",
             "webhook_tls_missing_file",
             "webhook_tls_not_pem",
+            "webhook_tls_two_files",
             "webhook_url_env_missing",
             "webhook_url_file_not_a_url",
         ],
