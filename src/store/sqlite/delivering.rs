@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 
+use super::expiry::Expiring;
 use super::{SqliteStore, expiry, guard, queue, retention, room, row, schema, webhooks};
 use crate::config::Retention;
 use crate::store::contract::{Answer, Asking, Delivering};
@@ -76,9 +77,13 @@ impl Delivering for SqliteStore {
                     let ids = self
                         .read_slowly(move |connection| expiry::older(connection, before, limit))
                         .await?;
-                    (ids, too_old(age))
+                    Expiring {
+                        ids,
+                        before,
+                        reason: too_old(age),
+                    }
                 }
-                None => Default::default(),
+                None => Expiring::default(),
             };
             self.collect_and_expire(retention, expiring, now, limit)
                 .await
@@ -97,7 +102,7 @@ impl Delivering for SqliteStore {
                 .read_slowly(move |connection| room::rows(connection, needed, limit))
                 .await?;
             for retention in FOR_ROOM {
-                let none = Default::default();
+                let none = Expiring::default();
                 let collected = self.collect_and_expire(retention, none, now, limit).await?;
                 if !collected.is_empty() {
                     return Ok(collected);
@@ -107,7 +112,11 @@ impl Delivering for SqliteStore {
                 .read_slowly(move |connection| expiry::oldest_of_largest_backlog(connection, limit))
                 .await?;
             let [.., retention] = FOR_ROOM;
-            let expiring = (ids, reason.to_owned());
+            let expiring = Expiring {
+                ids,
+                before: i64::MAX,
+                reason: reason.to_owned(),
+            };
             self.collect_and_expire(retention, expiring, now, limit)
                 .await
         })
@@ -121,22 +130,19 @@ impl Delivering for SqliteStore {
 
 impl SqliteStore {
     /// Removes rows by `retention`, and makes the `expiring` deliveries dead.
-    ///
-    /// `expiring` has the ids of pending deliveries, and the reason.
     async fn collect_and_expire(
         &self,
         retention: Retention,
-        expiring: (Vec<i64>, String),
+        expiring: Expiring,
         now: Timestamp,
         limit: usize,
     ) -> Result<Collected, StoreError> {
         let garbage = guard(&self.shared.garbage).take();
         let before = garbage.clone();
-        let (ids, reason) = expiring;
         let result = self
             .remove(move |connection| {
                 let mut garbage = before.clone();
-                let expired = expiry::expire(connection, &ids, &reason, now)?;
+                let expired = expiry::expire(connection, &expiring, now)?;
                 let collected =
                     retention::collect(connection, &mut garbage, &retention, now, limit)?;
                 Ok((

@@ -12,6 +12,17 @@ use super::lanes::{self, LaneEntry};
 use super::{row, webhooks};
 use crate::store::error::Fault;
 
+/// The pending deliveries to make dead.
+#[derive(Default)]
+pub(super) struct Expiring {
+    /// The ids of the listed deliveries.
+    pub(super) ids: Vec<i64>,
+    /// Deliveries that became pending at this time, in milliseconds, or later stay pending.
+    pub(super) before: i64,
+    /// Why the deliveries become dead.
+    pub(super) reason: String,
+}
+
 pub(super) const OLDER: &str = "SELECT id FROM deliveries WHERE webhook = ?1 \
      AND state = 'pending' AND waiting_ms < ?2 LIMIT ?3";
 
@@ -53,31 +64,76 @@ pub(super) fn oldest_of_largest_backlog(
     Ok(ids)
 }
 
-/// Makes the deliveries with these ids dead, if they are still pending.
+/// Makes the listed deliveries dead, if they are still pending and were not redelivered.
 ///
 /// Returns the number of deliveries that it made dead, for each webhook.
 pub(super) fn expire(
     connection: &Connection,
-    ids: &[i64],
-    reason: &str,
+    expiring: &Expiring,
     now: Timestamp,
 ) -> Result<BTreeMap<String, usize>, Fault> {
     let mut expired: BTreeMap<String, usize> = BTreeMap::new();
-    for id in ids {
+    for id in &expiring.ids {
         // The delivery may have been delivered or cancelled after it was listed.
         let Some(lane) = LaneEntry::pending(connection, *id)? else {
             continue;
         };
-        connection
+        let n_changed = connection
             .prepare_cached(
                 "UPDATE deliveries SET state = 'dead', is_head = 0, finished_ms = ?2, \
                  last_error = ?3 || coalesce('; last attempt: ' || (SELECT a.error \
                  FROM attempts a WHERE a.delivery = deliveries.id ORDER BY a.number DESC LIMIT 1), \
-                 '') WHERE id = ?1",
+                 '') WHERE id = ?1 AND waiting_ms < ?4",
             )?
-            .execute(params![id, row::milliseconds(now), reason])?;
+            .execute(params![
+                id,
+                row::milliseconds(now),
+                expiring.reason,
+                expiring.before
+            ])?;
+        // An operator may have redelivered the delivery after it was listed.
+        if n_changed == 0 {
+            continue;
+        }
         lanes::left(connection, &lane)?;
         *expired.entry(lane.webhook).or_default() += 1;
     }
     Ok(expired)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Store;
+
+    #[test]
+    fn a_delivery_that_was_redelivered_after_the_listing_stays_pending() {
+        let directory = tempfile::tempdir().unwrap();
+        drop(Store::open(directory.path()).unwrap());
+        let connection = Connection::open(directory.path().join("state.db")).unwrap();
+        connection
+            .execute_batch(
+                "INSERT INTO webhooks (name) VALUES ('all'); \
+                 INSERT INTO deliveries (id, event, webhook, organization, project, state, is_head, \
+                 is_delete, origin, due_ms, created_ms, waiting_ms) VALUES \
+                 (1, 1, 'all', 'sales', 'one', 'pending', 1, 0, 'live', 0, 0, 0), \
+                 (2, 2, 'all', 'sales', 'two', 'pending', 1, 0, 'live', 0, 0, 0);",
+            )
+            .unwrap();
+        let mut ids = older(&connection, 1_000, 10).unwrap();
+        ids.sort_unstable();
+        assert_eq!(ids, [1, 2]);
+        // Meanwhile the delivery was cancelled, and then redelivered.
+        connection
+            .execute("UPDATE deliveries SET waiting_ms = 5000 WHERE id = 2", [])
+            .unwrap();
+        let expiring = Expiring {
+            ids,
+            before: 1_000,
+            reason: "too old".to_owned(),
+        };
+        let expired = expire(&connection, &expiring, Timestamp::UNIX_EPOCH).unwrap();
+        assert_eq!(expired, BTreeMap::from([("all".to_owned(), 1)]));
+        assert_eq!(older(&connection, 10_000, 10).unwrap(), [2]);
+    }
 }
