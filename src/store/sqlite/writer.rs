@@ -291,12 +291,14 @@ impl Writer {
         };
         let is_complete = checkpoint("PASSIVE");
         let is_large = schema::log_size(log) > schema::LOG_SIZE.unsigned_abs();
-        if !is_large && !self.must_truncate.load(Ordering::Relaxed) {
+        // Another thread may remove data during the truncation, and request the next one.
+        let must_truncate = self.must_truncate.swap(false, Ordering::Relaxed);
+        if !is_large && !must_truncate {
             return true;
         }
         let is_truncated = is_complete && checkpoint("TRUNCATE");
-        if is_truncated {
-            self.must_truncate.store(false, Ordering::Relaxed);
+        if must_truncate && !is_truncated {
+            self.must_truncate.store(true, Ordering::Relaxed);
         }
         is_truncated
     }
@@ -326,5 +328,46 @@ impl Writer {
         if before.saturating_add(1).is_multiple_of(COMMITS_IN_LOG) {
             self.wake.notify_one();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::reserve::Reserve;
+    use super::*;
+
+    /// A lost request would leave the removed contents in the log until the next removal.
+    #[test]
+    fn a_removal_during_a_truncation_requests_the_next_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let connection = schema::open_and_migrate(directory.path()).unwrap();
+        let committer = Committer::new(connection, Reserve::take(directory.path())).unwrap();
+        let writer = Arc::new(Writer::new(committer));
+        writer
+            .write_here(|connection| {
+                Ok(connection.execute("INSERT INTO webhooks (name) VALUES ('a')", [])?)
+            })
+            .unwrap();
+        writer.truncate_log();
+        let reader = schema::open_for_reading(directory.path()).unwrap();
+        reader.execute_batch("BEGIN").unwrap();
+        reader
+            .query_row("SELECT count(*) FROM webhooks", [], |row| {
+                row.get::<_, i64>(0)
+            })
+            .unwrap();
+        let mut checkpointer = schema::open_for_checkpoints(directory.path()).unwrap();
+        // The truncation waits for the reader. Meanwhile, rows are removed.
+        let other = Arc::clone(&writer);
+        let wait = move |_: i32| {
+            other.truncate_log();
+            reader.execute_batch("COMMIT").is_ok()
+        };
+        checkpointer.busy_handler(Some(wait)).unwrap();
+        let log = schema::log(directory.path());
+        assert!(writer.checkpoint(&checkpointer, &log));
+        assert!(writer.must_truncate.load(Ordering::Relaxed));
+        assert!(writer.checkpoint(&checkpointer, &log));
+        assert!(!writer.must_truncate.load(Ordering::Relaxed));
     }
 }
