@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use rusqlite::Connection;
 use rustix::fs::FallocateFlags;
-use rustix::io::Errno;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::process::Resource;
 
 use super::{row, schema};
@@ -49,6 +49,8 @@ enum Taken {
     Yes,
     /// The disk is full, or a quota is exhausted.
     Scarce,
+    /// The file cannot be opened now, for instance because too many files are open.
+    Failed,
     /// The reserve cannot be made for another reason, for instance on this file system.
     Impossible,
 }
@@ -91,7 +93,7 @@ impl Reserve {
     /// Enlarges the reserve to its full size, or a half, a quarter or an eighth of it.
     ///
     /// Takes the largest of these sizes for which there is space. Returns whether commits are
-    /// allowed: the reserve is large enough, or cannot be made at all.
+    /// allowed: the reserve is large enough, or there is space but the reserve cannot be made.
     pub(super) fn restore(&mut self) -> bool {
         let mut wanted = self.size;
         let least = self.size / LEAST_PART;
@@ -102,6 +104,8 @@ impl Reserve {
                 match self.allocate(wanted) {
                     Taken::Yes => self.held = wanted,
                     Taken::Scarce => self.release(),
+                    // The next commit tries again.
+                    Taken::Failed => return true,
                     Taken::Impossible => self.is_possible = false,
                 }
             }
@@ -161,24 +165,22 @@ impl Reserve {
         if largest.is_some_and(|largest| largest < size) {
             return Taken::Impossible;
         }
-        let file = OpenOptions::new()
+        let opened = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(false)
             .mode(0o600)
             .open(&self.path);
-        let result = file.and_then(|file| {
-            match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size) {
-                Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_noise(file, size),
-                result => result.map_err(io::Error::from),
-            }
-        });
+        let (result, failure) = match opened {
+            Ok(file) => (occupy(file, size), Taken::Impossible),
+            Err(error) => (Err(error), Taken::Failed),
+        };
         match result {
             Ok(()) => Taken::Yes,
             Err(error) if is_scarce(&error) => Taken::Scarce,
             Err(error) => {
                 tracing::debug!(%error, path = %self.path.display(), "cannot reserve space");
-                Taken::Impossible
+                failure
             }
         }
     }
@@ -189,6 +191,15 @@ fn is_scarce(error: &io::Error) -> bool {
         Errno::from_io_error(error),
         Some(Errno::NOSPC | Errno::DQUOT)
     )
+}
+
+/// Makes a file occupy at least this many bytes of the disk.
+fn occupy(file: File, size: u64) -> io::Result<()> {
+    let allocate = || rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, size);
+    match retry_on_intr(allocate) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => write_noise(file, size),
+        result => result.map_err(io::Error::from),
+    }
 }
 
 /// Fills a file with contents that a file system cannot compress.
@@ -204,4 +215,23 @@ fn write_noise(mut file: File, size: u64) -> io::Result<()> {
         rest = rest.saturating_sub(u64::try_from(n).unwrap_or(u64::MAX));
     }
     file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reserve_that_could_not_be_opened_is_taken_later() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join(RESERVE_FILE);
+        // A directory cannot be opened for writing.
+        fs::create_dir(&path).unwrap();
+        let mut reserve = Reserve::take(directory.path());
+        assert!(reserve.restore());
+        fs::remove_dir(&path).unwrap();
+        assert!(reserve.restore());
+        assert_eq!(reserve.held, reserve.size);
+        assert!(held_in(directory.path()) >= reserve.size);
+    }
 }
