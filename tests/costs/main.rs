@@ -110,6 +110,34 @@ fn a_change_costs_one_open_and_two_syncs() {
     assert!(connections <= 1, "{connections} connections");
 }
 
+/// Without it, a power cut could remove the state with durable commits.
+#[test]
+fn the_entries_of_new_directories_above_the_state_are_synced() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&settings(&endpoint));
+    let written = fs::read_to_string(home.config()).unwrap();
+    let deep = written.replace("state_dir: ./state", "state_dir: new/deep/state");
+    assert_ne!(deep, written);
+    fs::write(home.config(), deep).unwrap();
+    let test = "the_entries_of_new_directories_above_the_state_are_synced";
+    let Some((_daemon, trace)) = Trace::start(test, &home) else {
+        return;
+    };
+    let calls = trace.since(0);
+    for above in [
+        home.path().to_owned(),
+        home.beside("new"),
+        home.beside("new/deep"),
+    ] {
+        assert!(
+            calls.has_synced(&above),
+            "{}\n{}",
+            above.display(),
+            calls.text()
+        );
+    }
+}
+
 #[test]
 fn a_burst_shares_its_syncs() {
     const CHANGES: usize = 500;

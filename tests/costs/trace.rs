@@ -1,7 +1,7 @@
 //! The system calls of a daemon, by strace.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use super::common::{Daemon, Home, Run as _};
@@ -125,6 +125,18 @@ impl Calls {
     /// The number of syncs.
     pub fn syncs(&self) -> usize {
         self.count(&["fsync", "fdatasync"], "")
+    }
+
+    /// Whether a thread opened this directory, and synced it by its next call.
+    pub fn has_synced(&self, directory: &Path) -> bool {
+        let open = format!("openat(AT_FDCWD, \"{}\", O_RDONLY", directory.display());
+        let mut lines = self.0.iter().enumerate();
+        lines.any(|(at, line)| {
+            let begin = format!("{} ", line.split(' ').next().unwrap_or_default());
+            let is_next = |line: &&String| line.starts_with(&begin) && !line.contains("resumed>");
+            let next = self.0[at + 1..].iter().find(is_next);
+            line.contains(&open) && next.is_some_and(|next| next.contains("fsync("))
+        })
     }
 
     /// The number of opens of names that end like this.

@@ -143,11 +143,15 @@ pub(super) fn space(
 ///
 /// Only its owner can access a new directory.
 pub(in crate::store) fn prepare_directory(directory: &Path) -> Result<(), OpenError> {
+    let above = directory.ancestors().skip(1);
+    let missing: Vec<&Path> = above.take_while(|above| !above.exists()).collect();
     DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(directory)
-        .map_err(|source| io_error("create the directory", directory, source))
+        .map_err(|source| io_error("create the directory", directory, source))?;
+    // A new database syncs the entry of the state directory itself.
+    missing.into_iter().try_for_each(sync_entry)
 }
 
 /// Opens the database for writing. Creates or migrates the database if necessary.
@@ -395,7 +399,12 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         .map_err(|(_, source)| OpenError::from_sqlite(&building, source))?;
     fs::rename(&building, path).map_err(|source| io_error("create", path, source))?;
     sync(directory)?;
-    // The state directory may also be new. Then its entry in the parent directory must be durable.
+    // The state directory may also be new.
+    sync_entry(directory)
+}
+
+/// Makes the entry of a directory in its parent directory durable.
+fn sync_entry(directory: &Path) -> Result<(), OpenError> {
     match directory.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => match sync(parent) {
             // A process that may not read the parent probably did not create the directory.
