@@ -96,6 +96,9 @@ impl Scanner {
         reason: RescanReason,
     ) {
         worker.root.watched(Some(root));
+        // The root may be another directory, with other mounts below it. The kernel reports no
+        // change of its list for a new `repository.path`, or for a root that was renamed.
+        worker.mounts.doubt();
         worker.copies.clear();
         worker.count_before_scan();
         let (origin, now) = (worker.phase.origin(), worker.clock.moment());

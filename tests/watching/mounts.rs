@@ -18,6 +18,8 @@ on_both_backends!(
     projects_under_another_mount_are_kept,
     projects_of_a_mount_point_that_is_removed_and_made_again_are_kept,
     projects_of_a_removed_mount_point_are_deleted,
+    projects_on_a_mount_below_the_root_of_a_reload_are_kept,
+    projects_on_a_mount_below_a_renamed_root_are_kept,
     a_mount_below_a_renamed_directory_is_the_same_mount,
     a_fuse_file_system_below_a_local_root_is_scanned_on_a_timer,
 );
@@ -313,6 +315,59 @@ fn projects_of_a_removed_mount_point_are_deleted(backend: &str) {
         daemon.fence();
         let expected = [0, 1, 2].map(|number| format!("Project Delete disk/d{number}"));
         assert_eq!(sorted(daemon.events()), expected);
+    });
+}
+
+/// Copies the repository to a directory beside it, with the projects of the disk, but without mounts.
+fn copy_with_disk(home: &Home, name: &str) {
+    let (from, disk, to) = (home.at(""), home.beside("disk"), home.beside(name));
+    let text = |path: &PathBuf| path.to_str().unwrap().to_owned();
+    let (from, disk, to) = (text(&from), text(&disk), text(&to));
+    assert!(succeeds("cp", &["-a", &from, &to]));
+    assert!(succeeds("cp", &["-a", &disk, &to]));
+}
+
+/// Waits for the end of a full scan with this reason. Then unmounts the disk, whose projects are kept.
+fn expect_kept_after(reason: &str, home: &Home, daemon: &Daemon<'_>) {
+    daemon.wait_log("a full scan of the new root", |entry| {
+        entry.message() == "full scan finished" && entry.field("reason") == reason
+    });
+    let disk = home.at("disk");
+    assert!(succeeds("umount", &["-l", disk.to_str().unwrap()]));
+    wait_kept(home, "its file system is not mounted");
+    daemon.fence();
+    assert_eq!(daemon.events(), [""; 0]);
+}
+
+/// No mount changes between the start and the end of the scan of the new root.
+fn projects_on_a_mount_below_the_root_of_a_reload_are_kept(backend: &str) {
+    let test = "projects_on_a_mount_below_the_root_of_a_reload_are_kept";
+    with_a_disk(backend, test, |home, disk| {
+        copy_with_disk(home, "old");
+        let _mounted = Mount::new(disk, home.at("disk")).unwrap();
+        let config = fs::read_to_string(home.config()).unwrap();
+        let old = config.replace("./repository", "./old");
+        fs::write(home.config(), old).unwrap();
+        let daemon = home.start();
+        fs::write(home.config(), config).unwrap();
+        assert!(daemon.reload());
+        expect_kept_after("reload", home, &daemon);
+    });
+}
+
+/// As a deployment does that exchanges directories. The kernel reports no change of the mounts.
+fn projects_on_a_mount_below_a_renamed_root_are_kept(backend: &str) {
+    let test = "projects_on_a_mount_below_a_renamed_root_are_kept";
+    with_a_disk(backend, test, |home, disk| {
+        copy_with_disk(home, "old");
+        let new = home.beside("new");
+        fs::rename(home.at(""), &new).unwrap();
+        fs::rename(home.beside("old"), home.at("")).unwrap();
+        let _mounted = Mount::new(disk, new.join("disk")).unwrap();
+        let daemon = home.start();
+        fs::rename(home.at(""), home.beside("old")).unwrap();
+        fs::rename(&new, home.at("")).unwrap();
+        expect_kept_after("root", home, &daemon);
     });
 }
 
