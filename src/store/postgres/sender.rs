@@ -361,7 +361,10 @@ impl Sender {
         Ok((row::number(found, 0)?, found.try_get(1)?))
     }
 
-    /// Removes the lease `id`, if given, and all expired leases, with their claims.
+    /// Removes the lease `id` with its claims. If `id` is `None`, removes all expired leases.
+    ///
+    /// A sender that stops removes only its own lease: right after an outage, the leases of all
+    /// senders have expired.
     async fn remove(&self, pool: &Pool, id: Option<i64>) -> Result<(), Fault> {
         let mut session = Session::of(pool).await?;
         session
@@ -371,7 +374,8 @@ impl Sender {
                     // Keep the counts of the removed senders, because `Listing::version` adds the
                     // counts of all senders and must not shrink.
                     "WITH gone AS (DELETE FROM senders WHERE repository = $1 \
-                     AND (id = $2 OR leased_until < clock_timestamp()) RETURNING n_recordings) \
+                     AND (id = $2 OR ($2 IS NULL AND leased_until < clock_timestamp())) \
+                     RETURNING n_recordings) \
                      UPDATE repositories SET version = version \
                      + (SELECT coalesce(sum(n_recordings), 0) FROM gone)::bigint WHERE id = $1",
                     self.repository,

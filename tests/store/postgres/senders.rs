@@ -97,6 +97,47 @@ fn an_outage_that_lasts_longer_than_the_leases_costs_no_sender_its_claims() {
     }
 }
 
+/// Right after an outage, the others may not have renewed their leases yet.
+#[test]
+fn a_sender_that_stops_leaves_the_expired_leases_of_others() {
+    let test = "a_sender_that_stops_leaves_the_expired_leases_of_others";
+    let Some(server) = server(test) else { return };
+    let direct = Settings {
+        // Nobody renews a lease meanwhile.
+        lease: Duration::from_secs(600),
+        ..settings(server)
+    };
+    let relay = Relay::start(server.port);
+    let through = Settings {
+        connection: relay.through(&direct.connection, server),
+        ..direct.clone()
+    };
+    let watching = Store::connect(&direct).unwrap();
+    let other = Store::connect_sender(&through).unwrap();
+    let stopping = Store::connect_sender(&direct).unwrap();
+    let batch = one_event("a", "one", &["catalog"]);
+    watching.record(batch).unwrap();
+    let claimed = claim(&other, "catalog", at(0));
+    relay.close();
+    let schema = schema(&direct);
+    let expire = format!(
+        "UPDATE {schema}.senders SET leased_until = clock_timestamp() - interval '1 s' \
+         WHERE id = (SELECT sender FROM {schema}.claims)"
+    );
+    server.sql("postgres", &expire);
+    stopping.close();
+    let left = format!("SELECT count(*) FROM {schema}.senders");
+    assert_eq!(server.sql("postgres", &left), "1");
+    relay.open();
+    wait_until("an answer", || {
+        let finish = finish(&claimed, Verdict::Delivered);
+        wait(other.finish([finish].into())).ok()
+    });
+    let listings = Listings::connect(&direct).unwrap();
+    let (_, _, attempts) = listings.delivery(claimed.delivery).unwrap().unwrap();
+    assert_eq!(attempts.len(), 1);
+}
+
 /// Others may remove such a lease at any time.
 #[test]
 fn a_sender_claims_nothing_while_its_lease_is_not_renewed() {
