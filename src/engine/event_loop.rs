@@ -395,7 +395,7 @@ impl EventLoop {
                 }
             }
             Check::Works => {
-                let reason = self.worker.root.distrust();
+                let reason = self.worker.distrust();
                 if status.set_trouble(Trouble::Root, reason) {
                     info!("the repository's root can be opened again");
                 }

@@ -377,14 +377,25 @@ impl Worker {
             Ok(Some(_)) => {}
             Ok(None) | Err(_) => self.doubt_root(&[]),
         }
-        match self.mounts.hidden().first_key_value() {
-            Some((path, reason)) => {
-                let reason = format!("the new repository.layout waits for {path}: {reason}");
-                self.status.set_trouble(Trouble::Root, Some(reason));
-            }
-            None => self.compares_again = true,
+        let reason = self.missing_mount();
+        if reason.is_some() {
+            self.status.set_trouble(Trouble::Root, reason);
+        } else {
+            self.compares_again = true;
         }
         false
+    }
+
+    /// Returns the reason why nothing may be inferred, although the root can be opened.
+    pub(super) fn distrust(&self) -> Option<String> {
+        self.root.distrust().or_else(|| self.missing_mount())
+    }
+
+    /// Returns the reason why projects cannot be recorded without events, if one is hidden.
+    fn missing_mount(&self) -> Option<String> {
+        let (path, reason) = self.mounts.hidden().first_key_value()?;
+        let reason = format!("the new repository.layout waits for {path}: {reason}");
+        self.phase.is_adopting().then_some(reason)
     }
 
     /// Surveys the root. Returns whether the root is trusted. If not, reports the reason.

@@ -3,7 +3,9 @@
 use std::fs;
 use std::path::Path;
 
-use crate::common::{Daemon, Endpoint, Home, Settings, own_mounts, succeeds, wait_until, xml};
+use crate::common::{
+    Daemon, Endpoint, Home, Settings, own_mounts, skip, succeeds, wait_until, xml,
+};
 use crate::{names, projects, settings, vanish, wait_held, wait_not_held};
 
 const OTHER_LAYOUT: &str =
@@ -199,4 +201,44 @@ fn a_reload_with_another_layout_waits_for_the_repository() {
             absent.goes(&home);
         }
     }
+}
+
+/// The root cannot be opened for a moment, and then it can.
+#[test]
+fn a_start_with_another_layout_says_until_the_mount_is_back_that_it_waits() {
+    let test = "a_start_with_another_layout_says_until_the_mount_is_back_that_it_waits";
+    if !succeeds("prlimit", &["--version"]) {
+        return skip(test, "needs prlimit");
+    }
+    let endpoint = Endpoint::new();
+    let settings = settings_of_layouts(&endpoint);
+    let home = Home::new(&settings);
+    let Some(()) = Absent::Mount.prepare(&home) else {
+        return;
+    };
+    home.start().terminate();
+    Absent::Mount.goes(&home);
+    home.configure(&settings.repository(OTHER_LAYOUT));
+    let daemon = Daemon::launch(&home, Daemon::command(&home));
+    let wait_reason = || {
+        wait_until("the reason in the status", || {
+            let status = home.json(&["status"]);
+            let reason = status["troubles"]["root"].as_str()?;
+            reason
+                .starts_with("the new repository.layout waits for sales: ")
+                .then_some(())
+        });
+    };
+    wait_reason();
+    let pid = daemon.pid().to_string();
+    let limit_descriptors = |n: u32| {
+        let limit = format!("--nofile={n}:");
+        assert!(succeeds("prlimit", &["--pid", &pid, &limit]), "{limit}");
+    };
+    // Every new descriptor is refused.
+    limit_descriptors(3);
+    daemon.wait_message("inference waits until the repository can be opened", 1);
+    limit_descriptors(1_024);
+    daemon.wait_message("the repository's root can be opened again", 1);
+    wait_reason();
 }
