@@ -125,10 +125,9 @@ impl Observation {
     /// These are the waiting held files, and the reported paths of invalid files.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
         let mut reported = self.reported;
-        let observed = &self.comparison.observed;
-        reported.retain_paths(|path| {
-            matches!(observed.files.get(path), Some(ObservedFile::Invalid { .. }))
-        });
+        let files = self.comparison.observed.files.iter();
+        let invalid = files.filter(|(_, file)| matches!(file, ObservedFile::Invalid { .. }));
+        reported.keep_paths(invalid.map(|(path, _)| path.as_str()));
         reported.hold(self.waiting);
         (self.comparison.key, reported)
     }
@@ -140,5 +139,74 @@ impl Observation {
         let counted = std::mem::take(&mut self.counted).into_iter();
         let unrecorded = counted.filter(|(_, n_events)| *n_events > n_recorded);
         self.waiting.extend(unrecorded.map(|(held, _)| held));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::infer::Removals;
+    use crate::domain::project::{Observed, Problem};
+
+    fn paths(n_files: usize) -> Vec<String> {
+        let numbers = 0..n_files;
+        numbers
+            .map(|number| format!("sales/p/snapshots/{number:03}.xml"))
+            .collect()
+    }
+
+    /// An observation after reports of these files. The last `n_invalid` of them were invalid.
+    fn observation(paths: &[String], n_invalid: usize) -> Observation {
+        let mut reported = Reported::default();
+        for path in paths {
+            reported.add(path, None);
+        }
+        let mut observed = Observed::default();
+        for path in paths.iter().rev().take(n_invalid) {
+            let problem = Problem {
+                path: path.clone(),
+                reason: "it changed while it was read".to_owned(),
+                line: None,
+                column: None,
+                may_resolve: true,
+            };
+            let role = Role::Snapshot;
+            let invalid = ObservedFile::Invalid { role, problem };
+            observed.files.insert(path.clone(), invalid);
+        }
+        Observation {
+            origin: Origin::Live,
+            hint: String::new(),
+            before: Recorded::default(),
+            comparison: Comparison {
+                key: ProjectKey::new("sales", "p"),
+                recorded: Recorded::default(),
+                observed,
+                removals: Removals::Unconfirmed,
+            },
+            home: None,
+            events: Vec::new(),
+            reported,
+            counted: Vec::new(),
+            waiting: Vec::new(),
+            linked: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn the_reports_of_invalid_files_are_kept_after_any_number_of_reports() {
+        for n_files in [2, 128, 129, 300] {
+            let paths = paths(n_files);
+            let (_, kept) = observation(&paths, 1).unresolved_reports();
+            let [first, .., last] = paths.as_slice() else {
+                panic!("two files");
+            };
+            assert!(kept.names(last), "{n_files}");
+            assert!(!kept.names(first), "{n_files}");
+            let (_, kept) = observation(&paths, n_files).unresolved_reports();
+            assert!(paths.iter().all(|path| kept.names(path)), "{n_files}");
+            let (_, kept) = observation(&paths, 0).unresolved_reports();
+            assert!(kept.is_empty(), "{n_files}");
+        }
     }
 }

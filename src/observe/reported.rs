@@ -65,10 +65,13 @@ impl Reported {
         self.is_full || self.paths.contains(path)
     }
 
-    /// Keeps only the paths for which `keep` returns true.
-    pub(crate) fn retain_paths(&mut self, keep: impl Fn(&str) -> bool) {
-        self.is_full = false;
-        self.paths.retain(|path| keep(path));
+    /// Keeps only those of these paths that were reported.
+    pub(crate) fn keep_paths<'a>(&mut self, kept: impl Iterator<Item = &'a str>) {
+        let is_full = std::mem::take(&mut self.is_full);
+        let paths = std::mem::take(&mut self.paths);
+        for path in kept.filter(|path| is_full || paths.contains(*path)) {
+            self.name(path);
+        }
     }
 
     pub(crate) fn take_held(&mut self) -> Vec<Held> {
