@@ -3,9 +3,10 @@
 //! Constraint: coverage is never assumed. If a directory of the layout cannot be watched, it or a
 //! directory above it is counted here. If no directory can be watched, a note says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::io;
+use std::ops::Bound;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rustix::io::Errno;
@@ -114,12 +115,14 @@ pub(super) struct Gaps {
     pub(super) note: Option<String>,
     /// The value of the limit of watches when it was reached. 0 if unknown, `None` if not reached.
     pub(super) limit: Option<usize>,
-    /// The number of directories that were not watched because of the limit.
-    n_beyond_limit: usize,
-    beyond_limit: Vec<String>,
+    /// All directories that are not watched because of the limit.
+    ///
+    /// A number would be wrong after a directory was removed or reported again. The backend needs
+    /// as much memory for a watched directory.
+    beyond_limit: BTreeSet<String>,
     /// The directories that cannot be watched or listed for another reason, by path.
     unwatchable: BTreeMap<String, Gap>,
-    /// The number of changes of `unwatchable`, of a path or of a reason's text.
+    /// The number of changes of the two lists: of a path, or of a reason's text.
     n_changes: usize,
     /// The directories removed from `unwatchable` since the last [`Gaps::take_ended`].
     ended: Vec<String>,
@@ -135,13 +138,13 @@ impl Gaps {
         if self.limit.is_none() {
             self.limit = Some(limits::max_watches().map_or(0, |(_, limit)| limit));
         }
-        self.n_beyond_limit += 1;
-        if self.beyond_limit.len() < NAMED {
-            self.beyond_limit.push(path.to_owned());
+        if self.beyond_limit.insert(path.to_owned()) {
+            self.n_changes = self.n_changes.wrapping_add(1);
         }
     }
 
     pub(super) fn cannot_watch(&mut self, path: &str, gap: Gap) {
+        self.beyond_limit.remove(path);
         let reason = gap.to_string();
         let before = self.unwatchable.insert(path.to_owned(), gap);
         if before.is_none_or(|before| before.to_string() != reason) {
@@ -156,16 +159,11 @@ impl Gaps {
 
     /// Returns the directories of `unwatchable` at this path and below it.
     fn at_or_below(&self, path: &str) -> impl Iterator<Item = &String> {
-        let first = match path {
-            "" => String::new(),
-            path => format!("{path}/"),
-        };
         let itself = self
             .unwatchable
             .get_key_value(path)
             .filter(|_| !path.is_empty());
-        let from = self.unwatchable.range(first.clone()..);
-        let below = from.take_while(move |(known, _)| known.starts_with(&first));
+        let below = self.unwatchable.range(below(path));
         itself.into_iter().chain(below).map(|(known, _)| known)
     }
 
@@ -193,15 +191,20 @@ impl Gaps {
     }
 
     pub(super) fn watched(&mut self, path: &str) {
+        if self.beyond_limit.remove(path) {
+            self.n_changes = self.n_changes.wrapping_add(1);
+        }
         if self.unwatchable.remove(path).is_some() {
             self.n_changes = self.n_changes.wrapping_add(1);
             self.ended.push(path.to_owned());
         }
     }
 
-    /// Removes the directories at and below a path from `unwatchable`.
+    /// Removes the directories at and below a path.
     pub(super) fn gone(&mut self, path: &str) {
-        let gone: Vec<String> = self.at_or_below(path).cloned().collect();
+        let beyond = self.beyond_limit.range(below(path));
+        let beyond = self.beyond_limit.get(path).into_iter().chain(beyond);
+        let gone: Vec<String> = self.at_or_below(path).chain(beyond).cloned().collect();
         for path in gone {
             self.watched(&path);
         }
@@ -216,18 +219,16 @@ impl Gaps {
         ended.into_iter().filter(is_over).collect()
     }
 
-    /// Returns two counters.
-    ///
-    /// Each change of the directories between two walks changes one of them.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.n_beyond_limit, self.n_changes)
+    /// Returns a counter. Each change of the directories between two walks changes it.
+    pub(super) fn n_changes(&self) -> usize {
+        self.n_changes
     }
 
     pub(super) fn coverage(&self, watches: usize) -> Coverage {
         let (polls, note) = if let Some(note) = &self.no_backend {
             (true, Some(note.clone()))
         } else if self.limit.is_some() {
-            let note = limits::watch_limit(watches, self.n_beyond_limit);
+            let note = limits::watch_limit(watches, self.beyond_limit.len());
             (true, Some(note))
         } else if let Some(note) = &self.note {
             (true, Some(note.clone()))
@@ -244,7 +245,10 @@ impl Gaps {
         let named = unwatchable.chain(beyond).take(NAMED);
         Coverage {
             watches,
-            uncovered: self.n_beyond_limit.saturating_add(self.unwatchable.len()),
+            uncovered: self
+                .beyond_limit
+                .len()
+                .saturating_add(self.unwatchable.len()),
             directories: named
                 .map(|(path, reason)| Uncovered {
                     path: path.clone(),
@@ -254,5 +258,17 @@ impl Gaps {
             polls,
             note,
         }
+    }
+}
+
+/// Returns the range of the paths below a path. Each path is below the empty path.
+fn below(path: &str) -> (Bound<String>, Bound<String>) {
+    // The character after the slash is the zero.
+    match path {
+        "" => (Bound::Unbounded, Bound::Unbounded),
+        path => (
+            Bound::Included(format!("{path}/")),
+            Bound::Excluded(format!("{path}0")),
+        ),
     }
 }

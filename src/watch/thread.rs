@@ -65,7 +65,7 @@ pub(super) struct Thread {
     /// The reason for a walk that could not begin yet.
     pub(super) delayed_walk: Option<RescanReason>,
     /// The counts of the last published coverage. `None` forces publishing.
-    published: Option<(usize, (usize, usize))>,
+    published: Option<(usize, usize)>,
     has_overflowed: bool,
 }
 
@@ -194,7 +194,7 @@ impl Thread {
     /// Publishes the coverage if its counts changed.
     pub(super) fn publish_coverage(&mut self) {
         let watches = self.backend.as_ref().map_or(0, |b| b.n_watches());
-        let counts = Some((watches, self.gaps.counts()));
+        let counts = Some((watches, self.gaps.n_changes()));
         // Making the note about a limit reads files in /proc, so this happens only after a change.
         if self.published != counts {
             self.published = counts;

@@ -193,6 +193,41 @@ fn watches_that_become_free_are_set_by_the_next_full_scan() {
 }
 
 #[test]
+fn directories_that_are_removed_at_the_limit_no_longer_count() {
+    if !has_namespaces("directories that are removed at the limit") {
+        return;
+    }
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint).repository("poll_interval: 300ms"));
+    projects(&home, 6);
+    // The root, the organization, and four for each project.
+    let daemon = Daemon::launch(&home, limited(&home, WATCHES, 20));
+    daemon.wait_ready();
+    let wait_uncovered = |count: usize| {
+        wait_status(&home, &format!("{count} uncovered directories"), |status| {
+            status["coverage"]["uncovered"] == count
+        })
+    };
+    wait_uncovered(6);
+    let away = home.beside("away");
+    fs::create_dir_all(away.join("snapshots")).unwrap();
+    // No walk of the whole tree counts again meanwhile.
+    for _ in 0..3 {
+        fs::rename(&away, home.at("sales/new")).unwrap();
+        let status = wait_uncovered(8);
+        assert!(
+            note(&status).contains("20 of 28 directories"),
+            "{}",
+            note(&status)
+        );
+        fs::rename(home.at("sales/new"), &away).unwrap();
+        let status = wait_uncovered(6);
+        let listed = status["coverage"]["directories"].to_string();
+        assert!(!listed.contains("sales/new"), "{listed}");
+    }
+}
+
+#[test]
 fn watches_that_run_out_later_are_replaced_by_scans() {
     if !has_namespaces("watches that run out later") {
         return;
