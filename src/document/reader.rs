@@ -2,6 +2,8 @@
 //!
 //! Constraint: the reader is not recursive. It stores one number for each open element.
 
+use std::collections::btree_map::Entry;
+
 use quick_xml::errors::{IllFormedError, SyntaxError};
 use quick_xml::events::{BytesStart, Event};
 use quick_xml::{Error, Reader, XmlVersion};
@@ -273,18 +275,18 @@ impl<'a> State<'a> {
         if annotation.is_too_long {
             return Ok(());
         }
+        // Of annotations with the same name, the first one is kept. Only it counts.
+        let Entry::Vacant(entry) = self.document.annotations.entry(annotation.name) else {
+            return Ok(());
+        };
         if !is_identity {
-            let size = annotation.name.len() + annotation.value.len();
+            let size = entry.key().len() + annotation.value.len();
             if self.n_kept + size > ANNOTATIONS_MAX {
                 return Ok(());
             }
             self.n_kept += size;
         }
-        // Of annotations with the same name, the first one is kept.
-        let annotations = &mut self.document.annotations;
-        annotations
-            .entry(annotation.name)
-            .or_insert(annotation.value);
+        entry.insert(annotation.value);
         Ok(())
     }
 

@@ -44,6 +44,14 @@ fn depth_names_and_attributes_are_bounded() {
     assert_rejected(twice.as_bytes(), (1, column, "`a7` is given twice"));
 }
 
+fn annotations(values: &[(&str, &str)]) -> String {
+    let inner: String = values
+        .iter()
+        .map(|(name, value)| format!("<annotation name='{name}'>{value}</annotation>"))
+        .collect();
+    format!("<schema><annotations>{inner}</annotations></schema>")
+}
+
 #[test]
 fn values_are_bounded_and_identities_never_lost() {
     let long = "x".repeat(VALUE_MAX);
@@ -54,13 +62,6 @@ fn values_are_bounded_and_identities_never_lost() {
             (1, 9, "is longer than"),
         );
     }
-    let annotations = |values: &[(&str, &str)]| {
-        let inner: String = values
-            .iter()
-            .map(|(name, value)| format!("<annotation name='{name}'>{value}</annotation>"))
-            .collect();
-        format!("<schema><annotations>{inner}</annotations></schema>")
-    };
     for name in ["engineId", "version"] {
         let text = annotations(&[(name, &format!("{long}x"))]);
         assert_rejected(text.as_bytes(), (1, 22, "is longer than"));
@@ -83,5 +84,18 @@ fn values_are_bounded_and_identities_never_lost() {
         ("engineId", "e"),
         ("version", &long),
     ]);
+    assert_eq!(parse(text.as_bytes()), Ok(expected));
+}
+
+#[test]
+fn a_repeated_annotation_takes_no_room_of_others() {
+    let large = "x".repeat(ANNOTATIONS_MAX / 2 - 16);
+    let text = annotations(&[
+        ("a", &large),
+        ("a", &large),
+        ("b", &large),
+        ("author", "somebody"),
+    ]);
+    let expected = annotated(&[("a", &large), ("b", &large), ("author", "somebody")]);
     assert_eq!(parse(text.as_bytes()), Ok(expected));
 }
