@@ -50,6 +50,9 @@ const VALUE_MAX: usize = 64 * 1024;
 /// The maximum total size of the names and values of annotations, in bytes.
 ///
 /// Annotations beyond this size are left out. `engineId` and `version` are always kept.
+///
+/// The name of an annotation that is left out is not remembered, because a file may have any number
+/// of them. So a later, shorter annotation of that name may be kept.
 const ANNOTATIONS_MAX: usize = 64 * 1024;
 
 /// The first fault of an invalid project.xml, with its position.

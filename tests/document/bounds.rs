@@ -99,3 +99,19 @@ fn a_repeated_annotation_takes_no_room_of_others() {
     let expected = annotated(&[("a", &large), ("b", &large), ("author", "somebody")]);
     assert_eq!(parse(text.as_bytes()), Ok(expected));
 }
+
+/// The names of those that are left out need no memory.
+#[test]
+fn a_shorter_annotation_replaces_one_that_is_left_out() {
+    let (long, nearly) = ("x".repeat(VALUE_MAX + 1), "y".repeat(ANNOTATIONS_MAX - 9));
+    let text = annotations(&[
+        ("huge", &long),
+        ("huge", ""),
+        ("b", &nearly),
+        ("over", "2"),
+        ("over", ""),
+        ("over", "3"),
+    ]);
+    let expected = annotated(&[("huge", ""), ("b", &nearly), ("over", "")]);
+    assert_eq!(parse(text.as_bytes()), Ok(expected));
+}
