@@ -79,7 +79,10 @@ impl Housekeeping {
                     PAUSE
                 }
                 Err(error) => {
-                    warn!(%error, "cannot remove old deliveries and events; retrying");
+                    warn!(
+                        error = %chain(&error),
+                        "cannot remove old deliveries and events; retrying"
+                    );
                     INTERVAL
                 }
             };
@@ -120,7 +123,7 @@ impl Housekeeping {
             }
             Err(error) => {
                 warn!(
-                    %error,
+                    error = %chain(&error),
                     "cannot compare the clock with the last delivery; old deliveries and events are kept until the clock has been steady for an hour"
                 );
                 false
@@ -241,7 +244,10 @@ impl Housekeeping {
             );
         }
         if let Some(error) = failure {
-            warn!(%error, "cannot remove deliveries to keep the state below its limit; retrying");
+            warn!(
+                error = %chain(&error),
+                "cannot remove deliveries to keep the state below its limit; retrying"
+            );
         } else if size.fill() == Fill::Over {
             warnings.report_stuck(size);
         }

@@ -21,6 +21,7 @@ use crate::domain::event::{EventKind, Origin};
 use crate::domain::parameters::UsernameSource;
 use crate::domain::rescan::RescanReason;
 use crate::engine::status::{Snapshot, Trouble};
+use crate::error::chain;
 use crate::metrics::{Metrics, PREFIX};
 use crate::report::{DaemonReport, Standing, WebhookReport};
 use crate::store::{Fault, LeaseView};
@@ -44,7 +45,7 @@ pub(super) async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
         Ok(Err(error)) => {
             // Only the log gets the error, because the error names the database and its host, and
             // anybody can read the metrics.
-            warn!(%error, "cannot read the state for /metrics");
+            warn!(error = %chain(&error), "cannot read the state for /metrics");
             return unavailable("the state cannot be read; the log has the reason");
         }
         Err(_) => return unavailable("reading the state takes too long"),

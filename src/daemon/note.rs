@@ -91,7 +91,10 @@ impl Daemon<'_> {
                 self.health.admin.queues.wake_all();
                 info!("saved the changed webhook settings");
             }
-            Err(error) => debug!(%error, "still cannot save the changed webhook settings"),
+            Err(error) => debug!(
+                error = %chain(&error),
+                "still cannot save the changed webhook settings"
+            ),
         }
     }
 

@@ -194,7 +194,10 @@ fn name_repositories(store: &Store, config: &Config, now: Timestamp) -> Result<N
             // start fails instead. Otherwise its record would look like that of a single
             // repository. A first start has no pending deliveries that a failure could delay.
             _ if config.store.is_none() && recorded.is_some() => {
-                debug!(%error, "cannot record the names of the repositories");
+                debug!(
+                    error = %chain(&error),
+                    "cannot record the names of the repositories"
+                );
                 is_noted = false;
             }
             _ => return Err(error.into()),

@@ -27,6 +27,7 @@ use crate::domain::event::Origin;
 use crate::domain::project::ProjectKey;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
+use crate::error::chain;
 use crate::hint::{Hint, HintSender};
 use crate::watch::{Watch, WatchSettings};
 
@@ -102,7 +103,10 @@ impl EventLoop {
                     std::thread::sleep(READ_AGAIN);
                 }
                 Err(error) => {
-                    error!(%error, "cannot read the recorded state; restore it from a backup if it is damaged");
+                    error!(
+                        error = %chain(&error),
+                        "cannot read the recorded state; restore it from a backup if it is damaged"
+                    );
                     return None;
                 }
             }

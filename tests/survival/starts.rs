@@ -178,6 +178,27 @@ fn a_state_that_cannot_be_used_is_one_clear_error_and_is_not_overwritten() {
 }
 
 #[test]
+fn an_engine_that_cannot_read_the_record_logs_the_cause() {
+    let endpoint = Endpoint::new();
+    let home = Home::new(&Settings::all_to(&endpoint));
+    home.start().terminate();
+    let database = rusqlite::Connection::open(home.database()).unwrap();
+    database
+        .execute_batch("ALTER TABLE problems RENAME TO lost")
+        .unwrap();
+    drop(database);
+    let mut daemon = Daemon::launch(&home, Daemon::command(&home));
+    assert!(!daemon.wait_exit().success());
+    let entry = daemon.wait_log("a failed start", |entry| {
+        entry
+            .message()
+            .starts_with("cannot read the recorded state")
+    });
+    let error = entry.field("error");
+    assert!(error.contains("no such table: problems"), "{error}");
+}
+
+#[test]
 fn a_state_directory_that_cannot_be_written_is_one_clear_error() {
     const TEST: &str = "a_state_directory_that_cannot_be_written_is_one_clear_error";
     if !is_root(TEST) {

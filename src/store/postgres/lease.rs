@@ -26,6 +26,7 @@ use super::row;
 use super::session::{Session, statement};
 use crate::config::Postgres;
 use crate::domain::lease::{Input, LeaseState, Next, Request};
+use crate::error::chain;
 use crate::store::contract::Notice;
 use crate::store::error::Fault;
 use crate::store::fleet::Fleet;
@@ -231,14 +232,17 @@ impl Lease {
                 Ok(None) => Input::Stale.into(),
                 Err(fault) => {
                     last_read.unanswered();
-                    tracing::debug!(%fault, "cannot renew the lease; retrying");
+                    tracing::debug!(fault = %chain(&fault), "cannot renew the lease; retrying");
                     Input::Unanswered.into()
                 }
             },
             Request::GiveBack { .. } => match self.give_back(pool).await {
                 Ok(()) => Input::Renewed.into(),
                 Err(fault) => {
-                    tracing::debug!(%fault, "cannot release the lease; it expires by itself");
+                    tracing::debug!(
+                        fault = %chain(&fault),
+                        "cannot release the lease; it expires by itself"
+                    );
                     Input::Unanswered.into()
                 }
             },

@@ -108,6 +108,7 @@ use super::error::{Fault, OpenError, StoreError};
 use super::fleet::{LeaseView, Process};
 use super::garbage::Garbage;
 use crate::config::Postgres;
+use crate::error::chain;
 
 /// An open store. A process that watches also has the lease on its repository.
 pub(super) struct PostgresStore {
@@ -386,7 +387,10 @@ async fn open(
         Err(error) => {
             // Release the lease. Otherwise a standby or the next start waits until it expires.
             if let Err(fault) = lease.give_back(&pool).await {
-                tracing::debug!(%fault, "cannot release the lease; it expires by itself");
+                tracing::debug!(
+                    fault = %chain(&fault),
+                    "cannot release the lease; it expires by itself"
+                );
             }
             return Err(error);
         }

@@ -42,6 +42,7 @@ use super::lease::Notices;
 use super::server_time::ServerTime;
 use super::session::{LOCK, LOCK_ALONE, LOCK_SHARED, Session, statement};
 use super::{guard, row, transfer};
+use crate::error::chain;
 use crate::store::error::Fault;
 use crate::store::hold::Hold;
 use crate::store::transfer::MARK;
@@ -260,10 +261,13 @@ impl Sender {
                         if let Some(last_read) = &last_read {
                             last_read.unanswered();
                         }
-                        debug!(%fault, "cannot renew the lease of the sender; retrying");
+                        debug!(
+                            fault = %chain(&fault),
+                            "cannot renew the lease of the sender; retrying"
+                        );
                         if !is_warned && self.has_ended().await {
                             is_warned = true;
-                            warn!(%fault, "{}", self.unconfirmed());
+                            warn!(fault = %chain(&fault), "{}", self.unconfirmed());
                         }
                         again = self.length / 10;
                     }
@@ -276,7 +280,10 @@ impl Sender {
             loop {
                 ended.notified().await;
                 if let Err(fault) = self.remove(&pool, None).await {
-                    debug!(%fault, "cannot remove expired leases of senders; retrying");
+                    debug!(
+                        fault = %chain(&fault),
+                        "cannot remove expired leases of senders; retrying"
+                    );
                 }
             }
         };
@@ -288,7 +295,10 @@ impl Sender {
         if let Some(lease) = self.lease.lock().await.take()
             && let Err(fault) = self.remove(&pool, Some(lease.id)).await
         {
-            debug!(%fault, "cannot remove the lease of the sender; it expires by itself");
+            debug!(
+                fault = %chain(&fault),
+                "cannot remove the lease of the sender; it expires by itself"
+            );
         }
     }
 

@@ -14,6 +14,7 @@ use tracing::debug;
 
 use super::client;
 use super::session::{Session, statement};
+use crate::error::chain;
 use crate::store::error::Fault;
 
 /// The minimum number of changes before the first analysis.
@@ -71,7 +72,10 @@ impl Statistics {
         loop {
             self.is_due.notified().await;
             if let Err(fault) = analyze(pool).await {
-                debug!(%fault, "cannot analyze the tables; the server does so later");
+                debug!(
+                    fault = %chain(&fault),
+                    "cannot analyze the tables; the server does so later"
+                );
             }
         }
     }
