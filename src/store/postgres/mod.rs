@@ -442,14 +442,15 @@ async fn start(
     let time = ServerTime::read(&mut session).await.map_err(fault)?;
     let name = Process::this().to_string();
     let sender = Sender::new(repository, name, settings.lease, time);
-    if purpose == Purpose::Send {
-        // Get the sender's lease now. `migrate-store` must find a sender even before its first
-        // claim.
-        sender.lease(&mut session).await.map_err(fault)?;
-    }
     drop(session);
     let last_read = LastRead::new(lease.fleet(pool).await.map_err(fault)?);
     let statistics = Statistics::read(pool).await.map_err(fault)?;
+    if purpose == Purpose::Send {
+        // Get the sender's lease now. `migrate-store` must find a sender even before its first
+        // claim. This is the last step that may fail, because nobody would remove the lease.
+        let mut session = Session::of(pool).await.map_err(fault)?;
+        sender.lease(&mut session).await.map_err(fault)?;
+    }
     Ok((sender, last_read, statistics))
 }
 

@@ -97,6 +97,23 @@ fn an_outage_that_lasts_longer_than_the_leases_costs_no_sender_its_claims() {
     }
 }
 
+/// Otherwise, `migrate-store` would refuse until the lease expires.
+#[test]
+fn a_sender_that_cannot_start_leaves_no_lease() {
+    let Some(server) = server("a_sender_that_cannot_start_leaves_no_lease") else {
+        return;
+    };
+    let settings = settings(server);
+    // The first start makes the tables.
+    Store::connect(&settings).unwrap().close();
+    let schema = schema(&settings);
+    let broken = format!("ALTER TABLE {schema}.standbys RENAME TO lost");
+    server.sql("postgres", &broken);
+    assert!(Store::connect_sender(&settings).is_err());
+    let left = format!("SELECT count(*) FROM {schema}.senders");
+    assert_eq!(server.sql("postgres", &left), "0");
+}
+
 /// Right after an outage, the others may not have renewed their leases yet.
 #[test]
 fn a_sender_that_stops_leaves_the_expired_leases_of_others() {
