@@ -31,6 +31,9 @@ use crate::store::{AttemptLog, Claim, Claims, Finish, StoreError, Unreadable};
 /// The longest sleep of a queue. It is short, because the clock may be set during a sleep.
 const SLEEP_MAX: Duration = Duration::from_secs(30);
 
+/// How long a delivery waits that could not be read for lack of memory.
+const MEMORY_PAUSE: Duration = Duration::from_secs(10);
+
 /// If requests must be at least this long apart, the queue claims one delivery at a time.
 ///
 /// Further claims might expire before the queue can send them.
@@ -368,7 +371,7 @@ impl Queue {
         }
         self.next_claim.at = moment.saturating_add(wait);
         for one in unreadable {
-            if let Err(error) = self.give_up(one).await {
+            if let Err(error) = self.record_unreadable(one).await {
                 return self.ask_later(&error);
             }
             // The next delivery of the same project may be due.
@@ -398,13 +401,22 @@ impl Queue {
         self.next_claim.at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
-    /// Records an unreadable delivery as dead. Otherwise it would block its project forever.
-    async fn give_up(&self, unreadable: Unreadable) -> Result<(), StoreError> {
-        let reason = format!("the delivery cannot be read: {}", unreadable.fault);
-        error!(
-            webhook = self.name, project = %unreadable.key, delivery = unreadable.delivery,
-            "{reason}"
-        );
+    /// Records a damaged delivery as dead. Otherwise it would block its project forever.
+    ///
+    /// If there is not enough memory to read a delivery, it is retried after [`MEMORY_PAUSE`].
+    async fn record_unreadable(&self, unreadable: Unreadable) -> Result<(), StoreError> {
+        let reason = format!("the delivery cannot be read: {}", chain(&unreadable.fault));
+        let (project, delivery) = (&unreadable.key, unreadable.delivery);
+        let verdict = match self.shared.now().checked_add(MEMORY_PAUSE) {
+            Ok(at) if !unreadable.fault.is_damage() => {
+                warn!(webhook = self.name, %project, delivery, "{reason}; retrying");
+                Verdict::Repeat(at)
+            }
+            _ => {
+                error!(webhook = self.name, %project, delivery, "{reason}");
+                Verdict::Dead
+            }
+        };
         let finish = Finish {
             delivery: unreadable.delivery,
             attempt: AttemptLog {
@@ -416,7 +428,7 @@ impl Queue {
                 answer: bytes::Bytes::new(),
                 request_headers: Vec::new(),
             },
-            verdict: Verdict::Dead,
+            verdict,
             n_redeliveries: unreadable.n_redeliveries,
             fingerprint: None,
             rests_until: None,

@@ -165,7 +165,7 @@ pub enum Verdict {
     ///
     /// Enabling the webhook ends this wait.
     RetryAsAsked(Timestamp),
-    /// Like `Retry`, but without using up an attempt, because the endpoint is down.
+    /// Like `Retry`, but without using up an attempt. For example, the endpoint is down.
     Repeat(Timestamp),
     /// Like `RetryAsAsked`, but without using up an attempt.
     RepeatAsAsked(Timestamp),

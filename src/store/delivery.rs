@@ -58,7 +58,8 @@ impl Claim {
 
 /// A due delivery whose event or payload cannot be read.
 ///
-/// The caller must record the delivery as dead. Otherwise it blocks its lane forever.
+/// If it is damaged ([`Fault::is_damage`]), the caller must record it as dead. Otherwise it blocks
+/// its lane forever.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
     /// The id of the delivery.
@@ -100,7 +101,12 @@ impl Claims {
     ) -> Result<(), Fault> {
         match claim {
             Ok(claim) => self.ready.push(claim),
-            Err(fault) if fault.is_damage() => self.unreadable.push(unreadable(fault)),
+            Err(
+                fault @ (Fault::MissingPayload { .. }
+                | Fault::WrongPayload { .. }
+                | Fault::Coding { .. }
+                | Fault::Undecodable { .. }),
+            ) => self.unreadable.push(unreadable(fault)),
             Err(fault) => return Err(fault),
         }
         Ok(())

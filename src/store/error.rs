@@ -331,7 +331,7 @@ impl Fault {
     }
 
     /// Whether stored data is damaged. Reading it again would give the same error.
-    pub(super) fn is_damage(&self) -> bool {
+    pub(crate) fn is_damage(&self) -> bool {
         match self {
             Self::Coding { source, .. } => !is_lack_of_memory(source),
             Self::MissingPayload { .. } | Self::WrongPayload { .. } | Self::Undecodable { .. } => {
