@@ -160,7 +160,7 @@ impl Figures {
         self.gauges_of(
             &engines,
             "held_removals",
-            "Projects whose removals are held because too many projects, or all, vanished together.",
+            "Projects whose removals are held: too many projects, or all, vanished together, or may come back.",
             &["reason"],
             |engine| {
                 let causes = ["all", "more-than-half"].map(|cause| {

@@ -246,8 +246,8 @@ fn authentication(
     let scheme = mapping.read_optional(context, "auth", |value, context| {
         let has_header = |(name, _): &(HeaderName, HeaderValue)| name == AUTHORIZATION;
         if headers.unwrap_or_default().iter().any(has_header) {
-            let message = "sets the header Authorization, which headers sets as well";
-            let fault = Fault::new(message).allowed("one of the two");
+            let message = "sets the header Authorization, which is also set under headers";
+            let fault = Fault::new(message).allowed("auth or that header, not both");
             context.error(&value.location, fault);
         }
         auth::auth(value, &mut files, context)

@@ -314,8 +314,7 @@ impl Queue {
                 self.prefetch.expect_more();
                 warn!(
                     webhook = self.name,
-                    n_deliveries,
-                    "the clock was set back; deliveries that this delayed are due now"
+                    n_deliveries, "the clock was set back; deliveries delayed by this are due now"
                 );
             }
             Err(error) => {

@@ -83,7 +83,9 @@ impl<'a> Departures<'a> {
 pub(super) struct Pairs {
     /// The old location of each move, by the new location.
     pub moves: BTreeMap<usize, usize>,
-    /// The new location of each move that has to wait, by the old location. There are no rings.
+    /// The new location of each move that has to wait, by the old location.
+    ///
+    /// Moves that would wait for each other in a ring are left out.
     pub waiting: BTreeMap<usize, usize>,
 }
 

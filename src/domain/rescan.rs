@@ -9,8 +9,8 @@ pub enum RescanReason {
     Overflow,
     /// The watches are set again.
     ///
-    /// Usually `repository.rescan` has passed. Otherwise missing watches may be possible now, or a
-    /// file system was unmounted.
+    /// Usually because `repository.rescan` has passed. Otherwise because watches that could not be
+    /// set before can perhaps be set now, or because a file system was unmounted.
     Timer,
     /// Only scans find changes, and a scan is due.
     ///

@@ -233,7 +233,7 @@ impl EventLoop {
             Command::Configure(config, done) => {
                 self.reload(config);
                 if done.send(()).is_err() {
-                    info!("applied the configuration of an earlier reload");
+                    info!("the engine responds again and has the new settings of a delayed reload");
                 }
             }
             // The sender may have stopped waiting for the answer.

@@ -26,9 +26,10 @@ use crate::config::WatchMode;
 
 /// The maximum number of reports in a watcher's channel. One more is an overflow.
 const REPORTS: usize = 16_384;
-/// How long to wait for the next report or the end of a closed watcher.
+/// After a watcher is dropped, how long to wait for its next report or the end of its thread.
 ///
-/// The number of watches is limited, and the new watcher needs the watches of the old one.
+/// The wait is necessary, because the number of watches is limited, and the new watcher needs the
+/// watches of the old one.
 const RELEASE: Duration = Duration::from_secs(10);
 /// The node of every watched directory. notify identifies directories by path, not by node.
 const WATCHED: Node = 1;

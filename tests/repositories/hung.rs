@@ -592,7 +592,10 @@ fn a_reload_names_the_repository_that_applies_it_later() {
     later.wait_for(2);
 
     finance.answer();
-    daemon.wait_message("applied the configuration of an earlier reload", 1);
+    daemon.wait_message(
+        "the engine responds again and has the new settings of a delayed reload",
+        1,
+    );
     let below = backing(&home, "finance").join(DEFINITION);
     write(&below, &xml("Orders", "e-2", "one"));
     daemon.signal(Signal::USR1);

@@ -241,7 +241,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Event,
         count: OneOrList(1, EventKind::ALL.len()),
         default: Described("required, unless `event` is given"),
-        meaning: "several events; `\"*\"` stands for the first seven, and includes Project Import only if `projects` is given",
+        meaning: "several events; `\"*\"` stands for the seven, but includes Project Import only if `projects` is given. Project Save, Project Move, Project Unpublish and Snapshot Delete have to be named",
         ..ROW
     },
     Setting {
@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. The delete of a project also goes to each webhook that an earlier event of the project was recorded for, even if its directory was renamed in between",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. If an earlier event of a project was recorded for the webhook, it also gets the project's Project Move and deletes to which it subscribes, even if the project is not selected now",
         ..ROW
     },
     Setting {
@@ -267,7 +267,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("the name of a repository", None),
         count: OneOrList(1, REPOSITORIES_MAX),
         default: Described("every repository"),
-        meaning: "the repositories to deliver events of, if there are several (`repositories`). The delete of a project also goes to each webhook that an earlier event of the project was recorded for",
+        meaning: "the repositories to deliver events of, if there are several (`repositories`). If an earlier event of a project was recorded for the webhook, it also gets the project's Project Move and deletes to which it subscribes",
         ..ROW
     },
     Setting {
@@ -275,7 +275,7 @@ pub const SETTINGS: &[Setting] = &[
         value: VALUE_GLOB,
         count: OneOrList(1, 1000),
         default: Described("every user"),
-        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. The delete of a project, by any user, also goes to each webhook that an earlier event of the project was recorded for",
+        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. If an earlier event of a project was recorded for the webhook, it also gets the project's deletes to which it subscribes, by any user",
         ..ROW
     },
     Setting {

@@ -40,7 +40,8 @@ pub(super) enum Expiring {
 
 /// Removes old deliveries and events, and unneeded payloads, in one transaction.
 ///
-/// Also makes pending deliveries dead. `limit` bounds each step, so the transaction is short.
+/// Before that, makes the pending deliveries dead that `collection.expiring` selects, if any.
+/// `collection.limit` bounds each step, so the transaction is short.
 pub(super) async fn collect(
     session: &mut Session,
     garbage: &mut Garbage,

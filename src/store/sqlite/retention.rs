@@ -295,7 +295,7 @@ impl EventSweep {
         Ok(old.len() == limit)
     }
 
-    /// Stores the numbers of removed events that are still needed.
+    /// Stores the numbers that keep new events from having the number or the id of a removed one.
     fn finish(&self, connection: &Connection) -> Result<(), Fault> {
         if let Some((sequence, repetition)) = self.removed {
             raise(connection, "last-event", sequence)?;
