@@ -27,7 +27,7 @@ use crate::store::{OpenError, Store, Waiting};
 const SENDING: &str = "sending; roles does not contain watch";
 
 /// The reason of a process without the role `watch`, while the database does not answer.
-const SENDING_LATER: &str = "sending; the database does not answer";
+const SENDING_LATER: &str = "sending nothing new: the database does not answer";
 
 /// The reason of a process without the role `watch`, if a list has its repository.
 ///

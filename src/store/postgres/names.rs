@@ -176,15 +176,15 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
         ),
         (false, true, _) => refused(
             false,
-            "was in the list `repositories` of this database, whose record still has its projects. Set \
-             another repository.name, or add the repository to the list again"
+            "was in the list `repositories` of this database, and the list's record still has projects of \
+             it. Set another repository.name, or add the repository to the list again"
                 .to_owned(),
         ),
         (false, false, true) => refused(
             true,
-            "was in the list `repositories` of this database, whose record still has its pending deliveries. \
-             Let processes with this list deliver them first, or cancel them with the configuration of the \
-             list (`project-webhooks deliveries cancel`)"
+            "was in the list `repositories` of this database, and the list's record still has pending \
+             deliveries of it. Let processes that have the list deliver them first, or run \
+             `project-webhooks deliveries cancel` with the configuration that has the list"
                 .to_owned(),
         ),
         (false, false, false) => Ok(None),

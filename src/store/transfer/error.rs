@@ -35,7 +35,7 @@ pub enum TransferError {
         from: String,
     },
     /// The source was moved to another place.
-    #[error("the state in {origin} was moved to {to}. Nothing was changed")]
+    #[error("the state in {origin} was already moved to {to}. Nothing was changed now")]
     Left {
         /// The source.
         origin: String,
