@@ -163,8 +163,10 @@ impl Housekeeping {
         let limit = match space.disk {
             Some(disk) => {
                 let mut could_take = space.used.saturating_add(disk.available);
+                // Files of other programs may have filled the disk before the start.
                 if self.space.load(Relaxed) == 0 {
-                    could_take = could_take.max(state_size::space_of(space.used));
+                    let available = disk.available - disk.available / 10;
+                    could_take = state_size::space_of(space.used.saturating_add(available));
                 }
                 let could_take = self.space.fetch_max(could_take, Relaxed).max(could_take);
                 Some(state_size::limit(configured, could_take, disk.total))

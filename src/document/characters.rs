@@ -138,8 +138,8 @@ pub(super) fn resolve_reference(text: &str, at: usize) -> Result<char, Fault> {
         Err(Error::Escape(EscapeError::InvalidCharRef(
             ParseCharRefError::InvalidCodepoint(code) | ParseCharRefError::IllegalCharacter(code),
         ))) => forbidden(code),
-        Err(_) => "this is not a reference to a character; write its number, in decimal as in \
-                   `&#65;` or in hexadecimal as in `&#x41;`"
+        Err(_) => "this character reference is not allowed; write the number of a character, in \
+                   decimal as in `&#65;` or in hexadecimal as in `&#x41;`"
             .to_owned(),
     };
     Err(Fault::at(at, resolved))

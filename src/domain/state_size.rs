@@ -104,8 +104,8 @@ pub fn limit(configured: Option<u64>, space: u64, total: u64) -> u64 {
 
 /// Returns the space for which [`limit`] allows a state of this size.
 ///
-/// A start measures at least this space. Otherwise rows would be removed only because files of other
-/// programs filled the disk before it.
+/// The first limit after a start allows the present size and nine tenths of the available space.
+/// Otherwise rows would be removed only because files of other programs filled the disk before.
 pub const fn space_of(used: u64) -> u64 {
     used.saturating_add(used.div_ceil(9))
 }

@@ -122,11 +122,15 @@ impl Observation {
 
     /// Returns the project, and the reported files for its next observation.
     ///
-    /// These are the waiting held files, and the reported paths of invalid files.
+    /// These are the waiting held files, and the reported paths of recorded files that are invalid.
+    /// A file that is not recorded is read in any case.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
         let mut reported = self.reported;
         let files = self.comparison.observed.files.iter();
-        let invalid = files.filter(|(_, file)| matches!(file, ObservedFile::Invalid { .. }));
+        let recorded = &self.comparison.recorded;
+        let invalid = files.filter(|(path, file)| {
+            matches!(file, ObservedFile::Invalid { .. }) && recorded.file(path).is_some()
+        });
         reported.keep_paths(invalid.map(|(path, _)| path.as_str()));
         reported.hold(self.waiting);
         (self.comparison.key, reported)

@@ -94,6 +94,9 @@ impl Given {
     }
 }
 
+/// The maximum size of a payload, in bytes: that of `repository.max_file_size`.
+const SIZE_MAX: usize = 1 << 30;
+
 thread_local! {
     /// The compression context of this thread.
     ///
@@ -147,7 +150,11 @@ pub(super) fn restore(hash: &ContentHash, size: i64, compressed: &[u8]) -> Resul
         hash: *hash,
         source: Arc::new(source),
     };
-    let size = usize::try_from(size).map_err(|error| coding(std::io::Error::other(error)))?;
+    let size = usize::try_from(size).map_err(|error| coding(io::Error::other(error)))?;
+    // A damaged size must not look like a lack of memory.
+    if size > SIZE_MAX {
+        return Err(coding(io::Error::other("its recorded size is above 1 GiB")));
+    }
     let bytes = decompress(compressed, size).map_err(coding)?;
     if ContentHash::of(&bytes) != *hash {
         return Err(Fault::WrongPayload { hash: *hash });

@@ -246,6 +246,8 @@ fn parts(url: &Url) -> Vec<String> {
         // A name without a value may be a token.
         _ => pair,
     });
+    // A receiver may repeat a token without its padding.
+    let values = values.map(|value| value.trim_end_matches('='));
     let pieces = path.split('/').chain(values);
     let is_word = |part: &str| {
         part.len() < WORD_MAX && part.chars().all(|letter| letter.is_ascii_lowercase())

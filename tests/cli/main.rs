@@ -40,7 +40,7 @@ fn before_the_first_start_commands_report_that_nothing_is_recorded() {
     place.write("sales/orders/project.xml", &project("Orders"));
     let status = place.run(&["status"]).succeeded();
     assert!(status.starts_with("stopped: "), "{status}");
-    assert!(status.contains("the daemon has never run"), "{status}");
+    assert!(status.contains("no daemon has used this state"), "{status}");
     let status = place.run(&["status", "--json"]).json();
     assert_eq!(status["running"], false);
     assert_eq!(status["webhooks"][0]["name"], "catalog");

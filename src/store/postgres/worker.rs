@@ -8,6 +8,7 @@
 use std::future::Future;
 use std::io;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, JoinHandle, Thread};
@@ -37,6 +38,8 @@ pub(super) struct Worker {
     jobs: Mutex<Option<mpsc::Sender<Job>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     abandoned: CancellationToken,
+    /// Whether a job panicked.
+    has_panicked: Arc<AtomicBool>,
 }
 
 impl Worker {
@@ -56,10 +59,12 @@ impl Worker {
         let (jobs, waiting) = mpsc::channel(JOBS_WAITING);
         let abandoned = CancellationToken::new();
         let is_abandoned = abandoned.clone();
+        let has_panicked = Arc::new(AtomicBool::new(false));
+        let panicked = Arc::clone(&has_panicked);
         let thread = thread::Builder::new()
             .name("store-postgres".to_owned())
             .spawn(move || {
-                runtime.block_on(run(waiting, is_abandoned));
+                runtime.block_on(run(waiting, is_abandoned, &panicked));
                 // Dropping the runtime would wait for running look-ups of host names.
                 runtime.shutdown_background();
             })?;
@@ -67,6 +72,7 @@ impl Worker {
             jobs: Mutex::new(Some(jobs)),
             thread: Mutex::new(Some(thread)),
             abandoned,
+            has_panicked,
         })
     }
 
@@ -105,11 +111,15 @@ impl Worker {
         block_on(self.run(work))
     }
 
-    /// Whether the thread is running. It ends when a job panics, or by [`Worker::close`].
+    /// Whether the thread runs and no job has panicked.
+    ///
+    /// A job that panicked may be one that runs until the end, such as the renewal of a lease. The
+    /// thread goes on with the other jobs until [`Worker::close`], so that results are recorded and
+    /// leases released.
     pub(super) fn is_running(&self) -> bool {
-        super::guard(&self.thread)
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished())
+        let thread = super::guard(&self.thread);
+        let runs = thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        runs && !self.has_panicked.load(Ordering::Relaxed)
     }
 
     /// Ends all jobs immediately. Does not block.
@@ -133,7 +143,11 @@ impl Drop for Worker {
     }
 }
 
-async fn run(mut waiting: mpsc::Receiver<Job>, abandoned: CancellationToken) {
+async fn run(
+    mut waiting: mpsc::Receiver<Job>,
+    abandoned: CancellationToken,
+    has_panicked: &AtomicBool,
+) {
     let mut running = JoinSet::new();
     let all = async {
         loop {
@@ -142,10 +156,8 @@ async fn run(mut waiting: mpsc::Receiver<Job>, abandoned: CancellationToken) {
                     Some(job) => { running.spawn(job); }
                     None => break,
                 },
-                // A job that panicked may be one that runs until the end, such as the renewal of a
-                // lease. So the thread ends, and the supervisor notices that.
                 Some(ended) = running.join_next() => if ended.is_err() {
-                    break;
+                    has_panicked.store(true, Ordering::Relaxed);
                 },
             }
         }
@@ -192,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_panic_ends_the_thread() {
+    async fn a_panic_is_noticed_and_other_jobs_go_on() {
         let worker = Worker::start("nowhere").unwrap();
         assert!(worker.is_running());
         let ended = worker.run(panics()).await;
@@ -203,5 +215,7 @@ mod tests {
             }
         });
         noticed.await.unwrap();
+        let other = worker.run(async { Ok(7) }).await;
+        assert!(matches!(other, Ok(7)), "{other:?}");
     }
 }

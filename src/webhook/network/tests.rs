@@ -171,9 +171,8 @@ fn loopback_is_recognised() {
 
 #[test]
 fn a_token_without_a_name_is_hidden() {
-    for query in ["Hush12", "a=1&Hush12", "a=1&Hush12=="] {
+    for query in ["Hush12", "a=1&Hush12", "a=1&Hush12==", "a=Hush12=="] {
         let url = Url::parse(&format!("https://a.example/x?{query}")).unwrap();
-        let is_hidden = |part: &String| part.trim_end_matches('=') == "Hush12";
-        assert!(parts(&url).iter().any(is_hidden), "{query}");
+        assert!(parts(&url).iter().any(|part| part == "Hush12"), "{query}");
     }
 }
