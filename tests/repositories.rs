@@ -376,7 +376,10 @@ fn a_reload_adds_and_removes_repositories() {
     let only = Settings::all_to(&endpoint).top(ADMIN);
     home.configure(&only);
     assert!(!daemon.reload());
-    daemon.wait_message("repository and repositories cannot change", 1);
+    daemon.wait_message(
+        "the choice between repository and repositories cannot change",
+        1,
+    );
     put(
         &home,
         "models",

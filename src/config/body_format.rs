@@ -47,7 +47,7 @@ pub(super) fn format(
         }
         (None, None) => {
             let fault =
-                Fault::new("needs template as well").allowed("template: { body: TEMPLATE }");
+                Fault::new("needs the setting template").allowed("template: { body: TEMPLATE }");
             context.error(&mapping.given("format")?.location, fault);
             None
         }

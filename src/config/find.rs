@@ -78,7 +78,7 @@ pub(crate) fn find(named: Option<&Path>) -> Result<Found, Problems> {
 }
 
 const ADVICE: &str =
-    "Correct the owner or the permissions. Or, if you trust the file, pass --config FILE";
+    "Correct the owner or the permissions, or pass --config FILE if you trust the file";
 
 /// Returns why a file is not trusted. `None` if it is trusted.
 fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
@@ -90,8 +90,14 @@ fn distrust(file: &Path, caller: u32) -> io::Result<Option<String>> {
     };
     let links = named.is_symlink().then_some((HERE, named));
     let mut checked: Vec<(&str, Metadata)> = links.into_iter().collect();
-    for directory in [file.parent(), target.parent()].into_iter().flatten() {
-        checked.push(("its directory", fs::metadata(directory)?));
+    let directories = [
+        ("its directory", file.parent()),
+        ("the directory of the link's target", target.parent()),
+    ];
+    for (what, directory) in directories {
+        if let Some(directory) = directory {
+            checked.push((what, fs::metadata(directory)?));
+        }
     }
     checked.push((HERE, fs::metadata(&target)?));
     let mut reasons = checked.iter().filter_map(|(what, metadata)| {

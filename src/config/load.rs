@@ -218,7 +218,8 @@ fn warn_of_shared_id(
         return;
     };
     let message = format!(
-        "{} and {} have the same id; receivers cannot tell the two organizations apart",
+        "{} and {} have the same id, upper and lower case aside; receivers may be unable to tell the \
+         two organizations apart",
         shown(other),
         shown(directory)
     );
@@ -286,7 +287,7 @@ fn admin(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<AdminServer
         all(items.iter().map(|item| item.parsed(context, host_name)))
     });
     if let (Some(Listen::Tcp(_)), Some(value)) = (&listen, mapping.given("mode")) {
-        let message = "has no effect, because listen is not a Unix socket";
+        let message = "has no effect, because admin.listen is not a Unix socket";
         context.warning(&value.location, message);
     }
     let token = mapping.read_optional(context, "token", admin_token);

@@ -123,7 +123,10 @@ pub(super) fn arranged(mut problems: Vec<Problem>, file: &Path) -> Vec<Problem> 
         let others = problems.split_off(LISTED_MAX);
         problems.push(Problem {
             is_passing: others.iter().all(|problem| problem.is_passing),
-            ..Problem::of_file(file, format!("and {} more", others.len()))
+            ..Problem::of_file(
+                file,
+                format!("further problems not listed: {}", others.len()),
+            )
         });
     }
     problems
@@ -236,7 +239,10 @@ mod tests {
                 warnings: Vec::new(),
             };
             assert_eq!(problems.errors.len(), LISTED_MAX + 1);
-            assert_eq!(problems.errors[LISTED_MAX].message, "and 2 more");
+            assert_eq!(
+                problems.errors[LISTED_MAX].message,
+                "further problems not listed: 2"
+            );
             assert_eq!(problems.are_passing(), expected);
         }
     }

@@ -78,7 +78,10 @@ fn name(text: &str) -> Result<String, Fault> {
         && !text.contains("//")
         && !text.ends_with('/');
     if !is_harmless || text.chars().nth(REPOSITORY_NAME_MAX).is_some() {
-        return Err(Fault::not_allowed("is not a valid name"));
+        return Err(Fault::new("is not a valid name").allowed(format!(
+            "a string of at most {REPOSITORY_NAME_MAX} characters, without control characters, \
+             without // and a slash at the end, and without spaces around it"
+        )));
     }
     Ok(text.to_owned())
 }

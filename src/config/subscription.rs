@@ -34,7 +34,7 @@ pub(super) fn events(
             return None;
         }
         (Some(value), None) if matches!(value.node.kind, Kind::List(_)) => {
-            let fault = Fault::new("event takes one event; put a list under events");
+            let fault = Fault::new("takes one event; move the list to the key events");
             context.error(&value.location, fault.suggest(Some("events")));
             return None;
         }
@@ -97,7 +97,7 @@ fn event_kind(text: &str, is_filtered: bool) -> Result<EventKind, Fault> {
         .find(|kind| kind.as_str() == text || kind.label() == text);
     match found {
         Some(EventKind::ProjectImport) if !is_filtered => Err(Fault::new(
-            "Project Import is for specific projects, and this webhook has no projects",
+            "Project Import is for specific projects, and this webhook lacks the setting projects",
         )
         .allowed("Project Import with projects: [GLOB, …]")
         .suggest(Some(word(EventKind::ProjectImportAny)))),
@@ -124,7 +124,8 @@ pub(super) fn repositories(
         names.collect::<Vec<String>>()
     });
     if names.as_ref().is_some_and(Vec::is_empty) {
-        let message = "there is only one repository; name several under repositories";
+        let message = "needs several repositories; remove this setting, or replace the top-level \
+                       key repository by a list under repositories";
         context.error(&value.location, message);
         return None;
     }
@@ -285,7 +286,7 @@ fn project_glob(text: &str) -> Result<Glob, Fault> {
     let mut builder = bounded(text)?;
     if text.starts_with('!') {
         let message = format!(
-            "{} excludes nothing, because ! has no meaning in projects. For a name that begins with !, \
+            "{} excludes nothing, because ! has no meaning in this setting. For a name that begins with !, \
              write \\!",
             shown(text)
         );

@@ -64,7 +64,7 @@ fn identity(
     };
     let provider = rustls::crypto::ring::default_provider();
     let pair = CertifiedKey::from_der(chain.clone(), key.clone_key(), &provider)
-        .map_err(|error| format!("client_cert and client_key do not match: {error}"));
+        .map_err(|error| format!("client_cert and client_key cannot be used together: {error}"));
     context.accept(&mapping.location, pair)?;
     Some(Some(Arc::new(ClientIdentity { chain, key })))
 }

@@ -161,7 +161,8 @@ fn signed_headers(mapping: &Mapping<'_>, context: &mut Context<'_>) -> Option<bo
     const KEY: &str = "signed_headers";
     let is_on = mapping.read(context, KEY, Value::boolean)?;
     if let (true, None, Some(value)) = (is_on, mapping.given("secret"), mapping.given(KEY)) {
-        let fault = Fault::new("needs secret as well; without secret, requests have no signature");
+        let fault =
+            Fault::new("needs the setting secret; without a secret, requests have no signature");
         context.error(&value.location, fault);
         return None;
     }
@@ -303,7 +304,7 @@ fn warn_of_plain_http(
     context: &mut Context<'_>,
 ) {
     if let Some(tls) = mapping.given("tls") {
-        let message = "has no effect, because the url begins with http://";
+        let message = "has no effect on callbacks, because the url begins with http://";
         context.warning(&tls.location, message);
     }
     let headers = headers.unwrap_or_default();

@@ -338,7 +338,10 @@ mod tests {
             .unwrap();
         let listed = arranged(problems, Path::new("config.yaml"));
         assert_eq!(listed.len(), LISTED_MAX + 1);
-        assert_eq!(listed.last().unwrap().message, "and 50 more");
+        assert_eq!(
+            listed.last().unwrap().message,
+            "further problems not listed: 50"
+        );
     }
 
     #[test]

@@ -65,7 +65,7 @@ fn a_configuration_that_others_may_write_is_ignored() {
         symlink("elsewhere/config.yaml", &config).unwrap();
         run_in(&directory, &["check"]).succeeded();
         mode(&elsewhere, 0o777);
-        refused("everybody may write to its directory");
+        refused("everybody may write to the directory of the link's target");
     }
     // No request was sent.
     listener.set_nonblocking(true).unwrap();

@@ -99,7 +99,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.mass_delete_after",
         value: Duration("0s", "1d"),
         default: Values(&["1m"]),
-        meaning: "how long removals are held when ten or more projects vanish together and they are more than half of all; `0s` turns this off",
+        meaning: "how long removals are held if ten or more projects vanish together and more than half of the repository's projects are gone; `0s` turns this off",
         ..ROW
     },
     Setting {
@@ -134,7 +134,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.on_first_start",
         value: Word(|| FirstStart::ALL.map(FirstStart::as_str).to_vec()),
         default: Values(&["adopt"]),
-        meaning: "the first start with an empty state: `adopt` records existing files without events, `report` reports them as imports, snapshots and published copies",
+        meaning: "what the first scan of a repository without a record does: `adopt` records existing files without events, `report` reports them as imports, snapshots and published copies",
         ..ROW
     },
     Setting {
@@ -150,7 +150,7 @@ pub const SETTINGS: &[Setting] = &[
         value: PATH,
         default: Described("`$STATE_DIRECTORY`, else `./state`"),
         needs_restart: true,
-        meaning: "the directory of the daemon's database; not inside the repository, and not on a network file system",
+        meaning: "the directory of the SQLite database and the control socket; separate from all repositories, and not on a network file system",
         ..ROW
     },
     Setting {
@@ -185,7 +185,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Duration("1s", "10m"),
         default: Values(&["10s"]),
         needs_restart: true,
-        meaning: "how long the working process may be unable to reach the database before a standby takes over",
+        meaning: "how long a process may be unable to reach the database before a standby or the other senders take over from this process",
         ..ROW
     },
     Setting {
@@ -194,7 +194,7 @@ pub const SETTINGS: &[Setting] = &[
         count: List(1, 2),
         default: Values(&["watch", "deliver"]),
         needs_restart: true,
-        meaning: "with `store.postgres`, the tasks of this process: `watch` watches the repository or is a standby, `deliver` sends callbacks",
+        meaning: "with `store.postgres`, the tasks of this process: `watch` watches the repositories, or waits as a standby to take them over, `deliver` sends callbacks",
     },
     Setting {
         key: "organizations.NAME.name",
@@ -241,7 +241,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Event,
         count: OneOrList(1, EventKind::ALL.len()),
         default: Described("required, unless `event` is given"),
-        meaning: "several events; `\"*\"` stands for the seven, but includes Project Import only if `projects` is given. Project Save, Project Move, Project Unpublish and Snapshot Delete have to be named",
+        meaning: "several events; `\"*\"` stands for all events except Project Save, Project Move, Project Unpublish and Snapshot Delete, which have to be named. `\"*\"` includes Project Import only if `projects` is given",
         ..ROW
     },
     Setting {
@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. If an earlier event of a project was recorded for the webhook, it also gets the project's Project Move and deletes to which it subscribes, even if the project is not selected now",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. If an earlier event of a project was recorded for the webhook, the webhook also gets the project's Project Move and deletes to which it subscribes, even if the project is not selected now",
         ..ROW
     },
     Setting {
@@ -267,7 +267,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("the name of a repository", None),
         count: OneOrList(1, REPOSITORIES_MAX),
         default: Described("every repository"),
-        meaning: "the repositories to deliver events of, if there are several (`repositories`). If an earlier event of a project was recorded for the webhook, it also gets the project's Project Move and deletes to which it subscribes",
+        meaning: "the repositories to deliver events of, if there are several (`repositories`). If an earlier event of a project was recorded for the webhook, the webhook also gets the project's Project Move and deletes to which it subscribes",
         ..ROW
     },
     Setting {
@@ -275,7 +275,7 @@ pub const SETTINGS: &[Setting] = &[
         value: VALUE_GLOB,
         count: OneOrList(1, 1000),
         default: Described("every user"),
-        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. If an earlier event of a project was recorded for the webhook, it also gets the project's deletes to which it subscribes, by any user",
+        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. If an earlier event of a project was recorded for the webhook, the webhook also gets the project's deletes to which it subscribes, by any user",
         ..ROW
     },
     Setting {
@@ -402,7 +402,7 @@ pub const SETTINGS: &[Setting] = &[
         default: Values(&[
             "0s", "5s", "5m", "30m", "2h", "5h", "10h", "14h", "20h", "24h",
         ]),
-        meaning: "the delay before each attempt; after the last one the delivery is dead",
+        meaning: "the delay before each attempt; if the last attempt fails, the delivery is dead",
         ..ROW
     },
     Setting {
@@ -429,7 +429,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "webhooks[].tls.ca",
         value: PEM_FILE,
         default: Described("none"),
-        meaning: "certificate authorities to trust in addition to the system's, also a whole bundle; damaged certificates, and those with a key that TLS here does not support (P-521), are left out with a warning",
+        meaning: "certificate authorities to trust in addition to the system's, also a whole bundle; damaged certificates, and those with a key that the daemon does not support (such as P-521), are left out with a warning",
         ..ROW
     },
     Setting {
@@ -457,7 +457,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "webhooks[].enabled",
         value: Boolean,
         default: Values(&["true"]),
-        meaning: "whether events are delivered to this webhook",
+        meaning: "whether this webhook gets new events and its pending deliveries are sent; with `false`, new events are skipped and pending deliveries are kept",
         ..ROW
     },
     Setting {
@@ -465,7 +465,7 @@ pub const SETTINGS: &[Setting] = &[
         value: ADDRESSES,
         count: OneOrList(0, 1024),
         default: Described("none"),
-        meaning: "addresses that callbacks may be sent to",
+        meaning: "addresses that callbacks may be sent to even if they are denied by default or by a less specific entry of `network.deny`",
         ..ROW
     },
     Setting {
@@ -487,7 +487,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "retention.dead",
         value: Duration("0s", "3650d"),
         default: Values(&["30d"]),
-        meaning: "how long dead deliveries are kept",
+        meaning: "how long dead and cancelled deliveries are kept",
         ..ROW
     },
     Setting {
@@ -500,8 +500,10 @@ pub const SETTINGS: &[Setting] = &[
     Setting {
         key: "retention.max_state_size",
         value: Size("16MiB", "1TiB"),
-        default: Described("nine tenths of the space, at least 256 MiB"),
-        meaning: "the size of the state at which [the oldest deliveries are removed early](operations.md#the-size-of-the-state)",
+        default: Described(
+            "with SQLite, nine tenths of the space that the state can take, at least 256 MiB",
+        ),
+        meaning: "with SQLite, the size of the state at which [the oldest deliveries are removed early](operations.md#the-size-of-the-state)",
         ..ROW
     },
     Setting {

@@ -88,7 +88,7 @@ impl Config {
         let mut changed: Vec<&str> = changed.map(|setting| setting.key).collect();
         // Stored project keys begin with the name of the repository only if there is a list.
         if self.repositories.is_empty() != new.repositories.is_empty() {
-            changed.push("repository and repositories");
+            changed.push("the choice between repository and repositories");
         }
         changed
     }
