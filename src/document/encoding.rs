@@ -103,7 +103,7 @@ fn ascii_superset(bytes: &[u8]) -> (Cow<'_, str>, Option<Fault>) {
     }
     match Encoding::for_label(name.as_bytes()) {
         Some(encoding) if encoding == UTF_16LE || encoding == UTF_16BE => {
-            let fault = contradiction(at, name, "a single-byte encoding");
+            let fault = contradiction(at, name, "another encoding, such as UTF-8");
             (Cow::Borrowed(text), Some(fault))
         }
         // Like browsers, encoding_rs reads Latin-1 as windows-1252. XML does not, so Latin-1 is
