@@ -284,7 +284,8 @@ fn restored_from(recorded: &Recorded, observed: &Observed, seen: &FileState) -> 
         })
         .map(|snapshot| {
             format!(
-                "the definition has the content of the new snapshot {}, which changed earlier",
+                "the definition has the content of the new snapshot {}, which changed before \
+                 the definition",
                 snapshot.path
             )
         })
