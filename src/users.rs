@@ -268,8 +268,9 @@ impl State {
         if self.unknown.is_empty() {
             warn!(
                 uid,
-                "cannot look up the owner of a file: {reason}; retrying. Until the user database \
-                 answers, callbacks use the next source of `username`; check `getent passwd {uid}`"
+                "cannot look up the name of a user: {reason}; retrying. Until the user database \
+                 answers, callbacks use the last known name, or else the next source of \
+                 `username`; check `getent passwd {uid}`"
             );
         }
         if self.unknown.len() < NAMES_MAX {

@@ -153,7 +153,7 @@ fn a_failing_user_directory_is_no_answer_and_the_name_is_found_later() {
     assert_eq!(username(&endpoint, IMPORT, "first"), "nobody-knows");
     directory.import("other", 0);
     assert_eq!(username(&endpoint, IMPORT, "other"), "root");
-    daemon.wait_message("cannot look up the owner of a file", 1);
+    daemon.wait_message("cannot look up the name of a user", 1);
 
     // Once the directory answers, the record has the name, and the later delete too.
     directory.answers("answer");
@@ -162,7 +162,7 @@ fn a_failing_user_directory_is_no_answer_and_the_name_is_found_later() {
     });
     directory.home.remove_all("sales/first");
     assert_eq!(username(&endpoint, "project-delete", "first"), "ann");
-    assert_eq!(daemon.n_messages("cannot look up the owner of a file"), 1);
+    assert_eq!(daemon.n_messages("cannot look up the name of a user"), 1);
     directory.import("last", UID);
     assert_eq!(username(&endpoint, IMPORT, "last"), "ann");
     // A known name is not forgotten when the directory fails again.
