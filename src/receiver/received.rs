@@ -59,7 +59,7 @@ impl Received {
             let is_parameter = |name: &str| Parameter::ALL.iter().any(|one| one.as_str() == name);
             let mut names = self.parameters.iter().map(|(name, _)| name);
             let is_more = names.any(|name| !is_parameter(name));
-            return is_more.then_some("names that are not parameters of the event are not signed");
+            return is_more.then_some("the request also has parameters that are not signed");
         }
         match self.format {
             Some(Format::Json) => None,
