@@ -155,8 +155,8 @@ fn responded(stuck: &[String], out: &mut dyn Write) -> anyhow::Result<u8> {
     }
     out.flush()?;
     Err(anyhow!(
-        "no answer from the engine of {}, so its held removals are unknown. Is its disk or network \
-         file system stuck? Run `accept` again once it responds",
+        "no answer from the engine of {}, so removals may still be held there. If a disk or \
+         network file system is stuck, run `accept` again once that file system responds",
         stuck.join(", ")
     ))
 }

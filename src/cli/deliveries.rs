@@ -95,7 +95,7 @@ struct Which {
     /// Only deliveries of this event, by name or label
     #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
     event: Option<EventKind>,
-    /// Only deliveries of the repository with this name, if there are several
+    /// Only deliveries of the repository with this name; needs the setting `repositories`
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
     /// Only deliveries of ORGANIZATION/PROJECT, or of PROJECT in any organization
@@ -229,9 +229,9 @@ fn show(
     out: &mut dyn Write,
 ) -> anyhow::Result<u8> {
     let listings = super::listings(config)?;
-    let (delivery, event, attempts) = listings
-        .delivery(id)?
-        .with_context(|| format!("there is no delivery {id}; `deliveries` lists all deliveries"))?;
+    let (delivery, event, attempts) = listings.delivery(id)?.with_context(|| {
+        format!("there is no delivery {id}; `deliveries --limit 0` lists all deliveries")
+    })?;
     if json {
         print_json(out, &DeliveryWithAttempts::of(&delivery, &attempts))?;
         return Ok(DONE);
@@ -384,7 +384,7 @@ impl Notified {
         match self {
             Notified::Daemon => "the running daemon applies the change now".to_owned(),
             Notified::Fleet => {
-                "the processes that use the database apply the change now".to_owned()
+                "all running processes that use the database apply the change now".to_owned()
             }
             Notified::Nobody => {
                 "no daemon is running; the change takes effect when one starts".to_owned()
@@ -392,7 +392,8 @@ impl Notified {
             Notified::Failed(reason) => {
                 let reason = safe(reason);
                 format!(
-                    "the running daemon could not be notified ({reason}) and applies the change later"
+                    "the running daemon could not be notified and applies the change later, usually \
+                     within 30 seconds ({reason})"
                 )
             }
         }

@@ -174,7 +174,7 @@ impl Play<'_> {
         }
         anyhow::ensure!(
             self.printer.is_complete(),
-            "some callbacks are missing, unexpected or not signed"
+            "some callbacks are missing, unexpected or without a valid signature"
         );
         self.printer.success(since(self.began))?;
         if keep {

@@ -57,7 +57,7 @@ struct ListArguments {
     /// Only this event, by name or label
     #[arg(long, value_name = "EVENT", value_parser = arguments::event())]
     event: Option<EventKind>,
-    /// Only events of the repository with this name, if there are several
+    /// Only events of the repository with this name; needs the setting `repositories`
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization
@@ -159,7 +159,7 @@ fn show(
         print_delivery(out, style, delivery, attempts, false)?;
     }
     if !passed_over.is_empty() {
-        writeln!(out, "\npassed over")?;
+        writeln!(out, "\nwebhooks without a delivery")?;
         let pairs: Vec<(&str, String)> = passed_over
             .iter()
             .map(|one| (one.webhook.as_str(), one.because.clone()))

@@ -54,14 +54,15 @@ failed
 invalid arguments
 .TP
 75
-another daemon uses the state directory (EX_TEMPFAIL)
+another process uses the state (EX_TEMPFAIL)
 .TP
 78
-the configuration is invalid (EX_CONFIG)
+the configuration is invalid or does not fit the state (EX_CONFIG)
 .SH SIGNALS
 .TP
 HUP
-reload the configuration; an invalid configuration changes nothing
+reload the configuration; an invalid configuration changes nothing;
+if standard error is a terminal, stop as by TERM
 .TP
 TERM, INT
 stop: requests in progress get up to 10 seconds to finish; a second signal exits at once

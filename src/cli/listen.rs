@@ -242,7 +242,7 @@ fn introduction(url: &str, secret: Option<&str>, forwards_to: Option<&str>) -> S
     format!(
         "Listening on {url}\n\
          {forwards_to}\
-         To send callbacks here, config.yaml needs a webhook with this URL:\n\
+         To send callbacks here, config.yaml needs this webhook:\n\
          \n\
          webhooks:\n\
          \x20 - name: listen\n\

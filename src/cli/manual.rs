@@ -22,14 +22,15 @@ project\-webhooks\-config \- the configuration of project\-webhooks
 The configuration is a YAML file. \fBproject\-webhooks check\fR validates it and prints where the
 events of each webhook are sent. A running daemon reads it again on \fBproject\-webhooks reload\fR,
 \fBsystemctl reload project\-webhooks\fR or SIGHUP. The daemon applies all changes, or none if the
-file is invalid.
+file is invalid or a change needs a restart.
 .PP
 Unknown keys are errors. All errors are listed, with line, key and the allowed values.
 .PP
 Relative paths start from the directory of the configuration file. Durations need a unit: 500ms,
 15s, 5m, 7d. Sizes may have a unit: 512KiB, 64MiB. A size without a unit is in bytes.
 .PP
-The value of a header or a secret is a string, or one of these references to it:
+Settings that may be confidential (secrets, passwords, tokens, headers, URLs of webhooks) are strings,
+or one of these references to a string:
 .TP
 { credential: \fINAME\fR }
 a systemd credential, $CREDENTIALS_DIRECTORY/\fINAME\fR (LoadCredential= in

@@ -68,7 +68,7 @@ pub struct Arguments {
 enum Command {
     /// Run the daemon in the foreground
     Run,
-    /// Show all seven events on a temporary repository, with a daemon and a receiver
+    /// Show the seven events on a temporary repository, with a daemon and a receiver
     Demo {
         /// Keep the daemon running for you to try by hand; Ctrl-C ends it and keeps the directory
         #[arg(long)]
@@ -77,7 +77,8 @@ enum Command {
         #[arg(long)]
         all: bool,
     },
-    /// Validate the configuration without connecting; print each webhook and where its events go
+    /// Validate the configuration without connecting to receivers or the database; print each
+    /// webhook and where its events go
     Check {
         /// Print one JSON object
         #[arg(long)]
@@ -325,15 +326,15 @@ fn unanswered<T>(
     })
 }
 
-/// Explains that the control socket of the running daemon is missing.
+/// Explains that the state directory is in use, but the control socket is missing.
 ///
-/// Returns `None` if no daemon runs. Without this check, a daemon without its control socket would
-/// look stopped.
+/// Returns `None` if no process has the lock. Without this check, a daemon without its control
+/// socket would look stopped.
 fn missing_socket(state_dir: &Path) -> Option<String> {
     let pid = crate::store::holder(state_dir)?;
     Some(format!(
-        "a daemon with process id {pid} uses the state directory {}, but its control socket is \
-         missing. The daemon opens it again within five seconds, or logs why it cannot",
+        "process {pid} (a daemon or `migrate-store`) uses the state directory {}, but the control \
+         socket is missing. A daemon opens the socket again within five seconds, or logs why it cannot",
         state_dir.display()
     ))
 }

@@ -28,7 +28,7 @@ pub(super) struct ReplayArguments {
     /// Only events recorded before this time: a date, a time, or an age such as 2h
     #[arg(long, value_name = "TIME", value_parser = parse_since)]
     until: Option<Since>,
-    /// Only events of the repository with this name, if there are several
+    /// Only events of the repository with this name; needs the setting `repositories`
     #[arg(long, value_name = "NAME")]
     repository: Option<String>,
     /// Only events of ORGANIZATION/PROJECT, or of PROJECT in any organization

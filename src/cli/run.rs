@@ -24,7 +24,7 @@ use crate::os::{self, HeldSignals};
 use crate::store::{OpenError, Store, Waiting};
 
 /// The reason that a process without the role `watch` reports while it sends.
-const SENDING: &str = "sending; roles does not contain watch";
+const SENDING: &str = "sending only: the setting roles does not contain watch";
 
 /// The reason of a process without the role `watch`, while the database does not answer.
 const SENDING_LATER: &str = "sending nothing new: the database does not answer";
@@ -36,9 +36,9 @@ const SENDING_NOTHING: &str = "sending nothing new: this database has the reposi
                                Give this process the same list";
 
 /// The reason of a process without the role `watch`, if no process ever had the lease.
-const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository of this \
-                               name. Give this process the `repository.name` and the `store` of the process that \
-                               watches, or start that process";
+const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process has ever watched a repository with \
+                               the `repository.name` of this process. Give this process the `repository.name` and \
+                               the `store` of the process that watches, or start that process";
 
 /// The time between two attempts to watch after a refusal.
 ///
@@ -192,7 +192,7 @@ impl Waits {
             (Cause::Leased, _) => "waiting: another process watches the repository",
             (Cause::NotYet, _) => "waiting: the former record of a repository is in use",
             (Cause::Yields, _) => "waiting: another process may take over first",
-            (Cause::Refused, _) => "waiting: the state refuses the configuration",
+            (Cause::Refused, _) => "waiting: the configuration does not fit the state",
         }
     }
 

@@ -71,8 +71,8 @@ pub(super) fn print_webhooks(
 pub(super) fn print_file_changed(out: &mut dyn Write) -> io::Result<()> {
     writeln!(
         out,
-        "The daemon uses the settings above. The configuration file has changed since; to apply it, run \
-         `project-webhooks reload`."
+        "The daemon uses the settings above. The configuration file has changed since the daemon read \
+         it; to apply the file, run `project-webhooks reload`."
     )
 }
 

@@ -59,7 +59,8 @@ enum WebhooksCommand {
         )]
         reason: String,
     },
-    /// Send one signed `test` event and print request and answer; needs no daemon
+    /// Send one `test` event, signed if the webhook has a secret, and print request and answer;
+    /// needs no daemon
     Test {
         /// The webhook's name
         name: String,
@@ -151,8 +152,8 @@ fn enable(name: &str, config: &Config, out: &mut dyn Write) -> anyhow::Result<u8
     if !webhook.enabled {
         writeln!(
             out,
-            "The configuration still has enabled: false for this webhook; change this setting and \
-             reload."
+            "The configuration still has enabled: false, so nothing is sent to {name}; change this \
+             setting and reload."
         )?;
     }
     Ok(DONE)
@@ -172,7 +173,7 @@ fn disable(
     if was_on {
         writeln!(
             out,
-            "{name} is off until you run `webhooks enable`; {}. Its deliveries wait.",
+            "{name} is off, and its deliveries wait until you run `webhooks enable`; {}.",
             notified.words()
         )?;
     } else {
@@ -227,7 +228,7 @@ fn print_differences(
         ),
         None => writeln!(
             out,
-            "note: `test` is not an event of a project; --event EVENT sends a sample of one"
+            "note: `test` is not an event of a project; --event EVENT sends a sample of such an event"
         ),
         Some(_) => Ok(()),
     }

@@ -108,7 +108,7 @@ fn commands_tell_a_daemon_without_its_socket_from_a_stopped_one() {
     let endpoint = Endpoint::new();
     let home = Home::new(&settings(&endpoint, "auto"));
     let daemon = home.start();
-    let text = format!("a daemon with process id {}", daemon.pid());
+    let text = format!("process {} (a daemon or", daemon.pid());
     for arguments in [&["status"][..], &["accept", "--yes"], &["reload"]] {
         // The daemon makes the socket again, maybe before the command runs.
         wait_until(&format!("{arguments:?} without the socket"), || {

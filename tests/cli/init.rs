@@ -370,7 +370,7 @@ fn init_refuses_clearly_and_then_writes_nothing() {
         ("a file", "a file is not a directory"),
         ("absent", "cannot read the directory absent: No such file"),
         ("project", "project is a project by itself"),
-        ("xml", "xml has no projects in a known layout"),
+        ("xml", "no projects in a known layout were found in xml"),
     ] {
         let said = run_in(place.path(), &["init", directory]).failed(1);
         assert!(said.contains(reason), "{directory}: {said}");

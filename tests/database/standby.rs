@@ -301,7 +301,10 @@ fn a_process_that_only_sends_is_reported_everywhere() {
     let (ready, line) = get(&sending, "/readyz").unwrap();
     assert_eq!(
         (ready, line.as_str()),
-        (200, "sending; roles does not contain watch\n")
+        (
+            200,
+            "sending only: the setting roles does not contain watch\n"
+        )
     );
     let series = [
         "project_webhooks_deliveries_total{outcome=\"delivered\",webhook=\"all\"} 2",
@@ -333,7 +336,7 @@ fn a_process_that_only_sends_is_reported_everywhere() {
     assert!(said.contains("SIGHUP"), "{said}");
     let said = failed(&["accept", "--yes"]);
     assert!(said.contains("the host that has the lease"), "{said}");
-    let applied = "the processes that use the database apply the change now";
+    let applied = "all running processes that use the database apply the change now";
     for change in ["disable", "enable"] {
         let said = sending.command(&["webhooks", change, "all"]);
         assert!(said.contains(applied), "{said}");

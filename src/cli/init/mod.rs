@@ -146,7 +146,7 @@ fn print_found(
             counted(recognised.organizations.len(), "organization"),
             counted(recognised.snapshots, "snapshot"),
         )?;
-    } else if found.paths.is_empty() && found.left_out.count() == 0 {
+    } else if found.paths.is_empty() && found.left_out.count() == 0 && !found.is_cut {
         writeln!(out, "{shown}: no XML files; expecting the default layout")?;
     } else {
         writeln!(out, "{shown}: no layout recognised")?;
@@ -176,7 +176,7 @@ fn print_found(
     if found.is_cut {
         writeln!(
             out,
-            "  the search stopped after {} entries, so there may be more",
+            "  the search stopped after {} entries, so there may be more projects",
             BOUNDS.entries
         )?;
     }
@@ -193,8 +193,8 @@ fn nothing_recognised(shown: &str, found: &Survey) -> anyhow::Result<()> {
     );
     ensure!(
         found.paths.is_empty() && found.left_out.count() == 0 && !found.is_cut,
-        "{shown} has no projects in a known layout, so nothing is written. For another layout, \
-         write repository.layout by hand: see project-webhooks man 5"
+        "no projects in a known layout were found in {shown}, so nothing is written. For another \
+         layout, write repository.layout by hand: see project-webhooks man 5"
     );
     Ok(())
 }
@@ -249,7 +249,7 @@ impl Next<'_> {
         let commands = [
             (
                 format!("{program}{with} check"),
-                "validate it, and see where events go",
+                "validate the configuration, and see where events go",
             ),
             (
                 format!("{program} listen{port}"),
@@ -263,7 +263,12 @@ impl Next<'_> {
         let width = commands.iter().map(|(command, _)| command.chars().count());
         let width = width.max().unwrap_or(0);
         let (file, token) = (self.file.to_string_lossy(), self.token.to_string_lossy());
-        writeln!(out, "wrote {} and {}\n\nnext:", safe(&file), safe(&token))?;
+        writeln!(
+            out,
+            "wrote {}; the token of the page is in {}\n\nnext:",
+            safe(&file),
+            safe(&token)
+        )?;
         for (command, purpose) in commands {
             let padding = " ".repeat(width.saturating_sub(command.chars().count()));
             writeln!(out, "  {command}{padding}   # {purpose}")?;

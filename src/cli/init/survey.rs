@@ -103,7 +103,7 @@ pub(super) fn survey(root: &Root, ignored: &Ignored, bounds: Bounds) -> Survey {
             pending.extend(below.into_iter().map(|path| (path, depth + 1)));
         } else {
             for path in below {
-                let reason = "directories deeper than the search";
+                let reason = "directories too deep, which are not searched";
                 walk.survey.left_out.add(reason, &path, None);
             }
         }

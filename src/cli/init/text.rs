@@ -83,8 +83,8 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          \n\
          # The directory tree that is watched: {found}.\n\
          repository:\n  path: {path}\n{layout}\
-         \n  # The first start, with nothing recorded: adopt records the existing files without\n  \
-         # callbacks, report reports them as imports, publishes and snapshots.\n  \
+         \n  # The first start, with nothing recorded: `adopt` records the existing files without\n  \
+         # callbacks, `report` also sends their imports, publishes and snapshots.\n  \
          on_first_start: adopt\n\
          \n  # How long a project must be idle before a missing file counts as removed.\n  # settle: 1s\n\
          \n{state}\n{organizations}\n\

@@ -95,7 +95,7 @@ pub(super) fn view(
         })
         .collect();
     let silent = if start.adopts {
-        Some(format!("adopted: {}", inventory(&inference.record)))
+        Some(adopted(&inference.record))
     } else if events.is_empty() {
         let is_moved = change.moved_from.is_some();
         Some(difference(is_moved, former, &inference.record))
@@ -145,8 +145,8 @@ fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
         .collect()
 }
 
-/// Counts the files of a record by role, in words.
-fn inventory(recorded: &Recorded) -> String {
+/// Describes a record without events: counts its files by role.
+fn adopted(recorded: &Recorded) -> String {
     let mut parts = Vec::new();
     if recorded.definition.is_some() {
         parts.push("1 definition".to_owned());
@@ -160,9 +160,9 @@ fn inventory(recorded: &Recorded) -> String {
         }
     }
     if parts.is_empty() {
-        return "forgotten".to_owned();
+        return "no files in the layout: removed from the record without events".to_owned();
     }
-    parts.join(", ")
+    format!("adopted: {}", parts.join(", "))
 }
 
 /// Describes a change that causes no event.
