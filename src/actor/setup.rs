@@ -37,10 +37,11 @@ impl fmt::Display for Gap {
         match self {
             Gap::Container => formatter.write_str(
                 "the audit source cannot work in a container or user namespace: the kernel sends \
-                 audit records only to the host. Run the daemon on the host, or remove `audit`",
+                 audit records only to the host. Run the daemon on the host, or remove `audit` from `username`",
             ),
             Gap::NoKernel => formatter.write_str(
-                "this kernel has no auditing (CONFIG_AUDIT, CONFIG_AUDITSYSCALL); remove `audit`",
+                "this kernel has no auditing (CONFIG_AUDIT, CONFIG_AUDITSYSCALL); remove `audit` \
+                 from `username`",
             ),
             Gap::NoCapability => formatter.write_str(
                 "the audit source needs CAP_AUDIT_READ; for the service, install \
