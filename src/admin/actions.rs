@@ -352,7 +352,7 @@ pub(super) async fn replay(
     let until = server.time("until", options.until.as_deref())?;
     let place = server.place(options.repository.as_deref(), options.project.as_deref())?;
     let replay = change::replay(webhook, place, since, until)
-        .ok_or_else(|| ApiError::invalid("since must be earlier than until"))?;
+        .ok_or_else(|| ApiError::invalid("`since` must be earlier than `until`"))?;
     let webhook = options.to;
     if options.dry_run {
         let work = move |operations: &Operations| {

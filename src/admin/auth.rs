@@ -104,7 +104,8 @@ impl Refusal {
             }
             Refusal::Foreign => (
                 StatusCode::FORBIDDEN,
-                "the request does not show that a page of this server sent it",
+                "the request may come from another site, because it has no header Origin; send admin.token \
+                 instead of the session cookie",
             ),
         };
         ApiError::new(status, error)
@@ -211,8 +212,8 @@ impl Access {
         if failures.count(client, moment) == FAILURES_MAX {
             warn!(
                 client = ?client,
-                "{FAILURES_MAX} wrong admin tokens from one client within a minute; until the \
-                 minute ends, its wrong tokens get 429"
+                "{FAILURES_MAX} wrong admin tokens from one client within a minute; more wrong tokens \
+                 of this client get 429 until the minute ends"
             );
         }
         Err(Refusal::Unauthorized)

@@ -52,7 +52,7 @@ pub(crate) async fn serve(admin: Arc<Admin>, state_dir: PathBuf, stop: Cancellat
                     Err(error) => {
                         socket = None;
                         if !std::mem::replace(&mut is_bind_warned, true) {
-                            warn!(path = %state_dir.join(CONTROL).display(), %error, "cannot open the control socket: `status` shows only the recorded state, and `reload` does not work (SIGHUP does). Retrying; fix the state directory");
+                            warn!(path = %state_dir.join(CONTROL).display(), %error, "cannot open the control socket: `status` shows only the recorded state, and `reload` and `accept` do not work (SIGHUP still reloads). Retrying; fix the state directory");
                         }
                     }
                 }
@@ -302,7 +302,9 @@ fn exchange<T: serde::de::DeserializeOwned>(
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
     if text.is_empty() {
-        return Err(io::Error::other("the daemon ended before it answered"));
+        return Err(io::Error::other(
+            "the daemon closed the connection without an answer",
+        ));
     }
     serde_json::from_str(&text).map_err(io::Error::other)
 }

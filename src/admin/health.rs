@@ -11,12 +11,9 @@ use crate::report::{public_summary, summary};
 
 pub(super) async fn healthz(State(admin): State<Arc<Admin>>) -> (StatusCode, &'static str) {
     if admin.sources.is_alive() {
-        (StatusCode::OK, "the engine responds\n")
+        (StatusCode::OK, "an engine responds\n")
     } else {
-        (
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the engine does not respond\n",
-        )
+        (StatusCode::SERVICE_UNAVAILABLE, "no engine responds\n")
     }
 }
 

@@ -20,7 +20,8 @@ use crate::admin::routes::Server;
 pub(super) async fn own_forms(request: Request, next: Next) -> Response {
     let is_form = !matches!(*request.method(), Method::GET | Method::HEAD);
     if is_form && !hosts::is_from_own_page(request.headers()) {
-        let error = "the request does not show that a page of this server sent it";
+        let error = "the form may come from another site, because the request has no header Origin; does \
+                     a proxy remove the header?";
         return Failure::from(ApiError::new(StatusCode::FORBIDDEN, error)).into_response();
     }
     next.run(request).await

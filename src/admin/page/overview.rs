@@ -89,7 +89,7 @@ fn advices(report: &Report) -> Vec<Advice> {
         if let (Standing::Off, Some(off)) = (webhook.standing, &webhook.off) {
             found.push(Advice {
                 problem: format!("Webhook {name} is switched off: {}", off.reason),
-                advice: html! { "Fix the receiver, then switch the webhook on under " a href="/webhooks" { "Webhooks" } "." },
+                advice: html! { "Once the receiver is ready, switch the webhook on under " a href="/webhooks" { "Webhooks" } "." },
             });
         }
         if webhook.dead > 0 {
@@ -116,10 +116,10 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
     for (trouble, text) in &daemon.engine.troubles {
         let advice = match trouble {
             Trouble::Root => {
-                html! { "Mount or restore the repository. The daemon then continues by itself." }
+                html! { "Mount or restore the repository, or fix its permissions. The daemon then continues by itself." }
             }
             Trouble::Store => {
-                html! { "Usually the disk of the state directory is full: free some space. Nothing is lost meanwhile." }
+                html! { "Usually the disk of the state directory is full, or PostgreSQL cannot be reached. Free some space, or restore the connection; nothing is lost meanwhile." }
             }
             Trouble::Removals => {
                 let held = daemon.engine.held_removals.as_ref();
@@ -149,7 +149,10 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
     if let Some(note) = &daemon.engine.coverage.note {
         found.push(Advice {
             problem: note.clone(),
-            advice: html! { "A scan on a timer finds changes there." },
+            advice: html! {
+                @if daemon.engine.coverage.polls { "A scan on a timer finds changes there." }
+                @else { "Changes there are found once the directories can be read." }
+            },
         });
     }
     if daemon.state_size.fill() != Fill::Low {

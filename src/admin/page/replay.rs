@@ -70,7 +70,7 @@ pub(super) async fn form(
     let content = html! {
         p {
             "Queues recorded events for a webhook, again or for the first time: in order, with the same "
-            "ids. Without more filters, selects all events that the webhook subscribes to."
+            "ids. Without more filters, selects all events that the webhook subscribes to or got before."
         }
         (inputs(&chosen, &names))
         @if let Some(counted) = &counted { (selected(&chosen, counted.matched)) }
