@@ -143,7 +143,7 @@ impl Leaving {
         match self.running.engine.join() {
             true => info!(
                 repository,
-                "the former engine of the repository has ended; its file system responds again"
+                "the former engine of the repository has ended; the repository can be watched again"
             ),
             false => error!(
                 repository,

@@ -129,7 +129,7 @@ impl Daemon<'_> {
         let refused = self.config.needing_restart(&new);
         if !refused.is_empty() {
             return Err(vec![format!(
-                "{} cannot change while the daemon runs; restart the daemon to change it",
+                "{} cannot change while the daemon runs; restart the daemon to apply the change",
                 refused.join(", ")
             )]);
         }

@@ -228,7 +228,7 @@ pub(crate) async fn reread(
     if !refused.is_empty() {
         let refused = refused.join(", ");
         error!(
-            "the configuration is rejected and nothing changed: {refused} cannot change while the daemon runs; restart the daemon to change it"
+            "the configuration is rejected and nothing changed: {refused} cannot change while the daemon runs; restart the daemon to apply the change"
         );
         return;
     }

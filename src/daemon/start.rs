@@ -285,7 +285,7 @@ fn warn_of_unmoved(store: &Store, config: &Config) -> Result<(), DaemonError> {
         warn!(
             "the state in {} was never moved to {}, so the daemon starts with an empty state, and does \
              not send the old pending deliveries. To move the old state, stop the daemon and run `project-webhooks \
-             migrate-store --to postgres` with an empty database or another repository.name",
+             migrate-store --to postgres` with an empty database (or, for a single repository, another repository.name)",
             config.state_dir.display(),
             store.location()
         );

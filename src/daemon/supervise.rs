@@ -286,7 +286,9 @@ pub(super) async fn feed_watchdog(statuses: Arc<Statuses>, clock: Clock, stop: C
         if statuses.is_alive(now, STANDSTILL) {
             os::notify_watchdog();
         } else if watchdog.is_some() {
-            error!("not feeding the watchdog, so that systemd restarts the daemon");
+            error!(
+                "no engine responds; not feeding the watchdog, so that systemd restarts the daemon"
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(interval) => {}
