@@ -78,7 +78,7 @@ impl AttemptLogger {
                 webhook,
                 n_dead,
                 "further deliveries were given up in the last minute; `project-webhooks deliveries \
-                 --webhook {webhook} --state dead` lists them"
+                 --webhook {webhook} --state dead` lists the newest dead deliveries"
             );
         }
         if let Some(n_failed) = self.retries.take_suppressed(now) {
@@ -86,7 +86,7 @@ impl AttemptLogger {
                 webhook,
                 n_failed,
                 "further attempts failed in the last minute; `project-webhooks deliveries \
-                 --webhook {webhook}` lists them"
+                 --webhook {webhook} --state pending` lists the newest pending deliveries"
             );
         }
     }

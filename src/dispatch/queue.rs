@@ -314,7 +314,8 @@ impl Queue {
                 self.prefetch.expect_more();
                 warn!(
                     webhook = self.name,
-                    n_deliveries, "the clock was set back; deliveries delayed by this are due now"
+                    n_deliveries,
+                    "the clock was set back; deliveries scheduled by the former time are due now"
                 );
             }
             Err(error) => {
@@ -322,7 +323,8 @@ impl Queue {
                 let reason = chain(&error);
                 debug!(
                     webhook = self.name,
-                    reason, "cannot correct due times yet; retrying"
+                    reason,
+                    "the clock was set back, but due times cannot be corrected yet; retrying"
                 );
             }
         }
@@ -412,7 +414,7 @@ impl Queue {
                 Verdict::Repeat(at)
             }
             _ => {
-                error!(webhook = self.name, %project, delivery, "{reason}");
+                error!(webhook = self.name, %project, delivery, "given up: {reason}");
                 Verdict::Dead
             }
         };
