@@ -173,7 +173,9 @@ impl Source {
             Ok(reader) => (Some(reader), None),
             Err(gap) => {
                 let failure = gap.to_string();
-                warn!("{failure}. Usernames come from the next source");
+                warn!(
+                    "{failure}. Usernames come from the next source of `username`, if there is one"
+                );
                 (None, Some(failure))
             }
         };
@@ -200,13 +202,13 @@ impl Source {
         if counts.n_losses > 0 && !self.has_warned_of_loss {
             self.has_warned_of_loss = true;
             warn!(
-                "the kernel dropped audit records before they were read, so usernames of some events \
-                 come from the next source. Increase net.core.rmem_max, or audit less"
+                "the kernel dropped audit records before they were read, so some usernames come \
+                 from the next source of `username`, if there is one. Increase net.core.rmem_max, or audit less"
             );
         }
         if let Some(error) = counts.failure {
             let failure = format!("cannot read audit records: {error}; a reload retries");
-            warn!("{failure}. Usernames come from the next source");
+            warn!("{failure}. Usernames come from the next source of `username`, if there is one");
             self.report.failure = Some(failure);
             self.reader = None;
         }

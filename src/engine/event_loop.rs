@@ -505,7 +505,8 @@ impl EventLoop {
         } || !worker.mounts.hidden().is_empty();
         if is_blind && !std::mem::replace(&mut new.is_reported, true) {
             info!(
-                "the new repository.layout waits until the repository and the store are available"
+                "the new repository.layout waits until the repository, the file systems mounted in it \
+                 and the store are available"
             );
         }
         if is_blind || worker.agenda.held().is_some() {

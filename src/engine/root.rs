@@ -222,7 +222,8 @@ impl RootGuard {
                 "{} is not the directory that was watched before: it has files of only {} of the {} \
                  recorded projects, so no events are inferred from it. Is a file system not mounted, \
                  or repository.path wrong? To start over with this directory, stop the daemon and \
-                 set state_dir to an empty directory, or with store.postgres another repository.name",
+                 set state_dir to an empty directory; with store.postgres or several repositories, give \
+                 the repository another name instead",
                 self.path.display(),
                 self.n_found,
                 self.n_recorded
