@@ -116,10 +116,8 @@ fn find<'a, E: Error + 'static>(causes: &[&'a (dyn Error + 'static)]) -> Option<
 fn io_failure(error: &io::Error, to: &Destination) -> Option<String> {
     let what = match error.kind() {
         io::ErrorKind::ConnectionRefused => "connection refused",
-        io::ErrorKind::ConnectionReset => "connection reset by the receiver",
-        io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            "the receiver closed the connection"
-        }
+        io::ErrorKind::ConnectionReset => "connection reset",
+        io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => "the connection was closed",
         io::ErrorKind::HostUnreachable => "host unreachable",
         io::ErrorKind::NetworkUnreachable => "network unreachable",
         io::ErrorKind::TimedOut => "the connection timed out",
