@@ -60,7 +60,7 @@ impl SharedCoverage {
             && known.note.as_deref().map(words) != Some(words(note))
         {
             let consequence = if coverage.polls {
-                "file events are incomplete, scanning on a timer (repository.poll_interval)"
+                "file events are incomplete or off, scanning on a timer (repository.poll_interval)"
             } else {
                 "some directories cannot be read, so changes in them are not noticed"
             };
