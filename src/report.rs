@@ -235,7 +235,7 @@ pub(crate) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub(crate) state_error: Option<String>,
-    /// The number of recorded projects. `None` if a running daemon reports it.
+    /// The number of recorded projects, if no running daemon reports it.
     #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
     pub(crate) recorded_projects: Option<usize>,
     /// The recorded repositories that are not in `repositories`. Empty without `repositories`.

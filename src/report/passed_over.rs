@@ -66,12 +66,15 @@ fn explained(mismatch: Mismatch, event: &Event) -> (&'static str, String) {
         ),
         Mismatch::Project => (
             "projects",
-            format!("its setting projects does not select {}", event.key.path()),
+            format!(
+                "its setting `projects` does not select {}",
+                event.key.path()
+            ),
         ),
         Mismatch::Repository => (
             "repositories",
             format!(
-                "its setting repositories does not select {}",
+                "its setting `repositories` does not select {}",
                 event.key.repository().unwrap_or_default()
             ),
         ),
@@ -86,7 +89,7 @@ fn explained(mismatch: Mismatch, event: &Event) -> (&'static str, String) {
             let value = value.map_or("", |(_, value)| value);
             (
                 reason,
-                format!("its setting {reason} does not select {value:?}"),
+                format!("its setting `{reason}` does not select {value:?}"),
             )
         }
     }

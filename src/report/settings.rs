@@ -34,9 +34,9 @@ pub(crate) struct WebhookSettings {
     pub(crate) url: String,
     pub(crate) format: String,
     pub(crate) events: Vec<String>,
-    /// The globs of `projects`. `None` if the webhook receives events of every project.
+    /// The globs of `projects`. `null` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
-    /// The setting `repositories`. `None` if the webhook receives events of every repository.
+    /// The setting `repositories`. Absent if the webhook receives events of every repository.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(required = false)]
     pub(crate) repositories: Option<Vec<String>>,

@@ -50,6 +50,6 @@ impl UnwatchedReport {
             n => format!(", {n} pending deliveries"),
         };
         let name = &self.name;
-        format!("{name}: not in the configuration, so not watched; {projects} recorded{pending}")
+        format!("{name}: not in the list of watched repositories; {projects} recorded{pending}")
     }
 }

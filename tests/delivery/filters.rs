@@ -151,9 +151,9 @@ fn when_filters_by_user_and_version_but_no_delete_of_a_known_project() {
     ]);
     let id = unknown[0]["id"].as_str().unwrap();
     let text = home.command(&["events", "show", id]);
-    let expected = "webhooks without a delivery\n  people  its setting when.username does not select \"svc-sync\", and no \
+    let expected = "webhooks without a delivery\n  people  its setting `when.username` does not select \"svc-sync\", and no \
         earlier event of the project was routed to it\n  off     enabled is false\n  hr      \
-                    its setting projects does not select sales/unknown";
+                    its setting `projects` does not select sales/unknown";
     assert!(text.contains(expected), "{text}");
 }
 

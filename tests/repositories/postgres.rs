@@ -224,10 +224,10 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     );
     let text = home.command(&["status"]);
     assert!(
-        text.contains("finance: not in the configuration, so not watched; 2 projects recorded"),
+        text.contains("finance: not in the list of watched repositories; 2 projects recorded"),
         "{text}"
     );
-    assert!(get(&home, "/").contains("finance: not in the configuration"));
+    assert!(get(&home, "/").contains("finance: not in the list of watched repositories"));
     let left_out = "project_webhooks_trouble{part=\"repositories\",repository=\"finance\"} 1";
     assert!(get(&home, "/metrics").contains(left_out));
     let trouble = status["troubles"]["repositories"].to_string();
@@ -362,7 +362,7 @@ fn removed_with_pending(place: &Place<'_>, list: &Daemon<'_>) {
     let text = home.command(&["status"]);
     assert!(
         text.contains(
-            "finance: not in the configuration, so not watched; 0 projects recorded, 4 pending"
+            "finance: not in the list of watched repositories; 0 projects recorded, 4 pending"
         ),
         "{text}"
     );
