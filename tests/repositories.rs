@@ -395,7 +395,10 @@ fn a_reload_adds_and_removes_repositories() {
     database.execute_batch(unmark).unwrap();
     home.configure(&two([webhook()]));
     let daemon = Daemon::launch(&home, Daemon::command(&home));
-    daemon.wait_message("another process keeps the database locked", 1);
+    daemon.wait_message(
+        "another transaction, probably of another process, keeps the database locked",
+        1,
+    );
     assert_eq!(daemon.n_messages("ready"), 0);
     database.execute_batch("ROLLBACK").unwrap();
     wait_health(&home, "/readyz", 200);

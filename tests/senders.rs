@@ -424,7 +424,7 @@ fn a_sender_says_that_it_sends_nothing_without_a_confirmed_lease() {
     fleet.record(1..2, 1);
     assert_eq!(endpoint.n_all(), 1);
     locked.end();
-    daemon.wait_message("the database confirmed the lease", 1);
+    daemon.wait_message("the database answers again", 1);
     all_sent();
     assert!(daemon.terminate().success());
     assert_eq!(endpoint.n_all(), 2);

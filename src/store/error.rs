@@ -18,7 +18,10 @@ pub type Cause = Arc<dyn Error + Send + Sync>;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// Another daemon, or a command that moves the state, uses the state directory.
-    #[error("another daemon uses the state directory {directory}{}: stop it first, or configure another state_dir for this one", process(*.pid))]
+    #[error(
+        "another daemon or `migrate-store` uses the state directory {directory}{}: stop that process first, or configure another state_dir",
+        process(*.pid)
+    )]
     Held {
         /// The state directory.
         directory: PathBuf,
@@ -81,7 +84,7 @@ pub enum OpenError {
         what: String,
     },
     /// The database cannot be used now, but may be usable later.
-    #[error("cannot reach {location}")]
+    #[error("{location} cannot be used now")]
     Unreachable {
         /// The database.
         location: Arc<str>,
@@ -149,7 +152,9 @@ pub enum OpenError {
         reason: String,
     },
     /// A process still delivers from the source or the target of a move.
-    #[error("{holder} delivers for {repository} in {location}: stop it before the move")]
+    #[error(
+        "{holder} delivers for {repository} in {location}: stop that process before the move. After a kill, wait as long as `store.lease`"
+    )]
     Delivering {
         /// The database.
         location: Arc<str>,
@@ -160,7 +165,7 @@ pub enum OpenError {
     },
     /// The state was moved to another place.
     #[error(
-        "the state in {location} was moved to {to}: set `store` to that place, or move the state back with `project-webhooks migrate-store`"
+        "the state in {location} was moved to {to}: configure that place (`store`, or `state_dir` without `store`), or move the state back with `project-webhooks migrate-store`"
     )]
     Left {
         /// The former place of the state.
@@ -298,8 +303,8 @@ fn difference(recorded: &[String], own: &[String]) -> Option<String> {
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
-            " (let the daemon's user write state_dir: check its owner, its mode and its mount, or \
-             configure another one)"
+            " (run commands as the daemon's user, and let the daemon's user write state_dir: check its \
+             owner, its mode and its mount, or configure another state_dir)"
         }
         io::ErrorKind::IsADirectory => " (move this directory away)",
         _ => "",
@@ -399,7 +404,7 @@ pub enum Fault {
     )]
     Full(#[source] Cause),
     /// Another transaction kept the database locked for longer than the store waits.
-    #[error("another process keeps the database locked")]
+    #[error("another transaction, probably of another process, keeps the database locked")]
     Busy(#[source] Cause),
     /// The server ended a statement that took too long.
     #[error("the database took too long for a statement")]
@@ -416,17 +421,17 @@ pub enum Fault {
     ///
     /// The store works again as soon as the server does.
     #[error(
-        "the database does not answer, or lacks space, memory or connections: the store works again once the database does, and nothing is lost"
+        "the database does not answer, or lacks space, memory or connections: the store works again once the database works, and nothing is lost"
     )]
     Unreachable(#[source] Cause),
     /// This process has no lease on the repository. Usually another one took it over.
-    #[error("another process took over the repository, so this one changes nothing")]
+    #[error("another process took over the repository, so this process changes nothing")]
     Fenced,
     /// The database returned another error.
     #[error("an SQL statement failed")]
     Database(#[source] Cause),
     /// A needed payload is neither in the batch nor stored.
-    #[error("the payload {hash} of {needed_by} is neither in the batch nor stored")]
+    #[error("the payload {hash} of {needed_by} is missing")]
     MissingPayload {
         /// The hash of the missing payload.
         hash: ContentHash,
@@ -449,7 +454,7 @@ pub enum Fault {
         source: Arc<io::Error>,
     },
     /// The record of a project changed after the batch was inferred from it.
-    #[error("the record of {key} changed meanwhile: read it again and infer again")]
+    #[error("the record of {key} changed during the inference, so nothing was recorded")]
     Stale {
         /// The project whose record changed.
         key: ProjectKey,
@@ -466,7 +471,9 @@ pub enum Fault {
     #[error("no deliveries are selected: select them by id, webhook, state or time")]
     EmptySelector,
     /// The number of selected deliveries or events is not the expected one.
-    #[error("{selected} are selected now, not {expected}, so nothing was changed")]
+    #[error(
+        "the selection now has {selected} deliveries or events, not {expected}, so nothing was changed"
+    )]
     OtherNumber {
         /// The expected number.
         expected: u64,

@@ -401,7 +401,10 @@ fn many_deliveries_change_only_by_the_number_that_was_shown() {
     };
     let refused = send(5);
     assert_eq!(refused.status, 409, "{refused:?}");
-    assert!(refused.body.contains("6 are selected now"), "{refused:?}");
+    assert!(
+        refused.body.contains("now has 6 deliveries or events"),
+        "{refused:?}"
+    );
     let done = send(6);
     assert!(done.body.contains("6 deliveries redelivered"), "{done:?}");
     good.wait_for(before + 6);
@@ -438,7 +441,10 @@ fn events_are_replayed_only_by_the_number_that_was_shown() {
     assert_eq!(send(OWN, "").status, 400);
     let refused = send(OWN, "3");
     assert_eq!(refused.status, 409, "{refused:?}");
-    assert!(refused.body.contains("2 are selected now"), "{refused:?}");
+    assert!(
+        refused.body.contains("now has 2 deliveries or events"),
+        "{refused:?}"
+    );
     let done = send(OWN, "2");
     assert!(done.body.contains("2 events queued for good"), "{done:?}");
     good.wait_for(before + 2);

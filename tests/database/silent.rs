@@ -76,7 +76,11 @@ fn an_outage_right_after_the_lease_was_granted_delays_the_start() {
         let mut daemon = Daemon::launch(&home, Daemon::command(&home));
         wait_until("the outage", || relay.is_closed().then_some(()));
         daemon.wait_log(text, |entry| {
-            let words = ["does not answer", "cannot reach", "cannot save changed"];
+            let words = [
+                "does not answer",
+                "cannot be used now",
+                "cannot save changed",
+            ];
             words.iter().any(|word| entry.message().contains(word))
         });
         assert!(daemon.is_running(), "{text}");

@@ -274,7 +274,10 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     // With a record of its own: while it is watched, and afterwards.
     let daemon = single.start();
     let own = "the repository models of the list `repositories` has a record of its own";
-    start_refused(&home, &format!("{own} in this database, which process"));
+    start_refused(
+        &home,
+        &format!("{own} in this database and is watched by process"),
+    );
     assert!(daemon.terminate().success());
     start_refused(&home, own);
     // Without a record, it has only to wait.
@@ -515,6 +518,6 @@ fn a_state_of_several_repositories_moves_to_postgresql_and_back() {
     refused(
         &migrate(&other, "postgres"),
         1,
-        "was recorded with repository, and the configuration has repositories",
+        "was recorded with the setting `repository`, but the configuration has the setting `repositories`",
     );
 }

@@ -235,7 +235,7 @@ fn claim(head: &Row, large: Option<&[u8]>, claims: &mut Claims) -> Result<(), Fa
         if id.is_none() {
             return Err(Fault::Undecodable {
                 what: format!("the event {}", row::number(head, 7)?),
-                reason: "it is missing".to_owned(),
+                reason: "the event is missing".to_owned(),
             });
         }
         let event = row::event(head, EVENT_COLUMN)?;

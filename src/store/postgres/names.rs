@@ -177,13 +177,13 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
         (false, true, _) => refused(
             false,
             "was in the list `repositories` of this database, and the list's record still has projects of \
-             it. Set another repository.name, or add the repository to the list again"
+             this repository. Set another repository.name, or add the repository to the list again"
                 .to_owned(),
         ),
         (false, false, true) => refused(
             true,
             "was in the list `repositories` of this database, and the list's record still has pending \
-             deliveries of it. Let processes that have the list deliver them first, or run \
+             deliveries of this repository. Let processes that have the list deliver them first, or run \
              `project-webhooks deliveries cancel` with the configuration that has the list"
                 .to_owned(),
         ),
@@ -241,7 +241,7 @@ fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     let reason = match (&holder, has_record) {
         (_, true) => {
             let watches =
-                holder.map_or_else(String::new, |holder| format!(", which {holder} watches"));
+                holder.map_or_else(String::new, |holder| format!(" and is watched by {holder}"));
             format!(
                 "has a record of its own in this database{watches}, so it would be watched twice. Set another \
                  name in the list, or remove the repository from the list"

@@ -244,7 +244,7 @@ impl Sender {
                     Ok((found, have_ended)) => {
                         let reached = reached_at.get_or_insert_with(Instant::now).elapsed();
                         if std::mem::take(&mut is_warned) {
-                            info!("the database confirmed the lease; sending callbacks again");
+                            info!("the database answers again; sending callbacks again");
                         }
                         if n_changes.is_some_and(|before| before != found) {
                             notices.changed();
@@ -313,7 +313,7 @@ impl Sender {
         let length = humantime::format_duration(self.length);
         format!(
             "sending no callbacks: the database has not confirmed the lease of this process for {length} \
-             (store.lease), so others may send its deliveries. If the link to the database is slow, \
+             (store.lease), so other processes may send the same deliveries. If the link to the database is slow, \
              raise store.lease"
         )
     }

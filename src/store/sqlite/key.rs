@@ -38,8 +38,8 @@ impl FingerprintKey {
                 }
                 tracing::warn!(
                     path = %path.display(),
-                    "the key has a wrong length, so a new key replaces it. All webhooks are treated \
-                     as changed: failed deliveries are retried now, and webhooks that a 410 \
+                    "the key file has a wrong length, so a new key replaces it. All webhooks are treated \
+                     as changed: pending deliveries are due now, and webhooks that an answer 410 \
                      switched off are on again"
                 );
             }

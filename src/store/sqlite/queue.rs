@@ -173,7 +173,7 @@ pub(super) fn event(connection: &Connection, sequence: i64) -> Result<Event, Fau
         Some(found) => row::event(found, 0),
         None => Err(Fault::Undecodable {
             what: format!("the event {sequence}"),
-            reason: "it is missing".to_owned(),
+            reason: "the event is missing".to_owned(),
         }),
     }
 }

@@ -44,7 +44,7 @@ pub enum TransferError {
     },
     /// Only one of source and configuration has several repositories.
     #[error(
-        "the state in {origin} was recorded with {}, and the configuration has {}: their records differ. Nothing was changed",
+        "the state in {origin} was recorded with the setting `{}`, but the configuration has the setting `{}`, so nothing was changed. To move this state, configure the former setting",
         if *.has_several { "repositories" } else { "repository" },
         if *.has_several { "repository" } else { "repositories" }
     )]
@@ -83,10 +83,10 @@ impl Fault {
         match serde_json::from_str(text) {
             Ok(Mark::Arrived { .. }) => Ok(()),
             Ok(Mark::Left { to, .. }) => Err(Self::Moved(format!(
-                "the state was moved to {to}, so nothing was changed: set `store` to that place"
+                "the state was moved to {to}, so nothing was changed: configure that place (`store`, or `state_dir` without `store`)"
             ))),
             Ok(Mark::Arriving { .. }) | Err(_) => Err(Self::Moved(
-                "the state is an incomplete copy, so nothing was changed: complete the move"
+                "the state is an incomplete copy, so nothing was changed: complete the move with `project-webhooks migrate-store`"
                     .to_owned(),
             )),
         }
