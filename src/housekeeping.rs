@@ -56,7 +56,7 @@ impl Housekeeping {
                 if was_steady {
                     info!(
                         hours = STEADY_FOR.as_secs() / 3600,
-                        "the clock was set or the host was suspended; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
+                        "the clock (with PostgreSQL, the clock of the database server) was set, or the host was suspended; old deliveries and events are kept until the clock has been steady for an hour (no action needed)"
                     );
                 }
                 tokio::select! {
@@ -235,14 +235,14 @@ impl Housekeeping {
                 webhook,
                 deliveries = n,
                 "the state reached its limit of {limit}, so the oldest pending deliveries of the \
-                 webhook with the most pending deliveries are now dead. Fix or remove the webhook, or \
-                 raise retention.max_state_size"
+                 webhook with the most pending deliveries are now dead. Fix or remove the webhook, \
+                 raise retention.max_state_size, or use a larger disk"
             );
         }
         if n_removed > 0 {
             warn!(
                 deliveries = n_removed,
-                "the state reached its limit of {limit}, so finished deliveries were removed before their retention"
+                "the state reached its limit of {limit}, so finished deliveries were removed before the end of their retention"
             );
         }
         if let Some(error) = failure {
@@ -304,7 +304,7 @@ impl Warnings {
         let is_full = size.fill() != Fill::Low;
         if is_full && !self.is_full {
             warn!(
-                "the state takes {used}, 80 % or more of its limit of {limit}. At the limit, the oldest deliveries are removed. Fix webhooks with many pending deliveries (`project-webhooks webhooks`), or raise retention.max_state_size"
+                "the state takes {used}, 80 % or more of its limit of {limit}. At the limit, the oldest deliveries are removed. Fix webhooks with many pending deliveries (`project-webhooks webhooks`), raise retention.max_state_size, or use a larger disk"
             );
         } else if self.is_full && !is_full {
             info!("the state takes only {used} now, less than 80 % of its limit of {limit}");
@@ -325,7 +325,7 @@ impl Warnings {
     fn report_stuck(&mut self, size: StateSize) {
         if !std::mem::replace(&mut self.is_stuck, true) {
             warn!(
-                "the state takes {}, more than its limit of {}, and nothing more can be removed: the rest is the record of the projects. Raise retention.max_state_size",
+                "the state takes {}, more than its limit of {}, and nothing more can be removed: the rest is the record of the projects. Raise retention.max_state_size, or use a larger disk",
                 ByteSize(size.used),
                 ByteSize(size.limit.unwrap_or_default())
             );
