@@ -107,7 +107,7 @@ pub(crate) fn place(
 pub(crate) enum PlaceError {
     #[error(
         "there is no repository {name}; {}",
-        if .known.is_empty() { "the configuration has no setting repositories".to_owned() } else { format!("known: {known}") }
+        if .known.is_empty() { "the configuration has no setting `repositories`".to_owned() } else { format!("known: {known}") }
     )]
     Unknown { name: String, known: String },
     #[error("the project is in the repository {name}, but the repository {repository} is selected")]
@@ -131,11 +131,11 @@ fn split(named: Option<&str>) -> (Option<String>, Option<String>) {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FindError {
     #[error(
-        "the id of an event is evt_ and hexadecimal digits; its first digits are enough; `events` \
-         lists all ids"
+        "the id of an event is evt_ and hexadecimal digits; its first digits are enough; \
+         `events --limit 0` lists all ids"
     )]
     Invalid,
-    #[error("there is no event {0}; `events` lists all events")]
+    #[error("there is no event {0}; `events --limit 0` lists all events")]
     Absent(String),
     #[error("several ids begin with {0}: {1}")]
     Several(String, String),

@@ -271,11 +271,11 @@ pub(crate) fn passed_over_by(
 pub(crate) struct WebhookView {
     #[serde(flatten)]
     pub(crate) state: WebhookReport,
-    /// The URL without parts that may be secrets. `None` if the webhook is not configured.
+    /// The URL without parts that may be secrets. `null` if the webhook is not configured.
     pub(crate) url: Option<String>,
     pub(crate) format: Option<String>,
     pub(crate) events: Vec<String>,
-    /// The globs of `projects`. `None` if the webhook receives events of every project.
+    /// The globs of `projects`. `null` if the webhook receives events of every project.
     pub(crate) projects: Option<Vec<String>>,
     /// The setting `repositories`. Absent if the webhook receives events of every repository.
     #[serde(skip_serializing_if = "Option::is_none")]
