@@ -63,7 +63,7 @@ fn everything_works_with_postgresql_and_an_outage_loses_nothing() {
         checked.contains("store       PostgreSQL without TLS, host=127.0.0.1"),
         "{checked}"
     );
-    assert!(checked.contains(" as models"), "{checked}");
+    assert!(checked.contains(" as the repository models"), "{checked}");
     for n in 0..20 {
         fs::create_dir(home.at(&format!("empty-{n}"))).unwrap();
     }

@@ -226,10 +226,10 @@ impl Summary {
             store: config.store.as_ref().map(|store| {
                 let tls = if store.tls { "with TLS" } else { "without TLS" };
                 let name = match store.repositories.as_slice() {
-                    [] => store.repository.clone(),
-                    several => several.join(", "),
+                    [] => format!("repository {}", store.repository),
+                    several => format!("repositories {}", several.join(", ")),
                 };
-                format!("PostgreSQL {tls}, {}, as {name}", store.connection)
+                format!("PostgreSQL {tls}, {}, as the {name}", store.connection)
             }),
             network: NetworkSummary {
                 allow: config.network.allow.iter().map(range_text).collect(),
@@ -369,7 +369,9 @@ fn print_summary(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
     for repository in &summary.repositories {
         print_repository(repository, out)?;
     }
-    writeln!(out, "state       {}", summary.state_dir)?;
+    // With PostgreSQL, the directory has only the control socket.
+    let label = summary.store.as_ref().map_or("state", |_| "state_dir");
+    writeln!(out, "{label:<12}{}", summary.state_dir)?;
     if let Some(store) = &summary.store {
         writeln!(out, "store       {store}")?;
     }

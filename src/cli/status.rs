@@ -28,13 +28,13 @@ use crate::watch::Coverage;
 /// Show whether the daemon runs, what it watches, and each webhook's queue.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub(super) struct StatusArguments {
-    /// Print one JSON object; with --watch, one a line
+    /// Print one JSON object; with --watch, one per line
     #[arg(long)]
     json: bool,
     /// Repeat until interrupted
     #[arg(long, short)]
     watch: bool,
-    /// Exit with 1 unless the daemon runs and watches the repository, for health checks
+    /// Exit with 1 unless the daemon is watching and the recorded state can be read, for health checks
     #[arg(long, conflicts_with = "watch")]
     exit_code: bool,
 }
@@ -221,7 +221,11 @@ fn lease(fleet: &FleetReport, style: &Style) -> String {
 fn standbys(fleet: &FleetReport, now: Timestamp) -> String {
     let standbys = fleet.standbys.iter().map(|standby| {
         let seen = duration(between(standby.last_seen, now));
-        let lost = if standby.is_waiting { "" } else { ", lost" };
+        let lost = if standby.is_waiting {
+            ""
+        } else {
+            ", no longer waiting"
+        };
         let host = safe(&standby.host);
         format!("process {} on {host}, seen {seen} ago{lost}", standby.pid)
     });
@@ -235,7 +239,11 @@ fn standbys(fleet: &FleetReport, now: Timestamp) -> String {
 fn senders(fleet: &FleetReport, now: Timestamp) -> String {
     let senders = fleet.senders.iter().map(|sender| {
         let seen = duration(between(sender.last_seen, now));
-        let lost = if sender.is_alive { "" } else { ", lost" };
+        let lost = if sender.is_alive {
+            ""
+        } else {
+            ", lease expired"
+        };
         let (host, lanes) = (safe(&sender.host), counted(sender.lanes, "lane"));
         format!(
             "process {} on {host} with {lanes}, seen {seen} ago{lost}",
@@ -248,11 +256,18 @@ fn senders(fleet: &FleetReport, now: Timestamp) -> String {
     }
 }
 
-/// Describes the state directory, with the size of the state if a daemon has measured it.
+/// Describes the place of the state, with the size of the state if a daemon has measured it.
 fn state(report: &Report) -> String {
     let directory = &report.state_dir;
     let size = report.daemon.as_ref().map(|daemon| daemon.state_size);
-    let Some(size) = size.filter(|size| size.used > 0) else {
+    let size = size.filter(|size| size.used > 0);
+    if report.fleet.is_some() {
+        let used = size.map_or_else(String::new, |size| {
+            format!(", where the whole database takes {}", ByteSize(size.used))
+        });
+        return format!("in PostgreSQL{used}; {directory} is only for the control socket");
+    }
+    let Some(size) = size else {
         return directory.clone();
     };
     let (used, log) = (ByteSize(size.used), ByteSize(size.log));
@@ -269,7 +284,7 @@ fn print_state_size(size: StateSize, style: &Style, out: &mut dyn Write) -> io::
         writeln!(
             out,
             "{warning}  the state is near its limit, where the oldest deliveries are removed; raise \
-             retention.max_state_size, or fix webhooks with many pending deliveries"
+             retention.max_state_size, use a larger disk, or fix webhooks with many pending deliveries"
         )?;
     }
     if size.is_log_held() {
@@ -378,8 +393,8 @@ fn of_this_machine(report: &Report, style: &Style) -> String {
             RED,
             "sending",
             format!(
-                "process {} on this machine sends nothing, because no process has ever watched a \
-                 repository of this name",
+                "process {} on this machine sends nothing, because no process has ever watched its \
+                 repository in this database (is repository.name right?)",
                 sender.pid
             ),
         ),
