@@ -118,7 +118,10 @@ fn print(moved: &Transferred, to: Place, out: &mut dyn Write) -> std::io::Result
         )?;
     }
     match to {
-        Place::Postgres => writeln!(out, "Start the daemon: `store` names the new database."),
+        Place::Postgres => writeln!(
+            out,
+            "Start the daemon. The configuration already names the new database (`store`)."
+        ),
         Place::Sqlite => writeln!(
             out,
             "Remove `store` from the configuration, then start the daemon."

@@ -153,11 +153,11 @@ impl Waits {
         Self { reason, cause }
     }
 
-    /// The reason of a process that tried to watch or to send, and failed.
+    /// Returns why a process waits after it failed to watch or to send.
     ///
-    /// Returns the error itself if the process must end. [`Cause::Refused`] ends it only at its
-    /// start. Later, the process waits and continues to send, because an operator may have to
-    /// change only the list of repositories.
+    /// Returns the error itself if the process must end. A refusal ends it only at its start.
+    /// Later, the process waits and continues to send until an operator changes the configuration
+    /// or the state.
     fn after(error: DaemonError, is_start: bool) -> Result<Self, DaemonError> {
         let cause = match &error {
             DaemonError::Open(OpenError::Leased { .. }) => Cause::Leased,

@@ -348,8 +348,8 @@ fn held_note(
     let vanished = State::of_vanished(n_gone);
     match vanished.after(Input::Ended(census), Duration::ZERO, times) {
         State::HeldForOperator => Some(format!(
-            "all {n_gone} projects are gone: `run` holds their deletes until one of them is back, or \
-             until `project-webhooks accept`"
+            "all {n_gone} projects are gone: `run` holds their deletes at least until one of them is \
+             back, or until `project-webhooks accept`"
         )),
         State::Held { .. } => Some(format!(
             "{n_gone} of {n_recorded} projects are gone: `run` holds their deletes for {} \

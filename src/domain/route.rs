@@ -72,8 +72,9 @@ pub enum Interest {
     /// The webhook receives the event only if it received an earlier event of the project.
     ///
     /// The event is a delete that the filters do not select, or a move to a path that `projects` or
-    /// `repositories` does not select. Without it, the receiver would keep a project that no longer
-    /// exists at its old path. The filter `when` applies to moves as usual.
+    /// `repositories` does not select. Without this event, the receiver would keep a project that
+    /// was deleted, or keep it at its old path. A move that `when` does not select is
+    /// [`Interest::No`].
     IfHeard(Mismatch),
     /// The webhook does not receive the event.
     No(Mismatch),

@@ -53,9 +53,10 @@ impl Gatherer<'_> {
     }
 }
 
-/// Takes the held files that have left their project. Keeps the others.
+/// Takes all held files, and returns those that are no longer in their project.
 ///
-/// Drops files that may belong to another project.
+/// The others wait in the observation. Files that were opened in another directory than the
+/// project's are dropped, because they may belong to another project.
 fn take_those_elsewhere(observation: &mut Observation, inodes: Inodes) -> Vec<Held> {
     let mut elsewhere = Vec::new();
     for mut held in observation.reported.take_held() {

@@ -106,7 +106,7 @@ pub(super) fn hash(what: &str, bytes: &[u8]) -> Result<ContentHash, Fault> {
         .map(ContentHash)
         .map_err(|_| Fault::Undecodable {
             what: what.to_owned(),
-            reason: format!("a hash has {} bytes", bytes.len()),
+            reason: format!("the hash has {} bytes instead of 32", bytes.len()),
         })
 }
 

@@ -99,7 +99,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repository.mass_delete_after",
         value: Duration("0s", "1d"),
         default: Values(&["1m"]),
-        meaning: "how long removals are held if ten or more projects vanish together and more than half of the repository's projects are gone; `0s` turns this off. If all projects of the repository, at least three, are gone, the removals are held with any value: until a project is back, or until `project-webhooks accept`",
+        meaning: "how long removals are held if ten or more projects vanish together and more than half of the repository's projects are gone; `0s` turns this off. If all projects of the repository, at least three, are gone, the removals are held with any value: at least until a project is back, or until `project-webhooks accept`",
         ..ROW
     },
     Setting {
