@@ -153,7 +153,7 @@ async fn change_many(server: &Server, change: Change, bulk: Bulk) -> Answer<Chan
     let mut selector = select(server, change, bulk).await?;
     if only_count {
         let work = move |operations: &Operations| {
-            let matched = change.count(&selector, operations)?;
+            let matched = operations.count(&selector)?;
             Ok(changed(change, matched, 0, true))
         };
         return server.admin.count(work).await.map(Json);
@@ -206,7 +206,7 @@ async fn select(server: &Server, change: Change, bulk: Bulk) -> Result<Selector,
         project,
         since: server.time("since", bulk.since.as_deref())?,
         until: server.time("until", bulk.until.as_deref())?,
-        expected: None,
+        ..Selector::default()
     };
     check(server, &selector).await?;
     change.check(selector).map_err(|refused| {

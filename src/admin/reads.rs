@@ -223,7 +223,6 @@ pub(super) async fn deliveries(
     let (organization, project) =
         server.place(filters.repository.as_deref(), filters.project.as_deref())?;
     let selector = Selector {
-        ids: Vec::new(),
         webhook: filters.webhook,
         state: state(filters.state.as_deref())?,
         kind: kind(filters.event.as_deref())?,
@@ -231,7 +230,7 @@ pub(super) async fn deliveries(
         project,
         since: server.time("since", filters.since.as_deref())?,
         until: server.time("until", filters.until.as_deref())?,
-        expected: None,
+        ..Selector::default()
     };
     check(&server, &selector).await?;
     let read = move |listings: &Listings| {

@@ -132,7 +132,7 @@ impl Which {
             project,
             since: self.since.map(|since| since.time(now)),
             until: self.until.map(|until| until.time(now)),
-            expected: None,
+            ..Selector::default()
         })
     }
 
@@ -263,7 +263,7 @@ fn change(
         which.check_webhook(config, &super::listings(config)?)?;
     }
     let mut operations = Operations::of(config)?;
-    let matched = kind.count(&selector, &operations)?;
+    let matched = operations.count(&selector)?;
     let mut result = Changed {
         action: kind.done(),
         matched,

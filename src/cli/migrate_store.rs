@@ -114,7 +114,7 @@ fn print(moved: &Transferred, to: Place, out: &mut dyn Write) -> std::io::Result
     } else {
         writeln!(
             out,
-            "Moved {n} from {from} to {place}. Both states were compared row by row."
+            "Moved {n} from {from} to {place}. The checksums of all rows agree."
         )?;
     }
     match to {

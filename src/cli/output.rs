@@ -31,9 +31,9 @@ pub(super) struct Output<W>(pub(super) W);
 #[error("the reader of the output closed the pipe")]
 pub(super) struct Closed;
 
-/// Replaces the error of a closed pipe with [`Closed`].
+/// Marks the error of a closed output pipe with [`Closed`], so that it is no failure.
 ///
-/// A closed connection to the daemon has the same kind of error, but is a failure.
+/// A lost connection to the daemon has the same kind of error. It is a failure, and not marked.
 fn marked<T>(result: io::Result<T>) -> io::Result<T> {
     result.map_err(|error| match error.kind() {
         io::ErrorKind::BrokenPipe => io::Error::new(error.kind(), Closed),

@@ -273,7 +273,7 @@ fn state(report: &Report) -> String {
     let (used, log) = (ByteSize(size.used), ByteSize(size.log));
     match size.limit.map(ByteSize) {
         Some(limit) => format!("{directory}, {used} of {limit}, and a write-ahead log of {log}"),
-        None => format!("{directory}, and {used} in the database"),
+        None => format!("{directory}; the database takes {used}"),
     }
 }
 

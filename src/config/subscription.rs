@@ -34,7 +34,7 @@ pub(super) fn events(
             return None;
         }
         (Some(value), None) if matches!(value.node.kind, Kind::List(_)) => {
-            let fault = Fault::new("takes one event; move the list to the key events");
+            let fault = Fault::new("takes one event; for a list, use the key `events` instead");
             context.error(&value.location, fault.suggest(Some("events")));
             return None;
         }

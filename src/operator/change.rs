@@ -51,7 +51,7 @@ impl Change {
         }
     }
 
-    /// Checks a selection, and limits it to the states that the change may affect.
+    /// Checks a selection, and adds the states that the change affects if it has none.
     pub(crate) fn check(self, mut selector: Selector) -> Result<Selector, Refused> {
         if selector.is_empty() {
             return Err(Refused::Everything);
@@ -65,28 +65,9 @@ impl Change {
             (Change::Cancel, None | Some(State::Pending)) => selector.state = Some(State::Pending),
             (Change::Cancel, Some(_)) => return Err(Refused::NotPending),
             (Change::Purge, Some(State::Pending)) => return Err(Refused::Pending),
-            (Change::Purge, _) => {}
+            (Change::Purge, _) => selector.not_pending = true,
         }
         Ok(selector)
-    }
-
-    /// Counts the deliveries that the change would affect.
-    ///
-    /// The selector is from [`Change::check`].
-    pub(crate) fn count(
-        self,
-        selector: &Selector,
-        operations: &Operations,
-    ) -> Result<u64, StoreError> {
-        let n = operations.count(selector)?;
-        if self == Change::Purge && selector.state.is_none() {
-            let pending = Selector {
-                state: Some(State::Pending),
-                ..selector.clone()
-            };
-            return Ok(n.saturating_sub(operations.count(&pending)?));
-        }
-        Ok(n)
     }
 
     /// Changes the selected deliveries. Returns the number of changed deliveries.

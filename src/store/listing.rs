@@ -140,6 +140,8 @@ pub struct Selector {
     pub webhook: Option<String>,
     /// Deliveries in this state.
     pub state: Option<State>,
+    /// Whether to leave out pending deliveries.
+    pub not_pending: bool,
     /// Deliveries of events of this kind.
     pub kind: Option<EventKind>,
     /// Deliveries of these organizations; see [`Organizations`].
@@ -158,6 +160,7 @@ impl Selector {
     /// Whether no condition is set, so that the selector matches every delivery.
     pub fn is_empty(&self) -> bool {
         let conditions = Self {
+            not_pending: false,
             expected: None,
             ..self.clone()
         };

@@ -62,7 +62,7 @@ fn the_commands_of_the_guide_work() {
     };
     run(set_up);
     home.configure(&sqlite.top(&format!("store: {{ postgres: \"{connection}\" }}")));
-    assert!(run(migrate).contains("Both states were compared row by row."));
+    assert!(run(migrate).contains("The checksums of all rows agree."));
     assert!(run(status).contains("nobody ever had it") || run(status).contains("process "));
     let before = home.json(&["events", "list"]);
     run(backup);

@@ -323,6 +323,17 @@ fn another_number_than_expected_changes_nothing() {
     }
     assert_eq!(operations.cancel(&pending(3), at(1)).unwrap(), 3);
     assert_eq!(operations.cancel(&pending(0), at(1)).unwrap(), 0);
+    // A purge selects none of those that are pending.
+    store.record(one_event("b", "two", &["catalog"])).unwrap();
+    let purged = Selector {
+        webhook: Some("catalog".to_owned()),
+        not_pending: true,
+        expected: Some(3),
+        ..Selector::default()
+    };
+    assert_eq!(operations.count(&purged).unwrap(), 3);
+    assert_eq!(operations.purge(&purged).unwrap(), 3);
+    assert_eq!(states(&store)["catalog"].n_pending, 1);
 }
 
 #[test]

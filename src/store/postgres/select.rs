@@ -48,6 +48,9 @@ impl Conditions {
         if let Some(state) = selector.state {
             conditions.and("d.state = ", state.as_str());
         }
+        if selector.not_pending {
+            conditions.sql.push_str(" AND d.state <> 'pending'");
+        }
         conditions.and_time("d.created_ms", selector.since, selector.until);
         let (organization, project) = (&selector.organization, &selector.project);
         conditions.and_project("d", organization.as_deref(), project.as_deref());

@@ -61,6 +61,9 @@ impl Selector {
                 State::Cancelled => "d.state = 'cancelled' AND d.finished_ms IS NOT NULL",
             });
         }
+        if self.not_pending {
+            conditions.parts.push("d.state <> 'pending'");
+        }
         if let Some(kind) = self.kind {
             conditions.and(
                 "(SELECT kind FROM events WHERE sequence = d.event) = ?",
