@@ -150,7 +150,8 @@ impl Observation {
 mod tests {
     use super::*;
     use crate::domain::infer::Removals;
-    use crate::domain::project::{Observed, Problem};
+    use crate::domain::project::{ContentHash, Document, FileState, Observed, Problem};
+    use crate::domain::stamp::Stamp;
 
     fn paths(n_files: usize) -> Vec<String> {
         let numbers = 0..n_files;
@@ -159,11 +160,33 @@ mod tests {
             .collect()
     }
 
-    /// An observation after reports of these files. The last `n_invalid` of them were invalid.
+    fn snapshot(path: &str) -> FileState {
+        FileState {
+            path: path.to_owned(),
+            role: Role::Snapshot,
+            tag: None,
+            stamp: Stamp {
+                inode: 1,
+                size: 1,
+                modified_ns: 1,
+                changed_ns: 1,
+            },
+            read_ns: 1,
+            hash: ContentHash([0; 32]),
+            document: Document::default(),
+            owner: String::new(),
+        }
+    }
+
+    /// An observation after reports of these files, which are recorded except the second one. The
+    /// last `n_invalid` of them were invalid.
     fn observation(paths: &[String], n_invalid: usize) -> Observation {
-        let mut reported = Reported::default();
-        for path in paths {
+        let (mut reported, mut recorded) = (Reported::default(), Recorded::default());
+        for (number, path) in paths.iter().enumerate() {
             reported.add(path, None);
+            if number != 1 {
+                recorded.put(snapshot(path));
+            }
         }
         let mut observed = Observed::default();
         for path in paths.iter().rev().take(n_invalid) {
@@ -184,7 +207,7 @@ mod tests {
             before: Recorded::default(),
             comparison: Comparison {
                 key: ProjectKey::new("sales", "p"),
-                recorded: Recorded::default(),
+                recorded,
                 observed,
                 removals: Removals::Unconfirmed,
             },
@@ -199,16 +222,20 @@ mod tests {
 
     #[test]
     fn the_reports_of_invalid_files_are_kept_after_any_number_of_reports() {
-        for n_files in [2, 128, 129, 300] {
+        for n_files in [3, 128, 129, 300] {
             let paths = paths(n_files);
             let (_, kept) = observation(&paths, 1).unresolved_reports();
-            let [first, .., last] = paths.as_slice() else {
-                panic!("two files");
+            let [first, second, .., last] = paths.as_slice() else {
+                panic!("three files");
             };
             assert!(kept.names(last), "{n_files}");
             assert!(!kept.names(first), "{n_files}");
             let (_, kept) = observation(&paths, n_files).unresolved_reports();
-            assert!(paths.iter().all(|path| kept.names(path)), "{n_files}");
+            let mut recorded = paths.iter().filter(|path| *path != second);
+            assert!(recorded.all(|path| kept.names(path)), "{n_files}");
+            // A file that is not recorded is read in any case.
+            let is_full = n_files > 129;
+            assert_eq!(kept.names(second), is_full, "{n_files}");
             let (_, kept) = observation(&paths, 0).unresolved_reports();
             assert!(kept.is_empty(), "{n_files}");
         }
