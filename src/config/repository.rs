@@ -80,7 +80,7 @@ fn name(text: &str) -> Result<String, Fault> {
     if !is_harmless || text.chars().nth(REPOSITORY_NAME_MAX).is_some() {
         return Err(Fault::new("is not a valid name").allowed(format!(
             "a string of at most {REPOSITORY_NAME_MAX} characters, without control characters, \
-             without // and a slash at the end, and without spaces around it"
+             without //, without a slash at its end, and without spaces around it"
         )));
     }
     Ok(text.to_owned())

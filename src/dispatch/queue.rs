@@ -371,11 +371,13 @@ impl Queue {
             wait = wait.min(SHARED_POLL);
         }
         self.next_claim.at = moment.saturating_add(wait);
-        for one in unreadable {
-            if let Err(error) = self.record_unreadable(one).await {
+        if !unreadable.is_empty() {
+            let finished: Vec<Finish> =
+                unreadable.into_iter().map(|one| self.unread(one)).collect();
+            if let Err(error) = self.shared.store.finish(finished.into()).await {
                 return self.ask_later(&error);
             }
-            // The next delivery of the same project may be due.
+            // The next deliveries of the same projects may be due.
             self.prefetch.expect_more();
         }
         if std::mem::take(&mut self.next_claim.is_failure_logged) {
@@ -402,10 +404,11 @@ impl Queue {
         self.next_claim.at = self.shared.clock.moment().saturating_add(STORE_PAUSE);
     }
 
-    /// Records a damaged delivery as dead. Otherwise it would block its project forever.
+    /// Returns the result of a delivery that cannot be read.
     ///
-    /// If there is not enough memory to read a delivery, it is retried after [`MEMORY_PAUSE`].
-    async fn record_unreadable(&self, unreadable: Unreadable) -> Result<(), StoreError> {
+    /// A damaged delivery is dead. Otherwise it would block its project forever. If there is not
+    /// enough memory to read a delivery, it is retried after [`MEMORY_PAUSE`].
+    fn unread(&self, unreadable: Unreadable) -> Finish {
         let reason = format!("the delivery cannot be read: {}", chain(&unreadable.fault));
         let (project, delivery) = (&unreadable.key, unreadable.delivery);
         let verdict = match self.shared.now().checked_add(MEMORY_PAUSE) {
@@ -418,7 +421,7 @@ impl Queue {
                 Verdict::Dead
             }
         };
-        let finish = Finish {
+        Finish {
             delivery: unreadable.delivery,
             attempt: AttemptLog {
                 number: unreadable.attempt,
@@ -434,8 +437,7 @@ impl Queue {
             fingerprint: None,
             rests_until: None,
             retry_at: None,
-        };
-        self.shared.store.finish([finish].into()).await
+        }
     }
 
     /// Handles all attempts that have ended. In a burst, several end in one iteration.

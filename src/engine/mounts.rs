@@ -123,9 +123,9 @@ impl MountGuard {
     /// Updates the hidden paths. Returns whether they changed.
     pub(super) fn check(&mut self, checking: &Checking<'_>) -> Result<bool, StoreError> {
         let Some(mounts) = self.list.read(&checking.repository.path) else {
-            // If the list of mounts cannot be read, check only the recorded file systems. A system
-            // without the list has nothing newer.
-            self.is_current = self.list.descriptor().is_none();
+            // If the list of mounts cannot be read, check only the recorded file systems. Only Linux
+            // has the list.
+            self.is_current = cfg!(not(target_os = "linux"));
             let none = Mounts::default();
             return self.judge(checking, &none);
         };

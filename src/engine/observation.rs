@@ -123,13 +123,18 @@ impl Observation {
     /// Returns the project, and the reported files for its next observation.
     ///
     /// These are the waiting held files, and the reported paths of recorded files that are invalid.
-    /// A file that is not recorded is read in any case.
+    /// A file that is not recorded is read in any case. A project that may have moved here has its
+    /// files in the record of another place.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
         let mut reported = self.reported;
         let files = self.comparison.observed.files.iter();
-        let recorded = &self.comparison.recorded;
+        let (recorded, is_new) = (
+            &self.comparison.recorded,
+            self.comparison.newcomer().is_some(),
+        );
         let invalid = files.filter(|(path, file)| {
-            matches!(file, ObservedFile::Invalid { .. }) && recorded.file(path).is_some()
+            let is_recorded = is_new || recorded.file(path).is_some();
+            is_recorded && matches!(file, ObservedFile::Invalid { .. })
         });
         reported.keep_paths(invalid.map(|(path, _)| path.as_str()));
         reported.hold(self.waiting);

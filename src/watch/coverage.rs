@@ -138,7 +138,9 @@ impl Gaps {
         if self.limit.is_none() {
             self.limit = Some(limits::max_watches().map_or(0, |(_, limit)| limit));
         }
-        self.unwatchable.remove(path);
+        if self.unwatchable.remove(path).is_some() {
+            self.ended.push(path.to_owned());
+        }
         if self.beyond_limit.insert(path.to_owned()) {
             self.n_changes = self.n_changes.wrapping_add(1);
         }

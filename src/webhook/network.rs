@@ -246,8 +246,6 @@ fn parts(url: &Url) -> Vec<String> {
         // A name without a value may be a token.
         _ => pair,
     });
-    // A receiver may repeat a token without its padding.
-    let values = values.map(|value| value.trim_end_matches('='));
     let pieces = path.split('/').chain(values);
     let is_word = |part: &str| {
         part.len() < WORD_MAX && part.chars().all(|letter| letter.is_ascii_lowercase())
@@ -262,6 +260,8 @@ fn parts(url: &Url) -> Vec<String> {
     let written: Vec<&str> = whole
         .into_iter()
         .chain(pieces.filter(|part| !is_word(part)))
+        // A receiver may repeat a token without its padding.
+        .flat_map(|part| [part, part.trim_end_matches('=')])
         .collect();
     let decoded = written
         .iter()

@@ -74,7 +74,10 @@ fn every_report_shows_the_lease_and_who_waits_for_it() {
         "{text}"
     );
     assert!(text.contains("epoch 1; repository models"), "{text}");
-    assert!(text.contains("ago") && !text.contains("lost"), "{text}");
+    assert!(
+        text.contains("ago") && !text.contains("no longer waiting"),
+        "{text}"
+    );
     let (ready, line) = get(&home, "/readyz").unwrap();
     assert_eq!(
         (ready, line.as_str()),

@@ -136,7 +136,10 @@ fn a_list_has_one_lease_and_moves_to_the_standby_as_a_whole() {
     );
     home.configure(&watches);
     let checked = home.command(&["check"]);
-    assert!(checked.contains(" as models, finance"), "{checked}");
+    assert!(
+        checked.contains(" as the repositories models, finance"),
+        "{checked}"
+    );
     let first = launch(&home);
     wait_health(&home, "/readyz", 200);
     let second = launch(&other);

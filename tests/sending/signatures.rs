@@ -234,7 +234,7 @@ async fn signed_headers_cover_the_event_and_the_parameters_of_every_format() {
         found
             .not_signed()
             .unwrap()
-            .contains("not parameters of the event")
+            .contains("parameters that are not signed")
     );
     let mut changed = signed(Format::CloudEvents);
     let name = "mallory".parse().unwrap();

@@ -244,7 +244,7 @@ fn standbys(fleet: &FleetReport) -> Markup {
         @for (number, standby) in fleet.standbys.iter().enumerate() {
             @if number > 0 { "; " }
             "process " (standby.pid) " on " (standby.host) ", last seen " (time(standby.last_seen))
-            @if !standby.is_waiting { ", lost" }
+            @if !standby.is_waiting { ", no longer waiting" }
         }
     }
 }
@@ -257,7 +257,7 @@ fn senders(fleet: &FleetReport) -> Markup {
             "process " (sender.pid) " on " (sender.host) " with " (sender.lanes)
             @if sender.lanes == 1 { " lane" } @else { " lanes" }
             ", last seen " (time(sender.last_seen))
-            @if !sender.is_alive { ", lost" }
+            @if !sender.is_alive { ", lease expired" }
         }
     }
 }

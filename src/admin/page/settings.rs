@@ -92,7 +92,7 @@ fn daemon(config: &Config) -> Rows {
         .map(|size| ByteSize(size).to_string());
     let automatic = match config.store {
         Some(_) => "–",
-        None => "nine tenths of the disk",
+        None => "nine tenths of the space that the state can take, at least 256 MiB",
     };
     let roles = [
         ("watch", config.roles.watch),

@@ -176,7 +176,7 @@ fn print_found(
     if found.is_cut {
         writeln!(
             out,
-            "  the search stopped after {} entries, so there may be more projects",
+            "  the search stopped after {} entries, so projects may be missing",
             BOUNDS.entries
         )?;
     }

@@ -39,7 +39,7 @@ impl FingerprintKey {
                 tracing::warn!(
                     path = %path.display(),
                     "the key file has a wrong length, so a new key replaces it. All webhooks are treated \
-                     as changed: pending deliveries are due now, and webhooks that an answer 410 \
+                     as changed: pending deliveries that failed before are due now, and webhooks that an answer 410 \
                      switched off are on again"
                 );
             }
