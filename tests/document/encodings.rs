@@ -54,7 +54,7 @@ fn bytes_decide_the_encoding_and_the_declaration_must_agree() {
         ),
         (
             declared("UTF-16", "<schema/>").into(),
-            (1, 31, "single-byte"),
+            (1, 31, "in another encoding"),
         ),
         (
             declared("Shift_JIS", "<schema/>").into(),
