@@ -46,8 +46,8 @@ pub(super) fn format(
             None
         }
         (None, None) => {
-            let fault =
-                Fault::new("needs the setting template").allowed("template: { body: TEMPLATE }");
+            let fault = Fault::new("is template, but the setting `template` is missing")
+                .allowed("template: { body: TEMPLATE }");
             context.error(&mapping.given("format")?.location, fault);
             None
         }

@@ -99,7 +99,7 @@ pub(super) fn offset_in(whole: &str, part: &str) -> usize {
     part.saturating_sub(whole)
 }
 
-/// Checks an XML declaration (productions 23 to 32).
+/// Checks an XML declaration (productions 23 to 26, 32, 80 and 81).
 ///
 /// `content` is the text between `<?` and `?>`.
 pub(super) fn check_declaration(content: &str) -> Result<(), Fault> {
@@ -117,7 +117,9 @@ pub(super) fn check_declaration(content: &str) -> Result<(), Fault> {
         }
         let value = attribute.value;
         let reason = match attribute.name {
-            "version" if !is_version(value) => "the XML version must be 1.0",
+            "version" if !is_version(value) => {
+                "the XML version must be `1.` and digits, such as 1.0"
+            }
             "encoding" if !is_encoding_name(value) => "this is not the name of an encoding",
             "standalone" if !matches!(value, "yes" | "no") => "`standalone` must be `yes` or `no`",
             _ => return Ok(()),

@@ -6,8 +6,8 @@
 //! - A project is deleted from its organization once: when the last directory with its id is gone.
 //!   So replacing a directory with a copy of itself causes no event. Missing directories wait for
 //!   each other and are judged together, even if their removals were noticed at different times.
-//!   Of the directories that had published copies, the project is deleted from the last by name. If
-//!   no directory had any, the project is deleted from the last directory by name.
+//!   Only one of several gone directories gets the delete: of those whose record has published
+//!   files, or else of all, the last by name.
 //! - A project that moved to another organization is first deleted from the old organization, and
 //!   then imported into the new one. The arrived project waits until the old directory is judged.
 //!   If the old directory still has the project, the arrived project is a copy and does not wait.

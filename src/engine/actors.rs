@@ -214,7 +214,9 @@ impl Source {
         }
     }
 
-    /// Asks the reader who made the changes. Returns one answer for each event, in order.
+    /// Asks the reader of audit records for the call that made each change.
+    ///
+    /// Returns one answer for each event, in order: `None` if no record shows it.
     fn ask(
         &mut self,
         unnamed: &[Unnamed],

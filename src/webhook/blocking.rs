@@ -16,7 +16,7 @@ use tokio::sync::Semaphore;
 /// threads.
 const AT_ONCE: usize = 8;
 
-/// The blocking threads of the runtime that made the client of a webhook.
+/// At most [`AT_ONCE`] blocking threads of the runtime in which a webhook's client was made.
 #[derive(Clone, Debug)]
 pub(super) struct BlockingThreads {
     runtime: Option<Handle>,

@@ -30,11 +30,12 @@ fn free_port(first: u16) -> u16 {
         .unwrap_or(first)
 }
 
-/// The ports that the configuration names.
+/// The ports that the new configuration names.
 #[derive(Clone, Copy)]
 pub(super) struct Ports {
+    /// The port of the page, in `admin.listen`.
     pub(super) page: u16,
-    /// The port of `listen`.
+    /// The port of the command `listen`, in the `url` of the first webhook.
     pub(super) receiver: u16,
 }
 

@@ -571,7 +571,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "log.format",
         value: Word(|| LogFormat::ALL.map(LogFormat::as_str).to_vec()),
         default: Values(&["auto"]),
-        meaning: "the format of log lines, which go to standard error; `auto` is `journald` if standard error goes to the journal, else `text`",
+        meaning: "the format of the log; `text` and `json` go to standard error, and `journald` goes to the journal itself; `auto` is `journald` if standard error goes to the journal, else `text`",
         ..ROW
     },
 ];

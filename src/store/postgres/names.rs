@@ -138,7 +138,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
         return Ok(None);
     };
     let (names, mark): (Option<String>, Option<String>) = (found.try_get(0)?, found.try_get(1)?);
-    let mark = mark.map(|text| row::from_json("the mark of the transfer", &text));
+    let mark = mark.map(|text| row::from_json("the mark of `migrate-store`", &text));
     let is_in = |names: &[String]| names.iter().any(|one| one == name);
     let refused = |is_passing, reason: String| {
         let reason = format!("the repository {name} {reason}");

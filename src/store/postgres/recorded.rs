@@ -82,8 +82,8 @@ pub(super) async fn marks(
 
 /// Lists the projects with a record, sorted.
 ///
-/// `repository` is the id of a row in the table `repositories`. If it is the row of a list, `name`
-/// can select one repository of the list.
+/// `repository` is the id of a row in the table `repositories`. That row stands for one repository,
+/// or for all repositories of the setting `repositories`. Then `name` can select one of them.
 pub(super) async fn keys(
     session: &mut Session,
     repository: i32,

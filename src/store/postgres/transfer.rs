@@ -159,7 +159,7 @@ fn write_mark(repository: i32, mark: &Mark) -> Result<Statement, Fault> {
          ON CONFLICT (repository, key) DO UPDATE SET value = excluded.value",
         repository,
         MARK,
-        row::to_json("the mark of the transfer", mark)?
+        row::to_json("the mark of `migrate-store`", mark)?
     ))
 }
 
@@ -178,7 +178,7 @@ impl Side for PostgresSide {
         let rows = self.rows(read_mark(self.repository()))?;
         let mark = |found: &Found| {
             let text = row::text(found, 0)?;
-            row::from_json("the mark of the transfer", &text)
+            row::from_json("the mark of `migrate-store`", &text)
         };
         let mark = rows.first().map(mark).transpose();
         mark.map_err(|fault| self.store.error(fault))

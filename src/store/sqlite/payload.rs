@@ -38,7 +38,8 @@ pub(super) fn exists(connection: &Connection, hash: &ContentHash) -> Result<bool
 
 /// Stores a payload unless it is already stored. Returns whether it is new.
 ///
-/// `identity` is the identity of the batch's definitions with this content, if any.
+/// If a definition in the batch has this content, `identity` is the text of its
+/// [`identity`](crate::domain::project::FileState::identity), which depends only on the content.
 pub(super) fn put(
     connection: &Connection,
     given: &Given,

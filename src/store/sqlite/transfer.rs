@@ -117,12 +117,12 @@ fn read_mark(connection: &Connection) -> Result<Option<Mark>, Fault> {
             row.get::<_, String>(0)
         })
         .optional()?;
-    text.map(|text| row::from_json("the mark of the transfer", &text))
+    text.map(|text| row::from_json("the mark of `migrate-store`", &text))
         .transpose()
 }
 
 fn write_mark(connection: &Connection, mark: &Mark) -> Result<(), Fault> {
-    let text = row::to_json("the mark of the transfer", mark)?;
+    let text = row::to_json("the mark of `migrate-store`", mark)?;
     connection.execute(
         "INSERT INTO meta (key, value) VALUES (?1, ?2) \
          ON CONFLICT (key) DO UPDATE SET value = excluded.value",
