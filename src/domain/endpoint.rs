@@ -21,10 +21,10 @@
 //! failure, the endpoint probably caused that failure. So the project is no suspect any more, and
 //! neither are the others, except suspects that failed again while the endpoint was up.
 //!
-//! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). This does not count
-//! towards [`DOWN_AFTER`]. The store enforces the wait, and [`super::pace`] limits the rate of
-//! requests. The wait uses up no attempt if [`DOWN_AFTER`] projects were asked to wait since the
-//! last success. If fewer projects were asked, their deliveries may be the cause.
+//! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). Such a request is
+//! no failure of the endpoint for [`DOWN_AFTER`]. The store enforces the wait, and [`super::pace`]
+//! limits the rate of requests. The wait uses up no attempt if [`DOWN_AFTER`] projects were asked
+//! to wait since the last success. If fewer projects were asked, their deliveries may be the cause.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!

@@ -122,7 +122,7 @@ impl Comparison {
 
 /// Returns the observed definition if it may have moved here.
 ///
-/// That is possible if no definition is recorded here, or the definition of another project.
+/// A project may have moved here if the record has no definition here, or that of another project.
 pub fn arrival<'a>(recorded: &Recorded, observed: &'a Observed) -> Option<&'a FileState> {
     let arrived = recorded.definition.is_none() || is_replaced(recorded, observed);
     observed.definition().filter(|_| arrived)

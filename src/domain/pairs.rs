@@ -46,8 +46,8 @@ impl<'a> Departures<'a> {
 
     /// Removes and returns the departure of the project that arrived in `arrived_in`.
     ///
-    /// That is the first departure by name with the same identity and content, else with the same
-    /// identity.
+    /// Takes the first departure by name that has the same identity and content. If there is none,
+    /// takes the first one that has the same identity.
     fn take(&mut self, comparisons: &[&'a Comparison], arrived_in: usize) -> Option<usize> {
         let here = comparisons.get(arrived_in).copied()?;
         let arrived = here.newcomer()?;

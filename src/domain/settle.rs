@@ -535,7 +535,7 @@ impl Agenda {
 
     /// A counter of changes to the set of held projects.
     ///
-    /// It does not count projects that come back or are no longer recorded, nor the end of a hold.
+    /// The counter stays if a hold ends, or if a project comes back or is no longer recorded.
     pub fn n_holds(&self) -> u64 {
         self.vanished.n_holds()
     }
@@ -594,7 +594,7 @@ impl Agenda {
 
     /// Sets whether projects may have vanished or moved before they could be observed.
     ///
-    /// That is possible after a start, and if only scans find changes. Then even a few vanished
+    /// They may have after a start, and while only scans find changes. Then even a few vanished
     /// projects are judged like a wave, because they may be part of a slow checkout.
     pub fn see_late(&mut self, sees_late: bool) {
         self.vanished.see_late(sees_late);

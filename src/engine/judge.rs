@@ -88,7 +88,7 @@ pub(super) struct Judgement {
     pub removed_with: Vec<(ProjectKey, ProjectKey)>,
     /// Arrived projects that wait, each with the key of its old directory.
     ///
-    /// That directory is in another organization, where the delete must be recorded first.
+    /// The old directory is in another organization. Its delete must be recorded first.
     pub held: Vec<(ProjectKey, ProjectKey)>,
     /// The new and the former key of each moved project.
     pub moved: Vec<(ProjectKey, ProjectKey)>,

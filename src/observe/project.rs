@@ -24,8 +24,8 @@ use crate::repository::{Root, kind_of, list, open_directory_at, open_file_at, st
 
 /// The maximum number of tries to observe a project, or to list a directory.
 ///
-/// An observation is tried again if directories moved or the definition was restored. A directory
-/// with a new name is listed until two listings are equal.
+/// The observer observes a project again if directories moved or the definition was restored
+/// meanwhile. It lists a directory with a new name until two listings are equal.
 const TRIES: usize = 5;
 
 impl Observer {
