@@ -3,13 +3,15 @@
 //!
 //! A second signature also covers the event, attempt, origin and parameters. These are the fields
 //! of the header `webhook-signed-headers`, which has the form `FIELDS;h1,BASE64`. The signed text
-//! is `h1.id.timestamp.LENGTH.FIELDS.body`. LENGTH is the number of bytes of the body in decimal.
+//! is `h1`, a line feed, and `id.timestamp.LENGTH.FIELDS.body`. LENGTH is the number of bytes of
+//! the body in decimal.
 //!
 //! Constraint: a secret is never printed. Verifying takes the same time for every signature. The id
 //! of an event contains no dot, so `id.timestamp.body` is unambiguous. The fields and the body may
 //! contain dots. LENGTH fixes where the fields end, and [`verify_headers`] refuses an id with a
-//! dot. So the second text is unambiguous too, even if the first signature is not verified. No
-//! event has the id `h1`, so the daemon never signs one text for both headers.
+//! dot. So the second text is unambiguous too, even if the first signature is not verified. The
+//! first text begins with the value of a header and a dot. No header contains a line feed, so no
+//! signature fits both texts.
 
 use std::fmt;
 use std::time::Duration;
@@ -98,7 +100,7 @@ pub(crate) fn sign_headers(
     let timestamp = timestamp.to_string();
     let length: usize = body.iter().map(|part| part.len()).sum();
     let length = length.to_string();
-    let parts: [&str; 5] = [HEADERS, id, &timestamp, &length, fields];
+    let parts: [&str; 4] = [&prefixed(id), &timestamp, &length, fields];
     let signatures = signatures(keys, HEADERS, &parts, body)?;
     Some(format!("{fields};{signatures}"))
 }
@@ -108,6 +110,11 @@ const BODY: &str = "v1";
 
 /// The version of the signatures in `webhook-signed-headers`.
 const HEADERS: &str = "h1";
+
+/// Returns the begin of the text that the second signature covers.
+fn prefixed(id: &str) -> String {
+    format!("{HEADERS}\n{id}")
+}
 
 fn signatures(
     keys: &[SigningKey],
@@ -205,7 +212,7 @@ pub(crate) fn verify_headers<'a>(
         return Err(none);
     }
     let length = body.len().to_string();
-    let parts: [&str; 5] = [HEADERS, id, timestamp, &length, fields];
+    let parts: [&str; 4] = [&prefixed(id), timestamp, &length, fields];
     // With dots in the id, another timestamp, length and fields could make the same text.
     let is_valid = !id.contains('.') && matches(keys, HEADERS, &parts, body, signatures);
     let what = "webhook-signed-headers or the body";
