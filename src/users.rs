@@ -9,6 +9,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::ops::Bound;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -227,7 +228,9 @@ impl Shared {
         let mut answer = Err(String::new());
         for pause in PAUSES {
             std::thread::sleep(pause);
-            answer = (self.look_up)(uid);
+            // After a panic, this thread must still remove the user from those in flight.
+            answer = catch_unwind(AssertUnwindSafe(|| (self.look_up)(uid)))
+                .unwrap_or_else(|_| Err("the look-up panicked".to_owned()));
             if answer.is_ok() {
                 break;
             }
@@ -384,6 +387,19 @@ mod tests {
         assert!(retry(&names, second(101)));
         assert_eq!(names.name(8, second(102)), some("user8"));
         assert!(!retry(&names, second(110)));
+    }
+
+    #[test]
+    fn a_look_up_that_panics_is_tried_again() {
+        let count = AtomicUsize::new(0);
+        let names = OwnerNames::new(move |uid| {
+            assert!(count.fetch_add(1, Ordering::Relaxed) >= PAUSES.len());
+            Ok(Some(format!("user{uid}")))
+        });
+        assert_eq!(names.name(7, second(0)), None);
+        assert!(!retry(&names, second(5)));
+        assert!(retry(&names, second(10)));
+        assert_eq!(names.name(7, second(10)), some("user7"));
     }
 
     #[test]

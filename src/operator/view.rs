@@ -326,8 +326,9 @@ pub(crate) struct Changed {
     pub(crate) matched: u64,
     pub(crate) changed: u64,
     pub(crate) dry_run: bool,
-    /// Whether the running daemon was notified, or with PostgreSQL the processes that use the
-    /// database. They apply the change immediately.
+    /// Whether the running daemon was notified. It applies the change immediately.
+    ///
+    /// With PostgreSQL always true: each running process sees the change in the database.
     pub(crate) daemon_told: bool,
 }
 
@@ -339,8 +340,9 @@ pub(crate) struct Replayed {
     pub(crate) matched: u64,
     pub(crate) replayed: u64,
     pub(crate) dry_run: bool,
-    /// Whether the running daemon was notified, or with PostgreSQL the processes that use the
-    /// database. They send the events immediately.
+    /// Whether the running daemon was notified. It sends the events immediately.
+    ///
+    /// With PostgreSQL always true: each running process sees the change in the database.
     pub(crate) daemon_told: bool,
 }
 
