@@ -9,10 +9,10 @@
     reason = "a test may fail by panicking, and owns its clock"
 )]
 
+#[path = "../common/mod.rs"]
 mod common;
-#[path = "repositories/hung.rs"]
+
 mod hung;
-#[path = "repositories/postgres.rs"]
 mod postgres;
 
 use std::collections::BTreeSet;
