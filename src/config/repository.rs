@@ -117,7 +117,7 @@ pub(super) fn repositories(
         }
         (None, None) => {
             let fault = Fault::new("is missing").allowed(
-                "a mapping with at least path: DIRECTORY, or repositories: with a list of mappings",
+                "a mapping with at least path: DIRECTORY; for several repositories, use the setting repositories instead",
             );
             context.error(&root.location.below("repository"), fault);
             return None;

@@ -471,8 +471,9 @@ fn keep_linked(observation: &mut Observation, inference: &Inference) {
 
 /// Makes the change that merges a removed copy of a project into another directory.
 ///
-/// The other directory takes over the pending deliveries, and the list of webhooks that received
-/// events of the project. So these webhooks receive the delete event of the project.
+/// The change itself has no event. The other directory takes over the pending deliveries, and the
+/// list of webhooks that received events of the removed copy. If the project is deleted from the
+/// other directory, in the same batch or later, these webhooks receive that delete event.
 fn merge(removed: &ProjectKey, other: ProjectKey) -> Change {
     Change {
         key: other,

@@ -429,7 +429,9 @@ fn hidden_by_a_cache(error: io::Error) -> io::Error {
     if !is_absent(&error) {
         return error;
     }
-    io::Error::other("it is listed but cannot be looked up; the file system caches missing names")
+    io::Error::other(
+        "it is listed but cannot be looked up; the file system probably remembers that it did not exist",
+    )
 }
 
 #[cfg(test)]

@@ -4,9 +4,9 @@
 //! reads no body and follows no redirect. It retries no failed request, because late traces are not
 //! worth the memory.
 //!
-//! [`SpanExporter`] encodes the spans, and sends them through an HTTP client with the TLS of
-//! webhooks. The queue of the SDK is not used, because it does not report how many spans it
-//! dropped.
+//! [`SpanExporter`] encodes the spans, and sends them through an HTTP client. As for a webhook
+//! without settings below `tls`, this client trusts the system's certificate authorities. The queue
+//! of the SDK is not used, because it does not report how many spans it dropped.
 
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};

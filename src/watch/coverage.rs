@@ -122,7 +122,9 @@ pub(super) struct Gaps {
     beyond_limit: BTreeSet<String>,
     /// The directories that cannot be watched or listed for another reason, by path.
     unwatchable: BTreeMap<String, Gap>,
-    /// The number of changes of the two lists: of a path, or of a reason's text.
+    /// Counts the changes of `beyond_limit` and `unwatchable`.
+    ///
+    /// A path was added, removed or moved between them, or the text of its reason changed.
     n_changes: usize,
     /// The directories removed from `unwatchable` since the last [`Gaps::take_ended`].
     ended: Vec<String>,

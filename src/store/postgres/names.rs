@@ -104,10 +104,11 @@ pub(super) fn of_rows(rows: &[Row]) -> Result<Vec<String>, Fault> {
     names_of(value.as_deref())
 }
 
-/// Reads from the record of the list whether a single repository may be watched.
+/// Reads whether a repository may be watched alone. The record of the list `repositories` may
+/// forbid it.
 ///
-/// Pending deliveries in that record matter only until the repository has projects in a record of
-/// its own.
+/// Pending deliveries of the repository in that record forbid it only until the repository has
+/// projects in a record of its own.
 fn list_beside(name: &str) -> Statement {
     let (first, end) = organizations_of(name);
     statement!(
