@@ -194,7 +194,6 @@ pub(crate) enum RequestError {
     #[error("cannot connect to the daemon that uses {}: {error}{}", state_dir.display(), advice(error))]
     Connect {
         state_dir: PathBuf,
-        #[source]
         error: io::Error,
     },
     /// The daemon may have received the request.

@@ -320,7 +320,7 @@ impl Server {
         let Some(text) = text else { return Ok(None) };
         match parse_since(text) {
             Ok(since) => Ok(Some(since.time(self.admin.sources.clock.now()))),
-            Err(expected) => Err(ApiError::invalid(format!("{name} must be {expected}"))),
+            Err(expected) => Err(ApiError::invalid(format!("{name} {expected}"))),
         }
     }
 }

@@ -38,7 +38,7 @@ impl<T: Clone + Send + Sync + 'static> TypedValueParser for OneOf<T> {
             .try_map(move |text| {
                 read(&text).ok_or_else(|| match nearest(&text, &words) {
                     Some(word) => format!("did you mean {word}? Expected {expected}"),
-                    None => expected.clone(),
+                    None => format!("must be {expected}"),
                 })
             })
             .parse_ref(command, argument, value)

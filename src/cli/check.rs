@@ -380,7 +380,7 @@ fn print_summary(summary: &Summary, out: &mut dyn Write) -> io::Result<()> {
     }
     writeln!(
         out,
-        "network     every address except link-local and cloud metadata addresses"
+        "network     every address except link-local, cloud metadata and unspecified addresses"
     )?;
     for (list, ranges) in [
         ("deny", &summary.network.deny),

@@ -215,7 +215,7 @@ fn still_read(written: io::Result<()>) -> anyhow::Result<bool> {
     match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
-        Err(error) => Err(error).context("cannot print a callback"),
+        Err(error) => Err(error).context("cannot write the output"),
     }
 }
 

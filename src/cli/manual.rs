@@ -83,7 +83,7 @@ pub(super) fn configuration(out: &mut dyn Write) -> io::Result<()> {
         settings.text([bold(setting.key)]);
         settings.text(inlines(&format!(
             "{}.",
-            capitalized(&setting.meaning_text())
+            capitalized(&setting.plain_meaning())
         )));
         settings.control("br", []);
         settings.text(inlines(&format!("Allowed: {}.", setting.allowed())));

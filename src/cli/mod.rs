@@ -90,7 +90,7 @@ enum Command {
     Reload,
     /// Print the events that `run` would infer now, without recording them
     Scan {
-        /// Print one JSON object
+        /// Print one JSON object; with the setting `repositories`, an array of one for each
         #[arg(long)]
         json: bool,
     },

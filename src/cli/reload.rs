@@ -32,7 +32,7 @@ pub(super) fn run(
     let answer = admin::control::reload(&state_dir);
     let answer = unanswered(answer, || {
         format!(
-            "the daemon that uses the state directory {} did not answer in time. It may still apply the \
+            "the daemon that uses the state directory {} did not answer. It may still apply the \
              configuration; see `status` and the log",
             state_dir.display()
         )
@@ -41,16 +41,18 @@ pub(super) fn run(
         (Some(reloaded), _) => print(&reloaded, out, errors),
         (None, Some(problems)) => Err(problems.into()),
         (None, None) => Err(match missing_socket(&state_dir) {
-            Some(reason) => anyhow!("{reason}. SIGHUP reloads too"),
+            Some(reason) => {
+                anyhow!("{reason}. SIGHUP also reloads a daemon, but ends `migrate-store`")
+            }
             None if has_database => anyhow!(
-                "no watching daemon uses the state directory {} (a change of state_dir needs a \
-                 restart). A process that waits for the lease, or only delivers, has no control \
+                "no watching daemon uses the state directory {}. If you changed state_dir, restart \
+                 the daemon. A process that waits for the lease, or only delivers, has no control \
                  socket: reload it with SIGHUP, for example `systemctl kill --signal=HUP \
                  project-webhooks`",
                 state_dir.display()
             ),
             None => anyhow!(
-                "no running daemon uses the state directory {} (a change of state_dir needs a restart)",
+                "no running daemon uses the state directory {}. Start the daemon; if you changed state_dir, restart the daemon instead",
                 state_dir.display()
             ),
         }),

@@ -32,7 +32,7 @@ const SENDING_LATER: &str = "sending nothing new: the database does not answer";
 /// The reason of a process without the role `watch`, if a list has its repository.
 ///
 /// The process gets no new deliveries, because the record of the list (`repositories`) has them.
-const SENDING_NOTHING: &str = "sending nothing new: this database has the repository in a list (`repositories`). \
+const SENDING_NOTHING: &str = "sending nothing new: in this database, the repository belongs to a list (`repositories`). \
                                Give this process the same list";
 
 /// The reason of a process without the role `watch`, if no process ever had the lease.

@@ -136,7 +136,9 @@ fn print(report: &Report, now: Timestamp, style: &Style, out: &mut dyn Write) ->
         let watching = match (coverage.uncovered, coverage.polls) {
             (0, false) => watched,
             (0, true) => "scans on a timer".to_owned(),
-            (uncovered, true) => format!("{watched}; {uncovered} more scanned on a timer instead"),
+            (uncovered, true) => format!(
+                "{watched}; {uncovered} more not watched, so the daemon also scans on a timer"
+            ),
             (uncovered, false) => format!("{watched}; {uncovered} more cannot be read"),
         };
         pairs.push(("watching", watching));

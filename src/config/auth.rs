@@ -92,7 +92,7 @@ fn oauth2(
     context: &mut Context<'_>,
 ) -> Option<Auth> {
     let token_url = mapping.read(context, "token_url", |value, context| {
-        let url = value.parsed(context, url)?;
+        let url = value.parsed(context, |text| url(text, "client_id and client_secret"))?;
         if is_open(&url) {
             let message = "sends the client's secret over http://, so every network on the way can \
                            read the secret";

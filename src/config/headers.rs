@@ -107,7 +107,9 @@ fn header_name(written: &str) -> Result<HeaderName, Fault> {
             .allowed("letters, digits and the characters !#$%&'*+-.^_`|~")
     })?;
     if is_reserved(&name) {
-        let message = format!("the header {name} is set by the daemon itself");
+        let message = format!(
+            "the header {name} is reserved: the daemon sets it, or it controls the transfer by HTTP"
+        );
         return Err(Fault::new(message)
             .allowed("any header except webhook-*, ce-* and those of HTTP itself"));
     }
@@ -198,7 +200,9 @@ fn checked_key(secret: &SecretString) -> Result<Vec<u8>, Fault> {
     signing_key(secret)
         .ok()
         .filter(|_| is_padded)
-        .ok_or_else(|| Fault::new("the text after whsec_ is not base64").allowed(ALLOWED))
+        .ok_or_else(|| {
+            Fault::new("the text after whsec_ is not base64 with its padding").allowed(ALLOWED)
+        })
 }
 
 /// The reason why a text is not a signing secret. Messages do not quote the text.

@@ -212,8 +212,13 @@ fn warn_of_allowed(
         context.warning(location, message);
     }
     let wider = |other: &IpNet| range != *other && range.contains(other);
+    let denied = |other: &IpNet| {
+        let more_specific = |denied: &&IpNet| denied.prefix_len() > range.prefix_len();
+        let mut denying = policy.deny.iter().filter(more_specific);
+        denying.any(|denied| denied.contains(other))
+    };
     if let Some((other, what)) =
-        defaults().find(|(other, what)| *what != UNSPECIFIED && wider(other))
+        defaults().find(|(other, what)| *what != UNSPECIFIED && wider(other) && !denied(other))
     {
         let message = format!("{range} also allows {other}, which is {what}");
         context.warning(location, message);

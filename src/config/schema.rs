@@ -144,7 +144,7 @@ fn of_setting(setting: &Setting) -> Value {
     };
     let description = format!(
         "{}.\n\nAllowed: {}.\n\nDefault: {}.",
-        setting.meaning_text(),
+        setting.plain_meaning(),
         setting.allowed(),
         setting.default_text()
     );

@@ -35,7 +35,7 @@ pub(super) fn events(
         }
         (Some(value), None) if matches!(value.node.kind, Kind::List(_)) => {
             let fault = Fault::new("takes one event; for a list, use the key `events` instead");
-            context.error(&value.location, fault.suggest(Some("events")));
+            context.error(&value.location, fault);
             return None;
         }
         (None, None) => {

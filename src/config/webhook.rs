@@ -221,7 +221,7 @@ fn receiver_url(value: &Value<'_>, context: &mut Context<'_>) -> Option<Receiver
     } else {
         sourced.text.expose_secret()
     };
-    let url = match url(text) {
+    let url = match url(text, BASIC) {
         // The source may contain another secret by mistake, so the message does not quote the
         // scheme.
         Err(_) if !sourced.is_plain && has_other_scheme(text) => Err(Fault::not_allowed(
@@ -256,11 +256,14 @@ fn authentication(
     Some(Authentication { scheme, files })
 }
 
+/// The setting for the user name and the password of a webhook.
+const BASIC: &str = "auth: { basic: { username: NAME, password: { credential: NAME } } }";
+
 /// Parses a URL.
 ///
-/// Messages quote at most the scheme of the URL, because the rest may contain a password or a
-/// token.
-pub(super) fn url(text: &str) -> Result<Url, Fault> {
+/// `instead` names the settings to use for a user name and a password. Messages quote at most the
+/// scheme of the URL, because the rest may contain a password or a token.
+pub(super) fn url(text: &str, instead: &str) -> Result<Url, Fault> {
     if !text.contains("://") {
         return Err(Fault::not_allowed(
             "does not begin with http:// or https://",
@@ -273,9 +276,9 @@ pub(super) fn url(text: &str) -> Result<Url, Fault> {
         return Err(Fault::not_allowed(message));
     }
     if !url.username().is_empty() || url.password().is_some() {
-        let message = "contains a user name or a password; use auth instead";
-        let allowed = "auth: { basic: { username: NAME, password: { credential: NAME } } }";
-        return Err(Fault::new(message).allowed(allowed));
+        return Err(Fault::new(format!(
+            "contains a user name or a password; use {instead} instead"
+        )));
     }
     if url.fragment().is_some() {
         let message = "contains a fragment (#…), which HTTP never sends; remove the fragment";
@@ -286,7 +289,7 @@ pub(super) fn url(text: &str) -> Result<Url, Fault> {
 
 /// Reads the URL of a collector of traces.
 pub(super) fn endpoint(text: &str) -> Result<Url, Fault> {
-    let url = url(text)?;
+    let url = url(text, "the header Authorization in otlp.headers")?;
     if url.query().is_some() {
         return Err(Fault::not_allowed(
             "contains a query (?…); the daemon cannot append a path to a query",

@@ -42,7 +42,7 @@ pub(crate) fn parse_since(text: &str) -> Result<Since, String> {
         .and_then(|civil| TimeZone::system().to_timestamp(civil).ok())
         .map(Since::At)
         .ok_or_else(|| {
-            "a duration such as 90s, 2h or 7d, a date such as 2026-01-31, or a time such as \
+            "must be a duration such as 90s, 2h or 7d, a date such as 2026-01-31, or a time such as \
              2026-01-31T12:00:00Z"
                 .to_owned()
         })

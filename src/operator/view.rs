@@ -326,9 +326,10 @@ pub(crate) struct Changed {
     pub(crate) matched: u64,
     pub(crate) changed: u64,
     pub(crate) dry_run: bool,
-    /// Whether the running daemon was notified. It applies the change immediately.
+    /// Whether running processes were notified, so that they apply the change immediately.
     ///
-    /// With PostgreSQL always true: each running process sees the change in the database.
+    /// False for a dry run. Otherwise always true with PostgreSQL, because each running process sees
+    /// the change in the database.
     pub(crate) daemon_told: bool,
 }
 
@@ -340,9 +341,10 @@ pub(crate) struct Replayed {
     pub(crate) matched: u64,
     pub(crate) replayed: u64,
     pub(crate) dry_run: bool,
-    /// Whether the running daemon was notified. It sends the events immediately.
+    /// Whether running processes were notified, so that they send the events immediately.
     ///
-    /// With PostgreSQL always true: each running process sees the change in the database.
+    /// False for a dry run. Otherwise always true with PostgreSQL, because each running process sees
+    /// the change in the database.
     pub(crate) daemon_told: bool,
 }
 

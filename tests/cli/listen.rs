@@ -207,7 +207,7 @@ fn it_passes_callbacks_on_unchanged_and_the_answer_back() {
         .take_while(|line| !line.is_empty())
         .collect();
     assert!(
-        printed[0].contains("  429 to evt_1, attempt 3, by http://127.0.0.1:"),
+        printed[0].contains("  429 to evt_1, attempt 3, passed on to http://127.0.0.1:"),
         "{printed:?}"
     );
     assert_eq!(printed[1..], ["  < wait"]);

@@ -306,7 +306,7 @@ fn no_repository_is_watched_in_a_list_and_alone() {
     // A sender with the former configuration gets no new delivery.
     let former = Home::new(&place.single("finance").top("roles: [deliver]"));
     let sending = launch(&former);
-    let nothing = "sending nothing new: this database has the repository in a list";
+    let nothing = "sending nothing new: in this database, the repository belongs to a list";
     sending.wait_message(nothing, 1);
     wait_health(&former, "/readyz", 503);
     assert!(get(&former, "/readyz").contains(nothing));

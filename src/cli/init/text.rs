@@ -109,8 +109,8 @@ pub(super) fn write(facts: &Facts<'_>) -> anyhow::Result<String> {
          # retention: {{ delivered: 7d, dead: 30d }}\n\
          \n\
          # The page (http://127.0.0.1:{page}/), the API, metrics and health, for this machine only. The page\n\
-         # and the API need the token. The token gives access to all payloads, so only its owner may\n\
-         # read the file. If the daemon runs as another user, make that user the owner.\n\
+         # and the API need the token. The token gives access to all payloads, so only the owner of\n\
+         # its file may read it. If the daemon runs as another user, make that user the owner.\n\
          admin: {{ listen: \"127.0.0.1:{page}\", token: {{ file: {TOKEN_FILE} }} }}\n",
         editor_line()
     ))
@@ -150,7 +150,7 @@ fn layout(shape: Option<&Shape>) -> String {
         format!("[{}]", texts.join(", "))
     };
     format!(
-        "\n  # The paths of the files below it. A list may be empty.\n  layout:\n    \
+        "\n  # The paths of the files below the path. Only published and snapshot may be empty.\n  layout:\n    \
          project: {}\n    published: {}\n    snapshot: {}\n",
         list(shape.project),
         list(shape.published),
@@ -188,8 +188,8 @@ fn organizations(recognised: Option<&Recognised>) -> String {
         .checked_sub(ORGANIZATIONS_MAX)
         .filter(|more| *more > 0)
     {
-        let more = counted(more as u64, "organization");
-        let _ = writeln!(text, "  # {more} more have no entry.");
+        let more = counted(more as u64, "other organization");
+        let _ = writeln!(text, "  # {more} without an entry.");
     }
     text
 }

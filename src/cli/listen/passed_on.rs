@@ -39,7 +39,10 @@ pub(super) fn print_passed_on(
     };
     let status = style.paint(code, answer.status.as_str());
     let (target, duration) = (safe(target), duration(answer.duration));
-    writeln!(out, "{status} to {about}, by {target} after {duration}")?;
+    writeln!(
+        out,
+        "{status} to {about}, passed on to {target}, after {duration}"
+    )?;
     if let Some(error) = &answer.error {
         writeln!(out, "  problem  {}", style.paint(RED, &safe(error)))?;
     } else {

@@ -135,6 +135,36 @@ impl Setting {
             self.meaning.to_owned()
         }
     }
+
+    /// Returns [`Setting::meaning_text`] without the targets of its links.
+    ///
+    /// For readers who have no pages to open: in the manual and in an editor.
+    pub(crate) fn plain_meaning(&self) -> String {
+        without_links(&self.meaning_text())
+    }
+}
+
+/// Replaces each link of Markdown with its text.
+fn without_links(markdown: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = markdown;
+    while let Some((before, after)) = rest.split_once('[') {
+        plain.push_str(before);
+        let link = after.split_once("](");
+        let link = link.filter(|(text, _)| !text.contains(['[', ']']));
+        match link.and_then(|(text, target)| Some((text, target.split_once(')')?.1))) {
+            Some((text, after)) => {
+                plain.push_str(text);
+                rest = after;
+            }
+            None => {
+                plain.push('[');
+                rest = after;
+            }
+        }
+    }
+    plain.push_str(rest);
+    plain
 }
 
 impl ValueType {
@@ -235,6 +265,18 @@ mod tests {
             assert!(is_in_order, "{}", setting.key);
             let same = SETTINGS.iter().filter(|other| other.key == setting.key);
             assert_eq!(same.count(), 1, "{}", setting.key);
+        }
+    }
+
+    #[test]
+    fn links_are_replaced_with_their_text() {
+        for (markdown, plain) in [
+            ("a [b](c.md#d) e", "a b e"),
+            ("`[0s, 10s]` and [a](b)[c](d)", "`[0s, 10s]` and ac"),
+            ("[a] (b) [", "[a] (b) ["),
+            ("[a](b", "[a](b"),
+        ] {
+            assert_eq!(without_links(markdown), plain);
         }
     }
 }

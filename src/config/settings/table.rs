@@ -141,7 +141,7 @@ pub const SETTINGS: &[Setting] = &[
         key: "repositories",
         value: Text("a mapping with the settings of `repository`", None),
         count: List(1, REPOSITORIES_MAX),
-        default: Described("none: `repository`"),
+        default: Described("none; `repository` is used"),
         meaning: "several repositories instead of `repository`; all other settings apply to each of them",
         ..ROW
     },
@@ -159,7 +159,7 @@ pub const SETTINGS: &[Setting] = &[
             "a connection string such as `host=db.example.com dbname=webhooks user=projectwebhooks`, or a URL `postgresql://…`",
             None,
         ),
-        default: Described("none: `store: sqlite`, in `state_dir`"),
+        default: Described("none; SQLite in `state_dir` keeps the state"),
         needs_restart: true,
         meaning: "the PostgreSQL database (version 13 or later) that keeps the state instead of SQLite",
         ..ROW
