@@ -1,4 +1,4 @@
-//! Formats errors.
+//! Formats errors and their places.
 
 use std::error::Error;
 
@@ -11,4 +11,16 @@ pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
         source = cause.source();
     }
     text
+}
+
+/// Formats a path below the root with line and column, as compilers do: `path:line:column`.
+///
+/// The root itself is a dot.
+pub(crate) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> String {
+    let path = if path.is_empty() { "." } else { path };
+    match (line, column) {
+        (Some(line), Some(column)) => format!("{path}:{line}:{column}"),
+        (Some(line), None) => format!("{path}:{line}"),
+        _ => path.to_owned(),
+    }
 }

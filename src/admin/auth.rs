@@ -211,7 +211,7 @@ impl Access {
         }
         if failures.count(client, moment) == FAILURES_MAX {
             warn!(
-                client = ?client,
+                client = network_text(client),
                 "{FAILURES_MAX} wrong admin tokens from one client within a minute; more wrong tokens \
                  of this client get 429 until the minute ends"
             );
@@ -378,6 +378,15 @@ fn with_cookie(session: &str, seconds: u64) -> Response {
         response.headers_mut().insert(SET_COOKIE, cookie);
     }
     response
+}
+
+/// Returns the client of the log line: an IPv4 address, an IPv6 network, or the Unix socket.
+fn network_text(client: Option<IpAddr>) -> String {
+    match client {
+        Some(IpAddr::V4(address)) => address.to_string(),
+        Some(IpAddr::V6(network)) => format!("{network}/64"),
+        None => "the Unix socket".to_owned(),
+    }
 }
 
 #[cfg(test)]

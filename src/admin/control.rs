@@ -305,5 +305,10 @@ fn exchange<T: serde::de::DeserializeOwned>(
             "the daemon closed the connection without an answer",
         ));
     }
-    serde_json::from_str(&text).map_err(io::Error::other)
+    serde_json::from_str(&text).map_err(|error| {
+        io::Error::other(format!(
+            "its answer is not understood; does the daemon run another version of the program? Then \
+             restart the daemon ({error})"
+        ))
+    })
 }

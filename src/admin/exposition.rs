@@ -160,7 +160,7 @@ impl Figures {
         self.gauges_of(
             &engines,
             "held_removals",
-            "Projects whose removals are held: too many projects, or all, vanished together, or may come back.",
+            "Projects whose removals are held, because all or more than half of the projects vanished together, or may come back.",
             &["reason"],
             |engine| {
                 let causes = ["all", "more-than-half"].map(|cause| {
@@ -202,7 +202,7 @@ impl Figures {
         rows.extend(left_out.map(|name| (vec!["repositories", name.as_str()], 1.0)));
         self.gauges(
             "trouble",
-            "1 while inference waits because of the repository's root, the store, held removals, a stuck engine or watch thread, \
+            "1 while some or all inference waits because of the repository's root, the store, held removals, a stuck engine or watch thread, \
              or because nobody has watched the repository since a take-over.",
             &labels,
             rows,

@@ -17,10 +17,16 @@ use axum::http::{HeaderMap, Method, StatusCode};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 
-/// The answer to a refused request.
-const REFUSED: &str = "the request names another host, or comes from a page of another site. Use an \
-                       IP address, localhost or the name of this machine, or add the name to \
-                       admin.hosts\n";
+/// The answer to a request with one of the headers [`ONCE`] twice.
+const TWICE: &str = "the header Host, Origin, Sec-Fetch-Site or Sec-Fetch-Mode is there twice\n";
+
+/// The answer to a request for another host.
+const OTHER_HOST: &str = "the header Host does not name this server. Use an IP address, localhost or \
+                          the name of this machine, or add the name to admin.hosts\n";
+
+/// The answer to a request of another site.
+const FOREIGN: &str = "the request comes from a page of another site, or a proxy changed the header \
+                       Host: Origin must have the same host and port\n";
 
 const FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 const FETCH_MODE: HeaderName = HeaderName::from_static("sec-fetch-mode");
@@ -54,11 +60,14 @@ async fn check(names: Option<&[String]>, request: Request, next: Next) -> Respon
         .iter()
         .all(|name| headers.get_all(name).iter().count() <= 1);
     let is_for_us = names.is_none_or(|names| is_own_host(names, headers));
-    if is_clear && is_for_us && (!is_foreign(headers) || is_visit(&request)) {
-        next.run(request).await
-    } else {
-        (StatusCode::FORBIDDEN, REFUSED).into_response()
-    }
+    let is_allowed = !is_foreign(headers) || is_visit(&request);
+    let reason = match (is_clear, is_for_us, is_allowed) {
+        (true, true, true) => return next.run(request).await,
+        (false, _, _) => TWICE,
+        (true, false, _) => OTHER_HOST,
+        (true, true, false) => FOREIGN,
+    };
+    (StatusCode::FORBIDDEN, reason).into_response()
 }
 
 /// Whether a request is addressed to one of these names or to an IP address.

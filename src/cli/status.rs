@@ -15,13 +15,14 @@ use super::follow;
 use super::output::{
     BOLD, GREEN, RED, Style, YELLOW, between, counted, duration, print_json, safe, time,
 };
-use super::view::{location, print_pairs};
+use super::view::print_pairs;
 use super::{DONE, FAILED, failure, missing_socket, recorded, standing};
 use crate::admin;
 use crate::config::Config;
 use crate::domain::state_size::{Fill, StateSize};
 use crate::engine::status::{ActorReport, Trouble};
 use crate::engine::statuses::EndingReport;
+use crate::error::location;
 use crate::report::{Counts, FleetReport, INCOMPLETE_MAX, ProblemReport, Report, Settings};
 use crate::watch::Coverage;
 
@@ -283,10 +284,14 @@ fn state(report: &Report) -> String {
 fn print_state_size(size: StateSize, style: &Style, out: &mut dyn Write) -> io::Result<()> {
     let warning = style.paint(YELLOW, "warning");
     if size.fill() != Fill::Low {
+        let state = match size.fill() {
+            Fill::Over => "exceeds its limit, so the oldest deliveries are removed",
+            _ => "is near its limit, where the oldest deliveries are removed",
+        };
         writeln!(
             out,
-            "{warning}  the state is near its limit, where the oldest deliveries are removed; raise \
-             retention.max_state_size, use a larger disk, or fix webhooks with many pending deliveries"
+            "{warning}  the state {state}; raise retention.max_state_size, use a larger disk, or fix \
+             webhooks with many pending deliveries"
         )?;
     }
     if size.is_log_held() {

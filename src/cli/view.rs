@@ -42,15 +42,6 @@ pub(super) fn print_pairs(
     Ok(())
 }
 
-/// Formats a path with line and column, as compilers do: `path:line:column`.
-pub(super) fn location(path: &str, line: Option<u64>, column: Option<u64>) -> String {
-    match (line, column) {
-        (Some(line), Some(column)) => format!("{path}:{line}:{column}"),
-        (Some(line), None) => format!("{path}:{line}"),
-        _ => path.to_owned(),
-    }
-}
-
 /// Describes the state of a delivery. If it is pending, adds the time of the next attempt.
 pub(super) fn standing(delivery: &ListedDelivery, style: &Style) -> Cell {
     let text = match delivery.state {

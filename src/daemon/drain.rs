@@ -104,7 +104,13 @@ impl Daemon<'_> {
         let engines = engines.ends(since);
         log_stuck(&engines.stuck, reason);
         leaving.extend(engines.stuck);
-        info!("stopped");
+        info!(
+            "{}",
+            match reason {
+                Reason::Superseded if !is_signalled => "stopped watching",
+                _ => "stopped",
+            }
+        );
         let engine = engines.has_panicked.then_some("the engine");
         let queue = (!queues_are_fine).then_some("a webhook's queue");
         Drained {

@@ -74,11 +74,10 @@ impl Running {
             queues: Arc::clone(&common.queues),
             traces: common.traces.clone(),
         };
-        let engine =
-            Engine::start(parts, former, on_end).map_err(|source| DaemonError::System {
-                what: "a thread",
-                source,
-            })?;
+        let engine = Engine::start(parts, former, on_end).map_err(|source| DaemonError::Watch {
+            repository: config.repository.name(),
+            source,
+        })?;
         Ok(Self {
             changes: repository.status.subscribe(),
             repository,
@@ -373,8 +372,8 @@ impl Engines {
             }
             let mut running = Running::start(config, &self.common, None)?;
             let started = running.engine.started().await;
-            started.map_err(|source| DaemonError::System {
-                what: "the watch of a repository",
+            started.map_err(|source| DaemonError::Watch {
+                repository: config.repository.name(),
                 source,
             })?;
             self.added.push(running);

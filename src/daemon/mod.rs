@@ -49,7 +49,7 @@ use crate::store::{Notice, OpenError, Store, StoreError};
 /// Why the daemon cannot start, reload or continue.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DaemonError {
-    #[error("cannot open the state")]
+    #[error(transparent)]
     Open(#[from] OpenError),
     #[error("cannot use the state")]
     Store(#[from] StoreError),
@@ -57,7 +57,7 @@ pub(crate) enum DaemonError {
     Webhook(#[from] TargetError),
     #[error(
         "{}repository.layout changed while removals are held (projects: {n}), so the daemon does not \
-         start. Start it with the former layout, restore the projects or run `project-webhooks \
+         begin to watch. Use the former layout, restore the projects or run `project-webhooks \
          accept`, and then change the layout",
         repository.as_ref().map(|name| format!("{name}: ")).unwrap_or_default()
     )]
@@ -85,7 +85,12 @@ pub(crate) enum DaemonError {
          system stuck? Reload again once it responds, or restart the daemon"
     )]
     StillEnding { repository: String },
-    #[error("cannot create {what}")]
+    #[error("cannot watch the repository {repository}")]
+    Watch {
+        repository: String,
+        source: std::io::Error,
+    },
+    #[error("cannot start {what}")]
     System {
         what: &'static str,
         source: std::io::Error,

@@ -89,11 +89,11 @@ impl Daemon<'_> {
                 // Deliveries may be due now because the settings changed, so the queues must claim
                 // them.
                 self.health.admin.queues.wake_all();
-                info!("saved the changed webhook settings");
+                info!("saved the webhook settings of the running configuration");
             }
             Err(error) => debug!(
                 error = %chain(&error),
-                "still cannot save the changed webhook settings"
+                "still cannot save the webhook settings of the running configuration"
             ),
         }
     }

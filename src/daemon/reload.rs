@@ -53,11 +53,23 @@ pub(super) async fn load(
     }
 }
 
+/// Refuses changes that need a restart, and new names of recorded repositories.
+pub(super) fn accepts(old: &Config, new: &Config) -> Result<(), Vec<String>> {
+    let refused = old.needing_restart(new);
+    if !refused.is_empty() {
+        return Err(vec![format!(
+            "{} cannot change while the daemon runs; restart the daemon to apply the change",
+            refused.join(", ")
+        )]);
+    }
+    keep_names(old, new)
+}
+
 /// Refuses to rename one of several repositories.
 ///
 /// The record of a repository belongs to its name. Under a new name, the repository would begin a
 /// new record. Then unrecorded changes and held removals would cause no events.
-pub(super) fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> {
+fn keep_names(old: &Config, new: &Config) -> Result<(), Vec<String>> {
     let gone = |one: &&Repository| {
         new.repositories
             .iter()
@@ -126,14 +138,7 @@ impl Daemon<'_> {
         if self.rereading.level_is_fixed {
             new.log.level = self.config.log.level;
         }
-        let refused = self.config.needing_restart(&new);
-        if !refused.is_empty() {
-            return Err(vec![format!(
-                "{} cannot change while the daemon runs; restart the daemon to apply the change",
-                refused.join(", ")
-            )]);
-        }
-        keep_names(&self.config, &new)?;
+        accepts(&self.config, &new)?;
         // Under a new layout, the removals of held projects would cause no events.
         let new = Arc::new(new);
         let configs = new.of_each_repository();

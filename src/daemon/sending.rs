@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use super::drain::{DRAIN, close, wait};
-use super::reload::{keep_names, load};
+use super::reload::{accepts, load};
 use super::start::{enabled, first_of, start_traces};
 use super::supervise::{HEALTH_KEPT, Seen, next_notice};
 use super::{Background, DaemonError, Health, Rereading, Signals};
@@ -213,35 +213,16 @@ pub(crate) async fn reread(
     rereading: Rereading<'_>,
 ) {
     info!("SIGHUP: reading the configuration");
-    let mut new = match load(&config.file, rereading.environment).await {
-        Ok(loaded) => loaded.config,
+    let (new, admin) = match renewed(config, sending, health, &rereading).await {
+        Ok(renewed) => renewed,
         Err(errors) => {
-            let errors = errors.join("\n");
-            error!("the configuration is rejected and nothing changed: {errors}");
-            return;
-        }
-    };
-    if rereading.level_is_fixed {
-        new.log.level = config.log.level;
-    }
-    let refused = config.needing_restart(&new);
-    if !refused.is_empty() {
-        let refused = refused.join(", ");
-        error!(
-            "the configuration is rejected and nothing changed: {refused} cannot change while the daemon runs; restart the daemon to apply the change"
-        );
-        return;
-    }
-    if let Err(errors) = keep_names(config, &new) {
-        let errors = errors.join("\n");
-        error!("the configuration is rejected and nothing changed: {errors}");
-        return;
-    }
-    let admin = match switch(config, &new, sending, health).await {
-        Ok(admin) => admin,
-        Err(error) => {
+            for reason in &errors {
+                error!("{reason}");
+            }
             health.keep(config.admin.as_ref()).await;
-            error!("the configuration is rejected and nothing changed: {error}");
+            error!(
+                "the configuration is rejected and nothing changed. Run `project-webhooks check` before a reload"
+            );
             return;
         }
     };
@@ -252,6 +233,30 @@ pub(crate) async fn reread(
         webhooks = config.webhooks.len(),
         "the configuration is applied"
     );
+}
+
+/// Reads the new configuration and applies its webhooks. Returns it with its bound admin server.
+///
+/// # Errors
+///
+/// The configuration is rejected. The webhooks are the former ones.
+async fn renewed(
+    config: &Config,
+    sending: Option<&mut Sending>,
+    health: &mut Health<impl Served>,
+    rereading: &Rereading<'_>,
+) -> Result<(Config, Option<Option<Bound>>), Vec<String>> {
+    let loaded = load(&config.file, rereading.environment).await?;
+    for warning in &loaded.warnings {
+        warn!("{warning}");
+    }
+    let mut new = loaded.config;
+    if rereading.level_is_fixed {
+        new.log.level = config.log.level;
+    }
+    accepts(config, &new)?;
+    let admin = switch(config, &new, sending, health).await;
+    Ok((new, admin.map_err(|error| vec![error])?))
 }
 
 /// Applies the webhooks of a new configuration once the address of its admin server is bound.

@@ -21,6 +21,7 @@ use crate::dispatch::QueueHandles;
 use crate::domain::rescan::RescanReason;
 use crate::domain::settle::Moment;
 use crate::engine::commands::Command;
+use crate::engine::status::Trouble;
 use crate::engine::statuses::{OfRepository, Statuses};
 use crate::os;
 use crate::report::summary;
@@ -309,10 +310,13 @@ fn log_stuck(all: &[OfRepository], now: Moment, stuck: &mut BTreeSet<String>) {
                 info!(repository, "the engine responds again");
             }
         } else if stuck.insert(repository.to_owned()) {
-            error!(
-                repository,
-                "the engine has not responded for {STANDSTILL:?}. Is the repository's disk or network file system stuck?"
-            );
+            match one.standstill(now, STANDSTILL) {
+                Some((Trouble::Store, text)) => error!(repository, "{text}"),
+                _ => error!(
+                    repository,
+                    "the engine has not responded for {STANDSTILL:?}. Is the repository's disk or network file system stuck?"
+                ),
+            }
         }
     }
 }

@@ -32,7 +32,7 @@ impl AttemptLogger {
         let ms = u64::try_from(attempt.duration.as_millis()).unwrap_or(u64::MAX);
         let status = attempt.status;
         let reason = attempt.error.as_deref().unwrap_or("no reason given");
-        let verdict = result.finish.verdict;
+        let (verdict, delivery) = (result.finish.verdict, result.finish.delivery);
         self.log_count(webhook, now);
         let limit = match verdict {
             Verdict::Delivered | Verdict::SwitchOff => None,
@@ -64,9 +64,10 @@ impl AttemptLogger {
                 "failed: {reason}; retrying"
             ),
             Verdict::Dead => error!(
-                webhook, %event_id, %project, attempt = number, ms, status,
+                webhook, delivery, %event_id, %project, attempt = number, ms, status,
                 "given up: {reason}. After fixing the cause, send the delivery again with \
-                 `project-webhooks deliveries redeliver --webhook {webhook}`"
+                 `project-webhooks deliveries redeliver {delivery}`, or all dead deliveries of the \
+                 webhook with `--webhook {webhook}` instead of the id"
             ),
         }
     }

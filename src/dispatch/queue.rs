@@ -315,7 +315,7 @@ impl Queue {
                 warn!(
                     webhook = self.name,
                     n_deliveries,
-                    "the clock was set back; deliveries scheduled by the former time are due now"
+                    "the clock was set back; deliveries that were scheduled while it was ahead are due now"
                 );
             }
             Err(error) => {

@@ -203,7 +203,7 @@ impl Source {
             self.has_warned_of_loss = true;
             warn!(
                 "the kernel dropped audit records before they were read, so some usernames come \
-                 from the next source of `username`, if there is one. Increase net.core.rmem_max, or audit less"
+                 from the next source of `username`, if there is one. Increase net.core.rmem_max and restart the daemon, or audit less"
             );
         }
         if let Some(error) = counts.failure {

@@ -82,7 +82,7 @@ const NEW_LAYOUT_MAX: Duration = Duration::from_secs(60);
 pub(super) fn start_watch(parts: &Parts, hints: HintSender) -> io::Result<Watch> {
     parts.status.beat(parts.clock.moment());
     Watch::start(watch_settings(&parts.config), hints, parts.clock).inspect_err(|error| {
-        error!(%error, "cannot start the watch thread; has the service reached its task limit (TasksMax=)?");
+        error!(%error, "cannot start the watch thread; has the service reached its limit of tasks (TasksMax=) or of open files (LimitNOFILE=)?");
     })
 }
 
@@ -213,8 +213,7 @@ impl EventLoop {
         let is_watch_alive = self.watch.is_alive();
         if !is_watch_alive {
             error!(
-                "the watch thread ended unexpectedly. The daemon exits, so that systemd restarts it; \
-                 please report this bug"
+                "the watch thread ended unexpectedly, so the daemon exits and systemd restarts it"
             );
         }
         !is_watch_alive || self.worker.recorder.is_closed()
@@ -390,7 +389,7 @@ impl EventLoop {
             Check::InPlace => {}
             Check::Lost(reason) => {
                 if status.set_trouble(Trouble::Root, Some(reason.clone())) {
-                    warn!("{reason}; no events are inferred until it is back");
+                    warn!("{reason}; no events are inferred until it is available");
                 }
             }
             Check::Failed(reason) => {

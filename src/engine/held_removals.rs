@@ -232,8 +232,10 @@ impl HeldReport {
                 cause: "more-than-half".to_owned(),
                 // Each output adds the end in its own time zone.
                 reason: format!(
-                    "{n} of {} projects vanished together. Run `project-webhooks accept` to release \
-                     their removals; otherwise they are held for repository.mass_delete_after",
+                    "{n} of {} projects are gone; their removals are held for \
+                     repository.mass_delete_after, and then the deletes are sent. Is a file system \
+                     not mounted, or a synchronisation half done? If the projects were removed on \
+                     purpose, run `project-webhooks accept`",
                     held.n_recorded
                 ),
                 until: Some(time_of(at, now)),

@@ -13,6 +13,7 @@ use tracing::{debug, warn};
 use crate::domain::log_limit::LogLimit;
 use crate::domain::project::{Problem, ProjectKey};
 use crate::domain::settle::Moment;
+use crate::error::location;
 use crate::store::RecordedProblem;
 
 /// The time after which a file that may become valid is logged.
@@ -133,14 +134,18 @@ impl InvalidFiles {
 
     fn log(&mut self, problem: &Problem, now: Moment) {
         self.log_suppressed(now);
-        let Problem { path, reason, .. } = problem;
+        let (location, reason) = (
+            location(&problem.path, problem.line, problem.column),
+            &problem.reason,
+        );
+        let path = &problem.path;
         if self.log_limit.allows(now) {
             warn!(
                 path,
-                "ignoring {path}: {reason}. It is read again once it is fixed"
+                "ignoring {location}: {reason}. It is read again once it is fixed"
             );
         } else {
-            debug!(path, "ignoring {path}: {reason}");
+            debug!(path, "ignoring {location}: {reason}");
         }
     }
 

@@ -167,7 +167,7 @@ impl MountGuard {
                 let since = *self.removed.entry(path.clone()).or_insert(now);
                 if now.saturating_sub(since) >= repository.mass_delete_after {
                     info!(
-                        "{path} is not a mount point any more; its projects are treated as removed"
+                        "the mount point {path} has been missing for repository.mass_delete_after; its projects are treated as removed"
                     );
                     self.known.remove(&path);
                 } else {

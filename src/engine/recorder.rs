@@ -154,11 +154,12 @@ impl Recorder {
 
 /// Reports that inference waits because of an error of the store.
 pub(super) fn report(status: &Status, error: &StoreError) {
-    let error = crate::error::chain(error);
-    report_trouble(
-        status,
-        format!("{error}; inference waits until the store works again, and no change is lost"),
-    );
+    let reason = crate::error::chain(error);
+    let effect = match error.fault() {
+        Fault::Fenced => "inference stops",
+        _ => "inference waits until the store works again, and no change is lost",
+    };
+    report_trouble(status, format!("{reason}; {effect}"));
 }
 
 fn report_trouble(status: &Status, trouble: String) {

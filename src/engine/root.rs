@@ -146,9 +146,12 @@ impl RootGuard {
                 Check::Lost(match error.kind() {
                     io::ErrorKind::PermissionDenied => format!(
                         "the repository {path} cannot be read ({error}); give the daemon's user, or one \
-                         of its groups, permission to read and enter it"
+                         of its groups, permission to read and enter this directory"
                     ),
-                    _ => format!("the repository {path} is missing ({error})"),
+                    io::ErrorKind::NotFound => {
+                        format!("the repository {path} is missing ({error})")
+                    }
+                    _ => format!("the repository {path} is not available ({error})"),
                 })
             }
         }

@@ -64,7 +64,11 @@ impl OfRepository {
     }
 
     /// The trouble of an engine whose loop did not run within this time.
-    fn standstill(&self, now: Moment, standstill: Duration) -> Option<(Trouble, &'static str)> {
+    pub(crate) fn standstill(
+        &self,
+        now: Moment,
+        standstill: Duration,
+    ) -> Option<(Trouble, &'static str)> {
         let last = self.status.last_beat();
         let is_still = now.saturating_sub(last.at) >= standstill;
         is_still.then_some(match last.waits_for_store {

@@ -144,7 +144,7 @@ impl fmt::Debug for ReceiverOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiverError {
     /// Listening on the address failed.
-    #[error("cannot listen on {address}; another process may use the port")]
+    #[error("cannot listen on {address}")]
     Bind {
         /// The address.
         address: SocketAddr,

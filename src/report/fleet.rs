@@ -140,5 +140,5 @@ pub(super) fn summary(view: &LeaseView) -> String {
         n => format!("{n} standbys"),
     };
     let epoch = view.fleet.lease.as_ref().map_or(0, |lease| lease.epoch);
-    format!("; lease {epoch}, {standbys}")
+    format!("; lease epoch {epoch}, {standbys}")
 }

@@ -69,9 +69,6 @@ pub enum OpenError {
         path: PathBuf,
         /// A description of the damage.
         what: String,
-        /// The error of SQLite, if SQLite found the damage.
-        #[source]
-        source: Option<Cause>,
     },
     /// The file system of the state directory lacks a feature that the store needs.
     #[error(
@@ -399,9 +396,7 @@ pub enum Fault {
     /// The disk of the state directory is full.
     ///
     /// The store works again as soon as there is space.
-    #[error(
-        "the disk of state_dir is full: free some space, and the store works again by itself; nothing is lost"
-    )]
+    #[error("the disk of state_dir is full (free some space)")]
     Full(#[source] Cause),
     /// Another transaction kept the database locked for longer than the store waits.
     #[error("another transaction, probably of another process, keeps the database locked")]
@@ -411,7 +406,7 @@ pub enum Fault {
     Slow(#[source] Cause),
     /// SQLite found damage in the open database.
     #[error(
-        "the database is damaged: stop the daemon and restore the state directory from a backup"
+        "the database is damaged (stop the daemon and restore the state directory from a backup)"
     )]
     Damaged(#[source] Cause),
     /// The operating system failed to read or write.
@@ -420,9 +415,7 @@ pub enum Fault {
     /// The server does not answer, or lacks a resource.
     ///
     /// The store works again as soon as the server does.
-    #[error(
-        "the database does not answer, or lacks space, memory or connections: the store works again once the database works, and nothing is lost"
-    )]
+    #[error("the database does not answer, or lacks space, memory or connections")]
     Unreachable(#[source] Cause),
     /// This process has no lease on the repository. Usually another one took it over.
     #[error("another process took over the repository, so this process changes nothing")]

@@ -66,9 +66,10 @@ pub(super) fn watch_limit(watches: usize, uncovered: usize) -> String {
 /// Returns the note that directories cannot be watched. It names the first directory.
 pub(super) fn unwatchable(count: usize, first: &str, gap: &Gap) -> String {
     let advice = match gap {
-        Gap::Failed(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
-            "give the daemon's user permission to read them"
-        }
+        Gap::Failed(error) if error.kind() == std::io::ErrorKind::PermissionDenied => match count {
+            1 => "give the daemon's user permission to read it",
+            _ => "give the daemon's user permission to read them",
+        },
         Gap::Failed(_) => "the daemon retries",
         Gap::SameAs(_) => "the kernel watches a directory at only one path",
     };

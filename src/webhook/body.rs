@@ -76,7 +76,7 @@ fn rendered(template: &Template, content: &CallbackContent) -> Result<Body, Stri
     match template.render(&variables) {
         Ok(bytes) => Ok(Body::plain(template.content_type(), bytes)),
         Err(error) => Err(format!(
-            "not sent: {error}; correct template.body, reload, then redeliver the delivery"
+            "not sent: {error}; correct template.body and reload"
         )),
     }
 }

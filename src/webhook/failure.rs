@@ -77,7 +77,12 @@ pub(super) fn is_closed_during_upload(error: &reqwest::Error) -> bool {
 /// Describes a timeout while connecting.
 fn connecting_timed_out(to: &Destination) -> String {
     let bound = humantime::format_duration(to.connect_timeout);
-    format!("timed out after {bound} connecting to {to} (connect_timeout)")
+    let setting = if to.has_settings {
+        " (connect_timeout)"
+    } else {
+        ""
+    };
+    format!("timed out after {bound} connecting to {to}{setting}")
 }
 
 fn resolve_failure(error: &ResolveError, to: &Destination) -> String {
@@ -133,7 +138,11 @@ fn tls_failure(error: &rustls::Error, to: &Destination) -> String {
         rustls::Error::AlertReceived(
             AlertDescription::CertificateRequired | AlertDescription::NoCertificate,
         ) => {
-            format!("{host} requires a client certificate; set tls.client_cert and tls.client_key")
+            let advice = match to.has_settings {
+                true => "; set tls.client_cert and tls.client_key",
+                false => ", which `listen` cannot send",
+            };
+            format!("{host} requires a client certificate{advice}")
         }
         rustls::Error::AlertReceived(
             AlertDescription::UnknownCA
@@ -165,10 +174,16 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
             "the certificate of {host} is not valid before {}; is the clock right?",
             date(*not_before)
         ),
-        CertificateError::UnknownIssuer => format!(
-            "the certificate of {host} is from an unknown issuer; to trust it, add the \
-             issuer's certificate to tls.ca"
-        ),
+        CertificateError::UnknownIssuer => {
+            let authorities = match to.has_settings {
+                true => "tls.ca",
+                false => "those of the system",
+            };
+            format!(
+                "the certificate of {host} is from an unknown issuer; to trust it, add the \
+                 issuer's certificate to {authorities}"
+            )
+        }
         // The names in the certificate would reveal a receiver whose URL is secret.
         CertificateError::NotValidForNameContext { presented, .. } if !to.is_hidden() => format!(
             "the certificate of {host} is not valid for this host name, only for {}",
@@ -181,9 +196,14 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("the certificate of {host} is not valid for this host name")
         }
-        CertificateError::BadSignature => format!(
+        CertificateError::BadSignature
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => format!(
             "the certificate of {host} is not signed with its issuer's current key; was that key \
-             replaced after tls.ca was written?"
+             replaced after its certificate was added to the trusted ones?"
+        ),
+        CertificateError::UnsupportedSignatureAlgorithmContext { .. } => format!(
+            "the certificate of {host} is signed with an algorithm that is not supported; create \
+             a certificate with ECDSA P-256, Ed25519 or RSA with SHA-256"
         ),
         // The library has no error variant for two common mistakes in self-made certificates.
         other => match format!("{other:?}") {

@@ -145,7 +145,8 @@ impl Forwarder {
                 "it has a fragment (#…), which HTTP never sends",
             ));
         }
-        let to = Destination::new(&url, &Proxies::of(&SystemEnvironment), CONNECT_TIMEOUT);
+        let mut to = Destination::new(&url, &Proxies::of(&SystemEnvironment), CONNECT_TIMEOUT);
+        to.has_settings = false;
         let tls = roots.client_config(&Tls::default())?;
         let client = client_builder(tls, &to)?.build()?;
         let thread = ExchangeThread::start()?;

@@ -139,6 +139,8 @@ pub(super) struct Destination {
     pub(super) proxy: Option<Proxy>,
     /// The time limit for connecting.
     pub(super) connect_timeout: Duration,
+    /// Whether the settings `tls` and `connect_timeout` of a webhook apply. Messages name them.
+    pub(super) has_settings: bool,
     /// The parts of the URL that no message and no kept answer may show. `None` if the URL is no
     /// secret.
     secrets: Option<Vec<String>>,
@@ -168,6 +170,7 @@ impl Destination {
             address,
             proxy: proxies.way(url).proxy().cloned(),
             connect_timeout,
+            has_settings: true,
             secrets: None,
         }
     }

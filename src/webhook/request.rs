@@ -303,8 +303,8 @@ pub const LENGTH_MAX: usize = 8_000;
 ///
 /// The message says what is too long and what to do.
 pub(super) fn check_lengths(request: &Request) -> Result<(), String> {
-    let advice = "use a format that sends the parameters in the body, such as multipart, reload, then \
-                  redeliver the delivery; or shorten the names in the project, which helps later events only";
+    let advice = "set a format that sends the parameters in the body, such as multipart, and reload; \
+                  or shorten the names in the project, which helps later events only";
     let length = request.url.as_str().len();
     if length > LENGTH_MAX {
         return Err(format!(
@@ -318,8 +318,8 @@ pub(super) fn check_lengths(request: &Request) -> Result<(), String> {
     match headers.find(|(name, value)| is_format(name) && value.len() > LENGTH_MAX) {
         Some((name, value)) if name == WEBHOOK_SIGNED_HEADERS => Err(format!(
             "not sent: the header {name} is {} bytes long, but receivers accept at most {LENGTH_MAX}; \
-             remove `signed_headers: true`, reload, then redeliver the delivery; or shorten the names in \
-             the project, which helps later events only",
+             remove `signed_headers: true` and reload; or shorten the names in the project, which helps \
+             later events only",
             value.len()
         )),
         Some((name, value)) => Err(format!(

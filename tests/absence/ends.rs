@@ -27,7 +27,7 @@ fn a_hold_does_not_end_before_the_repository_is_compared_again() {
     take_away(&home, &daemon, names(160));
     wait_held(&home, 160, "more-than-half");
     fs::rename(home.at(""), home.beside("hidden")).unwrap();
-    daemon.wait_message("no events are inferred until it is back", 1);
+    daemon.wait_message("no events are inferred until it is available", 1);
     for hold in ["0s", "1h"] {
         home.reconfigure(&for_time(hold));
         assert!(daemon.reload());
@@ -97,7 +97,7 @@ fn a_hold_goes_on_to_its_end_after_a_restart(backend: &str) {
         }
         let daemon = home.start();
         let status = wait_held(&home, 12, "more-than-half");
-        let text = "12 of 20 projects vanished together";
+        let text = "12 of 20 projects are gone";
         let troubles = status["troubles"]["removals"].to_string();
         assert!(troubles.contains(text), "{troubles}");
         let difference = until(&home).duration_since(before).abs();
@@ -163,7 +163,7 @@ fn every_project_that_comes_back_extends_the_hold(backend: &str) {
         assert!(until(&home) > before);
     }
     assert_eq!(events(&endpoint), [""; 0]);
-    assert_eq!(daemon.n_messages("projects vanished together"), 1);
+    assert_eq!(daemon.n_messages("projects are gone"), 1);
 }
 
 fn a_reload_ends_a_hold_sooner(backend: &str) {

@@ -182,7 +182,7 @@ fn more_than_half_of_the_projects_are_held_for_a_time(backend: &str) {
         projects(&home, names(20));
         let daemon = home.start();
         vanish(&home, &daemon, names(n));
-        let text = format!("{n} of 20 projects vanished together");
+        let text = format!("{n} of 20 projects are gone");
         if hold == "1h" && is_held {
             let status = wait_held(&home, n, "more-than-half");
             let until = status["heldRemovals"]["until"].as_str().unwrap();

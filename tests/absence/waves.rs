@@ -246,7 +246,7 @@ fn imports_during_a_wave_do_not_prevent_its_hold(backend: &str) {
         home.write(&format!("hr/{name}/project.xml"), &content);
     }
     let status = wait_held(&home, 12, "more-than-half");
-    let text = "12 of 20 projects vanished together";
+    let text = "12 of 20 projects are gone";
     let troubles = status["troubles"]["removals"].to_string();
     assert!(troubles.contains(text), "{troubles}");
     drop(daemon);

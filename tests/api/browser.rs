@@ -228,7 +228,7 @@ fn switch_off(page: &Page, home: &Home) {
     page.open("/webhooks");
     page.browser
         .click("form[action='/webhooks/catalog/disable'] button");
-    page.browser.wait_text("Switched off");
+    page.browser.wait_text("Off since");
     let webhooks = home.json(&["webhooks"]);
     let webhooks = webhooks.as_array().unwrap();
     let standing = webhooks.iter().find(|webhook| webhook["name"] == "catalog");
@@ -236,7 +236,7 @@ fn switch_off(page: &Page, home: &Home) {
     page.browser
         .click("form[action='/webhooks/catalog/enable'] button");
     wait_until("the webhook to be on", || {
-        (!page.browser.text().contains("Switched off")).then_some(())
+        (!page.browser.text().contains("Off since")).then_some(())
     });
 }
 

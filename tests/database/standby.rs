@@ -47,7 +47,10 @@ fn every_report_shows_the_lease_and_who_waits_for_it() {
     let (command, to_systemd) = notifying(&home);
     let first = Daemon::launch(&home, command);
     first.wait_ready();
-    wait_notified(&to_systemd, "watching 0 projects; lease 1, no standby");
+    wait_notified(
+        &to_systemd,
+        "watching 0 projects; lease epoch 1, no standby",
+    );
     let alone = home.json(&["status"]);
     assert_eq!(alone["fleet"]["repository"], "models");
     assert_eq!(alone["fleet"]["holder"]["pid"], first.pid());
@@ -60,7 +63,7 @@ fn every_report_shows_the_lease_and_who_waits_for_it() {
     let waits = format!("waiting: process {} on", first.pid());
     let told = wait_notified(&to_other, &waits);
     assert!(told.contains("READY=1"), "{told}");
-    wait_notified(&to_systemd, "watching 0 projects; lease 1, 1 standby");
+    wait_notified(&to_systemd, "watching 0 projects; lease epoch 1, 1 standby");
     // The working process reports the standby.
     let status = home.json(&["status"]);
     let standby = &status["fleet"]["standbys"][0];
@@ -81,7 +84,7 @@ fn every_report_shows_the_lease_and_who_waits_for_it() {
     let (ready, line) = get(&home, "/readyz").unwrap();
     assert_eq!(
         (ready, line.as_str()),
-        (200, "watching 0 projects; lease 1, 1 standby\n")
+        (200, "watching 0 projects; lease epoch 1, 1 standby\n")
     );
     let (_, metrics) = get(&home, "/metrics").unwrap();
     for series in [
@@ -118,7 +121,7 @@ fn every_report_shows_the_lease_and_who_waits_for_it() {
     // Taken over: the new holder has the next epoch, and its admin server has the address at once.
     assert!(first.terminate().success());
     second.wait_ready();
-    wait_notified(&to_other, "watching 0 projects; lease 2, no standby");
+    wait_notified(&to_other, "watching 0 projects; lease epoch 2, no standby");
     assert_eq!(get(&other, "/readyz").unwrap().0, 200);
     let status = other.json(&["status"]);
     assert_eq!(status["fleet"]["holder"]["pid"], second.pid());

@@ -75,7 +75,7 @@ fn unreadable_files_are_not_deleted(backend: &str) {
 }
 
 fn a_root_that_is_renamed_away_and_back_infers_nothing(backend: &str) {
-    const AWAY: &str = "no events are inferred until it is back";
+    const AWAY: &str = "no events are inferred until it is available";
     let endpoint = Endpoint::new();
     let home = home_with_projects(&Settings::all_to(&endpoint).watch(backend), 4);
     let daemon = home.start();

@@ -174,7 +174,7 @@ fn starts_on_a_full_disk(is_changed: bool) -> bool {
     wait_health(&home, "/readyz", 200);
     endpoint.wait_for_one("the last", is_last);
     if is_changed {
-        daemon.wait_message("saved the changed webhook settings", 1);
+        daemon.wait_message("saved the webhook settings of the running configuration", 1);
     } else {
         assert!(daemon.reload());
     }

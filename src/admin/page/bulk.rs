@@ -39,8 +39,11 @@ pub(super) async fn count(
     let content = html! {
         p { "This selects " strong { (deliveries(counted.matched)) } ":" }
         (pairs(&selected))
-        @if action == REDELIVER && chosen.state.is_empty() {
-            p { "Without a state, only dead deliveries are sent again." }
+        @if chosen.state.is_empty() {
+            p {
+                @if action == REDELIVER { "Without a state, only dead deliveries are sent again." }
+                @else { "Only pending deliveries are cancelled." }
+            }
         }
         @if counted.matched > 0 {
             (confirmation("/deliveries/bulk", verb, counted.matched, &fields))

@@ -28,8 +28,8 @@ pub(super) fn all(hour: &[Minute]) -> Markup {
             figure {
                 figcaption {
                     "Time from change to callback in the last hour"
-                    @if let Some(slowest) = slowest { ", at most " (duration(slowest)) " on average in a minute" }
-                    @else { ": none" }
+                    @if let Some(slowest) = slowest { "; the mean of the slowest minute is " (duration(slowest)) }
+                    @else { "; no callbacks of live events" }
                 }
                 (chart(hour.len(), "Mean time from change to callback, for each minute", &latencies(hour, slowest)))
             }

@@ -126,7 +126,7 @@ fn rows(deliveries: &[DeliveryView]) -> Markup {
                     th scope="col" { "Project" } th scope="col" { "Webhook" }
                     th scope="col" { "State" } th scope="col" { "Attempts" }
                     th scope="col" { "Last answer" } th scope="col" { "Recorded" }
-                    th scope="col" { "Next or end" }
+                    th scope="col" { "Next attempt or end" }
                 } }
                 tbody {
                     @for delivery in deliveries {
@@ -207,7 +207,7 @@ fn attempt(attempt: &AttemptView) -> Markup {
             h3 {
                 "Attempt " (attempt.number) ": "
                 span class=(if attempt.error.is_some() { "state bad" } else { "state good" }) {
-                    (status.as_deref().unwrap_or("no answer"))
+                    (status.as_deref().unwrap_or("failed"))
                 }
             }
             p { (time(attempt.at)) ", took " (duration(attempt.duration_ms)) }

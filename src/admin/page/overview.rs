@@ -88,7 +88,7 @@ fn advices(report: &Report) -> Vec<Advice> {
         let name = &webhook.name;
         if let (Standing::Off, Some(off)) = (webhook.standing, &webhook.off) {
             found.push(Advice {
-                problem: format!("Webhook {name} is switched off: {}", off.reason),
+                problem: format!("Webhook {name} is off: {}", off.reason),
                 advice: html! { "Once the receiver is ready, switch the webhook on under " a href="/webhooks" { "Webhooks" } "." },
             });
         }
@@ -119,19 +119,19 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
                 html! { "Mount or restore the repository, or fix its permissions. The daemon then continues by itself." }
             }
             Trouble::Store => {
-                html! { "Usually the disk of the state directory is full, or PostgreSQL cannot be reached. Free some space, or restore the connection; nothing is lost meanwhile." }
+                html! { "The daemon continues by itself once the state can be read and written." }
             }
             Trouble::Removals => {
                 let held = daemon.engine.held_removals.as_ref();
                 html! {
-                    "Restore the projects, or release the removals with " code { "project-webhooks accept" } "."
+                    "If the projects are missing by mistake, restore them."
                     @if let Some(until) = held.and_then(|held| held.until) {
                         " They are held until " (time(until)) "."
                     }
                 }
             }
             Trouble::Repositories => {
-                html! { "Add them to " code { "repositories" } ", or reload the configuration to confirm its list." }
+                html! { "Until then, nobody watches these repositories." }
             }
             Trouble::Engine | Trouble::Watch => {
                 html! { "See the log. If this does not end, restart the daemon." }
@@ -150,14 +150,18 @@ fn of_daemon(daemon: &DaemonReport) -> Vec<Advice> {
         found.push(Advice {
             problem: note.clone(),
             advice: html! {
-                @if daemon.engine.coverage.polls { "A scan on a timer finds changes there." }
+                @if daemon.engine.coverage.polls { "The daemon also scans for changes on a timer (" code { "repository.poll_interval" } ")." }
                 @else { "Changes there are found once the directories can be read." }
             },
         });
     }
     if daemon.state_size.fill() != Fill::Low {
         found.push(Advice {
-            problem: "The state is near its limit, at which the oldest deliveries are removed.".to_owned(),
+            problem: match daemon.state_size.fill() {
+                Fill::Over => "The state exceeds its limit, so the oldest deliveries are removed.",
+                _ => "The state is near its limit, at which the oldest deliveries are removed.",
+            }
+            .to_owned(),
             advice: html! { "Raise " code { "retention.max_state_size" } ", or fix webhooks with many pending deliveries." },
         });
     }
@@ -178,7 +182,7 @@ fn facts(report: &Report, daemon: &DaemonReport) -> Markup {
             html! {
                 @if daemon.repositories.is_empty() { (report.repository) }
                 @else { ul { @for one in &daemon.repositories {
-                    li { (one.name) ": " (one.path) ", " (one.engine.projects) " projects"
+                    li { (one.name) ": " (one.path) ", " (counted(one.engine.projects as u64, "project"))
                         @if !one.engine.is_watching() { ", not watching" } }
                 }
                 @for one in &report.unwatched {

@@ -89,7 +89,7 @@ fn inputs(chosen: &Chosen, names: &[String]) -> Markup {
     html! {
         form.filters aria-label="Select events to replay" {
             (webhook.of(&chosen.to, names))
-            (project_and_times(&chosen.project, ("From", &chosen.since), ("To", &chosen.until)))
+            (project_and_times(&chosen.project, ("Since", &chosen.since), ("Until", &chosen.until)))
             button.main type="submit" { "Count" }
         }
     }
@@ -98,7 +98,9 @@ fn inputs(chosen: &Chosen, names: &[String]) -> Markup {
 /// Shows the number of selected events, with the button that replays them.
 fn selected(chosen: &Chosen, matched: u64) -> Markup {
     let fields = chosen.pairs();
-    let shown = fields.map(|(name, value)| (name, or_none(given(value).as_deref())));
+    // The selected webhook is `to` in the request.
+    let label = |name| if name == "to" { "webhook" } else { name };
+    let shown = fields.map(|(name, value)| (label(name), or_none(given(value).as_deref())));
     html! {
         div role="status" {
             p { "This selects " strong { (counted(matched, "event")) } ":" }

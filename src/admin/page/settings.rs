@@ -11,7 +11,7 @@ use axum::http::{HeaderName, HeaderValue};
 use bytesize::ByteSize;
 use maud::{Markup, html};
 
-use super::parts::{or_none, pairs};
+use super::parts::{counted, or_none, pairs};
 use super::shell::{Page, Section, page};
 use crate::admin::routes::Server;
 use crate::config::{
@@ -201,7 +201,7 @@ fn webhook(webhook: &Webhook) -> Rows {
     }
     rows.extend(self::rows([
         ("headers", names(&webhook.headers)),
-        ("secret", html! { (webhook.secrets.len()) }),
+        ("secret", secrets(webhook.secrets.len())),
         ("signed_headers", html! { (webhook.signed_headers) }),
     ]));
     rows.extend(auth(webhook.auth.scheme.as_ref()));
@@ -274,6 +274,11 @@ fn duration(duration: Duration) -> Markup {
 fn names(headers: &[(HeaderName, HeaderValue)]) -> Markup {
     let names: Vec<&str> = headers.iter().map(|(name, _)| name.as_str()).collect();
     list(&names)
+}
+
+/// Shows the number of secrets.
+fn secrets(n: usize) -> Markup {
+    or_none((n > 0).then(|| counted(n as u64, "secret")).as_deref())
 }
 
 /// Shows whether a value is set, without the value.

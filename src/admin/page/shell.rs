@@ -116,8 +116,8 @@ pub(in crate::admin) fn login(alert: Option<&str>) -> Page {
                         input #token type="password" name="token" required autofocus
                             autocomplete="current-password" aria-describedby="which";
                         p #which {
-                            "The value of admin.token in the configuration. With init, the content of the \
-                             file admin-token next to it."
+                            "The token of the setting admin.token. If " code { "project-webhooks init" }
+                            " wrote the configuration, the file admin-token next to it has the token."
                         }
                         button.main type="submit" { "Log in" }
                     }

@@ -69,7 +69,7 @@ fn one(webhook: &WebhookView) -> Markup {
         section.card aria-label={ "Webhook " (name) } {
             h2 { (name) " " (state(report.standing.as_str())) }
             @if let Some(off) = &report.off {
-                p.bad { "Switched off " (time(off.since)) ": " (off.reason) }
+                p.bad { "Off since " (time(off.since)) ": " (off.reason) }
             }
             @if let Some(error) = &report.last_error {
                 p { strong { "Last error" } " " (time(error.at)) ": " span.text { (error.error) } }

@@ -6,7 +6,6 @@ use std::io::{self, Write};
 use serde::Serialize;
 
 use crate::cli::output::{BOLD, FAINT, Style, YELLOW, counted, safe};
-use crate::cli::view::location;
 use crate::config::Config;
 use crate::domain::event::InferredEvent;
 use crate::domain::moves::{Comparison, Conclusion};
@@ -14,6 +13,7 @@ use crate::domain::parameters::parameters;
 use crate::domain::project::{ContentHash, FileState, Problem, ProjectKey, Recorded, Role};
 use crate::domain::route::{Properties, Subscription, route};
 use crate::engine::phase::Start;
+use crate::error::location;
 use crate::operator::view;
 
 #[derive(Serialize)]

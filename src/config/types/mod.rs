@@ -88,7 +88,10 @@ impl Config {
         let mut changed: Vec<&str> = changed.map(|setting| setting.key).collect();
         // Stored project keys begin with the name of the repository only if there is a list.
         if self.repositories.is_empty() != new.repositories.is_empty() {
-            changed.push("the choice between repository and repositories");
+            changed.push(
+                "the choice between repository and repositories (which also needs an empty state_dir \
+                 or, with store.postgres, other names)",
+            );
         }
         changed
     }

@@ -171,7 +171,7 @@ impl Side for PostgresSide {
             true => format!("repository {}", self.settings.repository),
             false => "its list of repositories".to_owned(),
         };
-        format!("{}, {repository}", self.store.location())
+        format!("{} ({repository})", self.store.location())
     }
 
     fn mark(&mut self) -> Result<Option<Mark>, StoreError> {

@@ -14,8 +14,7 @@ impl OpenError {
         match source.sqlite_error_code() {
             Some(ErrorCode::DatabaseCorrupt | ErrorCode::NotADatabase) => OpenError::Damaged {
                 path,
-                what: "SQLite cannot read it as a database".to_owned(),
-                source: Some(Arc::new(source)),
+                what: format!("SQLite cannot read it as a database ({source})"),
             },
             _ => OpenError::Database {
                 path,

@@ -250,7 +250,6 @@ fn check_file(path: &Path) -> Result<(), OpenError> {
     Err(OpenError::Damaged {
         path: path.to_owned(),
         what: what.to_owned(),
-        source: None,
     })
 }
 
@@ -305,7 +304,6 @@ fn version(path: &Path, connection: &Connection) -> Result<i64, OpenError> {
         return Err(OpenError::Damaged {
             path: path.to_owned(),
             what: "another program, or an unreleased version of this one, wrote it".to_owned(),
-            source: None,
         });
     }
     Ok(found)
@@ -328,7 +326,6 @@ fn check(path: &Path, connection: &Connection) -> Result<(), OpenError> {
         return Err(OpenError::Damaged {
             path: path.to_owned(),
             what: findings.join("; "),
-            source: None,
         });
     }
     Ok(())
@@ -359,7 +356,6 @@ fn build(directory: &Path, path: &Path) -> Result<(), OpenError> {
         return Err(OpenError::Damaged {
             path: path.to_owned(),
             what: format!("it is missing, although its log {} exists", log.display()),
-            source: None,
         });
     }
     let building = directory.join(BUILDING_FILE);
