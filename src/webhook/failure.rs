@@ -197,10 +197,15 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
             format!("the certificate of {host} is not valid for this host name")
         }
         CertificateError::BadSignature
-        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => format!(
-            "the certificate of {host} is not signed with its issuer's current key; was that key \
-             replaced after its certificate was added to the trusted ones?"
-        ),
+        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+            let question = match to.has_settings {
+                true => "; was that key replaced after tls.ca was written?",
+                false => "",
+            };
+            format!(
+                "the certificate of {host} is not signed with its issuer's current key{question}"
+            )
+        }
         CertificateError::UnsupportedSignatureAlgorithmContext { .. } => format!(
             "the certificate of {host} is signed with an algorithm that is not supported; create \
              a certificate with ECDSA P-256, Ed25519 or RSA with SHA-256"

@@ -19,8 +19,16 @@ const LOCK_FILE: &str = "lock";
 ///
 /// After the holder ends, its forked child may keep the lock until the child executes its program.
 const TRIES: u32 = 10;
+
 /// The pause before each further attempt.
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// The maximum number of times to read the kernel's list of locks.
+///
+/// The kernel returns the list in pages. If a lock of the first page is released between the reads
+/// of two pages, the second page lacks its first line: 136 of 2,614 lists, with a thread that took
+/// and released 150 locks.
+const LIST_READS: u32 = 10;
 
 /// Returns the process that holds the lock on a state directory. `None` if unknown.
 ///
@@ -31,11 +39,11 @@ pub(crate) fn holder(directory: &Path) -> Option<u32> {
     let inode = std::fs::metadata(&path).ok()?.ino();
     let text = std::fs::read_to_string(&path).ok()?;
     let pid: u32 = text.trim().parse().ok()?;
-    let locks = std::fs::read_to_string("/proc/locks").ok()?;
-    locks
-        .lines()
-        .any(|line| is_lock_of(line, pid, inode))
-        .then_some(pid)
+    let is_listed = |_| {
+        std::fs::read_to_string("/proc/locks")
+            .is_ok_and(|locks| locks.lines().any(|line| is_lock_of(line, pid, inode)))
+    };
+    (0..LIST_READS).any(is_listed).then_some(pid)
 }
 
 /// Whether a line of `/proc/locks` is about a lock of this process on this file.
