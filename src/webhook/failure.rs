@@ -196,8 +196,7 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
         CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. } => {
             format!("the certificate of {host} is not valid for this host name")
         }
-        CertificateError::BadSignature
-        | CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => {
+        CertificateError::BadSignature => {
             let question = match to.has_settings {
                 true => "; was that key replaced after tls.ca was written?",
                 false => "",
@@ -206,6 +205,10 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
                 "the certificate of {host} is not signed with its issuer's current key{question}"
             )
         }
+        CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => format!(
+            "the signature in the certificate of {host} does not fit its issuer's key, or the type \
+             of that key is not supported (ECDSA P-256, P-384, Ed25519 and RSA are)"
+        ),
         CertificateError::UnsupportedSignatureAlgorithmContext { .. } => format!(
             "the certificate of {host} is signed with an algorithm that is not supported; create \
              a certificate with ECDSA P-256, Ed25519 or RSA with SHA-256"
