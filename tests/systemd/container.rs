@@ -272,6 +272,15 @@ impl Container {
         self.run(&["journalctl", "--sync"]);
         self.run(&["journalctl", "--output=cat", "--quiet", "--unit", unit])
     }
+
+    /// All that daemons logged, also what came so late that journald does not know the unit.
+    ///
+    /// journald looks up the unit by the process, which may have ended before.
+    pub fn journal_of_all(&self) -> String {
+        self.run(&["journalctl", "--sync"]);
+        let program = "--identifier=project-webhooks";
+        self.run(&["journalctl", "--output=cat", "--quiet", program])
+    }
 }
 
 impl Drop for Container {

@@ -92,7 +92,7 @@ fn it_stops_in_time_though_a_receiver_hangs() {
     // It gave up by itself before a timeout killed it, and logs the consequence.
     assert_eq!(container.property(UNIT, "Result"), "success");
     assert_eq!(container.property(UNIT, "ExecMainStatus"), "0");
-    let log = container.journal(UNIT);
+    let log = container.journal_of_all();
     assert!(log.contains("did not finish within"), "{log}");
     // The delivery is kept.
     let kept = container.run(&["project-webhooks", "deliveries", "--json"]);
