@@ -9,13 +9,13 @@ use jiff::Timestamp;
 
 /// The largest normal drift between the time of day and the monotonic time.
 ///
-/// The drift has two causes: slewing, and the time between reading one of them and the other.
+/// The drift has two causes: slewing, and the time that passes between reading the two clocks.
 const SLEWED: Duration = Duration::from_secs(1);
 
 /// The time of day and the monotonic time.
 ///
-/// Comparing two readings shows whether the time of day was set in between. A suspension of the
-/// host looks as if it was set forward, because the monotonic time stops meanwhile.
+/// Comparing two readings shows whether the time of day was set in between. After a suspension of
+/// the host, the time of day seems to be set forward, because the monotonic time stopped meanwhile.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Reading {
     now: Timestamp,

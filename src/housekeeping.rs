@@ -163,7 +163,8 @@ impl Housekeeping {
         let limit = match space.disk {
             Some(disk) => {
                 let mut could_take = space.used.saturating_add(disk.available);
-                // Files of other programs may have filled the disk before the start.
+                // The first limit allows the present size and nine tenths of the available space,
+                // because files of other programs may have filled the disk before the start.
                 if self.space.load(Relaxed) == 0 {
                     let available = disk.available - disk.available / 10;
                     could_take = state_size::space_of(space.used.saturating_add(available));

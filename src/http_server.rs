@@ -1,10 +1,10 @@
 //! An HTTP/1.1 server that no client can exhaust or stop.
 //!
 //! Constraint: the number of connections is limited, and an idle client costs nothing but its
-//! connection. At the limit, the server closes a connection for each new one. It chooses among the
-//! connections without proven access, if there are any, of the network that has the most of them.
-//! Of these, it prefers connections older than [`GRACE`], then those without a request, then the
-//! oldest. So the server answers short requests even if very many clients connect.
+//! connection. At the limit, the server closes a connection for each new one. If there are
+//! connections without proven access, it considers only these, and only those of the network that
+//! has the most of them. It prefers connections older than [`GRACE`], then those without a request,
+//! then the oldest. So the server answers short requests even if very many clients connect.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;

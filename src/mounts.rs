@@ -49,7 +49,7 @@ impl MountList {
         self.file.as_ref().map(AsFd::as_fd)
     }
 
-    /// Whether the kernel reports that the list changed since it was opened.
+    /// Whether the list changed since it was opened, or since the last reported change.
     ///
     /// The kernel reports each change only once: to this call, or to a poll of the descriptor.
     pub(crate) fn has_changed(&self) -> bool {
@@ -99,7 +99,7 @@ impl Mounts {
             .or(self.above.as_ref())
     }
 
-    /// Parses the list. Replaces bytes that are not UTF-8 in all paths.
+    /// Parses the list. In every path, replaces the bytes that are not UTF-8.
     fn parse(text: &[u8], directory: &Path) -> Self {
         let text = String::from_utf8_lossy(text);
         let directory = directory.to_string_lossy();

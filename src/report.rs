@@ -38,7 +38,7 @@ pub(crate) use unwatched::UnwatchedReport;
 /// The maximum number of invalid files in a report.
 pub(crate) const INCOMPLETE_MAX: usize = 1_000;
 
-/// The maximum of a limited count of deliveries.
+/// The largest number of deliveries that a limited count shows exactly.
 ///
 /// A larger number is shown as "more than 10,000".
 pub(crate) const SHOWN_MAX: u64 = 10_000;
@@ -238,7 +238,9 @@ pub(crate) struct Report {
     /// The number of recorded projects, if no running daemon reports it.
     #[serde(rename = "projects", skip_serializing_if = "Option::is_none")]
     pub(crate) recorded_projects: Option<usize>,
-    /// The recorded repositories that are not in `repositories`. Empty without `repositories`.
+    /// The recorded repositories that are not in the list of watched repositories.
+    ///
+    /// Empty without the setting `repositories`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub(crate) unwatched: Vec<UnwatchedReport>,

@@ -2,10 +2,9 @@
 //!
 //! Constraint: opening a path below the root never follows a symbolic link, never leaves the root,
 //! and never blocks on a FIFO or a device. On Linux, one call opens the whole path (openat2 with
-//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). If that call is not available, each component is
-//! opened relative to its parent, with O_NOFOLLOW: on other systems, on kernels before 5.6, and in
-//! some sandboxes. The effect is the same, but each directory of the path must be readable, not
-//! only searchable.
+//! RESOLVE_BENEATH and RESOLVE_NO_SYMLINKS). Other systems, kernels before 5.6 and some sandboxes
+//! do not offer this call. There, each component is opened relative to its parent, with O_NOFOLLOW.
+//! The effect is the same, but each directory of the path must be readable, not only searchable.
 
 mod encrypted;
 mod names;

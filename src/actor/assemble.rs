@@ -1,8 +1,8 @@
 //! Collects the records of each system call, until its end.
 //!
 //! Constraint: any input takes only limited memory. A call is complete only if all its path records
-//! arrived. If a record is missing, the caller must discard all earlier changes, because the
-//! missing record may be about the same files.
+//! arrived. On [`Assembled::Lost`], the reader of the records must discard all earlier changes,
+//! because the missing record may be about the same files.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -20,7 +20,7 @@ pub struct Call {
     pub(super) key: EventKey,
     pub(super) fields: CallFields,
     pub(super) items: Vec<PathItem>,
-    /// The open flags, if the call is openat2(2).
+    /// The flags for opening a file, if the call is openat2(2).
     pub(super) open_flags: Option<u64>,
 }
 

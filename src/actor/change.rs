@@ -132,7 +132,8 @@ fn places(item: &PathItem, items: &[PathItem]) -> Option<Vec<Place>> {
         return None;
     }
     let parents = || items.iter().filter(|item| item.kind == ItemKind::Parent);
-    // The kernel writes the names of parents with a final slash, except for the working directory.
+    // The kernel writes the names of parents with a final slash, except the name of the working
+    // directory. That name has a final slash only if it is `/`.
     let is_named = |parent: &&PathItem| match parent.name.as_deref() {
         Some(named) if above.is_empty() => !named.ends_with(b"/") || named == b"/",
         Some(named) => named == above,

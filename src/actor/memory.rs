@@ -287,8 +287,8 @@ impl Memory {
         });
         if rest.is_empty() {
             let removal = removal?;
-            // If a rename may be in either of two directories, its new name may seem to be at the
-            // old place. That does not mean that the file is back.
+            // The records may not show which of two directories has the new name of a renamed file.
+            // Then the new name may also seem to be at the old place, but the file is not back.
             let is_other_end = |change: &Change| {
                 change.act == removal.act
                     && change.node == removal.node
@@ -379,8 +379,8 @@ impl Memory {
             (Some(arrived), Some(left)) if arrived.act.serial >= left.serial => Some(&arrived.act),
             // The record is about the file itself, so the answer is certain.
             (Some(arrived), None) if arrived.node == node => Some(&arrived.act),
-            // No record shows how the file left its old path. Or the directory was here before
-            // that, or two directories were exchanged.
+            // No record shows how the file left its old path. Or it left after the arrival here, so
+            // the directory was here already, or two directories were exchanged.
             (Some(_), _) => None,
         }
     }
@@ -420,7 +420,8 @@ impl Change {
         matches!(self.deed, Deed::Appeared { .. })
     }
 
-    /// Whether the change removed a name at a certain place, or the name of this file.
+    /// Whether the change removed a name whose place is the only possible one, or a name of this
+    /// file.
     fn is_removal_of(&self, node: Node) -> bool {
         match &self.deed {
             Deed::Vanished { places, .. } => places.len() == 1 || self.node == node,

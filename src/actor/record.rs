@@ -155,7 +155,7 @@ fn path(fields: &Fields<'_>) -> Option<PathItem> {
     })
 }
 
-/// The fields of a record: `name=value`, separated by blanks.
+/// The fields of a record: `name=value`, separated by a blank, a newline, or the byte 0 or 0x1d.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {

@@ -1,8 +1,8 @@
 //! The actions of the API. The commands have the same actions and checks.
 //!
-//! Constraint: a request that changes many deliveries, or replays events, must contain the number
-//! that its sender expects to be selected. The store compares this number in the first transaction
-//! of the change. If another number is selected, nothing is changed. A request with `dryRun`
+//! Constraint: a request that changes many deliveries, or replays events, must say how many its
+//! sender expects it to select. In the first transaction of the change, the store compares this
+//! number with the number it selects. If they differ, nothing is changed. A request with `dryRun`
 //! returns the number.
 
 use std::sync::Arc;

@@ -172,7 +172,7 @@ async fn supervisor<T: Serialize>(
         admin.requests.send(request(sender)).await.ok()?;
         answer.await.ok()
     };
-    // The command does not wait longer. Stop waiting, and serve another client.
+    // The command gives up after the same time. So stop waiting then, and serve another client.
     let answered = tokio::time::timeout(RELOAD_MAX, answered);
     let answer = tokio::select! {
         answer = answered => answer.ok().flatten(),

@@ -38,8 +38,8 @@ const ONCE: [HeaderName; 4] = [HOST, ORIGIN, FETCH_SITE, FETCH_MODE];
 
 /// Refuses requests that a page of another site sends.
 ///
-/// A user may follow a link from another site. With `hosts`, a header `Host` must also name this
-/// machine, an IP address or one of `hosts`.
+/// Links from another site to a page of this server still work. With `hosts`, a header `Host` must
+/// also name this machine, an IP address or one of `hosts`.
 pub(super) fn refuse_foreign(router: Router, hosts: Option<Vec<String>>) -> Router {
     let names = hosts.map(|mut names| {
         let machine = rustix::system::uname();

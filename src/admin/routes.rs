@@ -46,7 +46,7 @@ pub(super) fn api() -> OpenApiRouter<Arc<Server>> {
 
 /// Returns all paths.
 ///
-/// All paths need access by `auth`, except health, metrics, login, logout and the page's files.
+/// `auth` protects all paths except health, metrics, login, logout and the page's files.
 pub(super) fn all(server: &Arc<Server>) -> Router {
     let health = Router::new()
         .route("/healthz", get(health::healthz))

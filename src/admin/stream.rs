@@ -65,7 +65,9 @@ struct Item {
 /// The newest items.
 #[derive(Default)]
 struct Kept {
-    /// The id of this series of items. `None` while no task compares the state.
+    /// The id of the series: the items since the task began to compare the state.
+    ///
+    /// `None` while the task does not compare.
     series: Option<String>,
     /// The number of the next item.
     next: u64,

@@ -1,8 +1,8 @@
 //! The paths of the admin server of a process that waits or sends, but does not watch.
 //!
 //! Constraint: this server must release its address before the daemon starts. It serves only
-//! `/healthz`, `/readyz` and `/metrics`. `/readyz` names the database and the other process only
-//! to clients that `auth` permits.
+//! `/healthz`, `/readyz` and `/metrics`. `/readyz` names hosts, databases and processes only to
+//! clients that `auth` permits.
 
 use std::sync::Arc;
 

@@ -365,7 +365,7 @@ pub(super) fn is_asked() -> bool {
 #[derive(Debug)]
 pub(super) enum Notified {
     Daemon,
-    /// The operation notified the processes that share the database.
+    /// The store notified the processes that share the database when it made the change.
     Fleet,
     /// No daemon is running.
     Nobody,

@@ -52,8 +52,9 @@ pub(super) fn watch(
 
 /// Makes the escape sequences that draw a text over the previous text.
 ///
-/// Only the space after the new lines is cleared, so the screen does not flicker. Lines that are
-/// too long are cut instead of wrapped. A text that is higher than the screen is cut too.
+/// After the first text, clears only the rest of each line and the space below the text, so the
+/// screen does not flicker. Lines that are too long are cut instead of wrapped. A text that is
+/// higher than the screen is cut too.
 fn frame(text: &[u8], height: usize, is_first: bool) -> Vec<u8> {
     let mut frame = Vec::new();
     if is_first {

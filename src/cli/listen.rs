@@ -233,7 +233,9 @@ fn secret_setting(arguments: &ListenArguments) -> Option<String> {
     ))
 }
 
-/// Makes the introduction: the URL, and lines for config.yaml without the secret.
+/// Makes the introduction: the URL, the target of `--forward-to`, and lines for config.yaml.
+///
+/// The lines for config.yaml refer to the secret, but do not contain it.
 fn introduction(url: &str, secret: Option<&str>, forwards_to: Option<&str>) -> String {
     let secret = secret.map_or_else(String::new, |secret| format!("    secret: {secret}\n"));
     let forwards_to = forwards_to.map_or_else(String::new, |target| {

@@ -296,7 +296,9 @@ impl Progress {
         }
     }
 
-    /// Erases the line. `drop` does this too, unless the thread that owns the value hangs.
+    /// Erases the line.
+    ///
+    /// `drop` does this too. But if the thread that owns the value hangs, `drop` does not run.
     pub(super) fn erase() {
         if io::stderr().is_terminal() {
             // This sequence erases the line (ECMA-48).

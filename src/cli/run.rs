@@ -29,9 +29,10 @@ const SENDING: &str = "sending only: the setting roles does not contain watch";
 /// The reason of a process without the role `watch`, while the database does not answer.
 const SENDING_LATER: &str = "sending nothing new: the database does not answer";
 
-/// The reason of a process without the role `watch`, if a list has its repository.
+/// The reason of a process without the role `watch`, if its only repository is now in a list.
 ///
-/// The process gets no new deliveries, because the record of the list (`repositories`) has them.
+/// The list is the setting `repositories` of another process. New deliveries are recorded for the
+/// list, so this process does not get them.
 const SENDING_NOTHING: &str = "sending nothing new: in this database, the repository belongs to a list (`repositories`). \
                                Give this process the same list";
 
@@ -40,10 +41,10 @@ const SENDING_UNKNOWN: &str = "sending nothing: with this database, no process h
                                the `repository.name` of this process. Give this process the `repository.name` and \
                                the `store` of the process that watches, or start that process";
 
-/// The time between two attempts to watch after a refusal.
+/// How long a process waits after a refusal ([`Cause::Refused`]) until it tries to watch again.
 ///
-/// An attempt may hold the lease until the refusal. Between two attempts, another process must be
-/// able to get the lease.
+/// An attempt to watch may hold the lease until it is refused. The wait gives other processes time
+/// to get the lease.
 const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 
 /// How long the process waits at its end for tasks that it cannot cancel, such as a name lookup.
@@ -130,7 +131,7 @@ enum Cause {
     Unknown,
     /// Another process watches.
     Leased,
-    /// The former record of a repository, in a list or alone, is still in use.
+    /// The former record of a repository still has pending deliveries or a lease.
     NotYet,
     /// Another process may take over first.
     Yields,

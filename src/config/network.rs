@@ -6,8 +6,8 @@
 //!
 //! The most specific entry that contains the address decides. If no entry contains it, the policy
 //! denies link-local, cloud metadata and unspecified addresses. It allows all others, including
-//! loopback and private networks, because receivers are often in-house. If an IPv6 address
-//! contains an IPv4 address, the policy must allow both addresses.
+//! loopback and private networks, because receivers are often in-house. An IPv6 address that
+//! contains an IPv4 address is allowed only if the IPv4 address is allowed too.
 
 mod embedded;
 
@@ -118,8 +118,8 @@ impl NetworkPolicy {
     ///
     /// # Errors
     ///
-    /// The address is denied, or another address that a connection to it may reach. The error has
-    /// the reason and the setting to change.
+    /// The policy denies the address, or another address that a connection to it may reach. The
+    /// error has the reason and the setting to change.
     pub fn judge(&self, address: IpAddr) -> Result<(), Denied> {
         reached(address)
             .into_iter()
@@ -155,7 +155,7 @@ fn most_specific(ranges: &[IpNet], address: IpAddr) -> Option<IpNet> {
 
 /// Returns the addresses that a connection to this address may reach.
 ///
-/// The policy must allow all of them.
+/// A connection is allowed only if the policy allows all of them.
 fn reached(address: IpAddr) -> Vec<IpAddr> {
     // The operating system connects to an IPv4-mapped IPv6 address over IPv4.
     let address = address.to_canonical();

@@ -66,10 +66,10 @@ pub(super) fn read(value: &Value<'_>, context: &mut Context<'_>) -> Option<Sourc
     None
 }
 
-/// Reads a value for a command that may run without the service's secrets.
+/// Reads a value even if `context` reads no secrets ([`Environment::reads_secrets`]).
 ///
-/// If such a command cannot read the value, returns `Some(None)` without an error. The command
-/// fails later if it needs the value.
+/// If `context` reads no secrets and the value cannot be read, returns `Some(None)` without an
+/// error. The command fails later if it needs the value.
 pub(super) fn read_if_possible(
     value: &Value<'_>,
     context: &mut Context<'_>,

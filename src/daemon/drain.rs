@@ -59,7 +59,7 @@ impl Daemon<'_> {
         reason: Reason,
         signals: &mut Signals<impl Stream<Item = c_int> + Unpin>,
     ) -> Drained {
-        // The requests of commands that wait in this channel get no answer.
+        // Requests that still wait in this channel get no answer.
         drop(self.requests);
         let since = self.clock.now();
         let (engines, mut leaving) = self.engines.stop();

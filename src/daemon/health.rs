@@ -38,7 +38,7 @@ impl Serving {
         !self.task.is_finished() && self.file.as_ref().is_none_or(SocketFile::is_in_place)
     }
 
-    /// Whether this address may be free only after the running server has stopped.
+    /// Whether the running server may occupy this address, so that it must stop first.
     fn takes(&self, listen: &Listen) -> bool {
         match (&self.listen, listen) {
             (Listen::Tcp(old), Listen::Tcp(new)) => old.port() == new.port(),

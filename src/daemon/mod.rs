@@ -141,9 +141,9 @@ impl DaemonError {
         }
     }
 
-    /// Whether a process that has started waits after this error instead of ending.
+    /// Whether this error ends the process only at its start.
     ///
-    /// An operator must then change the state or the configuration.
+    /// Later, the process waits until an operator changes the state or the configuration.
     pub(crate) fn is_refusal(&self) -> bool {
         matches!(
             self,

@@ -2,10 +2,10 @@
 //!
 //! A fingerprint is a hash of a webhook's settings.
 //!
-//! Constraint: the recorded list contains every repository whose engine may still commit. Otherwise
-//! another process could watch the same repository as its only repository. So a reload records new
-//! names before it applies them. A name is removed only after the repository's engine has ended.
-//! After a failure, the list may contain too many names until a retry succeeds.
+//! Constraint: the recorded names include every repository whose engine may still commit. Otherwise
+//! another process with the setting `repository` could watch such a repository too. So a reload
+//! records new names before it applies them. A name is removed only after the repository's engine
+//! has ended. After a failure, too many names may be recorded until a retry succeeds.
 
 use std::sync::Arc;
 

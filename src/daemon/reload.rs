@@ -139,7 +139,7 @@ impl Daemon<'_> {
             new.log.level = self.config.log.level;
         }
         accepts(&self.config, &new)?;
-        // Under a new layout, the removals of held projects would cause no events.
+        // Refuse a new layout while removals are held: under it, they would cause no events.
         let new = Arc::new(new);
         let configs = new.of_each_repository();
         for config in &configs {

@@ -111,9 +111,9 @@ impl Sending {
         view.is_none_or(|view| view.borrow().is_reachable)
     }
 
-    /// Whether this process's only repository is now in a list of several repositories.
+    /// Whether the repository of this process is now in the recorded list `repositories`.
     ///
-    /// Then no process records deliveries for this repository alone.
+    /// Then no process may watch it alone, so no new deliveries are recorded for this process.
     pub(crate) fn is_listed(&self) -> bool {
         let view = self.store.fleet();
         view.is_some_and(|view| view.borrow().fleet.is_listed)
@@ -129,7 +129,7 @@ impl Sending {
         Arc::clone(&self.metrics)
     }
 
-    /// Handles notices of other processes until a queue or a job of the store panics.
+    /// Handles notices of the store until a queue or a background task of the store panics.
     pub(crate) async fn run(&mut self) -> DaemonError {
         let mut keep = tokio::time::interval(HEALTH_KEPT);
         loop {

@@ -121,10 +121,10 @@ impl QueueHandle {
     }
 }
 
-/// A period during which newly committed deliveries may be passed to the queues.
+/// A period of time. A delivery is passed to its queue only in the epoch in which its commit began.
 ///
-/// It ends when an operator may have changed deliveries or webhooks, when a receiver pauses its
-/// webhook, or when a queue starts.
+/// An epoch ends when an operator may have changed deliveries or webhooks, when a receiver pauses
+/// its webhook, or when a queue starts.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Epoch(u64);
 

@@ -33,7 +33,7 @@ struct Renames {
     kept: VecDeque<Moves>,
     /// The number of older commits that were dropped.
     n_dropped: usize,
-    /// The number of attempts in flight for each result of [`Self::begin`].
+    /// How many attempts in flight began after each number of commits with renames.
     attempts: BTreeMap<usize, usize>,
 }
 

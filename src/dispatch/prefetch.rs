@@ -117,7 +117,7 @@ pub(super) struct Prefetch {
     n_asked: usize,
     /// Whether [`Self::tell`] made the last claim, which then claims no delivery.
     is_telling: bool,
-    /// Whether the last call of [`Self::ask`] left out failed projects.
+    /// Whether the last claim that [`Self::ask`] started leaves out failed projects.
     leaves_out_failed: bool,
     /// The deliveries that were released after the claim in progress began.
     released: Claimed,

@@ -359,8 +359,8 @@ impl Queue {
         }
         let now = self.shared.now();
         let mut wait = next_due.map_or(SLEEP_MAX, |due| sleep_until(due, now));
-        // The claim left out failed projects. The next claim is due when they may send a probe.
-        // This time may have come since the claim began.
+        // If the claim left out failed projects, claim again when they may send a probe. This time
+        // may have come since the claim began.
         if let Admission::Probe { any_at, .. } = self.endpoint.admit(now, self.in_flight.len())
             && self.prefetch.leaves_out_failed()
         {
@@ -451,7 +451,8 @@ impl Queue {
 
     /// Handles an ended attempt: judges it, logs it, and keeps its result for recording.
     ///
-    /// An attempt that sent nothing has no result. Then only the claim is dropped.
+    /// A withheld attempt, whose claim might have ended, has no result. Then only the claim is
+    /// dropped.
     fn accept(&mut self, ended: Ended) {
         let now = self.shared.clock.moment();
         let target = Arc::clone(&self.target.borrow());

@@ -14,8 +14,8 @@
 //! - Elements are recognised by their local name. The root is `schema`, or `x:schema` with any
 //!   prefix, and likewise `annotations` and `annotation`. Namespaces are not resolved, so an
 //!   undeclared prefix is valid.
-//! - A reference to an entity other than `lt gt amp apos quot` is a fault. Its declaration is
-//!   valid, because nothing is ever expanded or fetched.
+//! - A reference to an entity other than `lt gt amp apos quot` is a fault. A declaration of such an
+//!   entity is valid, because nothing is ever expanded or fetched.
 //! - In an internal DTD subset, the parser checks where declarations end, but not their grammar.
 //!   It does not apply attribute defaults.
 //! - `version="1.x"` is accepted for any number x and read as 1.0, as the fifth edition requires.

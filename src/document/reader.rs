@@ -275,8 +275,8 @@ impl<'a> State<'a> {
         if annotation.is_too_long {
             return Ok(());
         }
-        // Of annotations with the same name, the first one that is not left out is kept. Only it
-        // counts.
+        // Of annotations with the same name, the first one that is not left out is kept. Only its
+        // size counts towards `ANNOTATIONS_MAX`.
         let Entry::Vacant(entry) = self.document.annotations.entry(annotation.name) else {
             return Ok(());
         };

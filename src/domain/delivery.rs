@@ -298,7 +298,8 @@ pub fn repeat(
 
 /// Returns the time of the next attempt if a 410 does not switch the webhook off.
 ///
-/// After the last attempt of the schedule, the last delay is used again.
+/// The webhook stays on if another process has newer settings. After the last attempt of the
+/// schedule, the last delay is used again.
 pub fn retry_of_gone(
     schedule: &[Duration],
     attempt: u32,

@@ -21,10 +21,10 @@
 //! failure, the endpoint probably caused that failure. So the project is no suspect any more, and
 //! neither are the others, except suspects that failed again while the endpoint was up.
 //!
-//! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). Such a request is
-//! no failure of the endpoint for [`DOWN_AFTER`]. The store enforces the wait, and [`super::pace`]
-//! limits the rate of requests. The wait uses up no attempt if [`DOWN_AFTER`] projects were asked
-//! to wait since the last success. If fewer projects were asked, their deliveries may be the cause.
+//! An endpoint that is up may ask the sender to wait ([`RetryAfter::Webhook`]). Then the attempt
+//! does not count towards [`DOWN_AFTER`]. The store enforces the wait, and [`super::pace`] limits
+//! the rate of requests. The wait uses up no attempt if [`DOWN_AFTER`] projects were asked to wait
+//! since the last success. If fewer projects were asked, their deliveries may be the cause.
 //!
 //! This state is only in memory. After a restart, all endpoints are up.
 //!
@@ -47,7 +47,7 @@ pub const DOWN_AFTER: usize = 3;
 /// that is down gets about this many requests per delay of the retry schedule.
 pub const ROUND: usize = 256;
 
-/// From this number of suspects, or of failed projects, no more are added.
+/// Once there are this many suspects, no more are added. The same applies to failed projects.
 ///
 /// A claim skips failed projects one by one, so the limit keeps claims fast. Projects beyond the
 /// limit are not skipped, and their failures use up attempts.

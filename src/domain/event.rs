@@ -15,7 +15,7 @@ use super::project::{ContentHash, FileState, ProjectKey, Stamp};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
-    /// A report or a later scan found the change.
+    /// A report of the operating system, or a scan after the first full scan, found the change.
     #[default]
     Live,
     /// The first full scan after a start found the change.

@@ -21,8 +21,8 @@
 //! even if a snapshot in the directory has the same content. Then the snapshot belongs to the other
 //! project too.
 //!
-//! Four more events exist: a save, a move ([`super::moves`]), and the removal of a published copy
-//! or a snapshot while the project stays. Only webhooks that name these events receive them.
+//! A webhook receives four of the events only if it names them: a save, a move ([`super::moves`]),
+//! and the removal of a published copy or of a snapshot while the project stays.
 //!
 //! A deleted project counts as unpublished only if a published copy was recorded and none remains.
 //! A copy with new content or another tag counts as remaining. A new copy with another id is
@@ -64,9 +64,10 @@ pub struct Inference {
 
 /// Returns the paths of missing files: recorded files that are gone.
 ///
-/// A definition is also missing if another project's definition replaced it. The definition of a
-/// deleted project is missing if its published copies turn out to be gone. The result also has the
-/// path of each new copy without a definition, because the copy waits for the settle time too.
+/// A definition that another project's definition replaced counts as missing too. The kept
+/// definition of a deleted project ([`Recorded::deleted`]) counts as missing once the published
+/// copies turn out to be gone. The result also has the path of each new copy without a definition,
+/// because the copy waits for the settle time too.
 pub fn missing(recorded: &Recorded, observed: &Observed) -> BTreeSet<String> {
     let (is_gone, is_orphan) = (observed.is_gone(), is_orphan(recorded, observed));
     let copies = recorded
@@ -212,8 +213,8 @@ enum Copies {
 
 /// Returns the state of the published copies of the project with this definition.
 fn published_copies(definition: &FileState, recorded: &Recorded, observed: &Observed) -> Copies {
-    // At its delete, the project had no recorded copy with another id; see `deletes`. So such a
-    // copy is new.
+    // `deletes` keeps the definition of a deleted project only if no recorded copy has another id.
+    // So a copy with another id is new.
     let was_deleted = definition.role == Role::Deleted;
     let came_with_another = |seen: &FileState| {
         let known = recorded.published.get(&seen.path);

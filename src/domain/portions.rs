@@ -52,7 +52,7 @@ pub struct Change<'a> {
     pub n_short_lived: usize,
 }
 
-/// Moves events that would hide a restore or a delete behind that restore or delete.
+/// Reorders events: those that would hide a restore or a delete come after it.
 ///
 /// Only a change that is split needs this order.
 pub fn order(events: Vec<InferredEvent>) -> Vec<InferredEvent> {

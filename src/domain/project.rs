@@ -346,7 +346,7 @@ pub enum ObservedFile {
     ///
     /// Such a file does not count as deleted.
     Invalid {
-        /// The role of a complete file at this path.
+        /// The role that a complete file would have at this path.
         ///
         /// Always [`Role::Snapshot`] if the path is not UTF-8.
         role: Role,

@@ -594,7 +594,7 @@ impl Agenda {
 
     /// Sets whether projects may have vanished or moved before they could be observed.
     ///
-    /// They may have after a start, and while only scans find changes. Then even a few vanished
+    /// This is possible after a start, and while only scans find changes. Then even a few vanished
     /// projects are judged like a wave, because they may be part of a slow checkout.
     pub fn see_late(&mut self, sees_late: bool) {
         self.vanished.see_late(sees_late);

@@ -6,8 +6,8 @@
 //! - A project is deleted from its organization once: when the last directory with its id is gone.
 //!   So replacing a directory with a copy of itself causes no event. Missing directories wait for
 //!   each other and are judged together, even if their removals were noticed at different times.
-//!   Only one of several gone directories gets the delete: of those whose record has published
-//!   files, or else of all, the last by name.
+//!   If several directories are gone, one of them gets the delete: the last by name of those with
+//!   recorded published copies. If none has such copies, it is the last by name of all.
 //! - A project that moved to another organization is first deleted from the old organization, and
 //!   then imported into the new one. The arrived project waits until the old directory is judged.
 //!   If the old directory still has the project, the arrived project is a copy and does not wait.
@@ -203,8 +203,8 @@ impl<'a> SharedIds<'a> {
 
     /// Whether the project that was deleted here is in its organization again.
     ///
-    /// Then no unpublish is inferred here, because a receiver would treat it as the end of the
-    /// project.
+    /// Then no `ProjectDeleteAndUnpublish` is inferred here, because a receiver would treat it as
+    /// the end of the project.
     pub(super) fn is_back(&self, here: &Comparison) -> bool {
         let deleted = here.recorded.deleted.as_ref();
         let identity = deleted.map(|deleted| deleted.project_identity(&here.key));

@@ -24,7 +24,7 @@ pub struct Stamp {
     pub changed_ns: i64,
 }
 
-/// A reading can prove a file unchanged only this long after its last change.
+/// A reading can prove a file unchanged only if it was more than this time after the last change.
 ///
 /// Two writes within one tick of the file system's clock leave the same times. A tick is up to
 /// 10 ms on Linux, and 2 s on some network and FAT file systems. So a file that changed shortly

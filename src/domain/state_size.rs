@@ -4,7 +4,7 @@
 //! new events. Above the limit, old rows are removed even before their retention ends. If files of
 //! other programs fill the disk, no rows are removed.
 
-/// From this size in bytes, a reader probably prevents reuse of the write-ahead log.
+/// If the write-ahead log has this many bytes or more, a reader probably prevents its reuse.
 ///
 /// Without readers, the log is truncated to 16 MiB. A large commit may need some more.
 pub const LOG_HELD: u64 = 256 << 20;

@@ -1,4 +1,4 @@
-//! Counts visited files and projects, so that tests can compare n with 4n.
+//! Counts visited files and projects, so that tests can compare the work for n and for 4n of them.
 
 #[cfg(test)]
 thread_local! {

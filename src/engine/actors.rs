@@ -214,9 +214,9 @@ impl Source {
         }
     }
 
-    /// Asks the reader of audit records for the call that made each change.
+    /// Asks the reader of audit records for the system call that made each change.
     ///
-    /// Returns one answer for each event, in order: `None` if no record shows it.
+    /// Returns one answer for each event, in order: `None` if no record shows the system call.
     fn ask(
         &mut self,
         unnamed: &[Unnamed],

@@ -197,8 +197,8 @@ impl EventLoop {
         let scanned = self.scanner.last_began();
         match self.worker.agenda.wave_is_over_since(now) {
             Some(since) if scanned.is_none_or(|began| began < since) => {
-                // If scans replace reports, use the reason that limits a scan to a quarter of a
-                // core.
+                // While only scans find changes, begin a poll, because its pace is limited to a
+                // quarter of a core.
                 let reason = match self.worker.timers.polls() {
                     true => RescanReason::Poll,
                     false => RescanReason::Removals,

@@ -241,8 +241,8 @@ impl Gatherer<'_> {
 
     /// Returns the directories that departed projects wait to move to, except observed ones.
     ///
-    /// If such a directory is not observed in the same step, its project seems to be gone, and
-    /// could be deleted instead of moved.
+    /// If such a directory is not observed in the same step, the departed project seems to be gone,
+    /// and could be deleted instead of moved.
     fn destinations(&self, first: usize, gathered: &Gathered, more: &[Due]) -> Vec<Due> {
         let new = gathered.observations.iter().skip(first);
         let departed = new.filter(|one| one.comparison.departure().is_some());

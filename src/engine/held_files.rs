@@ -24,7 +24,8 @@ impl Gatherer<'_> {
         let inodes = self.observer.inodes();
         for observation in observations {
             let elsewhere = take_those_elsewhere(observation, inodes);
-            // Postpone later files first. Judging a held file may record all observed files.
+            // If an earlier file waits, postpone the later file at its path first. Judging a held
+            // file may record all observed files.
             if observation.comparison.newcomer().is_none() {
                 observation.postpone_later_files();
             }

@@ -74,7 +74,7 @@ pub(super) struct Judgement {
     pub batch: Batch,
     /// The portions to commit after the batch.
     ///
-    /// Each commit again reads its contents that are not in memory.
+    /// Before the commit of each portion, its contents that are not in memory are read again.
     pub portions: Vec<Portion>,
     /// For each observed project, the reasons to observe it again.
     pub unresolved: Vec<(ProjectKey, Unresolved)>,
@@ -145,7 +145,8 @@ pub(super) fn judge(gathered: &mut Gathered, rules: &Rules<'_>) -> Judgement {
         n_removed: 0,
     };
     let left = left_organization(&comparisons, &conclusions);
-    // Merge removed copies first, so that the webhooks of all copies receive the delete event.
+    // Merge removed copies first. If this step also deletes the project from the other directory,
+    // the webhooks that received events of any of the copies receive that delete event.
     let merged = conclusions.iter().filter_map(|conclusion| {
         let other = conclusion.lives_on_in.clone()?;
         Some(merge(&conclusion.key, other))
@@ -245,11 +246,13 @@ impl Judgement {
         let before = std::mem::take(&mut observation.before);
         let mut short_lived = std::mem::take(&mut observation.events);
         let mut events = std::mem::take(&mut inference.events);
-        // While adopting, new projects look like existing projects, so there are no events.
+        // While adopting, new projects cannot be told from projects that existed before, so there
+        // are no events.
         if rules.is_adopting {
             short_lived.clear();
             events.clear();
-            // Without a delete event, the project must get no later unpublish event either.
+            // Without a delete event, the project must get no later `ProjectDeleteAndUnpublish`
+            // either.
             inference
                 .record
                 .deleted

@@ -9,7 +9,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::domain::project::{Identity, ProjectKey, Recorded};
 use crate::store::Batch;
 
-/// The projects with a kept id, by that id in lower case. Few projects have a kept id.
+/// The projects with a kept id, by that id in lower case. Few projects have one.
+///
+/// A kept id is in the record of a project, but not in its definition.
 #[derive(Debug, Default)]
 pub(super) struct KeptIds(BTreeMap<String, BTreeSet<ProjectKey>>);
 

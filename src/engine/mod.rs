@@ -12,7 +12,7 @@
 //! - `gather`: observes due projects, and the old directories of projects that may have moved.
 //! - `observation`: the observations of a step.
 //! - `held_files`: infers the events of reported files that are no longer in their project.
-//! - `copies`: remembers which copies of a project are still in their directories.
+//! - `copies`: remembers which of several projects with the same id are still in their directories.
 //! - `kept_ids`: finds recorded projects whose id is not in their definition.
 //! - `judge`: turns observations into a batch for the store. Pure; the rules are in
 //!   [`crate::domain`].
@@ -89,7 +89,7 @@ const FORMER_AGAIN: Duration = Duration::from_millis(100);
 /// After this time without progress, a thread is considered stuck.
 ///
 /// This applies to the engine and the watch thread. The engine reports progress before each file
-/// that it reads. Reading the largest file takes less time, even from a slow disk.
+/// that it reads. Reading a file of the maximum size takes less time, even from a slow disk.
 pub(crate) const STANDSTILL: Duration = Duration::from_secs(30);
 
 #[derive(Debug)]

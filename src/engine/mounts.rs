@@ -1,11 +1,13 @@
 //! Guards the file systems that are mounted below the root.
 //!
-//! Constraint: unmounting a file system must not look like a removal of its projects. The path of a
-//! recorded file system is hidden while it is missing. The path of an unknown file system is hidden
-//! if it covers recorded projects. No event is inferred below a hidden path. If at least half of
-//! the recorded projects below a path have files, the path is not hidden. Some programs remove the
-//! mount point after unmounting. So if the mount point is missing too, its projects are treated as
-//! removed after `repository.mass_delete_after`.
+//! Constraint: unmounting a file system must not look like a removal of its projects. So no event
+//! is inferred below a hidden path. A path is hidden while its recorded file system is not mounted,
+//! or while an unknown file system there covers recorded projects. But if at least half of the
+//! recorded projects below a path have files, the path is not hidden.
+//!
+//! Some programs remove the mount point after unmounting. So if the mount point is missing too, the
+//! path is hidden only for `repository.mass_delete_after`. After that, its projects are treated as
+//! removed.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -228,7 +230,9 @@ impl MountGuard {
         }
     }
 
-    /// Whether a mount point is gone, and no automounter may have removed it.
+    /// Whether a mount point is gone, for another reason than an automounter.
+    ///
+    /// False directly below a mount of type autofs, because an automounter may remove mount points.
     fn is_removed(&self, root: &Root, path: &str, mounts: &Mounts) -> bool {
         let above = path.rsplit_once('/').map_or("", |(above, _)| above);
         let parent = match above {
@@ -259,9 +263,9 @@ fn is_below(path: &str, above: &str) -> bool {
         .is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// Counts the recorded projects that have files below a path.
+/// Counts the projects whose record has files below a path.
 ///
-/// Returns the number of projects that still have such a file, and the number of all.
+/// Returns how many of them still have such a file on disk, and how many there are.
 fn survey(checking: &Checking<'_>, path: &str) -> Result<(usize, usize), StoreError> {
     let Checking { root, store, .. } = checking;
     let layout = &checking.repository.layout;

@@ -22,7 +22,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Postpones later files, except in projects that may have moved here.
+    /// Postpones later files, except in directories to which a project may have moved.
     ///
     /// See [`Observation::postpone_later_files`]. A move must be judged with all files as they are.
     pub(super) fn postpone_later_files(&mut self) {
@@ -67,7 +67,7 @@ pub(super) struct Observation {
     pub events: Vec<InferredEvent>,
     /// The reported files. `judge_held` takes the held files out of it.
     pub reported: Reported,
-    /// Held files that caused `events`, each with the number of events up to its own.
+    /// Held files that caused `events`, each with the length of `events` after its own were added.
     pub counted: Vec<(Held, usize)>,
     /// Held files that the next observation judges again.
     pub waiting: Vec<Held>,
@@ -123,8 +123,8 @@ impl Observation {
     /// Returns the project, and the reported files for its next observation.
     ///
     /// These are the waiting held files, and the reported paths of recorded files that are invalid.
-    /// A file that is not recorded is read in any case. A project that may have moved here has its
-    /// files in the record of another place.
+    /// A file that is not recorded is read in any case. If the project may have moved here, all its
+    /// files are taken for recorded, because they may be in the record of its former directory.
     pub(super) fn unresolved_reports(self) -> (ProjectKey, Reported) {
         let mut reported = self.reported;
         let files = self.comparison.observed.files.iter();

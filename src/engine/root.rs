@@ -47,9 +47,8 @@ pub(crate) struct RootGuard {
     /// Whether a survey found too few projects. [`RootGuard::take_incomplete`] resets this.
     was_incomplete: bool,
     /// The number of recorded projects in the last survey.
-    ///
-    /// `n_found` is the number of projects among them that the survey found. It may stop early.
     n_recorded: usize,
+    /// The number of these projects that the survey found. A survey may stop at half of all.
     n_found: usize,
 }
 

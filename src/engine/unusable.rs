@@ -1,7 +1,7 @@
 //! Checks and records the unusable entries outside any project.
 //!
-//! Constraint: each commit writes the whole list. So the checks wait for the next pulse (once a
-//! second), and one commit has the changes of all entries.
+//! Constraint: each commit writes the whole list of these entries. So the checks wait for the next
+//! pulse (once a second), and one commit has the changes of all entries.
 
 use std::collections::BTreeMap;
 
@@ -15,9 +15,9 @@ impl Worker {
         self.doubted_unusable.insert(path);
     }
 
-    /// Makes the next pulse check the listed unusable entries of a project's directory.
+    /// Makes the next pulse check the recorded unusable entries at and below a project's path.
     ///
-    /// These are the entries at and below the path of the directory.
+    /// For instance, a link at the path, which is outside any project, may now be a directory.
     pub(super) fn doubt_unusable_of(&mut self, key: &ProjectKey) {
         if self.invalid_files.of(&None).is_empty() {
             return;

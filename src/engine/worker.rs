@@ -128,10 +128,10 @@ impl Worker {
         self.root.is_trusted() && !self.lacks_mounts_to_adopt()
     }
 
-    /// Whether projects must be recorded without events, although some are hidden.
+    /// Whether the engine is adopting and a path is hidden. Then adopting has to wait.
     ///
-    /// A hidden project is on a file system that is not mounted. Its removal would be recorded
-    /// without an event, and its return would be an import.
+    /// Otherwise the projects below the hidden path would be recorded as removed, without an event,
+    /// and their return would be an import.
     fn lacks_mounts_to_adopt(&self) -> bool {
         self.phase.is_adopting() && !self.mounts.hidden().is_empty()
     }
@@ -391,7 +391,7 @@ impl Worker {
         self.root.distrust().or_else(|| self.missing_mount())
     }
 
-    /// Returns the reason why projects cannot be recorded without events, if one is hidden.
+    /// Returns the reason why adopting has to wait, if a path is hidden. `None` if not adopting.
     fn missing_mount(&self) -> Option<String> {
         let (path, reason) = self.mounts.hidden().first_key_value()?;
         let reason = format!("the new repository.layout waits for {path}: {reason}");

@@ -71,7 +71,7 @@ impl Ignored {
         })
     }
 
-    /// The globs, in the composed form.
+    /// The globs, in the composed form of Unicode (NFC).
     pub fn globs(&self) -> &[String] {
         &self.globs
     }

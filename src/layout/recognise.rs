@@ -25,8 +25,8 @@ pub(crate) struct Shape {
 
 /// The known layouts.
 ///
-/// If candidates explain the same number of files, that in the highest directory wins, then that
-/// with the earliest layout.
+/// If candidates explain the same number of files, the one in the highest directory wins. If they
+/// are equally high, the one whose layout comes first in this list wins.
 pub(crate) const SHAPES: [Shape; 4] = [
     Shape {
         name: "the default layout",

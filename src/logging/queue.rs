@@ -22,7 +22,7 @@ use super::journal::JournalEntry;
 /// The maximum memory of queued lines, in bytes: about 3,000 lines.
 const BYTES_MAX: usize = 1024 * 1024;
 
-/// The number of bytes from which a batch takes no further text.
+/// A batch takes no further items once it has this many bytes of text.
 const WRITTEN_AT_ONCE: usize = 64 * 1024;
 
 /// How long a flush waits for the reader of the log.

@@ -2,7 +2,8 @@
 //!
 //! Constraint: a reload can change the log's format while an engine stays in its span. A layer of
 //! `tracing_subscriber` formats the fields of a span only when the span begins, and the JSON layer
-//! panics if they are missing. So a layer that stays stores them for every format.
+//! panics if they are missing. So [`SpanLayer`], which no reload replaces, stores them for every
+//! format.
 
 use std::fmt::Debug;
 

@@ -75,7 +75,8 @@ pub(crate) fn entries(
                     match kind_at(directory, name, kind) {
                         Ok(Some(kind)) => visit_kind(name, next, kind),
                         Ok(None) => {}
-                        // The entry may be a directory. The caller opens it, or gets the error.
+                        // The kind is unknown, and the entry may be a directory. If the
+                        // caller opens it, the caller gets the error.
                         Err(_) if next.leads_on() => visit_kind(name, next, FileType::Directory),
                         Err(_) => visit_kind(name, next, FileType::Unknown),
                     }

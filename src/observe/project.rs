@@ -2,8 +2,8 @@
 //!
 //! Constraint: an observation must not mix states of different times. So published copies and
 //! snapshots are read before the definition, and a listing with a new name is read again. If a path
-//! is used twice, it must lead to the same directory both times. Each is tried up to [`TRIES`]
-//! times.
+//! is used twice, it must lead to the same directory both times. A project is observed, and a
+//! directory is listed, up to [`TRIES`] times.
 
 mod blind;
 

@@ -65,7 +65,7 @@ impl Reported {
         self.is_full || self.paths.contains(path)
     }
 
-    /// Keeps only those of these paths that were reported.
+    /// Drops all reported paths that are not in `kept`.
     pub(crate) fn keep_paths<'a>(&mut self, kept: impl Iterator<Item = &'a str>) {
         let is_full = std::mem::take(&mut self.is_full);
         let paths = std::mem::take(&mut self.paths);

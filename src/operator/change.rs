@@ -12,7 +12,7 @@ use crate::store::{Operations, Replay, Selector, StoreError};
 /// The maximum number of names that an error lists.
 const KNOWN_MAX: usize = 20;
 
-/// The reason that `status` shows if the operator gave none.
+/// The reason that `status` shows for a webhook that was switched off without a reason.
 pub(crate) const SWITCHED_OFF: &str = "switched off by an operator";
 
 /// A change of deliveries.
@@ -51,7 +51,7 @@ impl Change {
         }
     }
 
-    /// Checks a selection, and adds the states that the change affects if it has none.
+    /// Checks a selection, and limits it to deliveries in states that the change affects.
     pub(crate) fn check(self, mut selector: Selector) -> Result<Selector, Refused> {
         if selector.is_empty() {
             return Err(Refused::Everything);

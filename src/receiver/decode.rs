@@ -112,7 +112,7 @@ pub fn check(received: &Received, keys: &[SigningKey], tolerance: Duration) -> S
 /// Compares the signed fields with the headers and the parameters of the request.
 ///
 /// A parameter must not be in the request more often than in the signed fields. This applies only
-/// to names of parameters, because the configured URL may contain other names.
+/// to names in [`Parameter::ALL`], because the configured URL may contain other names.
 fn compare(fields: &str, received: &Received) -> Result<(), String> {
     let attempt = received.attempt.map(|attempt| attempt.to_string());
     for (name, signed) in form_urlencoded::parse(fields.as_bytes()) {

@@ -24,7 +24,7 @@ pub(crate) struct FleetReport {
     pub(crate) senders: Vec<SenderReport>,
 }
 
-/// The process with the lease.
+/// The process that has the lease, or had it last.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct HolderReport {
@@ -37,7 +37,7 @@ pub(crate) struct HolderReport {
     pub(crate) is_valid: bool,
 }
 
-/// A process that waits for the lease.
+/// A process that waits for the lease, or waited for it in the last hour.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct StandbyReport {
@@ -45,7 +45,7 @@ pub(crate) struct StandbyReport {
     pub(crate) pid: u32,
     pub(crate) since: Timestamp,
     pub(crate) last_seen: Timestamp,
-    /// Whether the process asked for the lease within the last `store.lease`.
+    /// Whether the process still waits: it asked for the lease less than `store.lease` ago.
     pub(crate) is_waiting: bool,
 }
 

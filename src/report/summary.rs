@@ -11,7 +11,7 @@ pub(crate) fn summary(engine: &Snapshot, lease: Option<&LeaseView>) -> String {
     line
 }
 
-/// The text that replaces an error of the store for clients without the token.
+/// The text that replaces an error of the store for clients that `auth` does not permit.
 ///
 /// The error may contain the names of the database and its host.
 const STORE_TROUBLE: &str = "the state cannot be read or written; inference waits";

@@ -6,7 +6,7 @@ use utoipa::ToSchema;
 use super::SHOWN_MAX;
 use crate::store::{Listings, StoreError};
 
-/// A recorded repository that is no longer configured.
+/// A recorded repository that is not in the list of watched repositories.
 #[derive(Serialize, ToSchema)]
 pub(crate) struct UnwatchedReport {
     pub(crate) name: String,

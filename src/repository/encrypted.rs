@@ -156,7 +156,7 @@ impl Search {
 
     /// Lists the files and the directories.
     ///
-    /// Returns `None` if a name cannot be encrypted, which proves that the key is available.
+    /// Returns `None` if a name cannot be an encrypted one. This proves that the key is available.
     fn names(&self, directory: BorrowedFd<'_>) -> io::Result<Option<(Vec<String>, Vec<String>)>> {
         let (mut files, mut directories) = (Vec::new(), Vec::new());
         let mut is_readable = false;

@@ -108,9 +108,9 @@ pub struct NewEvent {
     pub stamp: Stamp,
     /// The webhooks that receive the event, each with the time of the first attempt.
     pub webhooks: Vec<(String, Timestamp)>,
-    /// Webhooks that receive the event only if an earlier one was routed to them.
+    /// Webhooks that receive the event only if an earlier event of the project was routed to them.
     ///
-    /// The earlier event must be of the same project. Each name has the time of the first attempt.
+    /// Each name has the time of the first attempt.
     pub if_heard: Vec<(String, Timestamp)>,
 }
 

@@ -164,9 +164,9 @@ pub enum Alone {
 /// A *lane* has the pending deliveries of one project to one webhook. They are sent strictly in the
 /// order of recording: a claim returns only the oldest delivery of a lane, its head.
 ///
-/// If a change imports a project, its deliveries that are no deletes also wait for earlier deletes
-/// with the same project id in other lanes of the webhook. So if a project moves to another
-/// organization, a receiver gets the delete before the import.
+/// If a change imports a project, the deliveries of its events, except deletes, also wait for
+/// earlier deletes with the same project id in other lanes of the webhook. So if a project moves to
+/// another organization, a receiver gets the delete before the import.
 pub trait Delivering: Send + Sync {
     /// Claims due heads of a webhook's lanes, the longest overdue first.
     ///
@@ -203,8 +203,8 @@ pub trait Delivering: Send + Sync {
 
     /// Corrects due times that were computed before the clock was set back.
     ///
-    /// Deliveries with such a due time become due now. Returns their number. A wait that the
-    /// receiver requested before ends, too.
+    /// Deliveries with such a due time become due now. Returns their number. Also ends a wait that
+    /// the receiver requested before the clock was set back.
     fn correct_times<'a>(&'a self, webhook: &'a str, now: Timestamp) -> Answer<'a, usize>;
 
     /// Returns the states of all webhooks that the store knows, by name.

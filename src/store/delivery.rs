@@ -58,8 +58,8 @@ impl Claim {
 
 /// A due delivery whose event or payload cannot be read.
 ///
-/// If it is damaged ([`Fault::is_damage`]), the caller must record it as dead. Otherwise it blocks
-/// its lane forever.
+/// A damaged delivery ([`Fault::is_damage`]) would block its lane forever. So the caller must
+/// record it as dead.
 #[derive(Clone, Debug)]
 pub struct Unreadable {
     /// The id of the delivery.
@@ -93,7 +93,8 @@ pub struct Claims {
 impl Claims {
     /// Adds a claim, or an unreadable delivery to [`Claims::unreadable`].
     ///
-    /// An unreadable delivery then does not delay the others. Any other error is returned.
+    /// So an unreadable delivery does not delay the others. Returns the error if it does not
+    /// concern this delivery alone.
     pub(super) fn add(
         &mut self,
         claim: Result<Claim, Fault>,

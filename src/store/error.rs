@@ -417,7 +417,7 @@ pub enum Fault {
     /// The store works again as soon as the server does.
     #[error("the database does not answer, or lacks space, memory or connections")]
     Unreachable(#[source] Cause),
-    /// This process has no lease on the repository. Usually another one took it over.
+    /// This process has no lease on the repository. Usually another process took it over.
     #[error("another process took over the repository, so this process changes nothing")]
     Fenced,
     /// The database returned another error.

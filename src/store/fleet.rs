@@ -66,7 +66,7 @@ pub struct Standby {
     pub is_waiting: bool,
 }
 
-/// A process that delivers, or delivered before and still has a lease as a sender.
+/// A process that delivers, or that delivered before and whose lease was not yet removed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sender {
     /// The process.

@@ -157,7 +157,9 @@ pub struct Selector {
 }
 
 impl Selector {
-    /// Whether no condition is set, so that the selector matches every delivery.
+    /// Whether no condition is set, apart from `not_pending`.
+    ///
+    /// Such a selector matches every delivery, or every delivery that is not pending.
     pub fn is_empty(&self) -> bool {
         let conditions = Self {
             not_pending: false,

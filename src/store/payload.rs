@@ -94,7 +94,7 @@ impl Given {
     }
 }
 
-/// The maximum size of a payload, in bytes: that of `repository.max_file_size`.
+/// The maximum size of a payload, in bytes: the largest allowed `repository.max_file_size`.
 const SIZE_MAX: usize = 1 << 30;
 
 thread_local! {
@@ -126,7 +126,9 @@ pub(super) fn compress_bytes(bytes: &[u8]) -> std::io::Result<Vec<u8>> {
     })
 }
 
-/// A new context fails only without memory, but zstd gives that error no kind.
+/// Marks an error of making a context as a lack of memory, which is its only possible cause.
+///
+/// The error from zstd itself has no such kind.
 fn out_of_memory(error: io::Error) -> io::Error {
     io::Error::new(io::ErrorKind::OutOfMemory, error)
 }

@@ -109,7 +109,7 @@ impl Found {
             };
         match lane {
             // The delete of a project may be two events, so the first must not remove the lane from
-            // `heard`. A later import does, unless the replay selects it.
+            // `heard`. A later import removes the lane, unless the replay selects that import.
             Some(lane) if kind.is_import() && !is_selected => drop(range.heard.remove(&lane)),
             Some(lane) if is_selected && !kind.is_delete() => drop(range.heard.insert(lane)),
             _ => {}

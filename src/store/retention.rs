@@ -4,8 +4,9 @@
 //! that finds no old rows is cheap.
 //!
 //! An index on the finish time finds old deliveries. Events are checked in the order of recording
-//! once they are old enough. An event is checked again when one of its deliveries is removed. If
-//! that event is not old enough yet, the check in order goes back to it.
+//! once they are old enough. A checked event is checked again when one of its deliveries is
+//! removed. If it is no longer old enough, for example because the retention became longer, the
+//! check in the order of recording goes back to it.
 //! The module [`garbage`](super::garbage) says when a payload is checked.
 
 use std::time::Duration;

@@ -150,8 +150,8 @@ impl ChangeKind {
 ///
 /// # Errors
 ///
-/// The metadata of the directory cannot be read, or that of the path although something may be
-/// there. So the directory may be at the path.
+/// The metadata of the directory or of the path cannot be read. The directory may still be at the
+/// path. If nothing is at the path, this is not an error.
 pub(super) fn is_at(path: &Path, directory: &OwnedFd) -> io::Result<bool> {
     let found = match rustix::fs::lstat(path) {
         Err(Errno::NOENT | Errno::NOTDIR) => return Ok(false),

@@ -117,8 +117,8 @@ pub(super) struct Gaps {
     pub(super) limit: Option<usize>,
     /// All directories that are not watched because of the limit.
     ///
-    /// A number would be wrong after a directory was removed or reported again. The backend needs
-    /// as much memory for a watched directory.
+    /// A mere count would be wrong after a directory was removed or reported again. The paths need
+    /// no more memory than the backend would need to watch these directories.
     beyond_limit: BTreeSet<String>,
     /// The directories that cannot be watched or listed for another reason, by path.
     unwatchable: BTreeMap<String, Gap>,
@@ -205,7 +205,7 @@ impl Gaps {
         }
     }
 
-    /// Removes the directories at and below a path.
+    /// Removes a path, and the paths below it, from `beyond_limit` and `unwatchable`.
     pub(super) fn gone(&mut self, path: &str) {
         let beyond = self.beyond_limit.range(below(path));
         let beyond = self.beyond_limit.get(path).into_iter().chain(beyond);
@@ -224,7 +224,9 @@ impl Gaps {
         ended.into_iter().filter(is_over).collect()
     }
 
-    /// Returns a counter. Each change of the directories between two walks changes it.
+    /// Returns a counter that increases when the directories change.
+    ///
+    /// It starts at 0 again when a walk of the whole tree begins, because the gaps are reset.
     pub(super) fn n_changes(&self) -> usize {
         self.n_changes
     }

@@ -39,8 +39,8 @@ pub(super) struct KnownMounts {
     pub(super) has_changed: bool,
     /// Whether a mount may have been replaced since `known` was read.
     ///
-    /// A file system was unmounted, or the list could not be read. A listed mount that equals one
-    /// of `known` may then be a new one.
+    /// This is so after a file system was unmounted, or if the list could not be read. Then even a
+    /// mount that is listed exactly as in `known` may be a new one.
     pub(super) is_stale: bool,
 }
 

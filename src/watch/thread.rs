@@ -308,7 +308,8 @@ impl Thread {
             Err(error) if error.kind() == io::ErrorKind::NotADirectory => {
                 change.is_directory == Some(true)
             }
-            // Nothing is there any more. If it was removed after this report, another one follows.
+            // Nothing is there any more. If the entry was removed after this report, a report of
+            // its removal follows.
             Err(error) if is_absent(&error) => true,
             Err(error) => {
                 // Inside a project, the observation reports unreadable directories.

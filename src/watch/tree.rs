@@ -20,7 +20,7 @@ use crate::observe::join;
 /// No template has that many components, so a longer chain of parents is a ring. Outdated entries
 /// can form a ring until the next report.
 const DEPTH_MAX: usize = 1_100;
-/// The maximum number of names to store only once, such as `published`.
+/// The maximum number of names, such as `published`, that nodes share instead of copying.
 const SHARED_MAX: usize = 64;
 
 #[derive(Debug)]

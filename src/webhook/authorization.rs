@@ -37,7 +37,9 @@ const LIFE_MAX: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 pub(super) struct NoToken {
     /// The reason, in one line.
     pub(super) error: String,
-    /// Whether the server may have refused the client's credentials. Then others may help.
+    /// Whether the server may have refused the client's credentials.
+    ///
+    /// Then other credentials may help.
     pub(super) is_refusal: bool,
 }
 

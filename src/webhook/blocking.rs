@@ -12,8 +12,8 @@ use tokio::sync::Semaphore;
 
 /// The maximum number of threads that one [`BlockingThreads`] uses at a time.
 ///
-/// A webhook has two of them: one for host names, and one for other work. The runtime has up to 512
-/// threads.
+/// A webhook has two values of this type: one for host names, and one for other work. The runtime
+/// has up to 512 threads.
 const AT_ONCE: usize = 8;
 
 /// At most [`AT_ONCE`] blocking threads of the runtime in which a webhook's client was made.

@@ -7,8 +7,9 @@
 //! - If an idle connection was closed before the request was written, the connection pool opens
 //!   another connection.
 //! - After an answer 401 or 403, the attempt sends a second request if a file with credentials has
-//!   changed. After 401, it also does so with a new token. If the authorization server refuses the
-//!   client, the attempt reads changed files and starts again.
+//!   changed. If none has changed, it sends one only after a 401, with a new token from the
+//!   authorization server. If that server refuses the credentials and a file with credentials has
+//!   changed, the attempt starts again with the new credentials.
 //! - If the server requires HTTP/1.1, or closes the connection during a large upload, the attempt
 //!   sends a second request.
 //!
@@ -439,7 +440,8 @@ async fn request_of(
     let (settings, given) = (Arc::clone(settings), callback.clone());
     let shared = Arc::clone(&settings);
     let built = threads.run(move || request::build(&shared, &given, now));
-    // `None` while the runtime is shutting down, when this thread may block, and after a panic.
+    // `None` if the runtime is shutting down or the work panicked. Then build the request on this
+    // thread, although this blocks it.
     let built = built.await;
     built.unwrap_or_else(|| request::build(&settings, callback, now))
 }

@@ -235,7 +235,7 @@ impl Destination {
 /// The minimum length, in bytes, of a part of a secret URL that is hidden.
 const PART_MIN: usize = 6;
 
-/// The minimum length, in bytes, of a lower-case word that is hidden.
+/// From this length on, in bytes, a part of only lower-case letters is hidden.
 ///
 /// A shorter path segment or query value of lower-case letters may be an ordinary word.
 const WORD_MAX: usize = 16;

@@ -9,9 +9,9 @@
 //! Constraint: a secret is never printed. Verifying takes the same time for every signature. The id
 //! of an event contains no dot, so `id.timestamp.body` is unambiguous. The fields and the body may
 //! contain dots. LENGTH fixes where the fields end, and [`verify_headers`] refuses an id with a
-//! dot. So the second text is unambiguous too, even if the first signature is not verified. The
-//! first text begins with the value of a header and a dot. No header contains a line feed, so no
-//! signature fits both texts.
+//! dot. So the second signed text is unambiguous too, even if the first signature is not verified.
+//! Only the second text has a line feed before its first dot, because the first text begins with
+//! the id, and no header value contains a line feed. So no signature fits both texts.
 
 use std::fmt;
 use std::time::Duration;
@@ -111,7 +111,7 @@ const BODY: &str = "v1";
 /// The version of the signatures in `webhook-signed-headers`.
 const HEADERS: &str = "h1";
 
-/// Returns the begin of the text that the second signature covers.
+/// Returns the beginning of the text that the second signature covers: `h1`, a line feed, the id.
 fn prefixed(id: &str) -> String {
     format!("{HEADERS}\n{id}")
 }

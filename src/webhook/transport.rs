@@ -113,7 +113,7 @@ impl Transport {
         }
     }
 
-    /// Returns a client that offers only HTTP/1.1, if it can be made.
+    /// Returns a client that offers only HTTP/1.1. If it cannot be made, returns the old client.
     fn http_1(&self) -> reqwest::Client {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.versions != Versions::Http1 {

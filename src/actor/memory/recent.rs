@@ -1,6 +1,7 @@
 //! Keeps the latest changes, and finds them by place or by file.
 //!
-//! Constraint: the number and age of changes are limited, and their number for each file and place.
+//! Constraint: the number and the age of all changes are limited. So is the number of changes that
+//! the index has for one file or one place.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::Hash;

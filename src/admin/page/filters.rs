@@ -60,7 +60,7 @@ impl Choice<'_> {
     }
 }
 
-/// Makes a list of choices that may stay empty.
+/// Makes a list of choices for a filter. The first choice is `all`.
 pub(super) fn select<S: AsRef<str>>(
     name: &str,
     label: &str,

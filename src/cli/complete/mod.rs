@@ -32,7 +32,7 @@ const DEADLINE: Duration = Duration::from_secs(1);
 
 /// The number of waits that [`DEADLINE`] is divided into.
 ///
-/// If the whole machine stalls, only one of the waits expires, and the others remain.
+/// So a stall of the whole machine uses up only one of the waits, not the whole deadline.
 const WAITS: u32 = 20;
 
 /// Print the candidates for the last word of a command line, for completion scripts.

@@ -57,7 +57,8 @@ pub(super) fn actions(all: bool) -> Vec<Action> {
 
 /// The actions for the events that `"*"` does not include.
 ///
-/// [`actions`] adds the event of a save to another action.
+/// One of these events, `ProjectSave`, has no action here: [`actions`] adds its callback to the
+/// first action that publishes.
 const MORE: [Action; 5] = [
     Action {
         title: "Somebody publishes another version",

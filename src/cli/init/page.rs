@@ -21,8 +21,8 @@ pub(super) const TOKEN_FILE: &str = "admin-token";
 
 /// Returns the first port, from `first` on, that no program uses at 127.0.0.1.
 ///
-/// If none of [`PORTS_MAX`] ports is free, returns `first`. The program that uses it then reports
-/// the error.
+/// If none of [`PORTS_MAX`] ports is free, returns `first`. The command that later tries to listen
+/// on this port then reports the error.
 fn free_port(first: u16) -> u16 {
     let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     (first..first.saturating_add(PORTS_MAX))

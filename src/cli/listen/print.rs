@@ -175,7 +175,7 @@ struct Line<'a> {
     signature: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<&'a String>,
-    /// The parts that no signature covers.
+    /// The parts that the verified signature does not cover, if there are any.
     #[serde(skip_serializing_if = "Option::is_none")]
     not_signed: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]

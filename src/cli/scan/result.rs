@@ -56,7 +56,7 @@ pub(super) struct EventView {
     pub(super) webhooks: Vec<String>,
 }
 
-/// Decides which webhooks receive the events of a project.
+/// The facts that decide which webhooks receive the events of a project.
 pub(super) struct Routes<'a> {
     pub(super) subscriptions: &'a [Subscription],
     /// The webhooks that an earlier event of the project was routed to.
@@ -65,7 +65,8 @@ pub(super) struct Routes<'a> {
 
 /// Describes a change. Returns `None` if nothing changed.
 ///
-/// `former` is the record before the change. If the project moved, `former` has the new paths.
+/// `former` is the record before the change. If the project moved, its paths in `former` are
+/// already changed to the new ones, so that moved files do not count as removed.
 pub(super) fn view(
     comparison: &Comparison,
     former: &Recorded,
@@ -145,7 +146,7 @@ fn contents(recorded: &Recorded) -> BTreeMap<&str, ContentHash> {
         .collect()
 }
 
-/// Describes a record without events: counts its files by role.
+/// Describes a record that is adopted without events: counts its files by role.
 fn adopted(recorded: &Recorded) -> String {
     let mut parts = Vec::new();
     if recorded.definition.is_some() {

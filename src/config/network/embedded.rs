@@ -1,7 +1,7 @@
 //! Finds the IPv4 addresses inside IPv6 addresses.
 //!
 //! Constraint: a tunnel or a translator on the way may forward a packet to the IPv4 address inside
-//! an IPv6 address. So the policy must allow both addresses.
+//! an IPv6 address. So a connection is allowed only if the policy allows both addresses.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -10,10 +10,10 @@ const LOCAL_TRANSLATORS: u128 = 0x0064_ff9b_0001 << 80;
 
 /// Returns the IPv4 addresses inside an IPv6 address.
 ///
-/// An address may have several forms at once, for example that of 6to4 with an interface of ISATAP.
-/// The result has the IPv4 addresses of all forms. A Teredo address contains two. In the address of
-/// a local translator, the length of the prefix is unknown, so the result has an IPv4 address for
-/// each length that fits.
+/// An address may have several forms at once, for example a 6to4 prefix and an ISATAP interface
+/// identifier. The result has the IPv4 addresses of all forms. A Teredo address contains two. In
+/// the address of a local translator, the length of the translator's prefix is unknown, so the
+/// result has an IPv4 address for each length that fits.
 pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low));
     let segments = address.segments();
@@ -40,8 +40,8 @@ pub(super) fn embedded(address: Ipv6Addr) -> Vec<Ipv4Addr> {
 
 /// Returns the IPv4 addresses in an address that begins with [`LOCAL_TRANSLATORS`].
 ///
-/// The prefix may have 48, 56, 64 or 96 bits (RFC 6052). Unless it has 96 bits, bits 64 to 71 and
-/// all bits after the IPv4 address are zero.
+/// The translator's own prefix begins with these 48 bits. It may have 48, 56, 64 or 96 bits (RFC
+/// 6052). Unless it has 96 bits, bits 64 to 71 and all bits after the IPv4 address are zero.
 fn locally_translated(address: Ipv6Addr) -> Vec<Ipv4Addr> {
     let bits = address.to_bits() & !LOCAL_TRANSLATORS;
     // The IPv4 address skips bits 64 to 71.

@@ -18,9 +18,9 @@ const DEFINITION: &str = r"^(?!/)(?=.*\{project\})([^{}]|\{(organization|project
 /// A name without control characters, and without spaces around it.
 const NAME: &str = r"^(?!\s)[^\u0000-\u001f\u007f-\u009f]+(?<!\s)$";
 
-/// A connection string of PostgreSQL that sets neither a password nor `sslmode`.
+/// A connection string of PostgreSQL without a password: a URL, or keywords that name a host.
 ///
-/// A URL, or keywords that name a host. `sslmode=prefer` is the default, and therefore allowed.
+/// The pattern rejects `sslmode=disable` and `sslmode=require`, but not the default `prefer`.
 const CONNECTION: &str = concat!(
     r"^(?!.*\b(password\s*=|sslmode\s*=\s*'?(disable|require)))\s*",
     r"(postgres(ql)?://(?![^/@]*:[^/@]*@).*\S|(.*\s)?host\s*=\s*('[^']|[^\s']).*)$"
@@ -111,7 +111,8 @@ pub(super) fn apply(path: &str, mut schema: Value) -> Value {
         return json!({ "anyOf": [{ "const": "sqlite" }, schema] });
     }
     if let Some(Value::Object(added)) = added(path) {
-        // Some rules also replace the `type`, because without a value the mapping is invalid.
+        // Some rules also replace the `type`, which would allow null: a key without a value is read
+        // as an empty mapping, and these mappings must not be empty.
         for (keyword, value) in added {
             put(&mut schema, &keyword, value);
         }

@@ -280,7 +280,7 @@ impl FirstStart {
 pub struct Retention {
     /// How long delivered deliveries are kept.
     pub delivered: Duration,
-    /// How long dead deliveries are kept.
+    /// How long dead and cancelled deliveries are kept.
     pub dead: Duration,
     /// How long a delivery may be pending before it becomes dead. `None` means forever.
     pub pending: Option<Duration>,

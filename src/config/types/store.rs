@@ -19,14 +19,16 @@ pub struct Postgres {
     pub lease: Duration,
     /// The name of the repository in the database.
     ///
-    /// [`Postgres::LIST`] if the file has `repositories`.
+    /// [`Postgres::LIST`] if the configuration has the setting `repositories`.
     pub repository: String,
-    /// The names of `repositories`. Empty if the file has `repository`.
+    /// The names of the repositories of the setting `repositories`.
+    ///
+    /// Empty if the configuration has the setting `repository` instead.
     pub repositories: Vec<String>,
 }
 
 impl Postgres {
-    /// The name in the database for all repositories of a list.
+    /// The name in the database that all repositories of the setting `repositories` share.
     ///
     /// No single repository has this name: `repository.name` contains no `//`, and a path begins
     /// with `/`.

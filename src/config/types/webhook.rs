@@ -29,7 +29,7 @@ pub struct Webhook {
     pub headers: Vec<(http::HeaderName, http::HeaderValue)>,
     /// The signing secrets: none, one, or two during a rotation.
     pub secrets: Vec<SecretString>,
-    /// The setting `auth`, and the values that were read from files.
+    /// The setting `auth`, and all values from files, including those of headers and secrets.
     pub auth: Authentication,
     /// Whether to add a second signature that also covers the event and the parameters.
     pub signed_headers: bool,

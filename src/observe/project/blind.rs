@@ -1,7 +1,7 @@
 //! Records entries, directories and file systems that an observation cannot read.
 //!
-//! Constraint: a file that may exist is not treated as gone. So each record has the roles of the
-//! files that may be hidden.
+//! Constraint: a file that may exist is not treated as gone. So each [`Unreadable`] has the roles
+//! of the files that it may hide.
 
 use std::io;
 

@@ -3,9 +3,9 @@
 //! The batch may be recorded nevertheless. The next batch finds out whether it is. For that, each
 //! batch stores a random value, its *mark*. The caller repeats the changes of the earlier batch. If
 //! that batch was recorded, a repeated change of a project's record is stale, and the caller infers
-//! again from the new record. But some changes have an event and keep the record, for example the
-//! change of a short-lived snapshot. Their events would be recorded twice, so a batch that repeats
-//! them leaves them out.
+//! again from the new record. But some changes have an event and do not alter the record, for
+//! example the change of a short-lived snapshot. If such a change is repeated, its event is not
+//! recorded again.
 
 use std::collections::HashMap;
 
@@ -52,8 +52,8 @@ impl Doubt {
 
     /// Returns the final id and position of a new event that is already recorded.
     ///
-    /// Returns `None` if the change does not keep the record of its project. Such a change is stale
-    /// when it is repeated.
+    /// Returns `None` if the change alters the record of its project. Such a change is stale when
+    /// it is repeated.
     pub(super) fn recorded(&self, change: &Change, new: &NewEvent) -> Option<&RecordedEvent> {
         let is_record_kept = change.before == change.after;
         self.recorded.get(&new.event.id).filter(|_| is_record_kept)

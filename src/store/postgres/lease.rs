@@ -8,7 +8,8 @@
 //!
 //! A process that takes over waits for a running commit and then sets its own epoch in the row.
 //! From then on, the former holder can no longer change the record. If a process is stopped or cut
-//! off during a transaction, the server rolls the transaction back after a part of the lease.
+//! off during a transaction, the server rolls the transaction back after it has idled for at most a
+//! quarter of the lease's length.
 //!
 //! [`LeaseState`] decides when a process sends which request. Leases expire by the server's clock.
 

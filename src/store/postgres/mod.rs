@@ -37,7 +37,8 @@
 //! - `fleet` reads the lease with its standbys and senders. `standby` waits for the lease.
 //!   `server_time` is the clock of all senders.
 //! - `statistics` tells the server to analyze growing tables.
-//! - `changes` notifies processes of operators' changes, deliveries to claim and sole senders.
+//! - `changes` tells processes that an operator changed something, that there are deliveries to
+//!   claim, or that a webhook has a new sole sender (see `sender`).
 //! - `transfer` reads and writes a state for `migrate-store`. `moved_rows` makes the statements for
 //!   its rows.
 
@@ -447,7 +448,7 @@ async fn start(
     let statistics = Statistics::read(pool).await.map_err(fault)?;
     if purpose == Purpose::Send {
         // Get the sender's lease now. `migrate-store` must find a sender even before its first
-        // claim. This is the last step that may fail, because nobody would remove the lease.
+        // claim. No later step may fail, because nobody would then remove the lease.
         let mut session = Session::of(pool).await.map_err(fault)?;
         sender.lease(&mut session).await.map_err(fault)?;
     }

@@ -192,7 +192,7 @@ fn single_refusal(name: &str, rows: &[Row]) -> Result<Option<Refusal>, Fault> {
     }
 }
 
-/// Returns why no process may watch a single repository, if the list forbids it.
+/// Returns why this repository may not be watched alone, if the list forbids it.
 ///
 /// Begins the transaction in which the caller must then get the lease.
 pub(super) async fn refuse_listed(

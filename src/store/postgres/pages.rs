@@ -41,8 +41,8 @@ pub(super) async fn deliveries(
 ) -> Result<Page<ListedDelivery>, Fault> {
     let selected = Conditions::selected(selector, repository);
     let sql = |conditions: &str, before: &str| {
-        // Put the conditions into `WHERE` only if they select ids, because the primary key finds
-        // these rows. Without ids, the server might read all rows for one page.
+        // If the conditions select ids, put them into `WHERE`: the primary key finds these rows.
+        // With other conditions in `WHERE`, the server might read all rows for one page.
         let ids = if selector.ids.is_empty() {
             "TRUE"
         } else {

@@ -1,10 +1,10 @@
 //! Records the results of attempts, and changes due times.
 //!
 //! Constraint: senders record results at the same time, so they share the lock on the repository.
-//! In two cases, a sender takes the exclusive lock instead: if a delete is no longer pending,
-//! because deliveries in other [lanes](super::lanes) may wait for it, and if another sender sends
-//! from the same lane. Senders that record failures of the same webhook wait for each other at its
-//! row. [`session`](super::session) has the rules.
+//! In two cases, a sender takes the exclusive lock instead. First, if a delete is no longer
+//! pending: deliveries in other [lanes](super::lanes) may wait for it. Second, if another sender
+//! sends from the same lane. Senders that record failures of the same webhook wait for each other
+//! at its row. [`session`](super::session) has the rules.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -4,7 +4,7 @@
 //! repository and reads the rows that the batch depends on ([`Facts`]). Then [`NewRows`] computes
 //! the new rows in memory. The last round trip writes them and commits. In between, more round
 //! trips may look up [`EventIds`]. Until the commit, the lock keeps other transactions from
-//! changing or removing these rows.
+//! changing or removing the rows that were read.
 
 use super::doubt::Doubt;
 use super::event_ids::EventIds;

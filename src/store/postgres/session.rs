@@ -79,7 +79,7 @@ pub(super) const LOCK: &str = lock_row!("");
 
 /// Locks the repository like [`LOCK`], if this process has not lost the lease.
 ///
-/// Otherwise returns no row. The second value is the epoch of this process's lease.
+/// Otherwise returns no row. The parameter `$2` is the epoch of this process's lease.
 pub(super) const LOCK_AS_HOLDER: &str = lock_row!("AND r.epoch = $2 ");
 
 /// Locks the repository like [`LOCK`], but does not increase its version.
@@ -100,9 +100,9 @@ pub(super) const CONSISTENTLY: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ REA
 
 /// The maximum size of the rows in one of the [`parts`], in bytes.
 ///
-/// Each part is written by a statement of its own. The server ends a transaction that idles for a
-/// part of the lease. Over a slow link, a larger statement could take longer than that to arrive,
-/// and so could each retry.
+/// Each part is written by a statement of its own. The server ends a transaction that idles too
+/// long: for a quarter of the lease's length, or less if the lease is long. Over a slow link, a
+/// larger statement could take longer than that to arrive, and so could each retry.
 pub(super) const PART: usize = 64 * 1024;
 
 /// Splits rows into parts of at most [`PART`] bytes. A single row may be larger.

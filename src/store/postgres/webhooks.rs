@@ -177,7 +177,7 @@ pub(super) fn failed(repository: i32, failures: &BTreeMap<String, Failure>) -> S
     )
 }
 
-/// Ends a webhook's pause if the time of its request is in the future.
+/// Ends a webhook's pause if the receiver asked for it at a time that is now in the future.
 ///
 /// This corrects a pause from before the clock was set back.
 pub(super) fn correct_rest(repository: i32, name: &str, now: i64) -> Statement {

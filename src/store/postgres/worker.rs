@@ -113,9 +113,9 @@ impl Worker {
 
     /// Whether the thread runs and no job has panicked.
     ///
-    /// A job that panicked may be one that runs until the end, such as the renewal of a lease. The
-    /// thread goes on with the other jobs until [`Worker::close`], so that results are recorded and
-    /// leases released.
+    /// The job that panicked may be needed until the store closes, such as the renewal of a lease.
+    /// The thread goes on with the other jobs until [`Worker::close`], so that results are recorded
+    /// and leases released.
     pub(super) fn is_running(&self) -> bool {
         let thread = super::guard(&self.thread);
         let runs = thread.as_ref().is_some_and(|thread| !thread.is_finished());

@@ -313,7 +313,8 @@ pub(super) fn problems(
     if lists.is_empty() {
         return Vec::new();
     }
-    // If a project has several lists, use the last one. A list without a key gets empty names.
+    // If a project has several lists, use the last one. A list without a key is stored with an
+    // empty organization and an empty project.
     let lists: BTreeMap<ProjectKey, BTreeMap<&str, &Problem>> = lists
         .iter()
         .map(|(key, list)| {

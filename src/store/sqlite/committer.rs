@@ -31,7 +31,7 @@ pub(super) struct Committer {
 
 impl Committer {
     pub(super) fn new(connection: Connection, reserve: Reserve) -> rusqlite::Result<Self> {
-        // On a small disk, checkpoint a log that is as large as the reserve.
+        // On a small disk, the reserve is small. Checkpoint as soon as the log is that large.
         let n_pages = i64::try_from(reserve.size() / schema::PAGE_SIZE).unwrap_or(i64::MAX);
         let n_pages = n_pages.clamp(1, schema::LOG_PAGES);
         connection.query_row(

@@ -15,9 +15,9 @@ use crate::store::error::Fault;
 /// The pending deliveries to make dead.
 #[derive(Default)]
 pub(super) struct Expiring {
-    /// The ids of the listed deliveries.
+    /// The ids that [`older`] or [`oldest_of_largest_backlog`] listed.
     pub(super) ids: Vec<i64>,
-    /// Deliveries that became pending at this time, in milliseconds, or later stay pending.
+    /// A time in milliseconds. Deliveries that became pending at or after it stay pending.
     pub(super) before: i64,
     /// Why the deliveries become dead.
     pub(super) reason: String,

@@ -26,8 +26,8 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// The maximum number of times to read the kernel's list of locks.
 ///
 /// The kernel returns the list in pages. If a lock of the first page is released between the reads
-/// of two pages, the second page lacks its first line: 136 of 2,614 lists, with a thread that took
-/// and released 150 locks.
+/// of two pages, the second page lacks its first line. While a thread took and released 150 locks,
+/// this happened in 136 of 2,614 lists.
 const LIST_READS: u32 = 10;
 
 /// Returns the process that holds the lock on a state directory. `None` if unknown.

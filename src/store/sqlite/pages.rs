@@ -119,7 +119,7 @@ fn scan(
 /// Finds the deliveries of a page by an index on their state.
 ///
 /// Dead and cancelled deliveries share an index. `None` if the index has more than [`INDEXED_MAX`]
-/// entries, if the selector has ids, or if it selects no state or delivered deliveries.
+/// entries, or if the selector has ids, has no state, or has the state `delivered`.
 fn by_state(
     connection: &Connection,
     selector: &Selector,

@@ -1,9 +1,10 @@
 //! Stores payloads (contents of project.xml), compressed and without duplicates.
 //!
-//! Constraint: a payload has exactly the observed bytes. So the store checks the payloads of a
-//! batch against their hashes, and each payload that is read from its start. It compresses payloads
-//! before the transaction, on the caller's thread, because all other writes wait for the
-//! transaction. Only a payload that was removed in the meantime is compressed in the transaction.
+//! Constraint: a payload has exactly the observed bytes. So the store compares payloads with their
+//! hashes when it takes a batch and when it reads them, except for a read that starts in the middle
+//! of a payload. It compresses payloads before the transaction, on the caller's thread, because all
+//! other writes wait for the transaction. Only a payload that was removed in the meantime is
+//! compressed in the transaction.
 
 use std::collections::BTreeSet;
 

@@ -19,7 +19,7 @@ pub(super) fn all(connection: &Connection) -> Result<Range, Fault> {
     Ok(Range::up_to(last))
 }
 
-/// Returns which form of the condition on the organization [`after`] must use.
+/// Returns the form of the condition on the organization, as a number for [`after`].
 ///
 /// Also returns the parameters of the condition.
 fn organization(replay: &Replay) -> (i64, Option<String>, Option<String>) {

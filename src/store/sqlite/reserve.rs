@@ -51,7 +51,7 @@ enum Taken {
     Scarce,
     /// The file cannot be opened now, for instance because too many files are open.
     Failed,
-    /// The reserve cannot be made for another reason, for instance on this file system.
+    /// The file cannot get its size for another reason, for instance a limit on file sizes.
     Impossible,
 }
 

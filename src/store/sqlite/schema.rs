@@ -114,7 +114,7 @@ pub(super) fn file_system(directory: &Path) -> Option<(u64, u64)> {
 /// Returns the space that the database takes, and the space available to it.
 ///
 /// `opened` is the identity of the opened database. If another file is at the path, the available
-/// space is unknown, because the file may be in another file system.
+/// space is unknown, because the opened database may be in another file system.
 pub(super) fn space(
     connection: &Connection,
     path: &Path,
@@ -150,7 +150,7 @@ pub(in crate::store) fn prepare_directory(directory: &Path) -> Result<(), OpenEr
         .mode(0o700)
         .create(directory)
         .map_err(|source| io_error("create the directory", directory, source))?;
-    // A new database syncs the entry of the state directory itself.
+    // Leave out the state directory itself: `build` syncs its entry.
     missing.into_iter().try_for_each(sync_entry)
 }
 

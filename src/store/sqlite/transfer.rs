@@ -156,7 +156,7 @@ fn cell(value: ValueRef<'_>) -> Result<Cell, Fault> {
         ValueRef::Null => Cell::Null,
         ValueRef::Integer(number) => Cell::Integer(number),
         ValueRef::Text(text) => {
-            // PostgreSQL cannot store the character 0.
+            // PostgreSQL cannot store the character NUL.
             Cell::Text(String::from_utf8_lossy(text).replace('\0', "\u{fffd}"))
         }
         ValueRef::Blob(bytes) => Cell::Bytes(bytes.to_vec()),

@@ -1,4 +1,4 @@
-//! Errors of a move, and of using a state during or after its move.
+//! Errors of moving a state to another store, and of using a state during or after its move.
 
 use super::Mark;
 use crate::store::error::{Fault, OpenError, StoreError};

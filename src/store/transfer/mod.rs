@@ -49,7 +49,7 @@ pub(super) enum Mark {
         position: Position,
         /// The names of the repositories, if several are moved to PostgreSQL.
         ///
-        /// No process may watch one of these repositories alone until the move is complete.
+        /// Until the move is complete, no process may watch one of them as a single `repository`.
         #[serde(default)]
         names: Vec<String>,
     },
@@ -64,7 +64,7 @@ pub(super) enum Mark {
 pub(super) struct Position {
     /// The index in [`TABLES`].
     table: usize,
-    /// The key of the last copied row, in the columns by which the source sorts.
+    /// The key of the last copied row: its values in the columns by which the source sorts.
     ///
     /// `None` before the first row of the table.
     after: Option<Vec<Cell>>,
