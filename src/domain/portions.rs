@@ -150,7 +150,10 @@ impl<'a> Recording<'a> {
         std::mem::take(&mut self.portion)
     }
 
-    /// Records the changed files without an event at `index` or later.
+    /// Records the changed files that have no event from the event number `index` on.
+    ///
+    /// A move does not count as an event of the definition. The kept definition of a deleted project
+    /// is not recorded here.
     fn record_silent(&mut self, index: usize) {
         let mut of_copies: HashSet<&str> = HashSet::new();
         let mut has_definition = false;

@@ -198,11 +198,11 @@ fn certificate_failure(reason: &CertificateError, to: &Destination) -> String {
         }
         CertificateError::BadSignature => {
             let question = match to.has_settings {
-                true => "; was that key replaced after tls.ca was written?",
+                true => "; was the issuer's key replaced after tls.ca was written?",
                 false => "",
             };
             format!(
-                "the certificate of {host} is not signed with its issuer's current key{question}"
+                "the certificate of {host} is not signed with the known key of its issuer{question}"
             )
         }
         CertificateError::UnsupportedSignatureAlgorithmForPublicKeyContext { .. } => format!(

@@ -45,8 +45,8 @@ async fn untrusted_certificates_have_distinct_errors() {
             "localhost",
             2100,
             replaced.trusted(),
-            "is not signed with its issuer's current key; was that key replaced after tls.ca \
-             was written?",
+            "is not signed with the known key of its issuer; was the issuer's key replaced after \
+             tls.ca was written?",
         ),
         (
             "other.example",
