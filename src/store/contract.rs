@@ -432,9 +432,10 @@ pub(super) const CHANGED_MAX: usize = 1_000;
 /// earlier batches stay. With an empty selector, a change fails with
 /// [`Fault::EmptySelector`](super::Fault::EmptySelector).
 ///
-/// If `expected` is set, the first batch selects all deliveries or events. If their number differs,
-/// the change fails with [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing changes.
-/// Later batches change only deliveries or events that the first batch selected.
+/// A caller can set the expected number: [`Selector::expected`], [`Replay::expected`]. Then the
+/// first batch also notes which deliveries or events match. If their number is not the expected
+/// one, the change fails with [`Fault::OtherNumber`](super::Fault::OtherNumber), and nothing
+/// changes. Later batches change only those that were noted.
 pub trait Operating {
     /// Sets the callback for progress.
     fn on_progress(&mut self, progress: Progress);

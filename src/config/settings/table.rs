@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. If an earlier event of a project was recorded for the webhook, the webhook also gets the project's Project Move and deletes to which it subscribes, even if the project is not selected now",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. If an earlier event of a project was recorded for the webhook and it subscribes to Project Move or to deletes, it also gets those of that project, even if the project is not selected now",
         ..ROW
     },
     Setting {
@@ -267,7 +267,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("the name of a repository", None),
         count: OneOrList(1, REPOSITORIES_MAX),
         default: Described("every repository"),
-        meaning: "the repositories to deliver events of, if there are several (`repositories`). If an earlier event of a project was recorded for the webhook, the webhook also gets the project's Project Move and deletes to which it subscribes",
+        meaning: "the repositories to deliver events of, if there are several (`repositories`). If an earlier event of a project was recorded for the webhook and it subscribes to Project Move or to deletes, it also gets those of that project, even if the project's repository is not selected now",
         ..ROW
     },
     Setting {
@@ -275,7 +275,7 @@ pub const SETTINGS: &[Setting] = &[
         value: VALUE_GLOB,
         count: OneOrList(1, 1000),
         default: Described("every user"),
-        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. If an earlier event of a project was recorded for the webhook, the webhook also gets the project's deletes to which it subscribes, by any user",
+        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. If an earlier event of a project was recorded for the webhook and it subscribes to deletes, it also gets those of that project, by any user",
         ..ROW
     },
     Setting {
