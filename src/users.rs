@@ -38,9 +38,9 @@ const PAUSES: [Duration; 3] = [
 /// The longest time that one step of the engine may wait for look-ups.
 const STEP_MAX: Duration = Duration::from_secs(2);
 
-/// Replaces [`STEP_MAX`] while names are unknown.
+/// Replaces [`STEP_MAX`] while names are unknown, because look-ups failed or took too long.
 ///
-/// In that state, the database probably does not answer.
+/// The user database then probably does not answer.
 const STEP_MAX_FAILING: Duration = Duration::from_millis(100);
 
 /// The time between two rounds of retries for unknown names.

@@ -317,7 +317,8 @@ pub(super) async fn test(
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
 pub(super) struct ReplayOptions {
-    /// Queue the events for this webhook: those it subscribes to, and those it got before.
+    /// Queue the events for this webhook: those it subscribes to, and those that
+    /// already have a delivery to it.
     pub(super) to: String,
     /// Only events recorded since this time.
     #[serde(default)]

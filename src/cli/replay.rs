@@ -19,7 +19,7 @@ use crate::store::Operations;
 
 #[derive(Clone, Debug, clap::Args)]
 pub(super) struct ReplayArguments {
-    /// Queue the events for this webhook: those it subscribes to, and those it got before
+    /// Queue the events for this webhook: those it subscribes to, and those that already have a delivery to it
     #[arg(long, value_name = "NAME")]
     to: String,
     /// Only events recorded at this time or later: a date, a time, or an age such as 2h

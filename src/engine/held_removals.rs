@@ -279,13 +279,13 @@ fn hold_text(hold: Option<(usize, HeldBecause)>, now: (Moment, Timestamp)) -> St
     serde_json::to_string(&StoredHold { until, n_recorded }).unwrap_or_default()
 }
 
-/// Converts a later moment to a time of day.
+/// Converts a later moment to a timestamp.
 fn time_of(later: Moment, (moment, time): (Moment, Timestamp)) -> Timestamp {
     let left = SignedDuration::try_from(later.saturating_sub(moment)).unwrap_or_default();
     time.checked_add(left).unwrap_or(time)
 }
 
-/// Converts a later time of day to a moment. A past time becomes the current moment.
+/// Converts a timestamp to a moment. A timestamp in the past becomes the current moment.
 fn moment_of(later: Timestamp, (moment, time): (Moment, Timestamp)) -> Moment {
     let left = Duration::try_from(later.duration_since(time)).unwrap_or_default();
     moment.saturating_add(left)

@@ -13,9 +13,10 @@ use super::error::{Fault, StoreError};
 use super::listing::PayloadPart;
 use crate::domain::project::ContentHash;
 
-/// Payloads up to this total size, in bytes, are compressed even if they are stored.
+/// If the payloads of a batch have at most this many bytes in total, all of them are compressed.
 ///
-/// Up to this size, checking which payloads are stored takes longer than compressing all of them.
+/// Up to this size, checking which payloads are already in the store takes longer than compressing
+/// all of them.
 const UNASKED_MAX: usize = 64 * 1024;
 
 /// Takes the payloads out of a batch, checks their hashes, and compresses them.

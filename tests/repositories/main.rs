@@ -377,7 +377,7 @@ fn a_reload_adds_and_removes_repositories() {
     home.configure(&only);
     assert!(!daemon.reload());
     daemon.wait_message(
-        "the choice between repository and repositories (which also needs an empty state_dir",
+        "the choice between repository and repositories (this change also needs an empty state_dir",
         1,
     );
     put(

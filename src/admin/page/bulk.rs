@@ -90,7 +90,7 @@ fn words(action: &str) -> (&'static str, &'static str) {
     }
 }
 
-/// Makes the request to the API.
+/// Returns the body of the request to the API.
 ///
 /// Without an expected number, the request only counts deliveries.
 fn bulk(chosen: &Chosen, expected: Option<u64>) -> Bulk {

@@ -39,7 +39,7 @@ impl Chosen {
         ]
     }
 
-    /// Makes the request to the API.
+    /// Returns the options of the request to the API.
     ///
     /// Without an expected number, the request only counts events.
     fn options(&self, expected: Option<u64>) -> ReplayOptions {

@@ -208,7 +208,7 @@ fn state_dir(repository: &Path, base: &Path) -> anyhow::Result<String> {
         .filter(|path| path.is_absolute())
         .or_else(|| Some(variable("HOME")?.join(".local/state")))
         .filter(|path| path.is_absolute())
-        .context("HOME is not set, so there is no place for the state; run init in a directory outside the repository")?;
+        .context("neither XDG_STATE_HOME nor HOME is an absolute path, so there is no place for the state; set one of them, or run init in a directory outside the repository")?;
     let path = states
         .join("project-webhooks")
         .join(state_name(&utf8(&repository)?));

@@ -259,7 +259,7 @@ pub const SETTINGS: &[Setting] = &[
         ),
         count: OneOrList(1, 1000),
         default: Described("every project"),
-        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. If an earlier event of a project was recorded for the webhook and it subscribes to Project Move or to deletes, it also gets those of that project, even if the project is not selected now",
+        meaning: "the projects to deliver events of; `*` does not match a slash. Project Import needs this setting. A webhook that subscribes to Project Move or to deletes also gets those of a project that is not selected now, if an earlier event of the project was recorded for this webhook",
         ..ROW
     },
     Setting {
@@ -267,7 +267,7 @@ pub const SETTINGS: &[Setting] = &[
         value: Text("the name of a repository", None),
         count: OneOrList(1, REPOSITORIES_MAX),
         default: Described("every repository"),
-        meaning: "the repositories to deliver events of, if there are several (`repositories`). If an earlier event of a project was recorded for the webhook and it subscribes to Project Move or to deletes, it also gets those of that project, even if the project's repository is not selected now",
+        meaning: "the repositories to deliver events of, if there are several (`repositories`). A webhook that subscribes to Project Move or to deletes also gets those of a project whose repository is not selected now, if an earlier event of the project was recorded for this webhook",
         ..ROW
     },
     Setting {
@@ -275,7 +275,7 @@ pub const SETTINGS: &[Setting] = &[
         value: VALUE_GLOB,
         count: OneOrList(1, 1000),
         default: Described("every user"),
-        meaning: "the values of the parameter `username` to deliver events with; `!` excludes what its glob matches. If an earlier event of a project was recorded for the webhook and it subscribes to deletes, it also gets those of that project, by any user",
+        meaning: "the values of the parameter `username` whose events are delivered; `!` excludes what its glob matches. A webhook that subscribes to deletes also gets those by other users, if an earlier event of the project was recorded for this webhook",
         ..ROW
     },
     Setting {

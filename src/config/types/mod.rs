@@ -89,8 +89,8 @@ impl Config {
         // Stored project keys begin with the name of the repository only if there is a list.
         if self.repositories.is_empty() != new.repositories.is_empty() {
             changed.push(
-                "the choice between repository and repositories (which also needs an empty state_dir \
-                 or, with store.postgres, other names)",
+                "the choice between repository and repositories (this change also needs an empty \
+                 state_dir; with store.postgres, it may need new repository names instead)",
             );
         }
         changed

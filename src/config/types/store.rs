@@ -9,7 +9,9 @@ use secrecy::SecretString;
 pub struct Postgres {
     /// The connection string, without a password.
     pub connection: String,
-    /// The password. `None` if it is not set, or if a command cannot read it.
+    /// The password. `None` if it is not set.
+    ///
+    /// Also `None` if it cannot be read and secrets are not required, as in some commands.
     pub password: Option<SecretString>,
     /// Whether the connection is encrypted and the server's certificate is verified.
     pub tls: bool,

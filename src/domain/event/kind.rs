@@ -82,7 +82,7 @@ impl Parameter {
 }
 
 impl EventKind {
-    /// The seven events that `"*"` stands for, in the order of the documentation.
+    /// The seven events that `"*"` stands for, in the order of the shipped `config.yaml`.
     ///
     /// Without `projects`, a webhook does not get [`EventKind::ProjectImport`].
     pub const SEVEN: [EventKind; 7] = [
@@ -95,7 +95,7 @@ impl EventKind {
         EventKind::SnapshotRestore,
     ];
 
-    /// All events, in the order of the documentation.
+    /// All events: the [`EventKind::SEVEN`], and the four that a webhook must name.
     pub const ALL: [EventKind; 11] = [
         EventKind::ProjectDelete,
         EventKind::ProjectDeleteAndUnpublish,

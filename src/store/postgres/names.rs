@@ -244,7 +244,7 @@ fn refusal(rows: &[Row]) -> Result<Option<Refusal>, Fault> {
             let watches =
                 holder.map_or_else(String::new, |holder| format!(" and is watched by {holder}"));
             format!(
-                "has a record of its own in this database{watches}, so it would be watched twice. Set another \
+                "has a record of its own in this database{watches}; in the list it would have a second record. Set another \
                  name in the list, or remove the repository from the list"
             )
         }
@@ -297,8 +297,9 @@ pub(super) fn checked(
 
 /// Replaces the recorded names of a list.
 ///
-/// Fails if the process no longer has the lease on the list, if one of the repositories is in use
-/// alone, or if `migrate-store` moved the state or has not finished copying it.
+/// Fails if the process no longer has the lease on the list, if one of the repositories has a
+/// record, a lease or pending deliveries of its own (see [`own_records`]), or if `migrate-store`
+/// moved the state or has not finished copying it.
 pub(super) async fn record(
     session: &mut Session,
     repository: i32,
