@@ -152,8 +152,8 @@ impl<'a> Recording<'a> {
 
     /// Records the changed files that have no event from the event number `index` on.
     ///
-    /// A move does not count as an event of the definition. The kept definition of a deleted project
-    /// is not recorded here.
+    /// If a project only moved, its definition is recorded too. The kept definition of a deleted
+    /// project is not recorded here.
     fn record_silent(&mut self, index: usize) {
         let mut of_copies: HashSet<&str> = HashSet::new();
         let mut has_definition = false;

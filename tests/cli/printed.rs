@@ -1,4 +1,4 @@
-//! What commands print: escaped names, completions and manual pages.
+//! Names on a terminal are escaped; completions and manual pages are complete.
 
 use std::fs;
 
